@@ -1,0 +1,1 @@
+"""Images in: sources, border checks, manifest, quality, loading, synthetic defects."""

@@ -1,0 +1,146 @@
+"""What every detector is: the protocol, the tensors that go in and come out, and how one is found by name.
+
+Images are float32 [B,C,H,W] in [0,1]; scores are raw, higher is more anomalous, never clamped or squashed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from xadflow.calibration import Calibration
+from xadflow.errors import BadWeights, UnknownName
+
+GROUP = "xadflow.detectors"
+CARD = "detector.json"
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Raw scores of a batch: `image` [B], and `map` [B,H,W] at input resolution where the method has one."""
+
+    image: Tensor
+    map: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a detector may learn from; every tensor uint8 [N,C,H,W] of one shape, masks bool [N,H,W].
+
+    `known` are labelled defects that are in neither test nor gate; `calibration_defects` are labelled defects in
+    neither training, test nor gate (may be empty), used to fit the temperature only.
+    """
+
+    normals: Tensor
+    val_normals: Tensor
+    known: Tensor
+    known_masks: Tensor | None
+    calibration_defects: Tensor
+
+
+@dataclass(frozen=True)
+class FitRun:
+    """Where and how one training runs; `progress(done, total, figures)` is called about once a step."""
+
+    folder: Path
+    seed: int
+    false_alarm_rate: float
+    device: str = "auto"
+    progress: Callable[[int, int, Mapping[str, float]], None] | None = None
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a training did. `history` holds (step, name, value); `resumed_from` is the step a checkpoint gave."""
+
+    seconds: float
+    steps: int
+    resumed_from: int
+    history: tuple[tuple[int, str, float], ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """One anomaly detector: contract, section 3 of the architecture page."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images it was fitted on."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """Threshold, temperature and held-out normal scores; raises BadWeights before fit."""
+
+    def fit(self, data: TrainingData, run: FitRun) -> FitReport:
+        """Train and calibrate; resumes from `run.folder` where a checkpoint of the same work is there."""
+
+    def score(self, images: Tensor) -> Scores:
+        """Raw scores of float32 [B,C,H,W] in [0,1]; differentiable in `images`."""
+
+    def normal_logit(self, images: Tensor) -> Tensor:
+        """[B], (threshold - score) / temperature; differentiable; its sigmoid is the calibrated P(normal)."""
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move to a device, in place."""
+
+    def save(self, folder: Path) -> None:
+        """Write detector.json and weights.safetensors; never pickle."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+
+
+@cache
+def _methods() -> dict[str, Any]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def detector_names() -> list[str]:
+    """Names of all registered detectors, third parties' included."""
+    return sorted(_methods())
+
+
+def _method(name: str) -> type[Any]:
+    if name not in _methods():
+        near = difflib.get_close_matches(name, detector_names(), n=1)
+        raise UnknownName(
+            "no detector of that name", seen=name,
+            next_step=f"use {near[0]!r}" if near else f"one of {detector_names()}",
+        )  # fmt: skip
+    kind: type[Any] = _methods()[name].load()
+    return kind
+
+
+def build_detector(name: str, **settings: object) -> Detector:
+    """A new, unfitted detector. Raises UnknownName, or BadSettings for settings the method does not know."""
+    detector: Detector = _method(name)(**settings)
+    return detector
+
+
+def load_detector(folder: Path) -> Detector:
+    """The detector saved in `folder`, whatever its method. Raises BadWeights or UnknownName."""
+    try:
+        card = json.loads((folder / CARD).read_text())
+        name = str(card["method"])
+    except (OSError, ValueError, KeyError) as err:
+        raise BadWeights("the folder holds no saved detector", seen=f"{folder.name}: {err}",
+                         next_step="register the model again by `xadflow retrain`") from err  # fmt: skip
+    detector: Detector = _method(name).load(folder)
+    return detector
+
+
+def as_float(images: Tensor) -> Tensor:
+    """uint8 [B,C,H,W] to float32 in [0,1]: the only way pixels become a detector's input."""
+    return images.to(torch.float32) / 255.0

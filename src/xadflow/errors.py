@@ -1,0 +1,115 @@
+"""Everything that xadflow raises on purpose.
+
+    XadflowError                  what was wrong, the value seen, the next step
+    ├── WrongUse                  the request itself is wrong (exit status 2)
+    │   ├── BadSettings           params.yaml: unknown key, wrong type, wrong value
+    │   └── UnknownName           no detector, explainer, data set, image or model of that name
+    └── WorkFailed                the request was fine, the work was not (exit status 1)
+        ├── BadImage              a file that cannot be used as an image; quarantined, never fatal alone
+        ├── DataUnavailable       a package or folder with the images is not there
+        ├── BadManifest           a manifest that breaks its own schema
+        ├── ValidationFailed      Great Expectations refused a manifest or a shard
+        ├── TooFewNormals         not enough held-out normals for the false-alarm rate asked for
+        ├── BadWeights            pretrained weights or a saved detector that do not fit
+        ├── BadInput              a tensor of the wrong shape, type or range
+        ├── TrainingFailed        the loss stopped being a number
+        ├── NoChampion            no registered model carries the alias asked for
+        ├── RegistryUnavailable   MLflow cannot be reached or its store cannot be opened
+        ├── StoreConflict         another writer kept winning the commit
+        ├── StoreBroken           a table or ledger that cannot be read
+        ├── AuditFailed           the evidence does not verify
+        └── StageFailed           a DVC stage ended with an error
+"""
+
+from __future__ import annotations
+
+
+class XadflowError(Exception):
+    """Base of all errors: says what was wrong, the value seen and the next step."""
+
+    exit_status = 1
+
+    def __init__(self, wrong: str, *, seen: object, next_step: str) -> None:
+        super().__init__(f"{wrong}; got {seen!r}. Next: {next_step}")
+        self.wrong, self.seen, self.next_step = wrong, seen, next_step
+
+    def __reduce__(self) -> tuple[object, ...]:  # keyword-only arguments survive a process border
+        return _rebuild, (type(self), self.wrong, self.seen, self.next_step)
+
+
+def _rebuild(kind: type[XadflowError], wrong: str, seen: object, next_step: str) -> XadflowError:
+    return kind(wrong, seen=seen, next_step=next_step)
+
+
+class WrongUse(XadflowError):
+    """The request itself is wrong."""
+
+    exit_status = 2
+
+
+class BadSettings(WrongUse):
+    """params.yaml has an unknown key, a wrong type or a wrong value."""
+
+
+class UnknownName(WrongUse):
+    """Nothing of that name is registered."""
+
+
+class WorkFailed(XadflowError):
+    """The request was fine, the work was not."""
+
+
+class BadImage(WorkFailed):
+    """A file that cannot be used as an image."""
+
+
+class DataUnavailable(WorkFailed):
+    """The package or folder that holds the images is not there."""
+
+
+class BadManifest(WorkFailed):
+    """A manifest that breaks its own schema."""
+
+
+class ValidationFailed(WorkFailed):
+    """Great Expectations refused a manifest or a shard of results."""
+
+
+class TooFewNormals(WorkFailed):
+    """Not enough held-out normals for the false-alarm rate asked for."""
+
+
+class BadWeights(WorkFailed):
+    """Pretrained weights or a saved detector that do not fit."""
+
+
+class BadInput(WorkFailed):
+    """A tensor of the wrong shape, type or range."""
+
+
+class TrainingFailed(WorkFailed):
+    """The loss stopped being a number."""
+
+
+class NoChampion(WorkFailed):
+    """No registered model carries the alias asked for."""
+
+
+class RegistryUnavailable(WorkFailed):
+    """MLflow cannot be reached or its store cannot be opened."""
+
+
+class StoreConflict(WorkFailed):
+    """Another writer kept winning the commit."""
+
+
+class StoreBroken(WorkFailed):
+    """A table or ledger that cannot be read."""
+
+
+class AuditFailed(WorkFailed):
+    """The evidence does not verify."""
+
+
+class StageFailed(WorkFailed):
+    """A DVC stage ended with an error."""

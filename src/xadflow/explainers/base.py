@@ -1,0 +1,103 @@
+"""What every explainer is, what an explanation holds, and how an explainer is found by name.
+
+All figures are computed on the stored, decoded 8-bit image, so that anyone can recompute them from the table.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xadflow.detectors.base import Detector
+from xadflow.errors import UnknownName
+
+GROUP = "xadflow.explainers"
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """One answer to "what would have to change": an 8-bit image and its figures.
+
+    `image` is uint8 [C,H,W]; score, p_value and is_normal are the detector's on that decoded image. Distances are
+    between the two 8-bit images on the [0,1] scale: `l1` = sum |d|, `l2` = sqrt(sum d^2) over all C*H*W values;
+    `changed_fraction` is the share of pixels with any channel changed.
+    """
+
+    concept: int
+    image: NDArray[np.uint8]
+    score: float
+    p_value: float
+    is_normal: bool
+    l1: float
+    l2: float
+    changed_fraction: float
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """Another picture an explainer shows; `minimum` and `maximum` restore raw values of an 8-bit map."""
+
+    name: str
+    image: NDArray[np.uint8]
+    minimum: float
+    maximum: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What one explainer says of one image; `heatmap` is raw float32 [H,W] or None."""
+
+    heatmap: NDArray[np.float32] | None = None
+    counterfactuals: tuple[Counterfactual, ...] = ()
+    images: tuple[ShownImage, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Explainer(Protocol):
+    """One explainer: contract, section 3 of the architecture page."""
+
+    @property
+    def name(self) -> str:
+        """The name it is registered under."""
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the same image and detector could give another explanation (code version + settings)."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of whatever it draws at random."""
+
+    def explain(self, detector: Detector, images: Tensor) -> list[Explanation]:
+        """One explanation an image; `images` float32 [B,C,H,W] in [0,1] that are 8-bit values / 255."""
+
+
+@cache
+def _explainers() -> dict[str, Any]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def explainer_names() -> list[str]:
+    """Names of all registered explainers, third parties' included."""
+    return sorted(_explainers())
+
+
+def build_explainer(name: str, **settings: object) -> Explainer:
+    """A new explainer. Raises UnknownName, or BadSettings for settings it does not know."""
+    if name not in _explainers():
+        near = difflib.get_close_matches(name, explainer_names(), n=1)
+        raise UnknownName(
+            "no explainer of that name", seen=name,
+            next_step=f"use {near[0]!r}" if near else f"one of {explainer_names()}",
+        )  # fmt: skip
+    explainer: Explainer = _explainers()[name].load()(**settings)
+    return explainer

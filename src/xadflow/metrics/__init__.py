@@ -1,0 +1,1 @@
+"""Measures of detection and of explanations; raw scores in, no clamping on the way."""

@@ -1,0 +1,32 @@
+"""Settings: params.yaml as frozen typed values, and the environment (folders, quiet and offline switches)."""
+
+from xadflow.settings.environment import Home, quiet_environment
+from xadflow.settings.params import (
+    CalibrationSettings,
+    DatasetSettings,
+    DemoSettings,
+    DetectorSettings,
+    ExplainSettings,
+    GateSettings,
+    LimitSettings,
+    NotifySettings,
+    RetrainSettings,
+    Settings,
+    load_settings,
+)
+
+__all__ = [
+    "CalibrationSettings",
+    "DatasetSettings",
+    "DemoSettings",
+    "DetectorSettings",
+    "ExplainSettings",
+    "GateSettings",
+    "Home",
+    "LimitSettings",
+    "NotifySettings",
+    "RetrainSettings",
+    "Settings",
+    "load_settings",
+    "quiet_environment",
+]

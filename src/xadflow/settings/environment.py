@@ -1,0 +1,111 @@
+"""The only module that reads or sets environment variables: where state lives, and what keeps the stack quiet."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from xadflow.errors import WrongUse
+
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # default 20; a fresh database took 8 to 41 s
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "DVC_STUDIO_OFFLINE": "true",
+    "GX_ANALYTICS_ENABLED": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "DASK_LOGGING__DISTRIBUTED": "error",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a project and its state are. `project` holds params.yaml and dvc.yaml; `state` is var/ or $XADFLOW_HOME."""
+
+    project: Path
+    state: Path
+
+    @staticmethod
+    def find(start: Path | None = None) -> Home:
+        """The project of the working folder: the nearest folder upwards with a params.yaml and a dvc.yaml.
+
+        $XADFLOW_PROJECT names it directly, $XADFLOW_HOME moves the state. Raises WrongUse outside any project.
+        """
+        named = os.environ.get("XADFLOW_PROJECT")
+        here = Path(named).resolve() if named else (start or Path.cwd()).resolve()
+        for folder in (here, *here.parents):
+            if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
+                state = os.environ.get("XADFLOW_HOME")
+                return Home(folder, Path(state).resolve() if state else folder / "var")
+        raise WrongUse("no xadflow project here or above: a folder with params.yaml and dvc.yaml", seen=here.name,
+                       next_step="cd into the project, or set XADFLOW_PROJECT")  # fmt: skip
+
+    @property
+    def params(self) -> Path:
+        """params.yaml."""
+        return self.project / "params.yaml"
+
+    def dataset(self, name: str) -> Path:
+        """Folder of a data set: images/, manifest.parquet, quarantine.parquet, validation.json."""
+        return self.project / "data" / name
+
+    def inbox(self, name: str) -> Path:
+        """Folder where new images of a data set arrive, unless --inbox names another."""
+        return self.state / "inbox" / name
+
+    @property
+    def tables(self) -> Path:
+        """Folder of the Delta tables scores/ and explanations/."""
+        return self.state / "tables"
+
+    @property
+    def ledger(self) -> Path:
+        """Folder of the ledger of commits."""
+        return self.state / "ledger"
+
+    @property
+    def reports(self) -> Path:
+        """Folder of the report pages."""
+        return self.state / "reports"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of training checkpoints and other resumable work."""
+        return self.state / "runs"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """$MLFLOW_TRACKING_URI, or the embedded SQLite store var/mlflow.db."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.state / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """Folder of MLflow's artifacts when its store is embedded."""
+        return self.state / "mlartifacts"
+
+
+def quiet_environment(home: Home) -> None:
+    """Set the switches that keep every dependency offline, quiet and inside the project; what is set already stays.
+
+    Also puts this interpreter's folder first on PATH, so that `dvc` stages and servers run the same environment.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_HOME", str(home.state / "prefect"))
+    os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home.state / "dvc-site"))
+    os.environ.setdefault("MPLCONFIGDIR", str(home.state / "matplotlib"))
+    os.environ.setdefault("XADFLOW_PROJECT", str(home.project))
+    binaries = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", "")
+    if path.split(os.pathsep)[0] != binaries:
+        os.environ["PATH"] = os.pathsep.join([binaries, path])
