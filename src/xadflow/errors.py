@@ -29,16 +29,17 @@ class XadflowError(Exception):
 
     exit_status = 1
 
-    def __init__(self, wrong: str, *, seen: object, next_step: str) -> None:
+    def __init__(self, wrong: str, *, seen: object, next_step: str, transient: bool = False) -> None:
         super().__init__(f"{wrong}; got {seen!r}. Next: {next_step}")
         self.wrong, self.seen, self.next_step = wrong, seen, next_step
+        self.transient = transient  # may pass by itself: worth a retry
 
     def __reduce__(self) -> tuple[object, ...]:  # keyword-only arguments survive a process border
-        return _rebuild, (type(self), self.wrong, self.seen, self.next_step)
+        return _rebuild, (type(self), self.wrong, self.seen, self.next_step, self.transient)
 
 
-def _rebuild(kind: type[XadflowError], wrong: str, seen: object, next_step: str) -> XadflowError:
-    return kind(wrong, seen=seen, next_step=next_step)
+def _rebuild(kind: type[XadflowError], wrong: str, seen: object, next_step: str, transient: bool) -> XadflowError:
+    return kind(wrong, seen=seen, next_step=next_step, transient=transient)
 
 
 class WrongUse(XadflowError):

@@ -1,6 +1,6 @@
 """Settings: params.yaml as frozen typed values, and the environment (folders, quiet and offline switches)."""
 
-from xadflow.settings.environment import Home, quiet_environment
+from xadflow.settings.environment import Home, interactive_environment, quiet_environment
 from xadflow.settings.params import (
     CalibrationSettings,
     DatasetSettings,
@@ -27,6 +27,7 @@ __all__ = [
     "NotifySettings",
     "RetrainSettings",
     "Settings",
+    "interactive_environment",
     "load_settings",
     "quiet_environment",
 ]

@@ -94,6 +94,11 @@ class Home:
         return self.state / "mlartifacts"
 
 
+def interactive_environment() -> None:
+    """On a person's terminal Prefect only warns: the progress board says what runs."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+
+
 def quiet_environment(home: Home) -> None:
     """Set the switches that keep every dependency offline, quiet and inside the project; what is set already stays.
 

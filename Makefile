@@ -1,0 +1,53 @@
+# xadflow: `make` alone lists the targets. Every target does its own set-up in .venv; all it needs is Python 3.11.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export XADFLOW_PROJECT := $(CURDIR)
+QUICK ?=
+QUICK_FLAG := $(if $(QUICK),--quick,)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check test test-server server bench-elpv bench-nightly figures clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1;\2/p' $(MAKEFILE_LIST) | awk -F';' '{printf "  %-16s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv with every pinned package (about 6.5 GB)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null \
+	  || { echo "xadflow needs Python 3.11; set PYTHON=/path/to/python3.11"; exit 1; }
+	@started=$$SECONDS; \
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
+	echo "setting up .venv (about 5 GB to fetch; minutes)"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock \
+	&& $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . \
+	&& touch $(STAMP) && echo "set-up took $$((SECONDS - started)) s"
+
+demo: setup ## the whole loop on real images, from data to audited explanations
+	@$(BIN)/xadflow demo
+
+check: setup ## ruff, mypy --strict, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+test: check ## check, then every test
+	@$(BIN)/python -m pytest
+
+test-server: setup ## only the tests that start real servers
+	@$(BIN)/python -m pytest -m server
+
+server: setup ## Prefect server, MLflow server and a worker on loopback; both flows deployed with their schedules
+	@$(BIN)/python -m flows.server
+
+bench-elpv: setup ## image AUROC on ELPV, random and block split (QUICK=1 for a subset)
+	@$(BIN)/python -m benchmarks.elpv $(QUICK_FLAG)
+
+bench-nightly: setup ## the nightly path end to end, and what the orchestrator costs (QUICK=1 for a subset)
+	@$(BIN)/python -m benchmarks.nightly $(QUICK_FLAG)
+
+clean: ## remove .venv and caches; var/ and data/ stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,149 @@
+"""The commands that run flows: demo, retrain, explain. Prefect is imported only when one of them runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xadflow.errors import WrongUse
+from xadflow.progress import progress_board
+from xadflow.settings import Home, interactive_environment, load_settings
+
+_DAY = click.DateTime(formats=["%Y-%m-%d"])
+
+
+@click.command()
+@click.option("--dataset", "datasets", multiple=True, help="Data set to train on; default: retrain.datasets.")
+@click.option("--detector", "detectors", multiple=True, help="Detector to train; default: retrain.detectors.")
+@click.option("--json", "as_json", is_flag=True, help="Print the gate's verdicts as JSON.")
+def retrain(datasets: tuple[str, ...], detectors: tuple[str, ...], as_json: bool) -> None:
+    """Train, evaluate, gate and register detectors; what did not change is not trained again.
+
+    \b
+    Examples:
+      xadflow retrain
+      xadflow retrain --dataset textures-brick --detector fcdd
+    """
+    outcomes = _run_retrain(list(datasets), list(detectors))
+    if as_json:
+        click.echo(json.dumps(outcomes, default=str))
+        return
+    _say_gate(outcomes)
+
+
+def _run_retrain(datasets: list[str], detectors: list[str]) -> list[dict[str, Any]]:
+    interactive_environment()
+    from flows.retrain import retrain as flow
+
+    with progress_board():
+        return flow(datasets or None, detectors or None)
+
+
+def _say_gate(outcomes: list[dict[str, Any]]) -> None:
+    for one in outcomes:
+        what = "trained" if one["trained"] else "unchanged, not trained again"
+        click.echo(f"{one['model']} version {one['version']}: {what}; {'champion' if one['passed'] else 'challenger'}")
+        for reason in one["reasons"]:
+            click.echo(f"  {reason}")
+
+
+@click.command()
+@click.option("--dataset", "datasets", multiple=True, help="Data set to explain; default: explain.datasets.")
+@click.option("--date", "day", type=_DAY, help="Day of the run (partition run_date); default: today, UTC.")
+@click.option("--inbox", type=click.Path(path_type=Path), help="Folder of new images, for one --dataset.")
+@click.option("--backfill", nargs=2, type=_DAY, metavar="FROM TO", help="Images the inbox brought on these days.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def explain(
+    datasets: tuple[str, ...], day: Any, inbox: Path | None, backfill: tuple[Any, Any] | None, as_json: bool
+) -> None:
+    """Score images that have no row yet with the champion, explain the anomalous ones, append to the tables.
+
+    Without --inbox: the data set's test images and what lies in var/inbox/<dataset>.
+
+    \b
+    Examples:
+      xadflow explain
+      xadflow explain --dataset screws --inbox /camera/today
+      xadflow explain --dataset screws --backfill 2026-11-01 2026-11-07
+    """
+    if inbox is not None and len(datasets) != 1:
+        raise WrongUse("--inbox needs exactly one --dataset", seen=list(datasets), next_step="name the data set")
+    if inbox is not None and not inbox.is_dir():
+        raise WrongUse("--inbox is not a folder", seen=str(inbox), next_step="name a folder of images")
+    days = _days(*backfill) if backfill else None
+    results = _run_explain(list(datasets), day.date() if day else None, inbox, None, days)
+    if as_json:
+        click.echo(json.dumps(results, default=str))
+        return
+    _say_explained(results)
+
+
+def _days(first: Any, last: Any) -> list[date]:
+    start, count = first.date(), (last.date() - first.date()).days + 1
+    if count < 1:
+        raise WrongUse("--backfill goes from an earlier to a later day", seen=f"{first:%F} {last:%F}",
+                       next_step="swap the days")  # fmt: skip
+    return [start + timedelta(days=i) for i in range(count)]
+
+
+def _run_explain(
+    datasets: list[str],
+    day: date | None,
+    inbox: Path | None,
+    sample: tuple[int, int] | None,
+    days: list[date] | None = None,
+) -> list[dict[str, Any]]:
+    interactive_environment()
+    from flows.explain import explain as flow
+
+    with progress_board():
+        return flow(datasets or None, day, str(inbox.resolve()) if inbox else None, sample, days)
+
+
+def _say_explained(results: list[dict[str, Any]]) -> None:
+    for one in results:
+        for name, value in one["figures"].items():
+            click.echo(f"  {name:<28} {value:.4g}" if isinstance(value, float) else f"  {name:<28} {value}")
+        click.echo(f"  report                       {one['report']}")
+
+
+@click.command()
+def demo() -> None:
+    """Run the whole loop on real solar-cell images (ELPV), from data to audited explanations.
+
+    Builds the data set with DVC, trains and registers a champion, explains labelled test images as if they were a
+    night's arrivals, and says where everything is. A second run does only what changed.
+
+    \b
+    Example:
+      xadflow demo
+    """
+    home = Home.find()
+    settings = load_settings(home.params)
+    dataset = settings.demo.dataset
+    started = time.perf_counter()
+    click.echo(f"1/3  data and detector: {dataset}")
+    outcomes = _run_retrain([dataset], [])
+    _say_gate(outcomes)
+    trained_s = time.perf_counter() - started
+    click.echo(f"2/3  a night: {settings.demo.anomalies} anomalous and {settings.demo.normals} normal test images")
+    results = _run_explain([dataset], None, None, (settings.demo.anomalies, settings.demo.normals))
+    _say_explained(results)
+    explained_s = time.perf_counter() - started - trained_s
+    click.echo("3/3  where everything is")
+    for what, where in (
+        ("tables", home.tables),
+        ("report", results[0]["report"]),
+        ("MLflow", f"mlflow ui --backend-store-uri {home.mlflow_uri}"),
+        ("data", home.dataset(dataset)),
+        ("audit", "xadflow audit verify"),
+        ("servers and schedules", "make server"),
+    ):
+        click.echo(f"  {what:<28} {where}")
+    click.echo(f"work {time.perf_counter() - started:.0f} s (data, training, registry {trained_s:.0f} s; "
+               f"night {explained_s:.0f} s)")  # fmt: skip

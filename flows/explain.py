@@ -1,0 +1,69 @@
+"""The nightly flow: champion, new images, scores, explanations, validation, append, report.
+
+    prefect deployment run 'explain/nightly'     or      xadflow explain --dataset elpv
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import Any
+
+from prefect import flow, runtime, unmapped
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from tasks.dataset import build_dataset
+from tasks.explaining import plan, shard
+from tasks.publishing import finish, notify_failure
+from tasks.runtime import ensure_limits
+from xadflow.errors import WorkFailed
+from xadflow.settings import Home, load_settings, quiet_environment
+
+
+@flow(
+    name="explain", task_runner=ThreadPoolTaskRunner(max_workers=2), on_failure=[notify_failure],
+    on_crashed=[notify_failure],
+)  # fmt: skip
+def explain(
+    datasets: list[str] | None = None,
+    run_date: date | None = None,
+    inbox: str | None = None,
+    sample: tuple[int, int] | None = None,
+    only_dates: list[date] | None = None,
+) -> list[dict[str, Any]]:
+    """Score and explain what has no row yet, data set by data set; returns each one's report and figures.
+
+    Args:
+        run_date: partition of the tables; the scheduled day by default, never the clock's (a run can start early).
+        inbox: folder of new images, for one data set.
+        sample: (anomalies, normals) labelled test images only, as the demo does.
+        only_dates: only images that the inbox brought on these dates.
+    """
+    home = Home.find()
+    quiet_environment(home)
+    settings = load_settings(home.params)
+    wanted = datasets or list(settings.explain.datasets)
+    for name in wanted:
+        settings.dataset(name)
+    ensure_limits()
+    day = run_date or scheduled_day()
+    run = str(runtime.flow_run.id or datetime.now(UTC).strftime("%Y%m%dT%H%M%S"))
+    results: list[dict[str, Any]] = []
+    failed: list[str] = []
+    for dataset in wanted:
+        build_dataset(dataset)
+        night = plan(dataset, day, f"{run}-{dataset}", inbox, sample, only_dates)
+        shards = shard.map(unmapped(night["path"]), list(range(night["shards"])))
+        shards.wait()
+        failures = [str(one.state.message) for one in shards if not one.state.is_completed()]
+        results.append(finish(night["path"], failures))
+        failed += [f"{dataset}: {message}" for message in failures]
+    if failed:
+        raise WorkFailed(f"{len(failed)} shards failed, the others are published", seen=failed[0][:500],
+                         next_step="mend the cause and run the same command again: only what is missing is done")  # fmt: skip
+    return results
+
+
+def scheduled_day() -> date:
+    """The day this run was scheduled for, in UTC; today when it was started by hand."""
+    scheduled = runtime.flow_run.scheduled_start_time
+    return scheduled.astimezone(UTC).date() if scheduled else datetime.now(UTC).date()

@@ -1,0 +1,5 @@
+"""`python -m xadflow` is the command `xadflow`."""
+
+from xadflow.cli import main
+
+main()

@@ -1,0 +1,102 @@
+"""RunIdentity: everything a row follows from, formed once a run. No host, no clock: equal work gives equal lineage."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import yaml
+
+import xadflow
+from xadflow.digests import sha256_bytes, sha256_json
+
+_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "xadflow")
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """Which code, data, parameters, model and libraries a row follows from.
+
+    `commit` is the git commit with "+dirty" when tracked files differ from it, "" outside git; `data` maps DVC stages to
+    the md5 of their outputs; `device`, `threads` and `dtype` are what the arithmetic ran on.
+    """
+
+    commit: str
+    code: str
+    data: Mapping[str, str]
+    parameters: str
+    model_name: str
+    model_version: int
+    weights: str
+    seed: int
+    device: str
+    threads: int
+    dtype: str = "float32"
+    libraries: Mapping[str, str] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Hex sha256 of the identity."""
+        return sha256_json(asdict(self))
+
+    def to_json(self, **batch: object) -> str:
+        """Sorted JSON for the `lineage` column; `batch` adds what belongs to the row's batch (membership, size)."""
+        return json.dumps({**asdict(self), **batch}, sort_keys=True, separators=(",", ":"))
+
+
+def git_commit(project: Path) -> str:
+    """The commit checked out in `project`, "+dirty" appended when tracked files differ; "" when it is no git checkout."""
+    head = _git(project, "rev-parse", "HEAD")
+    if not head:
+        return ""
+    return head + ("+dirty" if _git(project, "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(project: Path, *words: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(project), *words], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def dvc_hashes(project: Path, dataset: str) -> dict[str, str]:
+    """md5 of the outputs of a data set's stages, from dvc.lock: {"images": ..., "manifest": ...}; {} when not built."""
+    try:
+        stages = yaml.safe_load((project / "dvc.lock").read_text())["stages"]
+    except (OSError, KeyError, TypeError):
+        return {}
+    found = {}
+    for stage in ("images", "manifest"):
+        outs = stages.get(f"{stage}@{dataset}", {}).get("outs", [])
+        for out in outs:
+            name = Path(out["path"]).name.removesuffix(".parquet")
+            found[name] = str(out.get("md5", ""))
+    return found
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that can change a number."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+@cache
+def code_digest(*parts: str) -> str:
+    """Hex sha256 over the package's source files below the given parts, e.g. ("detectors", "data/synthetic.py")."""
+    root = Path(xadflow.__file__).parent
+    files: list[Path] = []
+    for part in parts:
+        path = root / part
+        files += [path] if path.is_file() else sorted(path.rglob("*.py"))
+    content = b"".join(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes() for file in sorted(files))
+    return sha256_bytes(content)

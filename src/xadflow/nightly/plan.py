@@ -1,0 +1,242 @@
+"""What a night has to do: every (image, model version, explainer, explainer version) that has no row yet.
+
+A plan is a JSON file; the tasks hand its path around, never images or models. It is formed once a run: champion,
+lineage, explainers and shards are fixed in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from xadflow.data.manifest import Manifest, Split, read_manifest
+from xadflow.digests import sha256_file, sha256_json
+from xadflow.errors import WorkFailed
+from xadflow.lineage import RunIdentity, code_digest, dvc_hashes, git_commit, library_versions
+from xadflow.registry import ModelRef, Registry
+from xadflow.settings import Home, Settings
+from xadflow.store import EvidenceStore
+
+CODE = ("detectors", "explainers", "calibration.py", "images.py", "nightly")
+
+
+@dataclass(frozen=True)
+class PlannedImage:
+    """One image to do; `path` is relative to the project or state folder named by `root`; `scored` needs no new score."""
+
+    image_id: str
+    root: str
+    path: str
+    scored: bool
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NightPlan:
+    """One night of one data set."""
+
+    dataset: str
+    detector: str
+    run_date: str
+    run_id: str
+    model_name: str
+    model_version: int
+    model_run: str
+    detector_folder: str
+    explainers: Mapping[str, Mapping[str, Any]]
+    explainer_versions: Mapping[str, str]
+    identity: Mapping[str, Any]
+    shards: tuple[tuple[PlannedImage, ...], ...]
+    already: int
+    admitted: int
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def explainers_digest(self) -> str:
+        """Digest of the explainers' versions: part of a shard's idempotence key."""
+        return sha256_json(dict(self.explainer_versions))
+
+    @property
+    def images(self) -> int:
+        """How many images the plan holds."""
+        return sum(len(shard) for shard in self.shards)
+
+
+def plan_night(
+    home: Home,
+    settings: Settings,
+    registry: Registry,
+    store: EvidenceStore,
+    *,
+    dataset: str,
+    run_date: date,
+    run_id: str,
+    detector: str | None = None,
+    inbox: Path | None = None,
+    sample: tuple[int, int] | None = None,
+    only_dates: Sequence[date] | None = None,
+) -> Path:
+    """Resolve the champion once, admit new images, list the work and write plan.json; returns its path.
+
+    Args:
+        detector: which detector's champion; the first of retrain.detectors by default.
+        inbox: folder of new images; var/inbox/<dataset> by default. They enter by the border checks into a dated manifest.
+        sample: (anomalies, normals): only so many labelled images of split `test`, by image_id, and no inbox.
+        only_dates: only images that the inbox brought on these dates (a backfill), nothing new.
+
+    Raises:
+        NoChampion, BadManifest, WorkFailed (an inbox that is not a folder).
+    """
+    detector = detector or settings.retrain.detectors[0]
+    champion = registry.champion(f"xad.{dataset}.{detector}")
+    folder = registry.detector_folder(champion)
+    explainers = {name: dict(settings.explainers[name]) for name in settings.explain.explainers}
+    versions = _versions(explainers)
+
+    manifests, quarantined, admitted = _manifests(home, settings, dataset, run_date, inbox, sample, only_dates)
+    done = store.scored(champion.name, champion.version)
+    explained = store.explained(champion.name, champion.version)
+    shards, already = _shards(
+        _candidates(home, manifests, sample), done, explained, versions, settings.explain.shard_size
+    )
+    plan = NightPlan(
+        dataset=dataset, detector=detector, run_date=run_date.isoformat(), run_id=run_id,
+        model_name=champion.name, model_version=champion.version, model_run=champion.run_id,
+        detector_folder=str(folder), explainers=explainers, explainer_versions=versions,
+        identity=asdict(_identity(home, settings, dataset, champion, folder)), shards=shards,
+        already=already, admitted=admitted, quarantined=quarantined,
+    )  # fmt: skip
+    path = home.runs / "explain" / run_id / "plan.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(plan), sort_keys=True))
+    return path
+
+
+def read_plan(path: Path) -> NightPlan:
+    """Read what `plan_night` wrote."""
+    raw = json.loads(path.read_text())
+    shards = tuple(
+        tuple(PlannedImage(**{**image, "missing": tuple(image["missing"])}) for image in shard)
+        for shard in raw.pop("shards")
+    )
+    return NightPlan(**raw, shards=shards)
+
+
+def resolve_root(home: Home, root: str) -> Path:
+    """Folder that a planned image's path is relative to; only the two known roots are accepted."""
+    return {"project": home.project, "state": home.state}[root]
+
+
+def _versions(explainers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    from xadflow.explainers import build_explainer  # brings torch in
+
+    return {name: build_explainer(name, **settings).version for name, settings in explainers.items()}
+
+
+def _identity(home: Home, settings: Settings, dataset: str, champion: ModelRef, folder: Path) -> RunIdentity:
+    import torch
+
+    from xadflow.detectors.base import WEIGHTS
+    from xadflow.detectors.training import pick_device
+
+    return RunIdentity(
+        commit=git_commit(home.project),
+        code=code_digest(*CODE),
+        data=dvc_hashes(home.project, dataset),
+        parameters=sha256_json(settings.model_dump(mode="json")),
+        model_name=champion.name,
+        model_version=champion.version,
+        weights=sha256_file(folder / WEIGHTS),
+        seed=settings.seed,
+        device=pick_device(settings.device),
+        threads=torch.get_num_threads(),
+        libraries=library_versions(),
+    )
+
+
+def _manifests(
+    home: Home,
+    settings: Settings,
+    dataset: str,
+    run_date: date,
+    inbox: Path | None,
+    sample: tuple[int, int] | None,
+    only_dates: Sequence[date] | None,
+) -> tuple[list[Manifest], dict[str, int], int]:
+    """The data set's own manifest and those of admitted inboxes; also tonight's refusals by reason, and arrivals."""
+    nights = home.state / "inbox-runs" / dataset
+    if only_dates is not None:
+        return [read_manifest(nights / day.isoformat()) for day in only_dates if _is_night(nights, day)], {}, 0
+    own = read_manifest(home.dataset(dataset))
+    if sample is not None:
+        return [own], {}, 0
+    quarantined: dict[str, int] = {}
+    admitted = 0
+    folder = inbox or home.inbox(dataset)
+    if inbox is not None and not inbox.is_dir():
+        raise WorkFailed("the inbox is not a folder", seen=str(inbox), next_step="name a folder of images")
+    if folder.is_dir():
+        from xadflow.data.inbox import admit_inbox
+
+        tonight = admit_inbox(folder, settings.limits, nights / run_date.isoformat())
+        admitted = len(tonight.rows())
+        quarantined = quarantine_counts(nights / run_date.isoformat())
+    earlier = sorted(path.parent for path in nights.glob("*/manifest.parquet"))
+    return [own, *(read_manifest(path) for path in earlier)], quarantined, admitted
+
+
+def _is_night(nights: Path, day: date) -> bool:
+    return (nights / day.isoformat() / "manifest.parquet").is_file()
+
+
+def quarantine_counts(folder: Path) -> dict[str, int]:
+    """How many files of a data set or inbox folder were refused, by reason."""
+    import pyarrow.parquet as pq
+
+    path = folder / "quarantine.parquet"
+    counts: dict[str, int] = {}
+    if path.is_file():
+        for reason in pq.read_table(path, columns=["reason"])["reason"].to_pylist():
+            counts[reason] = counts.get(reason, 0) + 1
+    return counts
+
+
+def _candidates(home: Home, manifests: Iterable[Manifest], sample: tuple[int, int] | None) -> dict[str, tuple[str, str]]:
+    """image_id -> (root, relative path) of every image that a night may do; the first manifest that has it wins."""
+    found: dict[str, tuple[str, str]] = {}
+    for manifest in manifests:
+        if sample is None:
+            rows = manifest.rows(Split.TEST, Split.INBOX)
+        else:
+            anomalies, normals = sample
+            rows = manifest.rows(Split.TEST, label=1)[:anomalies] + manifest.rows(Split.TEST, label=0)[:normals]
+        for row in rows:
+            path = manifest.folder / row.path
+            root = "state" if path.is_relative_to(home.state) else "project"
+            found.setdefault(row.image_id, (root, path.relative_to(resolve_root(home, root)).as_posix()))
+    return found
+
+
+def _shards(
+    candidates: Mapping[str, tuple[str, str]],
+    scored: Mapping[str, bool],
+    explained: set[tuple[str, str, str]],
+    versions: Mapping[str, str],
+    size: int,
+) -> tuple[tuple[tuple[PlannedImage, ...], ...], int]:
+    """Images with anything missing, by image_id, cut into shards; and how many need nothing."""
+    work: list[PlannedImage] = []
+    for image_id in sorted(candidates):
+        root, path = candidates[image_id]
+        missing = tuple(
+            name for name, version in sorted(versions.items()) if (image_id, name, version) not in explained
+        )
+        if image_id in scored and (not scored[image_id] or not missing):
+            continue
+        work.append(PlannedImage(image_id, root, path, image_id in scored, missing))
+    shards = tuple(tuple(work[start : start + size]) for start in range(0, len(work), size))
+    return shards, len(candidates) - len(work)

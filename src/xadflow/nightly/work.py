@@ -1,0 +1,238 @@
+"""One shard of a night: decode, score, explain, encode, validate, publish. At most one commit a table.
+
+`explanations` is committed first and `scores` last, so that an image with a score row is complete.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from xadflow.detectors.base import Detector, as_float, load_detector
+from xadflow.detectors.training import pick_device
+from xadflow.digests import sha256_json
+from xadflow.errors import BadImage
+from xadflow.explainers.base import Explanation, build_explainer
+from xadflow.images import ImageLimits, load_input
+from xadflow.lineage import RunIdentity
+from xadflow.nightly.plan import NightPlan, PlannedImage, resolve_root
+from xadflow.nightly.rows import as_tables, explanation_row, score_row
+from xadflow.settings import Home, Settings
+from xadflow.store import EvidenceStore, shard_app
+
+DECODE_THREADS = 4
+
+Update = Callable[[int, int, Mapping[str, float]], None]
+
+
+@dataclass
+class ShardFigures:
+    """What one shard did: counts, seconds a phase, refused images with their reasons, and the commits it made."""
+
+    shard: int
+    images: int = 0
+    anomalous: int = 0
+    explained: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+    commits: dict[str, int | None] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the wall time of a block to `seconds[name]`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Raw figures of a shard's images, in order."""
+
+    scores: NDArray[np.float64]
+    p_values: NDArray[np.float64]
+    flagged: NDArray[np.bool_]
+    threshold: float
+
+
+@lru_cache(maxsize=4)
+def _detector(folder: str, weights: str, device: str) -> Detector:
+    """One detector a process; the weights' digest is part of the key, so a folder written anew is read anew."""
+    return load_detector(Path(folder)).to(device)
+
+
+def explain_shard(
+    home: Home,
+    settings: Settings,
+    store: EvidenceStore,
+    plan: NightPlan,
+    index: int,
+    update: Update | None = None,
+) -> ShardFigures:
+    """Do shard `index` of a plan and publish it; doing it again adds nothing.
+
+    An image that cannot be decoded any more is reported in `refused` and gets no row; the others are done.
+
+    Raises:
+        ValidationFailed: Great Expectations refused the shard; nothing of it is visible.
+        StoreConflict, StoreBroken: the tables could not be written.
+    """
+    figures = ShardFigures(index)
+    identity = RunIdentity(**plan.identity)
+    device = pick_device(settings.device)
+    detector = _detector(plan.detector_folder, identity.weights, device)
+    with figures.phase("decode"):
+        planned, images = _decode(home, settings, detector, plan.shards[index], figures)
+    figures.images = len(planned)
+    if planned:
+        with figures.phase("score"):
+            scored = _score(detector, images, settings.explain.batch_size, device)
+        figures.anomalous = int(scored.flagged.sum())
+        _publish(store, plan, planned, figures,
+                 *_rows(settings, plan, identity, detector, planned, images, scored, figures, device, update))  # fmt: skip
+    _write_figures(home, plan, figures)
+    return figures
+
+
+def _decode(
+    home: Home, settings: Settings, detector: Detector, shard: Sequence[PlannedImage], figures: ShardFigures
+) -> tuple[list[PlannedImage], torch.Tensor]:
+    channels, height, width = detector.input_shape
+    limits = ImageLimits(**settings.limits.model_dump())
+
+    def load(image: PlannedImage) -> NDArray[np.uint8] | BadImage:
+        try:
+            return load_input(resolve_root(home, image.root) / image.path, (height, width), channels, limits)
+        except BadImage as err:
+            return err
+
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        loaded = list(pool.map(load, shard))
+    good = [(image, one) for image, one in zip(shard, loaded, strict=True) if not isinstance(one, BadImage)]
+    figures.refused = {
+        image.path: one.wrong for image, one in zip(shard, loaded, strict=True) if isinstance(one, BadImage)
+    }
+    stacked = np.stack([one for _, one in good]) if good else np.zeros((0, channels, height, width), np.uint8)
+    return [image for image, _ in good], torch.from_numpy(stacked)
+
+
+def _score(detector: Detector, images: torch.Tensor, batch_size: int, device: str) -> _Scored:
+    parts = []
+    with torch.no_grad():
+        for batch in images.split(batch_size):
+            parts.append(detector.score(as_float(batch.to(device))).image)
+    scores = torch.cat(parts).double().cpu().numpy()
+    calibration = detector.calibration
+    return _Scored(scores, calibration.p_value(scores), scores > calibration.threshold, calibration.threshold)
+
+
+def _rows(
+    settings: Settings,
+    plan: NightPlan,
+    identity: RunIdentity,
+    detector: Detector,
+    planned: Sequence[PlannedImage],
+    images: torch.Tensor,
+    scored: _Scored,
+    figures: ShardFigures,
+    device: str,
+    update: Update | None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    now = dt.datetime.now(dt.UTC)
+    left = [
+        score_row(plan, image, float(scored.scores[i]), scored.threshold, float(scored.p_values[i]), now)
+        for i, image in enumerate(planned)
+    ]
+    explanations: list[dict[str, Any]] = []
+    for name, explainer_settings in plan.explainers.items():
+        todo = [i for i, image in enumerate(planned) if scored.flagged[i] and name in image.missing]
+        explainer = build_explainer(name, **explainer_settings)
+        for start in range(0, len(todo), settings.explain.batch_size):
+            batch = todo[start : start + settings.explain.batch_size]
+            with figures.phase(f"explain {name}"):
+                told = explainer.explain(detector, as_float(images[batch].to(device)))
+            with figures.phase("encode"):
+                explanations += _encode(
+                    left, planned, images, batch, told, identity, name, explainer.version, explainer.seed
+                )
+            if update is not None:
+                update(start + len(batch), len(todo), {})
+    return [row for row, image in zip(left, planned, strict=True) if not image.scored], explanations
+
+
+def _encode(
+    left: Sequence[Mapping[str, Any]],
+    planned: Sequence[PlannedImage],
+    images: torch.Tensor,
+    batch: Sequence[int],
+    told: Sequence[Explanation],
+    identity: RunIdentity,
+    explainer: str,
+    version: str,
+    seed: int,
+) -> list[dict[str, Any]]:
+    members = sha256_json([planned[i].image_id for i in batch])
+
+    def encode(position: int) -> dict[str, Any]:
+        i = batch[position]
+        return explanation_row(
+            left[i],
+            explainer=explainer,
+            explainer_version=version,
+            seed=seed,
+            original=images[i].numpy(),
+            explanation=told[position],
+            lineage=identity.to_json(batch_members=members, batch_size=len(batch), batch_position=position),
+        )
+
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:  # zlib releases the GIL
+        return list(pool.map(encode, range(len(batch))))
+
+
+def _publish(
+    store: EvidenceStore,
+    plan: NightPlan,
+    planned: Sequence[PlannedImage],
+    figures: ShardFigures,
+    score_rows: list[dict[str, Any]],
+    explanation_rows: list[dict[str, Any]],
+) -> None:
+    from xadflow.data.quality import validate_shard  # Great Expectations takes seconds to import
+
+    scores, explanations = as_tables(score_rows, explanation_rows)
+    with figures.phase("validate"):
+        validate_shard(scores, explanations)
+    ids = [image.image_id for image in planned]
+    with figures.phase("write"):
+        for table, rows in (("explanations", explanations), ("scores", scores)):
+            if rows.num_rows:
+                app = shard_app(table, plan.dataset, plan.model_name, plan.model_version, plan.explainers_digest, ids)
+                published = store.publish(table, rows, app=app)
+                figures.commits[table] = published.version if published.added else None
+    figures.explained = len({row["image_id"] for row in explanation_rows})
+
+
+def _write_figures(home: Home, plan: NightPlan, figures: ShardFigures) -> None:
+    path = home.runs / "explain" / plan.run_id / f"shard-{figures.shard:05d}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(figures), sort_keys=True))
+
+
+def read_figures(home: Home, run_id: str) -> list[ShardFigures]:
+    """Figures of every shard of a run that is done, in order."""
+    folder = home.runs / "explain" / run_id
+    return [ShardFigures(**json.loads(path.read_text())) for path in sorted(folder.glob("shard-*.json"))]

@@ -1,0 +1,107 @@
+"""Measure a trained detector: detection on a split, and the quality of its explanations on the gate split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from xadflow.data.loading import load_images
+from xadflow.data.manifest import Manifest, ManifestRow, Split, read_manifest
+from xadflow.detectors.base import Detector, as_float
+from xadflow.explainers.base import Explanation, build_explainer
+from xadflow.gate import AUROC, CHANGE_INSIDE, FLIP_RATE
+from xadflow.metrics.detection import DetectionSummary, summarise_detection
+from xadflow.settings import Home, Settings
+
+if TYPE_CHECKING:
+    from xadflow.detectors.base import Scores
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Raw scores of labelled images, row by row."""
+
+    rows: tuple[ManifestRow, ...]
+    images: torch.Tensor
+    scores: NDArray[np.float64]
+    labels: NDArray[np.int64]
+
+    def summary(self, threshold: float, seed: int) -> DetectionSummary:
+        """Detection figures on these images."""
+        return summarise_detection(
+            self.scores, self.labels, threshold=threshold, seed=seed,
+            defects=[row.defect for row in self.rows], categories=[row.category for row in self.rows],
+        )  # fmt: skip
+
+
+def score_split(
+    detector: Detector, manifest: Manifest, settings: Settings, dataset: str, *splits: Split
+) -> Scored:
+    """Score every labelled image of the given splits, batch by batch on the detector's device."""
+    rows = tuple(row for row in manifest.rows(*splits) if row.label is not None)
+    images = load_images(manifest, rows, settings.dataset(dataset))
+    return Scored(rows, images, score_images(detector, images, settings.explain.batch_size),
+                  np.array([row.label for row in rows], dtype=np.int64))  # fmt: skip
+
+
+def score_images(detector: Detector, images: torch.Tensor, batch_size: int) -> NDArray[np.float64]:
+    """Raw scores [N] of uint8 images [N,C,H,W]."""
+    from xadflow.detectors.training import pick_device
+
+    device = pick_device("auto")
+    parts: list[torch.Tensor] = []
+    with torch.no_grad():
+        for batch in images.split(batch_size):
+            scores: Scores = detector.score(as_float(batch.to(device)))
+            parts.append(scores.image)
+    return torch.cat(parts).double().cpu().numpy()
+
+
+def explain_some(
+    detector: Detector, scored: Scored, settings: Settings, explainer: str, most: int
+) -> tuple[list[int], list[Explanation]]:
+    """Explanations of the first `most` flagged anomalies by image_id; also their positions in `scored`."""
+    flagged = np.flatnonzero((scored.labels == 1) & (scored.scores > detector.calibration.threshold))[:most]
+    chosen = [int(i) for i in flagged]
+    if not chosen:
+        return [], []
+    from xadflow.detectors.training import pick_device
+
+    built = build_explainer(explainer, **settings.explainers[explainer])
+    told: list[Explanation] = []
+    for batch in torch.tensor(chosen).split(settings.explain.batch_size):
+        told += built.explain(detector, as_float(scored.images[batch].to(pick_device(settings.device))))
+    return chosen, told
+
+
+def explanation_figures(told: list[Explanation]) -> dict[str, float]:
+    """Quality of counterfactuals over a set: flip rate, share of change inside the heatmap's mask, size of the change."""
+    first = [one.counterfactuals[0] for one in told if one.counterfactuals]
+    inside = [one.metrics["change_inside"] for one in told if "change_inside" in one.metrics]
+    changed = [one for one in first if one.l1 > 0]
+    return {
+        FLIP_RATE: float(np.mean([one.is_normal for one in first])) if first else float("nan"),
+        CHANGE_INSIDE: float(np.nanmean(inside)) if inside else float("nan"),
+        "changed_fraction": float(np.median([one.changed_fraction for one in changed])) if changed else float("nan"),
+        "l1": float(np.median([one.l1 for one in changed])) if changed else float("nan"),
+        "explained": float(len(told)),
+    }
+
+
+def gate_figures(home: Home, settings: Settings, dataset: str, detector: Detector) -> dict[str, float]:
+    """Figures that the gate judges, all on split `gate`: AUROC, flip rate, share of change inside the mask."""
+    manifest = read_manifest(home.dataset(dataset))
+    scored = score_split(detector, manifest, settings, dataset, Split.GATE)
+    summary = scored.summary(detector.calibration.threshold, settings.seed)
+    _, told = explain_some(detector, scored, settings, "sparse", settings.gate.explained)
+    return {AUROC: summary.auroc, **explanation_figures(told)}
+
+
+def flat(prefix: str, figures: Mapping[str, Any]) -> dict[str, float]:
+    """Figures named `prefix.name`, without those that are not finite numbers (MLflow has no place for them)."""
+    return {f"{prefix}.{name}": float(value) for name, value in figures.items() if np.isfinite(float(value))}

@@ -1,0 +1,103 @@
+"""Register a trained detector as a challenger, with everything a person needs to judge it later."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from xadflow.data.manifest import Split, read_manifest
+from xadflow.detectors.base import WEIGHTS, Detector, load_detector
+from xadflow.detectors.training import pick_device
+from xadflow.digests import sha256_file, sha256_json
+from xadflow.lineage import dvc_hashes, git_commit, library_versions
+from xadflow.metrics.figures import contact_sheet, heat_overlay, roc_with_interval, score_histogram
+from xadflow.registry import ModelRef, Registry
+from xadflow.retraining.evaluate import Scored, explain_some, flat, score_split
+from xadflow.retraining.train import REPORT, TrainingOrder
+from xadflow.settings import Home, Settings
+
+SHEET_ROWS = 6
+
+
+def register_trained(home: Home, settings: Settings, registry: Registry, order: TrainingOrder) -> ModelRef:
+    """Evaluate on `test`, log one run and register one version with the alias `challenger`.
+
+    `test` is reported, never selected on. A training that is registered already is found by its key and not logged again.
+    """
+    known = registry.find_trained(order.model_name, order.key)
+    if known is not None:
+        return known
+    folder = order.saved(home)
+    detector = load_detector(folder).to(pick_device(settings.device))
+    manifest = read_manifest(home.dataset(order.dataset))
+    scored = score_split(detector, manifest, settings, order.dataset, Split.TEST)
+    summary = scored.summary(detector.calibration.threshold, settings.seed)
+    figures = _figures(order.folder(home) / "figures", settings, detector, scored)
+    report = json.loads((order.folder(home) / REPORT).read_text())
+    calibration = detector.calibration
+    metrics = {
+        **flat("test", summary.as_metrics()),
+        **flat("fit", {**report["figures"], "seconds": report["seconds"], "steps": report["steps"]}),
+        **flat("calibration", {"threshold": calibration.threshold, "temperature": calibration.temperature,
+                               "error": calibration.calibration_error,
+                               "normals": calibration.normal_scores.size}),
+    }  # fmt: skip
+    ref = registry.log_training(
+        model_name=order.model_name,
+        detector_folder=folder,
+        experiment=f"xad.{order.dataset}",
+        params={
+            "method": order.method, "seed": order.seed, "false_alarm_rate": order.false_alarm_rate,
+            **{f"settings.{name}": value for name, value in order.settings.items()},
+            **{f"dataset.{name}": value for name, value in settings.dataset(order.dataset).model_dump().items()},
+        },
+        metrics=metrics,
+        history=[(int(step), str(name), float(value)) for step, name, value in report["history"]],
+        figures=figures,
+        dataset_name=order.dataset,
+        dataset_digest=order.data_md5,
+        dataset_frame=manifest.table.to_pandas(),
+        input_shape=detector.input_shape,
+        lineage={
+            "commit": git_commit(home.project), "data": dvc_hashes(home.project, order.dataset),
+            "training_key": order.key, "weights": sha256_file(folder / WEIGHTS),
+            "parameters": sha256_json(settings.model_dump(mode="json")), "libraries": library_versions(),
+        },
+        tags={"xadflow.training_key": order.key, "xadflow.data_md5": order.data_md5,
+              "xadflow.weights": sha256_file(folder / WEIGHTS)},
+    )  # fmt: skip
+    registry.set_alias(order.model_name, "challenger", ref.version)
+    return ref
+
+
+def _figures(folder: Path, settings: Settings, detector: Detector, scored: Scored) -> dict[str, Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    normal, anomalous = scored.scores[scored.labels == 0], scored.scores[scored.labels == 1]
+    paths = {name: folder / f"{name}.png" for name in ("scores", "roc", "explanations")}
+    score_histogram(normal, anomalous, detector.calibration.threshold, paths["scores"])
+    roc_with_interval(scored.scores, scored.labels, paths["roc"], seed=settings.seed)
+    sheet = _sheet(settings, detector, scored)
+    if not sheet:
+        del paths["explanations"]
+        return paths
+    contact_sheet(sheet, paths["explanations"])
+    return paths
+
+
+def _sheet(settings: Settings, detector: Detector, scored: Scored) -> list[tuple[object, ...]]:
+    """Rows for the contact sheet: a few flagged anomalies with heatmap, counterfactual and difference."""
+    chosen, sparse = explain_some(detector, scored, settings, "sparse", SHEET_ROWS)
+    _, heat = explain_some(detector, scored, settings, "heatmap", SHEET_ROWS)
+    rows = []
+    for i, one, where in zip(chosen, sparse, heat, strict=True):
+        if where.heatmap is None or not one.counterfactuals:
+            continue
+        original, counterfactual = scored.images[i].numpy(), one.counterfactuals[0]
+        difference = np.abs(original.astype(np.int16) - counterfactual.image.astype(np.int16)).max(axis=0)
+        row = scored.rows[i]
+        overlay = heat_overlay(original, where.heatmap, float(where.heatmap.min()), float(where.heatmap.max()))
+        caption = f"{row.defect or row.category}  score {scored.scores[i]:.2f} to {counterfactual.score:.2f}"
+        rows.append((original, overlay, counterfactual.image, difference.astype(np.uint8), caption))
+    return rows

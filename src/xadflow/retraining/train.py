@@ -1,0 +1,94 @@
+"""Train one detector on one data set, into a folder named after everything that decides the result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from xadflow.digests import sha256_json
+from xadflow.errors import BadManifest
+from xadflow.lineage import code_digest, dvc_hashes
+from xadflow.settings import Home, Settings
+
+CODE = ("detectors", "data/synthetic.py", "data/loading.py", "calibration.py", "images.py")
+REPORT = "fit.json"
+
+Update = Callable[[int, int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """One training: what, from which data. `key` digests data, settings, seed and the code that trains."""
+
+    dataset: str
+    detector: str
+    method: str
+    settings: Mapping[str, Any]
+    seed: int
+    false_alarm_rate: float
+    data_md5: str
+    key: str
+
+    @property
+    def model_name(self) -> str:
+        """Name in the registry: xad.<dataset>.<detector>."""
+        return f"xad.{self.dataset}.{self.detector}"
+
+    def folder(self, home: Home) -> Path:
+        """Where the training's checkpoint, report and saved detector are."""
+        return home.runs / "train" / self.key
+
+    def saved(self, home: Home) -> Path:
+        """Folder of the saved detector."""
+        return self.folder(home) / "detector"
+
+    def is_done(self, home: Home) -> bool:
+        """Whether the training has ended and its files are there."""
+        return (self.folder(home) / REPORT).is_file() and (self.saved(home) / "detector.json").is_file()
+
+
+def training_order(home: Home, settings: Settings, dataset: str, detector: str) -> TrainingOrder:
+    """Everything that decides a training, read once. Raises BadManifest when the data set has not been built."""
+    chosen = settings.detector(detector)
+    data = dvc_hashes(home.project, dataset)
+    if "manifest" not in data:
+        raise BadManifest("the data set has not been built by DVC", seen=dataset,
+                          next_step=f"run `dvc repro validate@{dataset}`")  # fmt: skip
+    decides = {
+        "data": data,
+        "dataset": settings.dataset(dataset).model_dump(mode="json"),
+        "method": chosen.method,
+        "settings": chosen.settings,
+        "seed": settings.seed,
+        "calibration": settings.calibration.model_dump(mode="json"),
+        "code": code_digest(*CODE),
+    }
+    return TrainingOrder(
+        dataset=dataset, detector=detector, method=chosen.method, settings=chosen.settings, seed=settings.seed,
+        false_alarm_rate=settings.calibration.false_alarm_rate, data_md5=data["manifest"],
+        key=sha256_json(decides)[:32],
+    )  # fmt: skip
+
+
+def train_detector(home: Home, settings: Settings, order: TrainingOrder, update: Update | None = None) -> Path:
+    """Train, calibrate and save; returns the folder of the saved detector. Goes on from a checkpoint after a kill."""
+    if order.is_done(home):
+        return order.saved(home)
+    from xadflow.data.loading import training_data
+    from xadflow.data.manifest import read_manifest
+    from xadflow.detectors import FitRun, build_detector
+
+    folder = order.folder(home)
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = read_manifest(home.dataset(order.dataset))
+    data = training_data(manifest, settings.dataset(order.dataset))
+    detector = build_detector(order.method, **order.settings)
+    run = FitRun(folder=folder, seed=order.seed, false_alarm_rate=order.false_alarm_rate, device=settings.device,
+                 progress=update)  # fmt: skip
+    report = detector.fit(data, run)
+    detector.save(order.saved(home))
+    (folder / REPORT).write_text(json.dumps(asdict(report)))  # last: its presence says that the training has ended
+    return order.saved(home)

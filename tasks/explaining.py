@@ -1,0 +1,56 @@
+"""Explaining: plan a night, and do one shard of it (one task a shard, never one an image)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.sync import concurrency
+
+from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project
+from xadflow.nightly import explain_shard, plan_night, read_plan
+from xadflow.progress import track
+
+
+@task(
+    name="plan night", task_run_name="plan {dataset} {run_date}", cache_policy=NO_CACHE, retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
+)  # fmt: skip
+def plan(
+    dataset: str,
+    run_date: date,
+    run_id: str,
+    inbox: str | None,
+    sample: tuple[int, int] | None,
+    only_dates: list[date] | None,
+) -> dict[str, Any]:
+    """Repair the tables, resolve the champion once and list the work. Returns the plan's path and its counts."""
+    project = open_project()
+    project.registry.prepare()
+    project.store.prepare()
+    path = plan_night(
+        project.home, project.settings, project.registry, project.store, dataset=dataset, run_date=run_date,
+        run_id=run_id, inbox=Path(inbox) if inbox else None, sample=sample, only_dates=only_dates,
+    )  # fmt: skip
+    night = read_plan(path)
+    return {"path": str(path), "shards": len(night.shards), "images": night.images, "already": night.already}
+
+
+@task(
+    name="explain shard", task_run_name="shard {index}", cache_policy=NO_CACHE, retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
+)  # fmt: skip
+def shard(plan_path: str, index: int) -> dict[str, Any]:
+    """Score, explain and publish one shard; doing it again adds nothing. Returns its counts and seconds."""
+    project = open_project()
+    night = read_plan(Path(plan_path))
+    with (
+        concurrency(GPU, occupy=1, strict=True),
+        track(f"explain {night.dataset} shard {index + 1} of {len(night.shards)}") as update,
+    ):
+        figures = explain_shard(project.home, project.settings, project.store, night, index, update)
+    return asdict(figures)

@@ -1,0 +1,37 @@
+"""Training: one task a detector, under the limit `gpu`, cached by the DVC hash and the training's key."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from prefect import task
+from prefect.concurrency.sync import concurrency
+
+from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project
+from xadflow.progress import track
+from xadflow.retraining import train_detector, training_order
+from xadflow.settings import Home, load_settings
+
+
+def training_cache_key(context: Any, parameters: dict[str, Any]) -> str | None:
+    """Key of a training whose files are there, else None (no cache): data, parameters, seed and code decide it."""
+    home = Home.find()
+    order = training_order(home, load_settings(home.params), parameters["dataset"], parameters["detector"])
+    return f"train-{order.data_md5.removesuffix('.dir')}-{order.key}" if order.is_done(home) else None
+
+
+@task(
+    name="train", task_run_name="train {detector} on {dataset}", cache_key_fn=training_cache_key, persist_result=True,
+    result_serializer="json", retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=is_transient,
+)  # fmt: skip
+def train(dataset: str, detector: str, dvc_md5: str) -> dict[str, Any]:
+    """Train one detector on one data set version; goes on from its checkpoint. Returns the training's key and folder."""
+    project = open_project()
+    order = training_order(project.home, project.settings, dataset, detector)
+    started_done = order.is_done(project.home)
+    limit = contextlib.nullcontext() if started_done else concurrency(GPU, occupy=1, strict=True)
+    with limit, track(f"train {detector} on {dataset}") as update:
+        folder = train_detector(project.home, project.settings, order, update)
+    return {"key": order.key, "folder": str(folder), "trained": not started_done, "dvc_md5": dvc_md5}

@@ -1,0 +1,26 @@
+import json
+import subprocess
+import sys
+
+HEAVY = {"torch", "mlflow", "great_expectations", "dvc", "pandas", "prefect", "deltalake", "matplotlib", "timm"}
+
+
+def modules_after(arguments: list[str]) -> set[str]:
+    code = (
+        "import json, sys\n"
+        "from xadflow.cli import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit: pass\n"
+        "print('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.modules})))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_help_loads_nothing_heavy() -> None:
+    assert not HEAVY & modules_after(["--help"])
+
+
+def test_help_of_each_command_loads_nothing_heavy() -> None:
+    for command in ("demo", "retrain", "explain", "score", "models", "audit", "doctor"):
+        assert not HEAVY & modules_after([command, "--help"]), command
