@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
-from xadflow.errors import WrongUse
+from xadflow.errors import WorkFailed, WrongUse, XadflowError
 from xadflow.progress import progress_board
 from xadflow.settings import Home, interactive_environment, load_settings
 
@@ -40,8 +42,23 @@ def _run_retrain(datasets: list[str], detectors: list[str]) -> list[dict[str, An
     interactive_environment()
     from flows.retrain import retrain as flow
 
-    with progress_board():
+    with progress_board(), _answered():
         return flow(datasets or None, detectors or None)
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    """Say in our words that no Prefect server answered: Prefect raises a bare RuntimeError or an httpx error."""
+    try:
+        yield
+    except XadflowError:
+        raise
+    except Exception as err:
+        said = f"{type(err).__name__}: {err}"
+        if "ephemeral Prefect API server" in said or "ConnectError" in said or "Failed to reach API" in said:
+            raise WorkFailed("no Prefect server answered", seen=said[:200], next_step="run `xadflow doctor`; start servers "
+                             "by `make server`, or unset PREFECT_API_URL to let each run start its own") from err  # fmt: skip
+        raise
 
 
 def _say_gate(outcomes: list[dict[str, Any]]) -> None:
@@ -57,9 +74,11 @@ def _say_gate(outcomes: list[dict[str, Any]]) -> None:
 @click.option("--date", "day", type=_DAY, help="Day of the run (partition run_date); default: today, UTC.")
 @click.option("--inbox", type=click.Path(path_type=Path), help="Folder of new images, for one --dataset.")
 @click.option("--backfill", nargs=2, type=_DAY, metavar="FROM TO", help="Images the inbox brought on these days.")
+@click.option("--only-inbox", is_flag=True, help="Leave out the data set's own test images.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def explain(
-    datasets: tuple[str, ...], day: Any, inbox: Path | None, backfill: tuple[Any, Any] | None, as_json: bool
+    datasets: tuple[str, ...], day: Any, inbox: Path | None, backfill: tuple[Any, Any] | None, only_inbox: bool,
+    as_json: bool,
 ) -> None:
     """Score images that have no row yet with the champion, explain the anomalous ones, append to the tables.
 
@@ -76,7 +95,7 @@ def explain(
     if inbox is not None and not inbox.is_dir():
         raise WrongUse("--inbox is not a folder", seen=str(inbox), next_step="name a folder of images")
     days = _days(*backfill) if backfill else None
-    results = _run_explain(list(datasets), day.date() if day else None, inbox, None, days)
+    results = _run_explain(list(datasets), day.date() if day else None, inbox, None, days, only_inbox)
     if as_json:
         click.echo(json.dumps(results, default=str))
         return
@@ -97,12 +116,13 @@ def _run_explain(
     inbox: Path | None,
     sample: tuple[int, int] | None,
     days: list[date] | None = None,
+    only_inbox: bool = False,
 ) -> list[dict[str, Any]]:
     interactive_environment()
     from flows.explain import explain as flow
 
-    with progress_board():
-        return flow(datasets or None, day, str(inbox.resolve()) if inbox else None, sample, days)
+    with progress_board(), _answered():
+        return flow(datasets or None, day, str(inbox.resolve()) if inbox else None, sample, days, only_inbox)
 
 
 def _say_explained(results: list[dict[str, Any]]) -> None:

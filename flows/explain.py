@@ -9,18 +9,17 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from prefect import flow, runtime, unmapped
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from tasks.dataset import build_dataset
 from tasks.explaining import plan, shard
 from tasks.publishing import finish, notify_failure
-from tasks.runtime import ensure_limits
+from tasks.runtime import ensure_limits, local_runner
 from xadflow.errors import WorkFailed
 from xadflow.settings import Home, load_settings, quiet_environment
 
 
 @flow(
-    name="explain", task_runner=ThreadPoolTaskRunner(max_workers=2), on_failure=[notify_failure],
+    name="explain", task_runner=local_runner(), on_failure=[notify_failure],
     on_crashed=[notify_failure],
 )  # fmt: skip
 def explain(
@@ -29,6 +28,7 @@ def explain(
     inbox: str | None = None,
     sample: tuple[int, int] | None = None,
     only_dates: list[date] | None = None,
+    only_inbox: bool = False,
 ) -> list[dict[str, Any]]:
     """Score and explain what has no row yet, data set by data set; returns each one's report and figures.
 
@@ -37,6 +37,7 @@ def explain(
         inbox: folder of new images, for one data set.
         sample: (anomalies, normals) labelled test images only, as the demo does.
         only_dates: only images that the inbox brought on these dates.
+        only_inbox: leave out the data set's own test images.
     """
     home = Home.find()
     quiet_environment(home)
@@ -51,7 +52,7 @@ def explain(
     failed: list[str] = []
     for dataset in wanted:
         build_dataset(dataset)
-        night = plan(dataset, day, f"{run}-{dataset}", inbox, sample, only_dates)
+        night = plan(dataset, day, f"{run}-{dataset}", inbox, sample, only_dates, only_inbox)
         shards = shard.map(unmapped(night["path"]), list(range(night["shards"])))
         shards.wait()
         failures = [str(one.state.message) for one in shards if not one.state.is_completed()]

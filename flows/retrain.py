@@ -8,18 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow, unmapped
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from tasks.dataset import build_dataset
 from tasks.publishing import notify_failure, report_gate
 from tasks.registry import gate, register
-from tasks.runtime import ensure_limits
+from tasks.runtime import ensure_limits, local_runner
 from tasks.training import train
 from xadflow.settings import Home, load_settings, quiet_environment
 
 
 @flow(
-    name="retrain", task_runner=ThreadPoolTaskRunner(max_workers=2), on_failure=[notify_failure],
+    name="retrain", task_runner=local_runner(), on_failure=[notify_failure],
     on_crashed=[notify_failure],
 )  # fmt: skip
 def retrain(datasets: list[str] | None = None, detectors: list[str] | None = None) -> list[dict[str, Any]]:

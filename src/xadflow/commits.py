@@ -24,6 +24,7 @@ from xadflow.tables import row_digest
 LOG = "_delta_log"
 CHAIN = "chain"
 ROWS_DIGEST = "xadflow.rows_digest"
+MARK = "xadflow.mark"
 
 _ENTRY = re.compile(r"\d{20}\.json")
 # What a killed writer leaves of a file it was still writing: object_store's staging names.
@@ -42,13 +43,14 @@ class AddedFile:
 
 @dataclass(frozen=True)
 class Commit:
-    """One log entry. `foreign` are kinds of actions that an append never holds (remove, cdc, ...)."""
+    """One log entry; `mark` is that of its intent, `foreign` are kinds of actions that an append never holds."""
 
     version: int
     sha256: str
     files: tuple[AddedFile, ...]
     transactions: Mapping[str, int]
     rows_digest: str | None
+    mark: str | None
     foreign: tuple[str, ...]
 
 
@@ -76,9 +78,10 @@ def read_commit(folder: Path, version: int) -> Commit:
     files: list[AddedFile] = []
     transactions: dict[str, int] = {}
     rows_digest: str | None = None
+    mark: str | None = None
     foreign: list[str] = []
     try:
-        for text in raw.decode().splitlines():
+        for text in filter(None, raw.split(b"\n")):
             ((kind, action),) = json.loads(text).items()
             if kind == "add":
                 day = date.fromisoformat(action["partitionValues"]["run_date"])
@@ -86,12 +89,12 @@ def read_commit(folder: Path, version: int) -> Commit:
             elif kind == "txn":
                 transactions[str(action["appId"])] = int(action["version"])
             elif kind == "commitInfo":
-                rows_digest = action.get(ROWS_DIGEST)
+                rows_digest, mark = action.get(ROWS_DIGEST), action.get(MARK)
             elif kind not in ("protocol", "metaData"):
                 foreign.append(str(kind))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as err:
         raise ValueError(f"log entry {version} makes no sense: {err}"[:200]) from err
-    return Commit(version, sha256_bytes(raw), tuple(files), transactions, rows_digest, tuple(foreign))
+    return Commit(version, sha256_bytes(raw), tuple(files), transactions, rows_digest, mark, tuple(foreign))
 
 
 def data_files(folder: Path) -> set[str]:

@@ -20,6 +20,7 @@ from xadflow.errors import BadImage
 Image.MAX_IMAGE_PIXELS = None  # our own limit, checked on the header before any pixel is decoded
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # no other decoder sees a stranger's bytes: EPS starts Ghostscript
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def decode_image(content: bytes, limits: ImageLimits | None = None) -> NDArray[n
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd metadata that does not touch the pixels
-            image = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content), formats=_FORMATS)
             width, height = image.size
             if max(width, height) > limits.max_side_px or width * height > limits.max_pixels:
                 raise BadImage(

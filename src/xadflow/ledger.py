@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from xadflow.digests import sha256_bytes
@@ -73,12 +74,13 @@ class LedgerLine:
 
 @dataclass(frozen=True)
 class Intent:
-    """A commit that is about to be made: `version` is the lowest table version it can get."""
+    """A commit that is about to be made: `version` is the lowest table version it can get, `mark` is its alone."""
 
     table: str
     version: int
     app: str
     rows_digest: str
+    mark: str = field(default_factory=lambda: secrets.token_hex(16))
 
 
 class Ledger:
@@ -168,14 +170,16 @@ class Ledger:
         self.folder.mkdir(parents=True, exist_ok=True)
         stream = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
-            os.ftruncate(stream, self._offset)
+            if tail:
+                os.ftruncate(stream, self._offset)
             view = memoryview(content)
             while view:
                 view = view[os.write(stream, view) :]
             os.fsync(stream)
         finally:
             os.close(stream)
-        sync(self.folder)
+        if line.seq == 1:
+            sync(self.folder)
         self._take(line, len(content))
         return line.head
 
@@ -193,7 +197,7 @@ class Ledger:
         try:
             values = json.loads(self._intent_path.read_bytes())
             intent = Intent(**values)
-            if [type(getattr(intent, field.name)) for field in fields(Intent)] != [str, int, str, str]:
+            if [type(getattr(intent, each.name)) for each in fields(Intent)] != [str, int, str, str, str]:
                 raise ValueError("wrong types")
         except FileNotFoundError:
             return None

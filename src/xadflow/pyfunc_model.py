@@ -6,20 +6,25 @@ its `detector.json`; the environment that loads it needs xadflow installed (see 
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mlflow.models
+import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import torch
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.models import Model, ModelSignature
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from mlflow.types import ColSpec, Schema, TensorSpec
 from numpy.typing import NDArray
 
 from xadflow.detectors import Detector, as_float, load_detector
 from xadflow.errors import BadInput
 
 DETECTOR = "detector"  # name under which registry.py logs the detector's folder
+_SHIPPED = ("xadflow", "mlflow", "torch", "safetensors", "numpy", "pandas")
 _CHUNK = 64  # images scored at once: bounds the memory of a large request
 
 
@@ -42,6 +47,29 @@ class DetectorModel(PythonModel):
             BadInput: another dtype or shape than uint8 [B, *input_shape].
         """
         return _rows(self.detector, model_input)
+
+
+def save_pyfunc(
+    target: Path, detector_folder: Path, input_shape: tuple[int, int, int], run_id: str, model_id: str
+) -> None:
+    """Write the folder that MLflow registers: this file, the detector's files, signature and requirements.
+
+    `detector_folder` must be named as `DETECTOR` says. Requirements are pinned to what is installed: no network.
+    """
+    mlflow.pyfunc.save_model(
+        path=str(target),
+        python_model=__file__,
+        artifacts={DETECTOR: str(detector_folder)},
+        signature=ModelSignature(
+            inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *input_shape))]),
+            outputs=Schema([
+                ColSpec("double", "score"), ColSpec("double", "threshold"), ColSpec("double", "p_value"),
+                ColSpec("boolean", "is_anomaly"),
+            ]),
+        ),
+        pip_requirements=[f"{name}=={version(name)}" for name in _SHIPPED],
+        mlflow_model=Model(artifact_path=DETECTOR, run_id=run_id, model_id=model_id),
+    )  # fmt: skip
 
 
 def _rows(detector: Detector, images: object) -> pd.DataFrame:

@@ -68,18 +68,16 @@ def score_files(home: Home, spec: str, files: Sequence[Path], batch_size: int) -
     import numpy as np
     import torch
 
-    from xadflow.detectors.base import as_float, load_detector
-    from xadflow.detectors.training import pick_device
     from xadflow.digests import sha256_bytes
     from xadflow.images import ImageLimits, decode_image, to_input
     from xadflow.registry import Registry
+    from xadflow.scoring import open_detector, score_images
 
     registry = Registry(home.mlflow_uri, home.mlflow_artifacts)
     ref = registry.resolve(spec)
     settings = load_settings(home.params)
     limits = ImageLimits(**settings.limits.model_dump())
-    device = pick_device(settings.device)
-    detector = load_detector(registry.detector_folder(ref)).to(device)
+    detector = open_detector(registry.detector_folder(ref), settings.device)
     channels, height, width = detector.input_shape
 
     def load(path: Path) -> tuple[str, Any] | str:
@@ -95,11 +93,8 @@ def score_files(home: Home, spec: str, files: Sequence[Path], batch_size: int) -
         for some in _batched(files, batch_size):
             loaded = list(pool.map(load, some))
             good = [one[1] for one in loaded if not isinstance(one, str)]
-            scores = np.zeros(0)
-            if good:
-                with torch.no_grad():
-                    images = as_float(torch.from_numpy(np.stack(good)).to(device))
-                    scores = detector.score(images).image.double().cpu().numpy()
+            stacked = np.stack(good) if good else np.zeros((0, channels, height, width), np.uint8)
+            scores = score_images(detector, torch.from_numpy(stacked), batch_size, settings.device)
             p_values = detector.calibration.p_value(scores)
             position = 0
             for path, one in zip(some, loaded, strict=True):

@@ -2,7 +2,9 @@ import re
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-FORBIDDEN = re.compile(r"weights_only\s*=\s*False|\bimport (cloud)?pickle\b|\bfrom (cloud)?pickle\b|joblib\.load|allow_pickle=True")
+FORBIDDEN = re.compile(
+    r"weights_only\s*=\s*False|\bimport (cloud)?pickle\b|\bfrom (cloud)?pickle\b|joblib\.load|allow_pickle=True"
+)
 
 
 def test_no_source_file_reads_pickle() -> None:

@@ -16,8 +16,10 @@ from typing import Any
 from xadflow.data.manifest import Manifest, Split, read_manifest
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.errors import WorkFailed
+from xadflow.images import ImageLimits
 from xadflow.lineage import RunIdentity, code_digest, dvc_hashes, git_commit, library_versions
-from xadflow.registry import ModelRef, Registry
+from xadflow.model_versions import ModelRef
+from xadflow.registry import Registry
 from xadflow.settings import Home, Settings
 from xadflow.store import EvidenceStore
 
@@ -79,6 +81,7 @@ def plan_night(
     inbox: Path | None = None,
     sample: tuple[int, int] | None = None,
     only_dates: Sequence[date] | None = None,
+    only_inbox: bool = False,
 ) -> Path:
     """Resolve the champion once, admit new images, list the work and write plan.json; returns its path.
 
@@ -87,6 +90,7 @@ def plan_night(
         inbox: folder of new images; var/inbox/<dataset> by default. They enter by the border checks into a dated manifest.
         sample: (anomalies, normals): only so many labelled images of split `test`, by image_id, and no inbox.
         only_dates: only images that the inbox brought on these dates (a backfill), nothing new.
+        only_inbox: leave out the data set's test images.
 
     Raises:
         NoChampion, BadManifest, WorkFailed (an inbox that is not a folder).
@@ -98,6 +102,8 @@ def plan_night(
     versions = _versions(explainers)
 
     manifests, quarantined, admitted = _manifests(home, settings, dataset, run_date, inbox, sample, only_dates)
+    if only_inbox:
+        manifests = manifests[1:]
     done = store.scored(champion.name, champion.version)
     explained = store.explained(champion.name, champion.version)
     shards, already = _shards(
@@ -141,7 +147,7 @@ def _identity(home: Home, settings: Settings, dataset: str, champion: ModelRef, 
     import torch
 
     from xadflow.detectors.base import WEIGHTS
-    from xadflow.detectors.training import pick_device
+    from xadflow.detectors.training import resolve_device
 
     return RunIdentity(
         commit=git_commit(home.project),
@@ -152,7 +158,7 @@ def _identity(home: Home, settings: Settings, dataset: str, champion: ModelRef, 
         model_version=champion.version,
         weights=sha256_file(folder / WEIGHTS),
         seed=settings.seed,
-        device=pick_device(settings.device),
+        device=str(resolve_device(settings.device)),
         threads=torch.get_num_threads(),
         libraries=library_versions(),
     )
@@ -182,7 +188,7 @@ def _manifests(
     if folder.is_dir():
         from xadflow.data.inbox import admit_inbox
 
-        tonight = admit_inbox(folder, settings.limits, nights / run_date.isoformat())
+        tonight = admit_inbox(folder, ImageLimits(**settings.limits.model_dump()), nights / run_date.isoformat())
         admitted = len(tonight.rows())
         quarantined = quarantine_counts(nights / run_date.isoformat())
     earlier = sorted(path.parent for path in nights.glob("*/manifest.parquet"))

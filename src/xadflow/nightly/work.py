@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xadflow.detectors.base import Detector, as_float, load_detector
-from xadflow.detectors.training import pick_device
+from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.training import resolve_device
 from xadflow.digests import sha256_json
 from xadflow.errors import BadImage
 from xadflow.explainers.base import Explanation, build_explainer
@@ -29,6 +29,7 @@ from xadflow.images import ImageLimits, load_input
 from xadflow.lineage import RunIdentity
 from xadflow.nightly.plan import NightPlan, PlannedImage, resolve_root
 from xadflow.nightly.rows import as_tables, explanation_row, score_row
+from xadflow.scoring import open_detector, score_images
 from xadflow.settings import Home, Settings
 from xadflow.store import EvidenceStore, shard_app
 
@@ -72,7 +73,7 @@ class _Scored:
 @lru_cache(maxsize=4)
 def _detector(folder: str, weights: str, device: str) -> Detector:
     """One detector a process; the weights' digest is part of the key, so a folder written anew is read anew."""
-    return load_detector(Path(folder)).to(device)
+    return open_detector(Path(folder), device)
 
 
 def explain_shard(
@@ -93,17 +94,16 @@ def explain_shard(
     """
     figures = ShardFigures(index)
     identity = RunIdentity(**plan.identity)
-    device = pick_device(settings.device)
-    detector = _detector(plan.detector_folder, identity.weights, device)
+    detector = _detector(plan.detector_folder, identity.weights, settings.device)
     with figures.phase("decode"):
         planned, images = _decode(home, settings, detector, plan.shards[index], figures)
     figures.images = len(planned)
     if planned:
         with figures.phase("score"):
-            scored = _score(detector, images, settings.explain.batch_size, device)
+            scored = _score(detector, images, settings)
         figures.anomalous = int(scored.flagged.sum())
         _publish(store, plan, planned, figures,
-                 *_rows(settings, plan, identity, detector, planned, images, scored, figures, device, update))  # fmt: skip
+                 *_rows(settings, plan, identity, detector, planned, images, scored, figures, update))  # fmt: skip
     _write_figures(home, plan, figures)
     return figures
 
@@ -130,12 +130,8 @@ def _decode(
     return [image for image, _ in good], torch.from_numpy(stacked)
 
 
-def _score(detector: Detector, images: torch.Tensor, batch_size: int, device: str) -> _Scored:
-    parts = []
-    with torch.no_grad():
-        for batch in images.split(batch_size):
-            parts.append(detector.score(as_float(batch.to(device))).image)
-    scores = torch.cat(parts).double().cpu().numpy()
+def _score(detector: Detector, images: torch.Tensor, settings: Settings) -> _Scored:
+    scores = score_images(detector, images, settings.explain.batch_size, settings.device)
     calibration = detector.calibration
     return _Scored(scores, calibration.p_value(scores), scores > calibration.threshold, calibration.threshold)
 
@@ -149,7 +145,6 @@ def _rows(
     images: torch.Tensor,
     scored: _Scored,
     figures: ShardFigures,
-    device: str,
     update: Update | None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     now = dt.datetime.now(dt.UTC)
@@ -158,6 +153,7 @@ def _rows(
         for i, image in enumerate(planned)
     ]
     explanations: list[dict[str, Any]] = []
+    device = resolve_device(settings.device)
     for name, explainer_settings in plan.explainers.items():
         todo = [i for i, image in enumerate(planned) if scored.flagged[i] and name in image.missing]
         explainer = build_explainer(name, **explainer_settings)

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xadflow.detectors.base import load_detector
-from xadflow.detectors.training import pick_device
 from xadflow.digests import sha256_json
 from xadflow.gate import judge
 from xadflow.lineage import dvc_hashes
-from xadflow.registry import ModelRef, Registry
+from xadflow.model_versions import ModelRef
+from xadflow.registry import Registry
 from xadflow.retraining.evaluate import flat, gate_figures
+from xadflow.scoring import open_detector
 from xadflow.settings import Home, Settings
 
 KEY, VERDICT, REASONS = "xadflow.gate_key", "xadflow.gate", "xadflow.gate_reasons"
@@ -63,5 +63,5 @@ def judge_challenger(
 
 
 def _figures(home: Home, settings: Settings, registry: Registry, dataset: str, ref: ModelRef) -> dict[str, float]:
-    detector = load_detector(registry.detector_folder(ref)).to(pick_device(settings.device))
+    detector = open_detector(registry.detector_folder(ref), settings.device)
     return gate_figures(home, settings, dataset, detector)

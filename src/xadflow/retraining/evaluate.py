@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from xadflow.data.loading import load_images
 from xadflow.data.manifest import Manifest, ManifestRow, Split, read_manifest
 from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.training import resolve_device
 from xadflow.explainers.base import Explanation, build_explainer
 from xadflow.gate import AUROC, CHANGE_INSIDE, FLIP_RATE
 from xadflow.metrics.detection import DetectionSummary, summarise_detection
+from xadflow.scoring import score_images
 from xadflow.settings import Home, Settings
-
-if TYPE_CHECKING:
-    from xadflow.detectors.base import Scores
 
 
 @dataclass(frozen=True)
@@ -45,21 +44,8 @@ def score_split(
     """Score every labelled image of the given splits, batch by batch on the detector's device."""
     rows = tuple(row for row in manifest.rows(*splits) if row.label is not None)
     images = load_images(manifest, rows, settings.dataset(dataset))
-    return Scored(rows, images, score_images(detector, images, settings.explain.batch_size),
+    return Scored(rows, images, score_images(detector, images, settings.explain.batch_size, settings.device),
                   np.array([row.label for row in rows], dtype=np.int64))  # fmt: skip
-
-
-def score_images(detector: Detector, images: torch.Tensor, batch_size: int) -> NDArray[np.float64]:
-    """Raw scores [N] of uint8 images [N,C,H,W]."""
-    from xadflow.detectors.training import pick_device
-
-    device = pick_device("auto")
-    parts: list[torch.Tensor] = []
-    with torch.no_grad():
-        for batch in images.split(batch_size):
-            scores: Scores = detector.score(as_float(batch.to(device)))
-            parts.append(scores.image)
-    return torch.cat(parts).double().cpu().numpy()
 
 
 def explain_some(
@@ -70,12 +56,10 @@ def explain_some(
     chosen = [int(i) for i in flagged]
     if not chosen:
         return [], []
-    from xadflow.detectors.training import pick_device
-
     built = build_explainer(explainer, **settings.explainers[explainer])
     told: list[Explanation] = []
-    for batch in torch.tensor(chosen).split(settings.explain.batch_size):
-        told += built.explain(detector, as_float(scored.images[batch].to(pick_device(settings.device))))
+    for batch in torch.split(torch.tensor(chosen), settings.explain.batch_size):
+        told += built.explain(detector, as_float(scored.images[batch].to(resolve_device(settings.device))))
     return chosen, told
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from xadflow.data.manifest import Split, read_manifest
-from xadflow.detectors.base import WEIGHTS, Detector, load_detector
-from xadflow.detectors.training import pick_device
+from xadflow.detectors.base import WEIGHTS, Detector
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.lineage import dvc_hashes, git_commit, library_versions
-from xadflow.metrics.figures import contact_sheet, heat_overlay, roc_with_interval, score_histogram
-from xadflow.registry import ModelRef, Registry
+from xadflow.metrics.figures import SheetRow, contact_sheet, roc_with_interval, score_histogram
+from xadflow.model_versions import ModelRef
+from xadflow.registry import Registry
 from xadflow.retraining.evaluate import Scored, explain_some, flat, score_split
 from xadflow.retraining.train import REPORT, TrainingOrder
+from xadflow.scoring import open_detector
 from xadflow.settings import Home, Settings
 
 SHEET_ROWS = 6
@@ -30,7 +31,7 @@ def register_trained(home: Home, settings: Settings, registry: Registry, order: 
     if known is not None:
         return known
     folder = order.saved(home)
-    detector = load_detector(folder).to(pick_device(settings.device))
+    detector = open_detector(folder, settings.device)
     manifest = read_manifest(home.dataset(order.dataset))
     scored = score_split(detector, manifest, settings, order.dataset, Split.TEST)
     summary = scored.summary(detector.calibration.threshold, settings.seed)
@@ -86,18 +87,17 @@ def _figures(folder: Path, settings: Settings, detector: Detector, scored: Score
     return paths
 
 
-def _sheet(settings: Settings, detector: Detector, scored: Scored) -> list[tuple[object, ...]]:
+def _sheet(settings: Settings, detector: Detector, scored: Scored) -> list[SheetRow]:
     """Rows for the contact sheet: a few flagged anomalies with heatmap, counterfactual and difference."""
     chosen, sparse = explain_some(detector, scored, settings, "sparse", SHEET_ROWS)
     _, heat = explain_some(detector, scored, settings, "heatmap", SHEET_ROWS)
     rows = []
     for i, one, where in zip(chosen, sparse, heat, strict=True):
-        if where.heatmap is None or not one.counterfactuals:
+        if not one.counterfactuals:
             continue
         original, counterfactual = scored.images[i].numpy(), one.counterfactuals[0]
-        difference = np.abs(original.astype(np.int16) - counterfactual.image.astype(np.int16)).max(axis=0)
+        change = (counterfactual.image.astype(np.float64) - original) / 255.0
         row = scored.rows[i]
-        overlay = heat_overlay(original, where.heatmap, float(where.heatmap.min()), float(where.heatmap.max()))
         caption = f"{row.defect or row.category}  score {scored.scores[i]:.2f} to {counterfactual.score:.2f}"
-        rows.append((original, overlay, counterfactual.image, difference.astype(np.uint8), caption))
+        rows.append(SheetRow(original, where.heatmap, counterfactual.image, change, caption))
     return rows

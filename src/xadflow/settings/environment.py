@@ -12,11 +12,12 @@ from xadflow.errors import WrongUse
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # default 20; a fresh database took 8 to 41 s
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",  # default 20; a fresh database took 41 s, a busy machine more
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output belongs to --json
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "DVC_NO_ANALYTICS": "1",
@@ -85,13 +86,28 @@ class Home:
 
     @property
     def mlflow_uri(self) -> str:
-        """$MLFLOW_TRACKING_URI, or the embedded SQLite store var/mlflow.db."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.state / 'mlflow.db'}"
+        """$MLFLOW_TRACKING_URI, or the embedded SQLite store."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or self.embedded_mlflow_uri
+
+    @property
+    def embedded_mlflow_uri(self) -> str:
+        """The SQLite store var/mlflow.db, which `make server` serves."""
+        return f"sqlite:///{self.state / 'mlflow.db'}"
+
+    @property
+    def prefect_api_url(self) -> str | None:
+        """$PREFECT_API_URL, or None: each flow then starts an ephemeral server."""
+        return os.environ.get("PREFECT_API_URL")
 
     @property
     def mlflow_artifacts(self) -> Path:
         """Folder of MLflow's artifacts when its store is embedded."""
         return self.state / "mlartifacts"
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """This process's environment with changes, for a child."""
+    return {**os.environ, **changes}
 
 
 def interactive_environment() -> None:
@@ -106,6 +122,7 @@ def quiet_environment(home: Home) -> None:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    (home.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder of a path only
     os.environ.setdefault("PREFECT_HOME", str(home.state / "prefect"))
     os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home.state / "dvc-site"))
     os.environ.setdefault("MPLCONFIGDIR", str(home.state / "matplotlib"))

@@ -1,0 +1,202 @@
+"""The nightly path end to end, and what the orchestrator costs: `python -m benchmarks.nightly [--quick]`.
+
+Two thousand real ELPV cells arrive in an inbox (all 1,508 sound ones, all 401 ambiguous ones and 91 defective ones: a night
+with a realistic share of anomalies). The same night is done twice by plain function calls and twice by the Prefect flow, each
+time into fresh tables, in turn (direct, flow, flow, direct). Each arm is a child process and takes its own time after imports,
+and after the flow's server answers. Overhead = (flow - direct) / direct, on the means.
+
+What the arms have in common: one `dvc repro` child, border checks of the inbox, planning, every shard, report. Needs
+data/elpv (built by `make demo` or by this program through DVC).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+from benchmarks.results import write_results
+
+DATASET, DAY = "elpv", date(2026, 1, 1)
+ORDER = ("direct", "flow", "flow", "direct")
+
+
+def main() -> None:
+    """Run all arms and write benchmarks/results/nightly.json; or one arm, in a child process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="200 images, one round")
+    parser.add_argument("--arm", choices=["prepare", "direct", "flow"], help=argparse.SUPPRESS)
+    parser.add_argument("--inbox", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.arm:
+        arm = {"prepare": _prepare, "direct": _direct, "flow": _flow}[arguments.arm]
+        print("\n" + json.dumps(arm(arguments.inbox)))
+        return
+    started = time.perf_counter()
+    project = Path.cwd()
+    work = project / "var" / "bench-nightly"
+    shutil.rmtree(work, ignore_errors=True)
+    inbox = work / "arrivals"
+    images = _fill(inbox, 200 if arguments.quick else 2000)
+    shared = {"MLFLOW_TRACKING_URI": f"sqlite:///{work / 'mlflow.db'}", "XADFLOW_PROJECT": str(project)}
+    _child("prepare", inbox, {**shared, "XADFLOW_HOME": str(work / "state-prepare")})
+    rounds: list[dict[str, object]] = []
+    for turn, arm in enumerate(ORDER[:2] if arguments.quick else ORDER):
+        done = _child(arm, inbox, {**shared, "XADFLOW_HOME": str(work / f"state-{turn}")})
+        rounds.append({"arm": arm, **done})
+        print(f"{arm:<8} {done['seconds']:.1f} s  {images / float(done['seconds']):.1f} images/s")
+    figures = _figures(rounds, images)
+    _show(figures)
+    write_results("nightly", figures, seeds=[0], seconds=time.perf_counter() - started, quick=arguments.quick)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _fill(inbox: Path, most: int) -> int:
+    """Copy cells of the ELPV package into the inbox, a realistic mix; returns how many."""
+    from xadflow.data.sources.elpv import _data_folder, read_labels
+
+    folder = _data_folder()
+    paths, probability, _ = read_labels(folder / "labels.csv")
+    defective = [path for path, p in zip(paths, probability, strict=True) if p > 0.9]
+    others = [path for path, p in zip(paths, probability, strict=True) if p <= 0.9]
+    share = most / 2000
+    chosen = others[:: max(1, round(1 / share))][: round(1909 * share)] + defective[: most - round(1909 * share)]
+    inbox.mkdir(parents=True)
+    for path in chosen:
+        shutil.copyfile(folder / path, inbox / Path(path).name)
+    return len(chosen)
+
+
+def _child(arm: str, inbox: Path, environment: dict[str, str]) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.nightly", "--arm", arm, "--inbox", str(inbox)],
+        env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        sys.exit(f"the arm {arm} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _open():
+    from tasks.runtime import open_project
+    from xadflow.settings import Home, quiet_environment
+
+    quiet_environment(Home.find())
+    project = open_project()
+    project.registry.prepare()
+    return project
+
+
+def _prepare(inbox: Path) -> dict[str, object]:
+    """Build the data set and a champion for all arms."""
+    from tasks.dataset import run_stage
+    from xadflow.retraining import judge_challenger, register_trained, train_detector, training_order
+
+    project = _open()
+    run_stage(project.home.project, f"validate@{DATASET}")
+    order = training_order(project.home, project.settings, DATASET, project.settings.retrain.detectors[0])
+    train_detector(project.home, project.settings, order)
+    ref = register_trained(project.home, project.settings, project.registry, order)
+    judge_challenger(project.home, project.settings, project.registry, DATASET, ref)
+    project.registry.set_alias(ref.name, "champion", ref.version)
+    return {"model": ref.name}
+
+
+def _warm(project) -> None:
+    """Import and load what both arms need, outside the time."""
+    import great_expectations  # noqa: F401
+    import torch
+
+    import xadflow.data.quality
+    import xadflow.nightly.finish  # noqa: F401
+    from xadflow.detectors.base import WEIGHTS, as_float
+    from xadflow.digests import sha256_file
+    from xadflow.nightly.work import _detector
+
+    ref = project.registry.champion(f"xad.{DATASET}.{project.settings.retrain.detectors[0]}")
+    folder = project.registry.detector_folder(ref)
+    detector = _detector(str(folder), sha256_file(folder / WEIGHTS), project.settings.device)
+    detector.score(as_float(torch.zeros(8, *detector.input_shape, dtype=torch.uint8)))
+
+
+def _direct(inbox: Path) -> dict[str, object]:
+    from tasks.dataset import run_stage
+    from xadflow.nightly import explain_shard, plan_night, read_plan
+    from xadflow.nightly.finish import finish_night
+
+    project = _open()
+    _warm(project)
+    home, settings, registry, store = project.home, project.settings, project.registry, project.store
+    started = time.perf_counter()
+    run_stage(home.project, f"validate@{DATASET}")
+    store.prepare()
+    path = plan_night(home, settings, registry, store, dataset=DATASET, run_date=DAY, run_id="bench", inbox=inbox,
+                      only_inbox=True)  # fmt: skip
+    plan = read_plan(path)
+    planned_s = time.perf_counter() - started
+    shards = [explain_shard(home, settings, store, plan, index) for index in range(len(plan.shards))]
+    worked_s = time.perf_counter() - started - planned_s
+    finish_night(home, settings, registry, store, plan, [])
+    seconds = time.perf_counter() - started
+    phases: dict[str, float] = {"admit and plan": planned_s, "report": seconds - planned_s - worked_s}
+    for shard in shards:
+        for name, value in shard.seconds.items():
+            phases[name] = phases.get(name, 0.0) + value
+    return {"seconds": seconds, "phases": phases, **_counts(store), "shards": len(shards)}
+
+
+def _flow(inbox: Path) -> dict[str, object]:
+    from flows.explain import explain
+    from tasks.runtime import ensure_limits
+
+    project = _open()
+    _warm(project)
+    ensure_limits()  # starts the server
+    started = time.perf_counter()
+    explain([DATASET], DAY, str(inbox), only_inbox=True)
+    return {"seconds": time.perf_counter() - started, **_counts(project.store)}
+
+
+def _counts(store) -> dict[str, int]:
+    return {
+        "scores": store.read("scores", columns=["image_id"]).num_rows,
+        "explanations": store.read("explanations", columns=["image_id"]).num_rows,
+    }
+
+
+def _figures(rounds: list[dict[str, object]], images: int) -> dict[str, object]:
+    seconds = {arm: [float(one["seconds"]) for one in rounds if one["arm"] == arm] for arm in ("direct", "flow")}
+    direct, flow = (sum(seconds[arm]) / len(seconds[arm]) for arm in ("direct", "flow"))
+    rows = {(one["scores"], one["explanations"]) for one in rounds}
+    if len(rows) != 1:
+        sys.exit(f"the arms did different work: {rows}")
+    phases = next(one["phases"] for one in rounds if one["arm"] == "direct")
+    total = sum(phases.values())
+    (scores, explanations), shards = rows.pop(), next(one["shards"] for one in rounds if one["arm"] == "direct")
+    return {
+        "images": images, "shards": shards, "score_rows": scores, "explanation_rows": explanations,
+        "seconds_direct": seconds["direct"], "seconds_flow": seconds["flow"],
+        "images_per_second_direct": images / direct, "images_per_second_flow": images / flow,
+        "overhead_share": (flow - direct) / direct, "overhead_seconds_a_shard": (flow - direct) / shards,
+        "overhead_target": 0.10,
+        "phase_seconds": phases, "phase_share": {name: value / total for name, value in phases.items()},
+    }  # fmt: skip
+
+
+def _show(figures: dict[str, object]) -> None:
+    print(f"\n{figures['images']} images, {figures['shards']} shards, {figures['explanation_rows']} explanation rows")
+    for name, share in sorted(figures["phase_share"].items(), key=lambda item: -item[1]):
+        print(f"  {name:<18} {figures['phase_seconds'][name]:8.1f} s  {share:6.1%}")
+    print(f"Prefect's overhead {figures['overhead_share']:.1%} (target at most 10 %), "
+          f"{figures['overhead_seconds_a_shard']:.2f} s a shard")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

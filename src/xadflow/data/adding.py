@@ -1,0 +1,139 @@
+"""`xadflow data add`: a user's folder becomes a data set of the project."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from statistics import median
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from xadflow.data.params_file import replace_params, with_dataset, with_name_in
+from xadflow.data.sources.folder import GOOD, check_layout, walk_files
+from xadflow.errors import BadImage, DataUnavailable, StageFailed, WrongUse
+from xadflow.images import IMAGE_SUFFIXES, ImageLimits, decode_image
+from xadflow.settings import Home, Settings, load_settings
+from xadflow.settings.params import Name
+
+_SAMPLED = 24
+_SIZES_PX = (224, 128, 96, 64, 32)
+# Enough expected val normals that a threshold at a false-alarm rate of 5 % (19 needed) is there, and not too coarse.
+_VAL_WANTED = 40
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a sample of a folder's train normals looks like, and how many there are."""
+
+    size_px: int
+    channels: int
+    train_normals: int
+
+
+def look_at(folder: Path, limits: ImageLimits) -> Look:
+    """Guess a detector's input from up to 24 train normals, evenly spread; nothing is copied.
+
+    The size is the largest of 224, 128, 96, 64, 32 that is at most the median shorter side (224 only from 448 px on: it
+    costs three times 128); grey unless an image has colour.
+
+    Raises DataUnavailable for another layout, or when no sampled file is an image.
+    """
+    check_layout(folder)
+    normals = [relative for relative in walk_files(folder) if relative.startswith(f"train/{GOOD}/")
+               and PurePosixPath(relative).suffix.lower() in IMAGE_SUFFIXES]  # fmt: skip
+    step = max(1, len(normals) // _SAMPLED)
+    sides, coloured = [], False
+    for relative in normals[::step][:_SAMPLED]:
+        path = folder / relative
+        try:
+            if path.is_symlink():
+                continue
+            pixels = decode_image(path.read_bytes(), limits)
+        except (BadImage, OSError):
+            continue  # the border quarantines it with its reason
+        sides.append(min(pixels.shape[:2]))
+        coloured |= pixels.ndim == 3 and bool(np.any(pixels[..., :1] != pixels[..., 1:]))
+    if not sides:
+        raise DataUnavailable("no readable image in train/good", seen=f"{len(normals)} files with an image suffix",
+                              next_step=f"put normal images into {folder / 'train' / GOOD}")  # fmt: skip
+    short = median(sides)
+    size = next((size for size in _SIZES_PX if short >= (448 if size == 224 else size)), _SIZES_PX[-1])
+    return Look(size, 3 if coloured else 1, len(normals))
+
+
+def add_folder(
+    home: Home, name: str, folder: Path, *, size_px: int | None, channels: int | None, known_per_defect: int, known_used: int
+) -> Mapping[str, object]:
+    """Enter the folder into params.yaml, build and validate the data set by DVC, then list it for both flows.
+
+    A folder that is a data set of this name already is brought up to date. When DVC or the validation fails, params.yaml
+    is put back as it was. Returns the entry of params.yaml.
+
+    Raises:
+        WrongUse: a name that cannot be used, or that another data set has.
+        DataUnavailable: a layout that is not MVTec-AD, a folder without images.
+        StageFailed: DVC or a stage failed; it has printed why.
+    """
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as err:
+        raise WrongUse("a data set's name is lower case letters, digits and dashes, at most 63", seen=name,
+                       next_step="choose another name") from err  # fmt: skip
+    settings = load_settings(home.params)
+    path = _stored(home, folder)
+    before = home.params.read_text(encoding="utf-8")
+    if name in settings.datasets:
+        if size_px or channels or known_per_defect or known_used:
+            raise WrongUse(f"data set {name!r} is there already; options only make a new one", seen=f"folder {path}",
+                           next_step=f"change them under datasets.{name} in params.yaml, or leave them out")  # fmt: skip
+        entry = _same(settings, name, path)
+        check_layout(folder)
+    else:
+        look = look_at(folder, ImageLimits(**settings.limits.model_dump()))
+        options: dict[str, object] = {"path": path}
+        if known_per_defect:
+            options["known_per_defect"] = known_per_defect
+        share = min(0.5, max(0.2, round(_VAL_WANTED / look.train_normals, 2)))
+        entry = {
+            "source": "folder", "size_px": size_px or look.size_px, "channels": channels or look.channels,
+            "val_share": share, "known_used": known_used, "options": options,
+        }  # fmt: skip
+        replace_params(home.params, with_dataset(before, name, entry))
+    entered = home.params.read_text(encoding="utf-8")
+    try:
+        _reproduce(home, name)
+    except BaseException:
+        if home.params.read_text(encoding="utf-8") == entered:  # nobody else has edited it meanwhile
+            replace_params(home.params, before)
+        raise
+    listed = with_name_in(home.params.read_text(encoding="utf-8"), name, ("retrain", "datasets"), ("explain", "datasets"))
+    replace_params(home.params, listed)
+    return entry
+
+
+def _stored(home: Home, folder: Path) -> str:
+    """The folder as params.yaml states it: relative to the project when it lies inside."""
+    absolute = folder.expanduser().absolute()
+    return str(absolute.relative_to(home.project)) if absolute.is_relative_to(home.project) else str(absolute)
+
+
+def _same(settings: Settings, name: str, path: str) -> Mapping[str, object]:
+    present = settings.datasets[name]
+    if present.source != "folder" or present.options.get("path") != path:
+        raise WrongUse(f"data set {name!r} is there already, with other images",
+                       seen=f"source {present.source}, options {present.options}",
+                       next_step="choose another name, or mend its entry in params.yaml")  # fmt: skip
+    return present.model_dump()
+
+
+def _reproduce(home: Home, name: str) -> None:
+    target = f"validate@{name}"
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro", target], cwd=home.project, check=False)
+    if done.returncode:
+        raise StageFailed(f"the data set {name!r} was not added: DVC ended with an error, printed above",
+                          seen=f"exit status {done.returncode} of dvc repro {target}",
+                          next_step="mend what it names, then run the same command again")  # fmt: skip

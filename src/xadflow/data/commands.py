@@ -1,0 +1,154 @@
+"""`xadflow data ...`: a folder of one's own becomes a data set; and the commands that the DVC stages run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from xadflow.settings import Home, Settings
+
+
+@click.group()
+def data() -> None:
+    """Bring images in: add a folder of your own, or run one DVC stage.
+
+    \b
+    Examples:
+      xadflow data add screws ~/screws           a folder in MVTec-AD layout becomes a data set
+      dvc repro validate@elpv                    bring a data set up to date (runs the four commands below)
+      xadflow data manifest elpv                 one stage by hand
+    """
+
+
+@data.command()
+@click.argument("name")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--size-px", type=click.IntRange(16, 4096), help="Side of the square a detector sees [default: guessed].")
+@click.option("--channels", type=click.Choice(["1", "3"]), help="1 grey, 3 RGB [default: guessed].")
+@click.option("--known-per-defect", type=click.IntRange(0), default=0, show_default=True,
+              help="Images of each kind of defect that leave test and may be trained on.")  # fmt: skip
+@click.option("--known-used", type=click.IntRange(0), default=0, show_default=True,
+              help="How many of the defects known that way train; the others fit P(normal).")  # fmt: skip
+def add(
+    name: str, folder: Path, size_px: int | None, channels: str | None, known_per_defect: int, known_used: int
+) -> None:
+    """Make data set NAME from FOLDER in MVTec-AD layout, check every file, and list it for retrain and explain.
+
+    FOLDER holds train/good/ and test/<defect>/, optionally test/good/ and ground_truth/<defect>/. It is only read. Run
+    the command again after adding images.
+
+    \b
+    Examples:
+      xadflow data add screws ~/screws
+      xadflow data add cables /mnt/cables --size-px 256 --known-per-defect 5 --known-used 10
+    """
+    from xadflow.data.adding import add_folder
+    from xadflow.settings import Home
+
+    if not folder.is_dir():
+        raise click.BadParameter(f"{str(folder)!r} is not a folder.", param_hint="FOLDER")
+    home = Home.find()
+    entry = add_folder(
+        home, name, folder, size_px=size_px, channels=int(channels) if channels else None,
+        known_per_defect=known_per_defect, known_used=known_used,
+    )  # fmt: skip
+    click.echo(_summary(home, name))
+    click.echo(f"\nA detector sees {entry['size_px']} px, {'grey' if entry['channels'] == 1 else 'RGB'}; "
+               "change it under datasets in params.yaml.")  # fmt: skip
+    click.echo(f"Next: xadflow retrain --dataset {name}")
+
+
+@data.command()
+@click.argument("name")
+def origin(name: str) -> None:
+    """Write down what the images of data set NAME come from (DVC stage `origin`)."""
+    from xadflow.data.stages import write_origin
+
+    home, settings = _project()
+    write_origin(home, settings, name)
+
+
+@data.command()
+@click.argument("name")
+def images(name: str) -> None:
+    """Bring the images of data set NAME through the border checks into data/NAME/images (DVC stage `images`).
+
+    \b
+    Example:
+      xadflow data images elpv
+    """
+    from xadflow.data.stages import collect_images, reasons
+
+    home, settings = _project()
+    with _progress(f"checking images of {name}") as progress:
+        admission = collect_images(home, settings, name, progress)
+    refused = reasons(admission.refused)
+    click.echo(f"{name}: {len(admission.rows)} images" + (f"; quarantine {_listed(refused)}" if refused else ""))
+
+
+@data.command()
+@click.argument("name")
+def manifest(name: str) -> None:
+    """Write manifest.parquet and quarantine.parquet of data set NAME (DVC stage `manifest`).
+
+    \b
+    Example:
+      xadflow data manifest elpv
+    """
+    from xadflow.data.stages import build_manifest
+
+    home, settings = _project()
+    rows = build_manifest(home, settings, name)
+    click.echo(f"{name}: manifest of {len(rows)} images")
+
+
+@data.command()
+@click.argument("name")
+def validate(name: str) -> None:
+    """Check the manifest of data set NAME by Great Expectations; writes validation.json (DVC stage `validate`).
+
+    \b
+    Example:
+      xadflow data validate elpv
+    """
+    from xadflow.data.stages import validate_dataset
+
+    home, settings = _project()
+    validate_dataset(home, settings, name)
+    click.echo(_summary(home, name))
+
+
+def _project() -> tuple[Home, Settings]:
+    from xadflow.settings import Home, load_settings
+
+    home = Home.find()
+    return home, load_settings(home.params)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    from xadflow.progress import progress_board, track
+
+    with progress_board(), track(what) as update:
+        yield lambda done, total: update(done, total, {})
+
+
+def _summary(home: Home, name: str) -> str:
+    """Counts a split and what is in quarantine, from validation.json."""
+    import json
+
+    found = json.loads((home.dataset(name) / "validation.json").read_text(encoding="utf-8"))
+    lines = [f"{name}: {found['rows']} images, {found['masks']} masks, {len(found['rules'])} expectations hold"]
+    lines += [f"  {split:<16} {count:>6}" for split, count in found["counts"].items() if count]
+    if found["quarantine"]:
+        lines.append(f"  quarantine: {_listed(found['quarantine'])} (data/{name}/quarantine.parquet says why)")
+    return "\n".join(lines)
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())

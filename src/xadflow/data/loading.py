@@ -1,0 +1,120 @@
+"""From manifest rows to tensors: files are read, compared with their hash, decoded and resized by a few threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xadflow.data.manifest import Manifest, ManifestRow, Split
+from xadflow.detectors.base import TrainingData
+from xadflow.digests import sha256_bytes
+from xadflow.errors import BadImage, BadManifest
+from xadflow.images import decode_image, mask_to_input, to_input
+from xadflow.settings import DatasetSettings
+
+_WORKERS = max(2, min(16, os.cpu_count() or 2))
+
+
+def load_images(
+    manifest: Manifest,
+    rows: Sequence[ManifestRow],
+    dataset: DatasetSettings,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Images of `rows`, in their order: uint8 [N,C,H,W] with H = W = dataset.size_px, C = dataset.channels.
+
+    Raises:
+        BadImage: a file that is missing, cannot be decoded, or has other bytes than the manifest says; names its path.
+    """
+    size, channels = (dataset.size_px, dataset.size_px), dataset.channels
+    images = torch.empty((len(rows), channels, *size), dtype=torch.uint8)
+    into = images.numpy()
+
+    def load(number: int) -> None:
+        into[number] = to_input(_decoded(manifest.path_of(rows[number]), rows[number]), size, channels)
+
+    _each(load, len(rows), progress)
+    return images
+
+
+def load_masks(manifest: Manifest, rows: Sequence[ManifestRow], dataset: DatasetSettings) -> Tensor:
+    """Masks of `rows`, in their order: bool [N,H,W], True = defect; empty for normal images.
+
+    Raises:
+        BadManifest: an image that is not normal has no mask.
+        BadImage: a mask that is missing or cannot be decoded; names its path.
+    """
+    size = (dataset.size_px, dataset.size_px)
+    masks = torch.zeros((len(rows), *size), dtype=torch.bool)
+    into = masks.numpy()
+
+    def load(number: int) -> None:
+        row = rows[number]
+        path = manifest.mask_of(row)
+        if path is not None:
+            into[number] = mask_to_input(_decoded(path, None), size)
+        elif row.label != 0:
+            raise BadManifest("an image that is not normal has no mask", seen=row.path,
+                              next_step="ask for masks only where the manifest has them")  # fmt: skip
+
+    _each(load, len(rows), None)
+    return masks
+
+
+def training_data(
+    manifest: Manifest, dataset: DatasetSettings, progress: Callable[[int, int], None] | None = None
+) -> TrainingData:
+    """What a detector may learn from: train and val normals, and the labelled defects of split `known`.
+
+    The first `dataset.known_used` known defects by image_id train, the others fit the temperature. Masks are given when
+    every training defect has one. Raises BadManifest and BadImage.
+    """
+    normals = manifest.rows(Split.TRAIN, label=0)
+    val_normals = manifest.rows(Split.VAL, label=0)
+    defects = manifest.rows(Split.KNOWN, label=1)
+    known, others = defects[: dataset.known_used], defects[dataset.known_used :]
+    images = load_images(manifest, [*normals, *val_normals, *known, *others], dataset, progress)
+    ends = np.cumsum([len(normals), len(val_normals), len(known)]).tolist()
+    masks = load_masks(manifest, known, dataset) if known and all(row.mask_path for row in known) else None
+    return TrainingData(
+        images[: ends[0]], images[ends[0] : ends[1]], images[ends[1] : ends[2]], masks, images[ends[2] :]
+    )
+
+
+def _decoded(path: Path, row: ManifestRow | None) -> NDArray[np.uint8]:
+    try:
+        content = path.read_bytes()
+    except OSError as err:
+        raise BadImage(f"{_shown(path)} cannot be read", seen=err.strerror,
+                       next_step="restore the data by `dvc checkout`, or `dvc pull`") from err  # fmt: skip
+    if row is not None and sha256_bytes(content) != row.image_id:
+        raise BadImage(f"{_shown(path)} has other bytes than its manifest says", seen=sha256_bytes(content)[:12],
+                       next_step="restore the file by `dvc checkout`, or rebuild the manifest")  # fmt: skip
+    try:
+        return decode_image(content)
+    except BadImage as err:
+        raise BadImage(f"{_shown(path)}: {err.wrong}", seen=err.seen, next_step=err.next_step) from err
+
+
+def _shown(path: Path) -> str:
+    """The path from images/ on: where a file is, without the machine it is on."""
+    parts = path.parts
+    return "/".join(parts[len(parts) - 1 - parts[::-1].index("images") :] if "images" in parts else parts[-1:])
+
+
+def _each(load: Callable[[int], None], count: int, progress: Callable[[int, int], None] | None) -> None:
+    """Run `load` for 0 .. count-1 in threads; the first error stops the rest."""
+    pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="loading")
+    try:
+        for done, _ in enumerate(pool.map(load, range(count)), start=1):
+            if progress:
+                progress(done, count)
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,5 @@
+"""Sources of images, one file each: `elpv`, `folder`, `textures`."""
+
+from xadflow.data.sources.base import Candidate, Refused, Source, open_source
+
+__all__ = ["Candidate", "Refused", "Source", "open_source"]

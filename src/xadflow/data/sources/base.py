@@ -1,0 +1,104 @@
+"""What a source of images is: candidates for one data set, each with a proposed split; nothing is decoded here.
+
+A source only says what there is. The border (`xadflow.data.border`) reads, checks, hashes and writes the files.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from xadflow.data.manifest import Split
+from xadflow.errors import BadSettings, UnknownName
+from xadflow.settings import DatasetSettings
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One image that a source offers.
+
+    `content` is the file, or its bytes where the source makes them; `origin` is its name in the source, as quarantine
+    states it; `target` and `mask_target` are where image and mask go, relative to images/, with forward slashes.
+    `root`: a link at or below it is refused; None for files of an installed package.
+    """
+
+    origin: str
+    target: str
+    content: bytes | Path
+    split: Split
+    label: int | None
+    category: str
+    defect: str | None
+    source: str
+    licence: str
+    mask: bytes | Path | None = None
+    mask_target: str | None = None
+    root: Path | None = None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """One row of quarantine: `reason` is a short code, `detail` a sentence for people.
+
+    `image_id` is known when the file was read whole; `bytes` is its size where that is known.
+    """
+
+    path: str
+    reason: str
+    detail: str
+    image_id: str | None = None
+    bytes: int | None = None
+
+
+class Source(Protocol):
+    """Where the images of one data set come from."""
+
+    def origin(self) -> str:
+        """One line that changes whenever the images may have changed. Raises DataUnavailable."""
+
+    def candidates(self) -> Iterator[Candidate | Refused]:
+        """Every image offered, and what is left out with the reason, in a fixed order. Raises DataUnavailable."""
+
+
+class Options(BaseModel):
+    """Base of a source's options: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+OptionsKind = TypeVar("OptionsKind", bound=Options)
+
+
+def read_options(kind: type[OptionsKind], name: str, options: Mapping[str, Any]) -> OptionsKind:
+    """`datasets.<name>.options` as typed values. Raises BadSettings that names the key."""
+    try:
+        return kind.model_validate(dict(options))
+    except ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        where = ".".join(["datasets", name, "options", *map(str, first["loc"])])
+        raise BadSettings(f"{where} in params.yaml: {first['msg']}", seen=first["input"],
+                          next_step=f"known options of this source: {sorted(kind.model_fields)}") from err  # fmt: skip
+
+
+_BUILT_IN = {
+    "elpv": "xadflow.data.sources.elpv:Elpv",
+    "folder": "xadflow.data.sources.folder:Folder",
+    "textures": "xadflow.data.sources.textures:Textures",
+}
+
+
+def open_source(name: str, dataset: DatasetSettings) -> Source:
+    """The source of data set `name`. Raises UnknownName for a source that is not there, BadSettings for its options."""
+    if dataset.source not in _BUILT_IN:
+        near = difflib.get_close_matches(dataset.source, list(_BUILT_IN), n=1)
+        raise UnknownName(f"datasets.{name}.source names no source of images", seen=dataset.source,
+                          next_step=f"use {near[0]!r}" if near else f"one of {sorted(_BUILT_IN)}")  # fmt: skip
+    module, _, kind = _BUILT_IN[dataset.source].partition(":")
+    build: Callable[[str, Mapping[str, Any]], Source] = getattr(import_module(module), kind)
+    return build(name, dataset.options)

@@ -1,0 +1,113 @@
+"""What a head on a frozen trunk learns from, computed once: features of normals, synthetic and known defects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from xadflow.data.confetti import confetti
+from xadflow.data.synthetic import synthetic_defects
+from xadflow.detectors.backbones import Trunk
+from xadflow.detectors.base import TrainingData, as_float
+from xadflow.detectors.heads import Whitening
+
+SYNTHESISERS: dict[str, Callable[[Tensor, Generator], tuple[Tensor, Tensor]]] = {
+    "defects": synthetic_defects,
+    "confetti": confetti,
+}
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """Features float16 [*,C,u,v] and masks bool [*,H,W]; `normals` lists each image once per flip, flips last.
+
+    Half precision halves the memory (about 80 kB a 128 px image and stage set) and costs 5e-4 relative, far below
+    what dropout adds.
+    """
+
+    normals: Tensor
+    synthetic: Tensor
+    synthetic_masks: Tensor
+    known: Tensor
+    known_masks: Tensor
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(u, v) of the features."""
+        return self.normals.shape[2], self.normals.shape[3]
+
+    def whitened(self, whitening: Whitening) -> FeatureBank:
+        """The same with z [*,P,C] in place of features, float16."""
+        z = {name: whitening.in_half(getattr(self, name)) for name in ("normals", "synthetic", "known")}
+        return replace(self, **z)
+
+
+def features_of(
+    trunk: Trunk, images: Tensor, batch_size: int, device: torch.device, done: Callable[[], None] = lambda: None
+) -> Tensor:
+    """Trunk features float16 [N,C,u,v] of uint8 images [N,C,H,W], in batches; `done()` after each."""
+    parts = []
+    with torch.no_grad():
+        for batch in torch.split(images, batch_size):
+            parts.append(trunk.trunk_features(as_float(batch.to(device))).half())
+            done()
+    if parts:
+        return torch.cat(parts)
+    height, width = trunk.grid(*images.shape[2:])
+    return torch.zeros(0, trunk.channels, height, width, dtype=torch.float16, device=device)
+
+
+def flipped(images: Tensor, flips: int) -> Tensor:
+    """Images (or masks) and their copies: 1 as they are, 2 with left-right, 4 also upside down and turned by 180."""
+    copies = [images, images.flip(-1), images.flip(-2), images.flip((-2, -1))]
+    return torch.cat(copies[:flips])
+
+
+def synthetic_rounds(
+    images: Tensor, kind: str, rounds: int, batch_size: int, device: torch.device, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """`rounds` defective copies of each image and their masks, drawn batch by batch from one generator."""
+    batches = torch.split(images, batch_size)
+    drawn = [SYNTHESISERS[kind](batch.to(device), generator) for _ in range(rounds) for batch in batches]
+    if not drawn:
+        return images[:0].to(device), torch.zeros(0, *images.shape[2:], dtype=torch.bool, device=device)
+    return torch.cat([images for images, _ in drawn]), torch.cat([masks for _, masks in drawn])
+
+
+def build_bank(
+    trunk: Trunk,
+    data: TrainingData,
+    *,
+    normal_copies: int,
+    known_copies: int,
+    synthesiser: str,
+    rounds: int,
+    batch_size: int,
+    device: torch.device,
+    generator: Generator,
+    done: Callable[[], None],
+) -> FeatureBank:
+    """Run the trunk once over everything; known defects without a mask count as defective all over."""
+    synthetic, synthetic_masks = synthetic_rounds(data.normals, synthesiser, rounds, batch_size, device, generator)
+    masks = data.known_masks
+    if masks is None:
+        masks = torch.ones(len(data.known), *data.known.shape[2:], dtype=torch.bool)
+    return FeatureBank(
+        normals=features_of(trunk, flipped(data.normals, normal_copies), batch_size, device, done),
+        synthetic=features_of(trunk, synthetic, batch_size, device, done),
+        synthetic_masks=synthetic_masks,
+        known=features_of(trunk, flipped(data.known, known_copies), batch_size, device, done),
+        known_masks=flipped(masks, known_copies).to(device),
+    )
+
+
+def bank_batches(
+    data: TrainingData, *, normal_copies: int, known_copies: int, rounds: int, batch_size: int
+) -> int:
+    """How many batches :func:`build_bank` will run."""
+    normals, known = len(data.normals), len(data.known)
+    counts = (normals * normal_copies, normals * rounds, known * known_copies)
+    return sum(-(-count // batch_size) for count in counts)

@@ -1,0 +1,168 @@
+"""The training loop that detectors share: steps on Lightning Fabric, seeds, checkpoints, progress.
+
+Everything random in a step comes from generators that are functions of (seed, purpose, step), so a checkpoint holds
+no random state and a training that was killed and resumed ends with the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Generator, Tensor, nn
+
+from xadflow.detectors.base import FitRun
+from xadflow.errors import BadSettings, TrainingFailed
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.pt"
+CHECKPOINT_EVERY = 10  # steps; a head's checkpoint is small and written in milliseconds
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """AdamW under one cosine cycle: `learning_rate` is its peak; weight decay is decoupled."""
+
+    steps: int
+    learning_rate: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a loop did: the step a checkpoint gave (0 without one) and (step, name, value) of every step."""
+
+    resumed_from: int
+    history: tuple[tuple[int, str, float], ...]
+
+
+@dataclass
+class Progress:
+    """Counts the units of one fit, all phases together, and tells whoever listens."""
+
+    run: FitRun
+    total: int
+    done: int = field(default=0)
+
+    def advance(self, figures: Mapping[str, float] | None = None, units: int = 1) -> None:
+        """One more unit done."""
+        self.done = min(self.done + units, self.total)
+        if self.run.progress is not None:
+            self.run.progress(self.done, self.total, figures or {})
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the first GPU where there is one, else the CPU. Raises BadSettings for what is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as err:
+        raise BadSettings("no such device", seen=name, next_step="set device to auto, cpu or cuda") from err
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadSettings("no such GPU on this machine", seen=name, next_step="set device to auto or cpu")
+    return device
+
+
+def seeded(seed: int, *purpose: object, device: torch.device | str = "cpu") -> Generator:
+    """A generator that depends on the seed and on what it is for, on nothing else."""
+    digest = hashlib.sha256("/".join(map(str, (seed, *purpose))).encode()).digest()
+    return Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def train(
+    module: nn.Module,
+    losses_of: Callable[[nn.Module, Generator], Mapping[str, Tensor]],
+    schedule: Schedule,
+    run: FitRun,
+    identity: str,
+    progress: Progress,
+    device: torch.device,
+) -> Trained:
+    """Minimise the sum of the losses that `losses_of(module, generator)` gives in each step; in place.
+
+    The forward pass runs in bfloat16 autocast on a GPU and in float32 on a CPU. Every tenth step and the last are
+    written to `run.folder`; a checkpoint there with the same `identity` (digest of data, settings and seed) is
+    continued, any other is ignored and overwritten.
+
+    Raises:
+        TrainingFailed: a loss or a parameter is not a number; the checkpoint of before stays.
+    """
+    on_gpu = device.type == "cuda"
+    fabric = Fabric(
+        accelerator="cuda" if on_gpu else "cpu", devices=[device.index or 0] if on_gpu else 1,
+        precision="bf16-mixed" if on_gpu else "32-true",
+    )  # fmt: skip
+    module.to(device)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=schedule.learning_rate, total_steps=schedule.steps)
+    path = run.folder / CHECKPOINT
+    start, history = _resume(path, identity, module, optimiser, cycle)
+    wrapped, fabric_optimiser = fabric.setup(module, optimiser)
+    progress.advance(units=start)
+    for step in range(start, schedule.steps):
+        losses = losses_of(wrapped, seeded(run.seed, "step", step, device=device))
+        total = torch.stack(list(losses.values())).sum()
+        figures = {name: float(value.detach()) for name, value in losses.items()}
+        if not math.isfinite(sum(figures.values())):
+            raise TrainingFailed("the loss stopped being a number", seen=f"step {step}: {figures}",
+                                 next_step="lower learning_rate of the detector in params.yaml")  # fmt: skip
+        fabric_optimiser.zero_grad()
+        fabric.backward(total)
+        fabric_optimiser.step()
+        cycle.step()
+        history.extend((step + 1, name, value) for name, value in figures.items())
+        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
+            if not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
+                raise TrainingFailed("a weight stopped being a number", seen=f"step {step}",
+                                     next_step="lower learning_rate of the detector in params.yaml")  # fmt: skip
+            _write(path, {
+                "identity": identity, "step": step + 1, "module": _parameters(module),
+                "optimiser": optimiser.state_dict(), "cycle": cycle.state_dict(), "history": history,
+            })  # fmt: skip
+        progress.advance(figures)
+    return Trained(start, tuple(history))
+
+
+def _parameters(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in module.named_parameters()}
+
+
+def _resume(
+    path: Path,
+    identity: str,
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    cycle: torch.optim.lr_scheduler.LRScheduler,
+) -> tuple[int, list[tuple[int, str, float]]]:
+    if not path.is_file():
+        return 0, []
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as err:  # torch raises many kinds on a truncated archive; each means "no checkpoint"
+        log.warning("checkpoint %s cannot be read (%s); training starts over", path.name, type(err).__name__)
+        return 0, []
+    if saved.get("identity") != identity:
+        log.info("checkpoint %s is of other work; training starts over", path.name)
+        return 0, []
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(saved["module"][name])
+    optimiser.load_state_dict(saved["optimiser"])
+    cycle.load_state_dict(saved["cycle"])
+    return int(saved["step"]), [(int(step), str(name), float(value)) for step, name, value in saved["history"]]
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)  # a kill leaves the old checkpoint or the new one, never half of one

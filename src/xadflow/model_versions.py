@@ -1,0 +1,95 @@
+"""What a registered model is, without MLflow: names, versions, and the rule for a detector's files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from xadflow.digests import sha256_file
+from xadflow.errors import BadWeights, WrongUse
+
+SAFE = frozenset({".json", ".safetensors"})
+NEEDED = ("detector.json", "weights.safetensors")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """One version of a registered model, its training run and its tags."""
+
+    name: str
+    version: int
+    run_id: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class VersionSummary:
+    """One version for listings: `figures` are its run's metrics, `verdict` what the gate said ("" when not asked)."""
+
+    version: int
+    run_id: str
+    created: datetime
+    figures: Mapping[str, float]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """One registered model for listings: aliases to version numbers, and its versions, newest first."""
+
+    name: str
+    aliases: Mapping[str, int]
+    versions: tuple[VersionSummary, ...]
+
+
+def checked_name(name: str) -> str:
+    """`name`, if it can name a model: letters, digits, dot, dash, underscore. Raises WrongUse."""
+    if not _NAME.fullmatch(name):
+        raise WrongUse("a model name holds letters, digits, dots, dashes and underscores only", seen=name,
+                       next_step="use xad.<dataset>.<detector>; `xadflow models list` shows the names")  # fmt: skip
+    return name
+
+
+def parse_spec(spec: str) -> tuple[str, str | int]:
+    """Model name and alias, or version number, of `name@alias` or `name/3`. Raises WrongUse."""
+    name, at, alias = spec.partition("@")
+    if at and alias:
+        return checked_name(name), alias
+    name, slash, number = spec.partition("/")
+    if slash and number.isascii() and number.isdigit():
+        return checked_name(name), int(number)
+    raise WrongUse("a model is named by alias or version: name@alias or name/3", seen=spec,
+                   next_step=f"use e.g. {name.partition('@')[0] or 'xad.elpv.fcdd'}@champion")  # fmt: skip
+
+
+def detector_files(folder: Path) -> dict[str, str]:
+    """Relative path to sha256 of every file a detector saved.
+
+    Raises:
+        BadWeights: a needed file is missing, or one is there that is neither JSON nor safetensors (a pickle can run
+            code when it is loaded), or is not a plain file.
+    """
+    if missing := [name for name in NEEDED if not (folder / name).is_file()]:
+        raise BadWeights("the folder holds no saved detector", seen=f"{folder.name} without {missing}",
+                         next_step="save it by Detector.save, or run `xadflow retrain`")  # fmt: skip
+    entries = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    unsafe = [path for path in entries if path.is_symlink() or not path.is_file() or path.suffix.lower() not in SAFE]
+    if unsafe:
+        raise BadWeights("a saved detector may hold JSON and safetensors only, never pickle",
+                         seen=[path.relative_to(folder).as_posix() for path in unsafe][:5],
+                         next_step="save tensors by safetensors and settings as JSON in Detector.save")  # fmt: skip
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in entries}
+
+
+def check_files(folder: Path, registered: Mapping[str, str], model: str) -> None:
+    """See that `folder` holds the registered files, byte for byte. Raises BadWeights that names the first odd one."""
+    for name, digest in registered.items():
+        path = folder / name
+        seen = sha256_file(path) if path.is_file() else "missing"
+        if seen != digest:
+            raise BadWeights(f"a file of {model} is not the one that was registered", seen=f"{name}: {seen[:16]}",
+                             next_step="restore MLflow's artifacts from a backup, or retrain")  # fmt: skip

@@ -1,0 +1,133 @@
+"""A training that was killed and started again ends with the weights of one that was not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from xadflow.detectors import FitRun, TrainingData
+from xadflow.detectors.base import WEIGHTS
+from xadflow.detectors.fcdd import FCDD
+from xadflow.detectors.training import CHECKPOINT, Progress, Schedule, resolve_device, seeded, train
+from xadflow.errors import BadSettings, TrainingFailed
+
+SETTINGS = {"stages": (2,), "min_steps": 12, "epochs": 1.0, "batch_normals": 16, "batch_synthetic": 16}
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of a step."""
+
+
+def run_in(folder: Path, kill_at: float | None = None, seed: int = 0) -> FitRun:
+    def progress(done: int, total: int, figures: Mapping[str, float]) -> None:
+        if kill_at is not None and figures and done >= kill_at * total:
+            raise Killed
+
+    return FitRun(folder, seed=seed, false_alarm_rate=0.1, device="cpu", progress=progress)
+
+
+def weights_of(detector: FCDD, folder: Path) -> bytes:
+    detector.save(folder)
+    return (folder / WEIGHTS).read_bytes()
+
+
+def test_a_killed_and_resumed_fit_equals_an_uninterrupted_one(small_data: TrainingData, tmp_path: Path):
+    whole = FCDD(**SETTINGS)
+    report = whole.fit(small_data, run_in(tmp_path / "whole"))
+    assert report.resumed_from == 0
+    with pytest.raises(Killed):
+        FCDD(**SETTINGS).fit(small_data, run_in(tmp_path / "killed", kill_at=0.7))
+    resumed = FCDD(**SETTINGS)
+    again = resumed.fit(small_data, run_in(tmp_path / "killed"))
+    assert 0 < again.resumed_from < again.steps
+    assert again.history == report.history
+    assert weights_of(resumed, tmp_path / "a") == weights_of(whole, tmp_path / "b")
+
+
+def test_a_finished_fit_is_not_trained_again(small_data: TrainingData, tmp_path: Path):
+    first, second = FCDD(**SETTINGS), FCDD(**SETTINGS)
+    first.fit(small_data, run_in(tmp_path))
+    report = second.fit(small_data, run_in(tmp_path))
+    assert report.resumed_from == report.steps
+    assert weights_of(first, tmp_path / "a") == weights_of(second, tmp_path / "b")
+
+
+@pytest.mark.parametrize("what", ["seed", "settings", "data"])
+def test_a_checkpoint_of_other_work_is_ignored(small_data: TrainingData, tmp_path: Path, what: str):
+    FCDD(**SETTINGS).fit(small_data, run_in(tmp_path))
+    settings, data, seed = SETTINGS, small_data, 0
+    if what == "seed":
+        seed = 1
+    elif what == "settings":
+        settings = {**SETTINGS, "dropout": 0.1}
+    else:
+        data = dataclasses.replace(small_data, normals=small_data.normals.clone())
+        data.normals[3, 0, 5, 5] ^= 1
+    assert FCDD(**settings).fit(data, run_in(tmp_path, seed=seed)).resumed_from == 0
+
+
+def test_a_truncated_checkpoint_is_ignored(small_data: TrainingData, tmp_path: Path):
+    FCDD(**SETTINGS).fit(small_data, run_in(tmp_path))
+    content = (tmp_path / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(content[: len(content) // 2])
+    assert FCDD(**SETTINGS).fit(small_data, run_in(tmp_path)).resumed_from == 0
+
+
+def test_progress_counts_up_to_its_total(small_data: TrainingData, tmp_path: Path):
+    seen: list[tuple[int, int]] = []
+    run = dataclasses.replace(run_in(tmp_path), progress=lambda done, total, figures: seen.append((done, total)))
+    FCDD(**SETTINGS).fit(small_data, run)
+    totals = {total for _, total in seen}
+    assert len(totals) == 1
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1][0] == seen[-1][1]
+
+
+def test_the_trunk_is_bit_equal_after_training(small_data: TrainingData, tmp_path: Path):
+    from xadflow.detectors.backbones import Trunk
+
+    detector = FCDD(**SETTINGS)
+    detector.fit(small_data, run_in(tmp_path))
+    fresh = Trunk("lite0", (2,)).state_dict()
+    assert all(torch.equal(value, fresh[name]) for name, value in detector.fitted.trunk.state_dict().items())
+
+
+def train_scale(folder: Path, losses_of, steps: int = 20):
+    module = nn.Linear(2, 1)
+    run = FitRun(folder, seed=0, false_alarm_rate=0.1, device="cpu")
+    return train(module, losses_of, Schedule(steps, 1e-2, 0.0), run, "id", Progress(run, steps), torch.device("cpu"))
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path: Path):
+    calls = iter(range(100))
+
+    def losses_of(module: nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        loss = module(torch.ones(1, 2)).square().sum()
+        return {"loss": loss * float("nan") if next(calls) == 13 else loss}
+
+    with pytest.raises(TrainingFailed, match=r"step 13.*learning_rate"):
+        train_scale(tmp_path, losses_of)
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 10
+
+
+def test_seeds_depend_on_the_purpose_and_repeat():
+    def draw(*purpose: object) -> float:
+        return torch.rand(1, generator=seeded(*purpose)).item()
+
+    assert draw(0, "step", 1) == draw(0, "step", 1)
+    assert len({draw(0, "step", 1), draw(0, "step", 2), draw(1, "step", 1), draw(0, "head")}) == 4
+
+
+def test_a_device_that_is_not_there_is_refused():
+    assert resolve_device("cpu").type == "cpu"
+    with pytest.raises(BadSettings, match="auto, cpu or cuda"):
+        resolve_device("gpu0")
+    if not torch.cuda.is_available():
+        with pytest.raises(BadSettings, match="no such GPU"):
+            resolve_device("cuda")
+        assert resolve_device("auto").type == "cpu"

@@ -1,0 +1,100 @@
+"""Small detectors that implement the protocol: two closed forms and one trained conv net."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from xadflow.calibration import calibrate
+from xadflow.detectors.base import Scores, as_float
+
+SIDE = 24
+
+
+class ToyDetector:
+    """A detector around a network that gives a map [B,1,H,W] (or only scores [B] where `has_map` is off)."""
+
+    def __init__(self, network, input_shape, calibration=None, has_map=True):
+        self.network, self.input_shape, self.has_map = network, input_shape, has_map
+        self._calibration = calibration
+        self.forwards = 0
+
+    @property
+    def calibration(self):
+        return self._calibration
+
+    def score(self, images):
+        self.forwards += len(images)
+        heat = self.network(images)[:, 0]
+        image = heat.flatten(1).topk(heat[0].numel() // 10, dim=1).values.mean(dim=1)
+        return Scores(image, heat if self.has_map else None)
+
+    def normal_logit(self, images):
+        return (self._calibration.threshold - self.score(images).image) / self._calibration.temperature
+
+    def to(self, device):
+        self.network.to(device)
+        return self
+
+
+def patterned(count, seed):
+    """uint8 [N,1,24,24]: soft stripes with noise, the toy product."""
+    rng = np.random.default_rng(seed)
+    phase = rng.uniform(0, 2 * np.pi, (count, 1, 1, 1))
+    stripes = 0.5 + 0.2 * np.sin(np.arange(SIDE) * 0.8 + phase)
+    return torch.from_numpy((np.clip(stripes + rng.normal(0, 0.03, (count, 1, SIDE, SIDE)), 0, 1) * 255).astype(np.uint8))
+
+
+def with_defects(images, seed):
+    """The images with one dark or bright square of 5 to 8 px each, and the bool masks [N,H,W] of the squares."""
+    rng = np.random.default_rng(seed)
+    images = images.clone()
+    masks = torch.zeros((len(images), SIDE, SIDE), dtype=torch.bool)
+    for image, mask in zip(images, masks, strict=True):
+        side = int(rng.integers(5, 9))
+        y, x = rng.integers(0, SIDE - side, 2)
+        mask[y : y + side, x : x + side] = True
+        image[0][mask] = int(rng.choice([20, 235]))
+    return images, masks
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """A conv net taught in seconds to see the squares, calibrated as real detectors are."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), nn.Conv2d(8, 8, 5, padding=2), nn.ReLU(), nn.Conv2d(8, 1, 1)
+    )
+    normals = patterned(160, 1)
+    defects, masks = with_defects(patterned(160, 2), 3)
+    images = as_float(torch.cat([normals, defects]))
+    target = torch.cat([torch.zeros_like(masks), masks]).float()[:, None]
+    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+    shuffler = torch.Generator().manual_seed(0)
+    for _ in range(12):
+        for rows in torch.randperm(len(images), generator=shuffler).split(32):
+            loss = F.binary_cross_entropy_with_logits(network(images[rows]), target[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    detector = ToyDetector(network.eval(), (1, SIDE, SIDE))
+    with torch.no_grad():
+        normal_scores = detector.score(as_float(patterned(100, 4))).image.double().numpy()
+        defect_scores = detector.score(as_float(with_defects(patterned(60, 5), 6)[0])).image.double().numpy()
+    detector._calibration = calibrate(normal_scores, defect_scores, 0.05, "synthetic")
+    return detector
+
+
+@pytest.fixture
+def anomalies():
+    """24 defective images, uint8 [24,1,24,24], that the toy detector never saw."""
+    return with_defects(patterned(24, 7), 8)[0]
+
+
+@pytest.fixture
+def normals():
+    return patterned(8, 9)

@@ -1,0 +1,208 @@
+"""The whole loop as a new user runs it, on a small folder of their own, through real DVC, Prefect, MLflow and Delta."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from deltalake import DeltaTable
+from PIL import Image
+
+pytestmark = [pytest.mark.slow, pytest.mark.server]
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def explained(project: Path, xadflow, screws: Path) -> Path:
+    """The README's three commands; returns the project."""
+    commands = re.findall(r"^\$ (xadflow .*screws.*)$", README.read_text(), flags=re.M)[:3]
+    assert [command.split()[1] for command in commands] == ["data", "retrain", "explain"]
+    for command in commands:
+        xadflow(*command.replace("~/screws", str(screws)).split()[1:])
+    return project
+
+
+def table(project: Path, name: str) -> pd.DataFrame:
+    return DeltaTable(project / "var" / "tables" / name).to_pyarrow_table().to_pandas()
+
+
+def pixels(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def champion(project: Path, environment: dict[str, str]):
+    from xadflow.detectors.base import load_detector
+    from xadflow.registry import Registry
+
+    registry = Registry(f"sqlite:///{project / 'var' / 'mlflow.db'}", project / "var" / "mlartifacts")
+    return load_detector(registry.detector_folder(registry.champion("xad.screws.fcdd")))
+
+
+def test_every_test_image_has_a_score_and_every_anomaly_both_explanations(explained: Path) -> None:
+    manifest = pq.read_table(explained / "data" / "screws" / "manifest.parquet").to_pandas()
+    scores, explanations = table(explained, "scores"), table(explained, "explanations")
+    assert set(scores.image_id) == set(manifest[manifest.split == "test"].image_id)
+    assert scores.image_id.is_unique
+    anomalous = set(scores[scores.is_anomaly].image_id)
+    assert len(anomalous) >= 8
+    for explainer in ("heatmap", "sparse"):
+        rows = explanations[explanations.explainer == explainer]
+        assert set(rows.image_id) == anomalous
+        assert rows.image_id.is_unique
+
+
+def test_the_broken_file_is_quarantined_with_a_reason_and_the_16_bit_one_is_used(explained: Path) -> None:
+    quarantine = pq.read_table(explained / "data" / "screws" / "quarantine.parquet").to_pandas()
+    assert any("broken.png" in path for path in quarantine.path)
+    manifest = pq.read_table(explained / "data" / "screws" / "manifest.parquet").to_pandas()
+    assert any("deep.png" in path for path in manifest.path)
+
+
+def test_scores_recomputed_from_the_stored_pictures_equal_the_stored_ones(explained: Path, environment) -> None:
+    detector = champion(explained, environment)
+    rows = table(explained, "explanations")
+    rows = rows[rows.explainer == "sparse"]
+
+    def score(contents: list[bytes]) -> np.ndarray:
+        stack = np.stack([pixels(content).reshape(detector.input_shape[1:] + (-1,)) for content in contents])
+        images = torch.from_numpy(stack.transpose(0, 3, 1, 2).copy()).float() / 255
+        with torch.no_grad():
+            return detector.score(images).image.double().numpy()
+
+    again = score([one["bytes"] for one in rows.original])
+    assert again == pytest.approx(rows.score.to_numpy(), rel=1e-4, abs=1e-6)
+    answers = [one for each in rows.counterfactuals for one in each]
+    again = score([one["image"]["bytes"] for one in answers])
+    assert again == pytest.approx([one["score"] for one in answers], rel=1e-4, abs=1e-6)
+
+
+def test_a_heatmaps_raw_values_are_restored_within_one_level(explained: Path, environment) -> None:
+    detector = champion(explained, environment)
+    rows = table(explained, "explanations")
+    for _, row in rows[rows.explainer == "heatmap"].head(4).iterrows():
+        original = pixels(row.original["bytes"]).reshape(detector.input_shape[1:] + (-1,)).transpose(2, 0, 1).copy()
+        with torch.no_grad():
+            raw = detector.score(torch.from_numpy(original)[None].float() / 255).map[0].numpy()
+        width = row.heatmap_max - row.heatmap_min
+        restored = row.heatmap_min + pixels(row.heatmap["bytes"]).astype(float) / 255 * width
+        assert np.abs(restored - raw).max() <= width / 255
+
+
+def test_figures_of_a_row_are_those_of_its_pictures(explained: Path) -> None:
+    rows = table(explained, "explanations")
+    for _, row in rows[rows.explainer == "sparse"].iterrows():
+        original = pixels(row.original["bytes"]).astype(float) / 255
+        for one in row.counterfactuals:
+            change = np.abs(pixels(one["image"]["bytes"]).astype(float) / 255 - original)
+            flat = change.reshape(*original.shape[:2], -1).max(-1)
+            assert one["l1"] == pytest.approx(change.sum(), rel=1e-6)
+            assert one["l2"] == pytest.approx(np.sqrt((change**2).sum()), rel=1e-6)
+            assert one["changed_fraction"] == pytest.approx((flat > 0).mean())
+            assert one["is_normal"] == (one["score"] <= row.threshold)
+
+
+def test_the_readmes_queries_return_the_rows(explained: Path, environment) -> None:
+    for snippet in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S):
+        done = subprocess.run([sys.executable, "-c", snippet], cwd=explained, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "score" in done.stdout or "mean" in done.stdout
+        assert len(done.stdout.splitlines()) > 3
+
+
+def test_a_second_night_adds_no_row_and_a_second_retrain_trains_nothing(explained: Path, xadflow) -> None:
+    before = len(table(explained, "scores")), len(table(explained, "explanations"))
+    (outcome,) = json.loads(xadflow("retrain", "--dataset", "screws", "--json").stdout.splitlines()[-1])
+    assert outcome["trained"] is False
+    assert outcome["version"] == 1
+    xadflow("explain", "--dataset", "screws")
+    assert (len(table(explained, "scores")), len(table(explained, "explanations"))) == before
+
+
+def test_new_images_in_an_inbox_are_scored_explained_and_quarantined_the_same_way(
+    explained: Path, xadflow, tmp_path: Path, screws: Path
+) -> None:
+    inbox = tmp_path / "today"
+    inbox.mkdir()
+    picture = np.asarray(Image.open(screws / "test/good/001.png").convert("L")).copy()
+    picture[20:50, 20:50] = 255
+    Image.fromarray(picture).save(inbox / "new.png")
+    (inbox / "note.png").write_text("no image")
+    before = table(explained, "scores")
+    done = xadflow("explain", "--dataset", "screws", "--inbox", str(inbox), "--date", "2026-01-02", "--json")
+    (result,) = json.loads(done.stdout.splitlines()[-1])
+    after = table(explained, "scores")
+    new = after[~after.image_id.isin(before.image_id)]
+    assert len(new) == 1
+    assert str(new.run_date.iloc[0]) == "2026-01-02"
+    assert bool(new.is_anomaly.iloc[0])
+    explanations = table(explained, "explanations")
+    mine = explanations[explanations.image_id == new.image_id.iloc[0]]
+    assert sorted(mine.explainer) == ["heatmap", "sparse"]
+    lineage = json.loads(mine.lineage.iloc[0])
+    assert lineage["model_version"] == 1
+    assert lineage["weights"]
+    assert lineage["data"]["manifest"]
+    assert result["figures"]["quarantined"] == 1
+    quarantine = list((explained / "var" / "inbox-runs" / "screws").rglob("quarantine.parquet"))
+    assert any("note.png" in path for file in quarantine for path in pq.read_table(file)["path"].to_pylist())
+
+
+def test_score_prints_the_contract_and_reports_what_it_could_not_read(explained: Path, xadflow, screws: Path) -> None:
+    good, bad = screws / "test/scratch/000.png", screws / "train/good/broken.png"
+    done = xadflow("score", str(good), str(bad), "--json", "--model", "xad.screws.fcdd@champion", status=1)
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert list(first) == ["path", "image_id", "model_name", "model_version", "score", "threshold", "p_value", "is_anomaly"]
+    stored = table(explained, "scores").set_index("image_id").score
+    if first["image_id"] in stored.index:
+        assert first["score"] == pytest.approx(stored[first["image_id"]], rel=1e-4)
+    assert set(second) == {"path", "error"}
+
+
+def test_the_audit_passes_and_shows_one_image(explained: Path, xadflow) -> None:
+    assert xadflow("audit", "verify").returncode == 0
+    image_id = table(explained, "explanations").image_id.iloc[0]
+    assert image_id in xadflow("audit", "show", image_id[:12]).stdout
+
+
+def test_the_report_page_needs_nothing_from_outside(explained: Path) -> None:
+    pages = list((explained / "var" / "reports").glob("screws-*.html"))
+    assert pages
+    for page in pages:
+        text = page.read_text()
+        assert not re.findall(r"""(?:src|href)\s*=\s*["']https?:""", text)
+
+
+def test_dvc_push_and_pull_bring_the_same_bytes_back(explained: Path, environment) -> None:
+    def dvc(*words: str) -> None:
+        subprocess.run([sys.executable, "-m", "dvc", *words], cwd=explained, env=environment, check=True, capture_output=True)
+
+    folder = explained / "data" / "screws"
+    before = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    dvc("push", "manifest@screws", "images@screws", "validate@screws")
+    shutil.rmtree(explained / ".dvc" / "cache")
+    shutil.rmtree(folder)
+    dvc("pull", "manifest@screws", "images@screws", "validate@screws")
+    after = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_models_list_names_the_champion(explained: Path, xadflow) -> None:
+    listed = xadflow("models", "list", "--json").stdout
+    assert "xad.screws.fcdd" in listed
+    assert "champion" in listed
+
+
+def test_a_user_mistake_gets_one_line_and_status_2(project: Path, xadflow) -> None:
+    for words in (("retrain", "--dataset", "scews"), ("explain", "--inbox", "nowhere"), ("nonsense",)):
+        done = xadflow(*words, status=2)
+        assert "Traceback" not in done.stderr
+        assert done.stderr.strip()

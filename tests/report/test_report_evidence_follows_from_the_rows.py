@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import ks_2samp
+
+from xadflow.images import encode_png
+from xadflow.metrics.figures import difference_picture, heat_overlay
+from xadflow.report_evidence import drift_of, explainer_figures, score_quantiles, worst_cases
+
+
+def stored(pixels):
+    return {"bytes": encode_png(pixels), "path": None}
+
+
+def rows_of(image_id, score, original, answers=(), heat=None):
+    """The two rows, one an explainer, that the table holds for one flagged image."""
+    shared = {"image_id": image_id, "image_path": f"inbox/{image_id}.png", "score": score, "threshold": 1.0,
+              "p_value": 0.01, "original": stored(original)}  # fmt: skip
+    heatmap = None if heat is None else stored(np.rint(255 * (heat - heat.min()) / np.ptp(heat)).astype(np.uint8))
+    low, high = (None, None) if heat is None else (float(heat.min()), float(heat.max()))
+    counterfactuals = [
+        {"image": stored(image), "score": 0.5, "is_normal": is_normal, "changed_fraction": changed}
+        for image, is_normal, changed in answers
+    ]
+    return [
+        shared | {"explainer": "heatmap", "heatmap": heatmap, "heatmap_min": low, "heatmap_max": high,
+                  "counterfactuals": None, "metrics": None},
+        shared | {"explainer": "sparse", "heatmap": None, "heatmap_min": None, "heatmap_max": None,
+                  "counterfactuals": counterfactuals, "metrics": [{"name": "change_inside", "value": score / 10}]},
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def pictures():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (4, 1, 16, 16), dtype=np.uint8)
+
+
+def test_the_highest_scores_come_first_and_rows_of_one_image_become_one_case(pictures):
+    rows = [row for number, score in enumerate((2.0, 9.0, 5.0)) for row in rows_of(str(number), score, pictures[0])]
+    assert [case.image_id for case in worst_cases(rows, top=2)] == ["1", "2"]
+    assert len(worst_cases(rows, top=10)) == 3
+    assert worst_cases([]) == ()
+
+
+def test_the_counterfactual_shown_is_normal_and_changes_least(pictures):
+    answers = [(pictures[1], False, 0.01), (pictures[2], True, 0.5), (pictures[3], True, 0.2)]
+    (case,) = worst_cases(rows_of("a", 3.0, pictures[0], answers))
+    assert (case.counterfactual == pictures[3]).all()
+    assert (case.counterfactual_is_normal, case.changed_fraction) == (True, 0.2)
+    (failed,) = worst_cases(rows_of("a", 3.0, pictures[0], answers[:1]))
+    assert failed.counterfactual_is_normal is False
+    change = np.abs(pictures[1].astype(float) - pictures[0])[0]
+    most = np.quantile(change, 0.999) / 255
+    assert (failed.difference == difference_picture(pictures[0], pictures[1], most)).all()
+
+
+def test_heat_is_laid_on_one_scale_from_restored_raw_values(pictures):
+    mild, hot = (np.linspace(0, top, 256).reshape(16, 16) for top in (1.0, 10.0))
+    rows = rows_of("mild", 2.0, pictures[0], heat=mild) + rows_of("hot", 3.0, pictures[0], heat=hot)
+    shown = {case.image_id: case.overlay for case in worst_cases(rows)}
+    low, high = np.quantile(np.concatenate([mild.ravel(), hot.ravel()]), (0.5, 0.995))
+    for name, heat in (("mild", mild), ("hot", hot)):
+        expected = heat_overlay(pictures[0], heat, low, high)
+        assert np.abs(shown[name].astype(int) - expected).max() <= 8  # what 8 bits of the hot map's range cost
+    bare = np.repeat(pictures[0], 3, axis=0)
+    assert np.abs(shown["mild"].astype(int) - bare).mean() < np.abs(shown["hot"].astype(int) - bare).mean()
+
+
+def test_an_image_without_pictures_is_a_case_all_the_same(pictures):
+    rows = rows_of("a", 3.0, pictures[0])
+    for row in rows:
+        row["original"] = None
+    (case,) = worst_cases(rows)
+    assert case.original is case.overlay is case.counterfactual is case.difference is None
+
+
+def test_an_explainers_figures_are_over_its_own_rows(pictures):
+    rows = rows_of("a", 8.0, pictures[0], [(pictures[1], True, 0.1), (pictures[2], False, 0.3)])
+    rows += rows_of("b", 4.0, pictures[0], [(pictures[1], True, 0.2)])
+    heatmap, sparse = explainer_figures(rows)
+    assert (heatmap.explainer, heatmap.rows, heatmap.counterfactuals) == ("heatmap", 2, 0)
+    assert math.isnan(heatmap.flip_rate)
+    assert math.isnan(heatmap.change_inside)
+    assert sparse.flip_rate == pytest.approx(2 / 3)
+    assert sparse.changed_fraction == 0.2
+    assert sparse.change_inside == pytest.approx(0.6)
+    assert explainer_figures([]) == ()
+
+
+def test_a_figure_that_was_not_measured_is_left_out_of_the_mean(pictures):
+    rows = rows_of("a", 8.0, pictures[0]) + rows_of("b", 4.0, pictures[0])
+    rows[1]["metrics"][0]["value"] = math.nan
+    assert explainer_figures(rows)[1].change_inside == pytest.approx(0.4)
+
+
+def test_drift_is_scipys_test_and_silent_on_few_images():
+    rng = np.random.default_rng(1)
+    now, past = rng.random(80) ** 2, rng.random(300)
+    found, expected = drift_of(now, past), ks_2samp(now, past)
+    assert found.statistic == pytest.approx(expected.statistic)
+    assert found.p_value == pytest.approx(expected.pvalue, abs=5e-4)  # asymptotic against exact
+    assert not found.is_alarming  # p = .016
+    assert drift_of(rng.random(200) ** 2, past).is_alarming
+    assert drift_of(now[:19], past) is None
+    assert drift_of(now, []) is None
+
+
+def test_quantiles_stand_side_by_side_and_need_both_sets():
+    found = score_quantiles(np.arange(101.0), np.arange(0.0, 202.0, 2.0))
+    assert [(one.now, one.normals) for one in found] == [(5, 10), (25, 50), (50, 100), (75, 150), (95, 190)]
+    assert score_quantiles([], [1.0]) == ()

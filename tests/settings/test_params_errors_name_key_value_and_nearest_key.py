@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from xadflow.errors import BadSettings, UnknownName
+from xadflow.settings import load_settings
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+
+
+def changed(tmp_path: Path, change) -> Path:
+    raw = yaml.safe_load(PARAMS.read_text())
+    change(raw)
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def test_the_projects_own_params_are_valid_and_frozen() -> None:
+    settings = load_settings(PARAMS)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda raw: raw["gate"].update(min_auroq=0.5), ["gate.min_auroq", "0.5", "min_auroc"]),
+        (lambda raw: raw["datasets"]["elpv"].update(sizepx=5), ["datasets.elpv.sizepx", "size_px"]),
+        (lambda raw: raw.update(sead=3), ["sead", "seed"]),
+        (lambda raw: raw["calibration"].update(false_alarm_rate=2), ["calibration.false_alarm_rate", "2"]),
+        (lambda raw: raw["retrain"].update(datasets=["elpw"]), ["retrain.datasets", "elpw"]),
+        (lambda raw: raw["catalogue"].append("ghost"), ["catalogue", "ghost"]),
+        (lambda raw: raw["datasets"].update({"../x": raw["datasets"]["elpv"]}), ["datasets"]),
+    ],
+)
+def test_a_wrong_key_or_value_is_refused_by_name(tmp_path: Path, change, words: list[str]) -> None:
+    with pytest.raises(BadSettings) as caught:
+        load_settings(changed(tmp_path, change))
+    for word in words:
+        assert word in str(caught.value)
+    assert caught.value.exit_status == 2
+
+
+def test_broken_yaml_says_where(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("a: [1,\nb: 2")
+    with pytest.raises(BadSettings, match="line 2"):
+        load_settings(path)
+
+
+def test_a_missing_file_says_how_to_get_it_back(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match="git checkout"):
+        load_settings(tmp_path / "params.yaml")
+
+
+def test_an_unknown_data_set_is_answered_by_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="'elpv'"):
+        load_settings(PARAMS).dataset("elpw")
+
+
+def test_every_key_of_the_settings_stands_in_params_yaml() -> None:
+    raw = yaml.safe_load(PARAMS.read_text())
+    settings = load_settings(PARAMS)
+    for name in type(settings).model_fields:
+        assert name in raw, name
+        value = getattr(settings, name)
+        for inner in getattr(type(value), "model_fields", {}):
+            assert inner in raw[name], f"{name}.{inner}"
