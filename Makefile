@@ -49,5 +49,8 @@ bench-elpv: setup ## image AUROC on ELPV, random and block split (QUICK=1 for a 
 bench-nightly: setup ## the nightly path end to end, and what the orchestrator costs (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.nightly $(QUICK_FLAG)
 
+figures: setup ## write docs/reference/benchmarks.md from benchmarks/results
+	@$(BIN)/python -m benchmarks.render
+
 clean: ## remove .venv and caches; var/ and data/ stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -5,9 +5,10 @@ rows; what a plant would see). Splits, the carving of validation normals and the
 the product (xadflow.data); 60 drawn defects are out of every test set whatever k is. Intervals: 95 % percentile
 bootstrap over test images, of the mean over training seeds (and over folds); "vs PaDiM" is paired on the same draws.
 
-What was visible while choosing: the settings come from methods/elpv-recipe.md, which was searched with part of these
-test images in sight, and 192 px was chosen on blocks-0 and blocks-1; `blocks 2-4` is the mean of the folds that no
-choice of ours has seen.
+What was visible while choosing: the settings are those of methods/elpv-recipe.md, which was searched with part of these
+test images in sight. Of our own, dropout that is shared by the locations of an image was checked on blocks-0 and
+blocks-1, one seed each, where a few other settings were tried and none adopted; `blocks 2-4` is the mean of the other
+folds. Images of all folds are in the test set of peer-0.
 """
 
 from __future__ import annotations
@@ -61,14 +62,10 @@ class Size:
     px: int
     known: tuple[int, ...]
     settings: dict[str, object]
-    scalar: bool
 
 
-SIZES = (
-    Size(128, (0, 5, 20, 60), {}, scalar=True),
-    Size(192, (0, 20), {"flips": "known", "synthetic_rounds": 1}, scalar=False),
-)
-QUICK = Size(128, (0, 20), {"flips": "known", "synthetic_rounds": 1}, scalar=True)
+FULL = Size(128, (0, 5, 20, 60), {})
+QUICK = Size(128, (0, 20), {"flips": "known", "synthetic_rounds": 1})
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ class Caches:
     def __init__(self, paths: list[Path], found: dict[str, Protocol], size: Size, seeds: tuple[int, ...]) -> None:
         settings = FCDD(**size.settings).settings
         self.trunk = Trunk(settings.trunk, settings.stages)
-        images = torch.stack([torch.from_numpy(load_input(path, (size.px, size.px), 1)) for path in paths])
+        images = torch.stack([torch.tensor(load_input(path, (size.px, size.px), 1)) for path in paths])
         self.brightness = images.double().mean(dim=(1, 2, 3)).numpy()
         self.plain = self._features(images, "images")
         normals = np.unique(np.concatenate([protocol.train for protocol in found.values()]))
@@ -161,8 +158,7 @@ def run_protocol(
     z_known = [whitening.in_half(part[known]) for part in caches.known]
     rows = {"brightness": [-caches.brightness[protocol.test]], PADIM: [_padim(z_test, settings.pool())]}
     kinds = [(f"FCDD learned Mahalanobis, k={k}", k, {}) for k in size.known]
-    if size.scalar:
-        kinds += [(f"FCDD published scalar head, k={k}", k, SCALAR) for k in (0, 20)]
+    kinds += [(f"FCDD published scalar head, k={k}", k, SCALAR) for k in (0, 20)]
     for seed in seeds:
         z_synthetic = torch.cat([whitening.in_half(part[places]) for part in caches.synthetic[seed]])
         none = torch.zeros(0, size.px, size.px, dtype=torch.bool)  # masks: not used at image level
@@ -223,22 +219,19 @@ def summarise(scores: Row, padim: Row, found: dict[str, Protocol]) -> dict[str, 
     return figures
 
 
-def show(figures: dict[str, dict[str, dict[str, object]]]) -> bool:
-    """Print the table; True when the main row meets both targets at every size."""
-    met = True
-    for px, rows in figures.items():
-        print(f"\nELPV, image AUROC, {px} px\n{'':34}{'peer-0':>22}{'blocks mean':>22}{'blocks 2-4':>12}{'- PaDiM (p)':>18}")
-        for name, row in rows.items():
-            cells = [row[group] for group in ("peer-0", "blocks")]
-            text = "".join(f"{c['auroc']:>9.3f} [{c['low']:.3f},{c['high']:.3f}]"[:22].rjust(22) for c in cells)
-            rest = f"{row['blocks 2-4']['auroc']:>12.3f}" if "blocks 2-4" in row else " " * 12
-            print(f"{name:34}{text}{rest}{cells[1]['minus_padim']:>+10.3f} ({cells[1]['p_value']:.3f})")
-        reached = {group: rows[MAIN][group]["auroc"] for group in TARGETS}
-        ok = all(reached[group] >= TARGETS[group] for group in TARGETS)
-        met &= ok
-        for group in TARGETS:
-            print(f"target {group} k=20: {reached[group]:.3f}, at least {TARGETS[group]}, aim {AIMS[group]}")
-    return met
+def show(rows: dict[str, dict[str, dict[str, float]]], px: int) -> bool:
+    """Print the table; True when the main row meets both targets."""
+    print(f"\nELPV, image AUROC, {px} px\n{'':34}{'peer-0':>22}{'blocks mean':>22}{'blocks 2-4':>12}"
+          f"{'blocks: - PaDiM (p)':>22}")  # fmt: skip
+    for name, row in rows.items():
+        cells = [row[group] for group in ("peer-0", "blocks")]
+        text = "".join(f"{c['auroc']:.3f} [{c['low']:.3f},{c['high']:.3f}]".rjust(22) for c in cells)
+        print(f"{name:34}{text}{row['blocks 2-4']['auroc']:>12.3f}"
+              f"{cells[1]['minus_padim']:>+14.3f} ({cells[1]['p_value']:.3f})")  # fmt: skip
+    reached = {group: rows[MAIN][group]["auroc"] for group in TARGETS}
+    for group, value in reached.items():
+        print(f"target {group} k=20: {value:.3f}, at least {TARGETS[group]}, aim {AIMS[group]}")
+    return all(value >= TARGETS[group] for group, value in reached.items())
 
 
 def main() -> None:
@@ -250,17 +243,16 @@ def main() -> None:
     names = ("peer-0", "blocks-1", "blocks-2") if quick else PROTOCOLS
     seeds = SEEDS[:1] if quick else SEEDS
     paths, found = protocols(names)
-    figures: dict[str, dict[str, dict[str, object]]] = {}
-    for size in (QUICK,) if quick else SIZES:
-        caches = Caches(paths, found, size, seeds)
-        by_row: dict[str, Row] = {}
-        for name, protocol in found.items():
-            begun = time.perf_counter()
-            for row, scores in run_protocol(caches, protocol, size, seeds).items():
-                by_row.setdefault(row, {})[name] = scores
-            print(f"  {name}: {time.perf_counter() - begun:.0f} s", flush=True)
-        figures[str(size.px)] = {row: summarise(scores, by_row[PADIM], found) for row, scores in by_row.items()}
-    met = show(figures)
+    size = QUICK if quick else FULL
+    caches = Caches(paths, found, size, seeds)
+    by_row: dict[str, Row] = {}
+    for name, protocol in found.items():
+        begun = time.perf_counter()
+        for row, scores in run_protocol(caches, protocol, size, seeds).items():
+            by_row.setdefault(row, {})[name] = scores
+        print(f"  {name}: {time.perf_counter() - begun:.0f} s", flush=True)
+    figures = {row: summarise(scores, by_row[PADIM], found) for row, scores in by_row.items()}
+    met = show(figures, size.px)
     seconds = time.perf_counter() - started
     path = write_results("elpv", figures, seeds=seeds, seconds=seconds, quick=quick)
     print(f"\n{seconds:.0f} s; written to benchmarks/results/{path.name}")

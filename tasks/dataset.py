@@ -8,9 +8,8 @@ from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.concurrency.sync import concurrency
 
-from tasks.runtime import DVC, RETRY_DELAYS, is_transient
+from tasks.runtime import DVC, RETRY_DELAYS, is_transient, slot
 from xadflow.errors import StageFailed
 from xadflow.lineage import dvc_hashes
 from xadflow.settings import Home
@@ -23,7 +22,7 @@ from xadflow.settings import Home
 def build_dataset(dataset: str) -> dict[str, str]:
     """Bring a data set up to date (images, manifest, validation); DVC skips what did not change. Returns DVC hashes."""
     home = Home.find()
-    with concurrency(DVC, occupy=1, strict=True):
+    with slot(DVC):
         run_stage(home.project, f"validate@{dataset}")
     return dvc_hashes(home.project, dataset)
 

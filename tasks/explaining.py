@@ -9,9 +9,8 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.concurrency.sync import concurrency
 
-from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project
+from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project, slot
 from xadflow.nightly import explain_shard, plan_night, read_plan
 from xadflow.progress import track
 
@@ -51,7 +50,7 @@ def shard(plan_path: str, index: int) -> dict[str, Any]:
     project = open_project()
     night = read_plan(Path(plan_path))
     with (
-        concurrency(GPU, occupy=1, strict=True),
+        slot(GPU),
         track(f"explain {night.dataset} shard {index + 1} of {len(night.shards)}") as update,
     ):
         figures = explain_shard(project.home, project.settings, project.store, night, index, update)

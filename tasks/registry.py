@@ -6,9 +6,8 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.concurrency.sync import concurrency
 
-from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project
+from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project, slot
 from xadflow.retraining import judge_challenger, register_trained, training_order
 
 
@@ -21,7 +20,7 @@ def register(dataset: str, detector: str, trained: dict[str, Any]) -> dict[str, 
     project = open_project()
     project.registry.prepare()
     order = training_order(project.home, project.settings, dataset, detector)
-    with concurrency(GPU, occupy=1, strict=True):
+    with slot(GPU):
         ref = register_trained(project.home, project.settings, project.registry, order)
     return {"model": ref.name, "version": ref.version, "run_id": ref.run_id, "trained": trained["trained"]}
 
@@ -34,7 +33,7 @@ def gate(dataset: str, challenger: dict[str, Any]) -> dict[str, Any]:
     """Champion against challenger on split `gate`; moves the alias `champion` when every rule holds."""
     project = open_project()
     ref = project.registry.resolve(f"{challenger['model']}/{challenger['version']}")
-    with concurrency(GPU, occupy=1, strict=True):
+    with slot(GPU):
         outcome = judge_challenger(project.home, project.settings, project.registry, dataset, ref)
     return {
         "model": outcome.model_name, "version": outcome.version, "passed": outcome.passed, "judged": outcome.judged,

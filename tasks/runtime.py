@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, TextIO, cast
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
@@ -18,6 +24,7 @@ from xadflow.settings import Home, Settings, load_settings
 from xadflow.store import EvidenceStore
 
 GPU, DVC = "gpu", "dvc"
+LEASE_S = 60.0  # Prefect's shortest
 RETRY_DELAYS: list[float] = [1, 5, 15]
 
 
@@ -58,16 +65,47 @@ def local_runner() -> TaskRunner[PrefectFuture[Any]]:
 
 
 def ensure_limits() -> None:
-    """Create the global limits `gpu` and `dvc` (one slot each) where they are missing.
+    """Create the global limits `gpu` and `dvc` (one slot each) where they are missing; free slots of killed runs.
 
-    Tasks take them with strict=True: without it a missing limit would be no limit at all.
+    Tasks take them with strict=True: without it a missing limit would be no limit at all. A server of `make server`
+    frees the slot of a dead run by itself when its lease ends; a run's own short-lived server never does, so the first
+    run that finds itself alone in this state folder does.
     """
+    home = Home.find()
+    abandoned = home.prefect_api_url is None and _alone(home.state / "prefect" / "runs.lock")
     with get_client(sync_client=True) as client:
         for name in (GPU, DVC):
             try:
                 client.read_global_concurrency_limit_by_name(name)  # a team may have set more slots: keep them
             except ObjectNotFound:
                 client.upsert_global_concurrency_limit_by_name(name, limit=1)  # no error when another run was faster
+            if abandoned:
+                client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active_slots=0))
+
+
+_run_lock: list[TextIO] = []  # kept open, and so locked, as long as this process lives
+
+
+def _alone(path: Path) -> bool:
+    """Whether no other run of this state folder is alive; from now on this one counts as alive."""
+    if _run_lock:
+        return False
+    stream = path.open("a")
+    _run_lock.append(stream)
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+        return False
+    fcntl.flock(stream, fcntl.LOCK_SH)
+    return True
+
+
+@contextmanager
+def slot(name: str) -> Iterator[None]:
+    """Hold one slot of a global limit; a dead holder's lease ends after a minute."""
+    with concurrency(name, occupy=1, strict=True, lease_duration=LEASE_S):
+        yield
 
 
 def is_transient(task: Any, task_run: Any, state: Any) -> bool:

@@ -6,9 +6,8 @@ import contextlib
 from typing import Any
 
 from prefect import task
-from prefect.concurrency.sync import concurrency
 
-from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project
+from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project, slot
 from xadflow.progress import track
 from xadflow.retraining import train_detector, training_order
 from xadflow.settings import Home, load_settings
@@ -31,7 +30,7 @@ def train(dataset: str, detector: str, dvc_md5: str) -> dict[str, Any]:
     project = open_project()
     order = training_order(project.home, project.settings, dataset, detector)
     started_done = order.is_done(project.home)
-    limit = contextlib.nullcontext() if started_done else concurrency(GPU, occupy=1, strict=True)
+    limit = contextlib.nullcontext() if started_done else slot(GPU)
     with limit, track(f"train {detector} on {dataset}") as update:
         folder = train_detector(project.home, project.settings, order, update)
     return {"key": order.key, "folder": str(folder), "trained": not started_done, "dvc_md5": dvc_md5}

@@ -7,9 +7,9 @@ import pytest
 from xadflow.data.inbox import admit_inbox
 from xadflow.digests import sha256_bytes, sha256_file
 from xadflow.errors import DataUnavailable
-from xadflow.settings import LimitSettings
+from xadflow.images import ImageLimits
 
-LIMITS = LimitSettings()
+LIMITS = ImageLimits()
 
 
 @pytest.fixture

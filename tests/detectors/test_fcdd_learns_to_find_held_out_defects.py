@@ -31,7 +31,7 @@ def test_trained_on_confetti_it_finds_squares_and_blotches(
 ):
     settings: Mapping[str, object] = {
         "stages": (2,), "sigma_px": 4.0, "head": head, "level": "pixel", "synthesiser": "confetti", "learning_rate": 1e-2,
-        "pool_share": 0.1,
+        "pool_share": 0.1, "flips": "none",
     }  # fmt: skip
     generator = torch.Generator().manual_seed(11)
     defective, masks = synthetic_defects(unseen_crops, generator, ("squares", "blotch"))
@@ -41,12 +41,12 @@ def test_trained_on_confetti_it_finds_squares_and_blotches(
     run = FitRun(tmp_path / "trained", seed=0, false_alarm_rate=0.1, device="cpu")
     trained = FCDD(**settings, min_steps=80)
     trained.fit(data, run)
-    untrained = FCDD(**{**settings, "learning_rate": 1e-9}, min_steps=1, epochs=0.01)
-    untrained.fit(data, FitRun(tmp_path / "untrained", seed=0, false_alarm_rate=0.1, device="cpu"))
     image, pixel = measured(trained, unseen_crops, defective, masks)
-    image_before, pixel_before = measured(untrained, unseen_crops, defective, masks)
     assert image > 0.95
     assert pixel > 0.9
     if head == "scalar":  # the other one starts as PaDiM, which is good already
+        untrained = FCDD(**{**settings, "learning_rate": 1e-9}, min_steps=1, epochs=0.01)
+        untrained.fit(data, FitRun(tmp_path / "untrained", seed=0, false_alarm_rate=0.1, device="cpu"))
+        image_before, pixel_before = measured(untrained, unseen_crops, defective, masks)
         assert image > image_before + 0.05
         assert pixel > pixel_before + 0.05

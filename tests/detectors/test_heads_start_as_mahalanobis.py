@@ -125,3 +125,15 @@ def test_tensors_of_another_head_are_refused():
     del packed["whitening.mean"]
     with pytest.raises(BadWeights, match=r"whitening\.mean"):
         head.unpack(packed)
+
+
+def test_with_fewer_images_than_channels_all_locations_share_one_covariance() -> None:
+    few = torch.randn(CHANNELS - 1, CHANNELS, *GRID, generator=torch.Generator().manual_seed(5))
+    many = torch.randn(CHANNELS + 1, CHANNELS, *GRID, generator=torch.Generator().manual_seed(5))
+    for features, same in ((few, 1.0), (many, 0.0)):
+        chosen, given = (Whitening(CHANNELS, GRID, "location", 0.03, amount) for amount in (None, same))
+        chosen.fit(features)
+        given.fit(features)
+        torch.testing.assert_close(chosen.inverse, given.inverse)
+    chosen.fit(few)
+    torch.testing.assert_close(chosen.inverse[0], chosen.inverse[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,13 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from xadflow.detectors import FitRun, TrainingData
+from xadflow.detectors import FitReport, FitRun, TrainingData
+from xadflow.detectors.backbones import Trunk
 from xadflow.detectors.base import WEIGHTS
 from xadflow.detectors.fcdd import FCDD
 from xadflow.detectors.training import CHECKPOINT, Progress, Schedule, resolve_device, seeded, train
 from xadflow.errors import BadSettings, TrainingFailed
 
-SETTINGS = {"stages": (2,), "min_steps": 12, "epochs": 1.0, "batch_normals": 16, "batch_synthetic": 16}
+SETTINGS = {
+    "stages": (2,), "min_steps": 24, "epochs": 1.0, "batch_normals": 16, "batch_synthetic": 16,
+    "synthetic_rounds": 1, "flips": "none",
+}  # fmt: skip
 
 
 class Killed(Exception):
@@ -36,9 +41,23 @@ def weights_of(detector: FCDD, folder: Path) -> bytes:
     return (folder / WEIGHTS).read_bytes()
 
 
-def test_a_killed_and_resumed_fit_equals_an_uninterrupted_one(small_data: TrainingData, tmp_path: Path):
-    whole = FCDD(**SETTINGS)
-    report = whole.fit(small_data, run_in(tmp_path / "whole"))
+@pytest.fixture(scope="module")
+def whole_fit(small_data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> tuple[FCDD, FitReport, Path]:
+    """A fit that nothing interrupted, and its folder."""
+    folder, detector = tmp_path_factory.mktemp("whole"), FCDD(**SETTINGS)
+    return detector, detector.fit(small_data, run_in(folder)), folder
+
+
+@pytest.fixture
+def finished(whole_fit: tuple[FCDD, FitReport, Path], tmp_path: Path) -> Path:
+    """A copy of the folder of the finished fit."""
+    return Path(shutil.copytree(whole_fit[2], tmp_path / "finished"))
+
+
+def test_a_killed_and_resumed_fit_equals_an_uninterrupted_one(
+    small_data: TrainingData, whole_fit: tuple[FCDD, FitReport, Path], tmp_path: Path
+):
+    whole, report, _ = whole_fit
     assert report.resumed_from == 0
     with pytest.raises(Killed):
         FCDD(**SETTINGS).fit(small_data, run_in(tmp_path / "killed", kill_at=0.7))
@@ -49,17 +68,17 @@ def test_a_killed_and_resumed_fit_equals_an_uninterrupted_one(small_data: Traini
     assert weights_of(resumed, tmp_path / "a") == weights_of(whole, tmp_path / "b")
 
 
-def test_a_finished_fit_is_not_trained_again(small_data: TrainingData, tmp_path: Path):
-    first, second = FCDD(**SETTINGS), FCDD(**SETTINGS)
-    first.fit(small_data, run_in(tmp_path))
-    report = second.fit(small_data, run_in(tmp_path))
+def test_a_finished_fit_is_not_trained_again(
+    small_data: TrainingData, whole_fit: tuple[FCDD, FitReport, Path], finished: Path, tmp_path: Path
+):
+    second = FCDD(**SETTINGS)
+    report = second.fit(small_data, run_in(finished))
     assert report.resumed_from == report.steps
-    assert weights_of(first, tmp_path / "a") == weights_of(second, tmp_path / "b")
+    assert weights_of(whole_fit[0], tmp_path / "a") == weights_of(second, tmp_path / "b")
 
 
 @pytest.mark.parametrize("what", ["seed", "settings", "data"])
-def test_a_checkpoint_of_other_work_is_ignored(small_data: TrainingData, tmp_path: Path, what: str):
-    FCDD(**SETTINGS).fit(small_data, run_in(tmp_path))
+def test_a_checkpoint_of_other_work_is_ignored(small_data: TrainingData, finished: Path, what: str):
     settings, data, seed = SETTINGS, small_data, 0
     if what == "seed":
         seed = 1
@@ -68,14 +87,13 @@ def test_a_checkpoint_of_other_work_is_ignored(small_data: TrainingData, tmp_pat
     else:
         data = dataclasses.replace(small_data, normals=small_data.normals.clone())
         data.normals[3, 0, 5, 5] ^= 1
-    assert FCDD(**settings).fit(data, run_in(tmp_path, seed=seed)).resumed_from == 0
+    assert FCDD(**settings).fit(data, run_in(finished, seed=seed)).resumed_from == 0
 
 
-def test_a_truncated_checkpoint_is_ignored(small_data: TrainingData, tmp_path: Path):
-    FCDD(**SETTINGS).fit(small_data, run_in(tmp_path))
-    content = (tmp_path / CHECKPOINT).read_bytes()
-    (tmp_path / CHECKPOINT).write_bytes(content[: len(content) // 2])
-    assert FCDD(**SETTINGS).fit(small_data, run_in(tmp_path)).resumed_from == 0
+def test_a_truncated_checkpoint_is_ignored(small_data: TrainingData, finished: Path):
+    content = (finished / CHECKPOINT).read_bytes()
+    (finished / CHECKPOINT).write_bytes(content[: len(content) // 2])
+    assert FCDD(**SETTINGS).fit(small_data, run_in(finished)).resumed_from == 0
 
 
 def test_progress_counts_up_to_its_total(small_data: TrainingData, tmp_path: Path):
@@ -88,13 +106,9 @@ def test_progress_counts_up_to_its_total(small_data: TrainingData, tmp_path: Pat
     assert seen[-1][0] == seen[-1][1]
 
 
-def test_the_trunk_is_bit_equal_after_training(small_data: TrainingData, tmp_path: Path):
-    from xadflow.detectors.backbones import Trunk
-
-    detector = FCDD(**SETTINGS)
-    detector.fit(small_data, run_in(tmp_path))
+def test_the_trunk_is_bit_equal_after_training(whole_fit: tuple[FCDD, FitReport, Path]):
     fresh = Trunk("lite0", (2,)).state_dict()
-    assert all(torch.equal(value, fresh[name]) for name, value in detector.fitted.trunk.state_dict().items())
+    assert all(torch.equal(value, fresh[name]) for name, value in whole_fit[0].fitted.trunk.state_dict().items())
 
 
 def train_scale(folder: Path, losses_of, steps: int = 20):

@@ -17,6 +17,7 @@ from xadflow.audit import verify
 from xadflow.commits import log_versions
 from xadflow.digests import sha256_file
 from xadflow.errors import StoreBroken
+from xadflow.tables import row_digest, rows_digest
 
 SHARDS = [range(first, first + 4) for first in range(0, 12, 4)]
 
@@ -145,7 +146,18 @@ def test_a_row_inserted_by_a_valid_delta_append_is_named(evidence):
     for options in ({}, {"since_anchor": True}):
         found = problems_of(evidence, **options)
         assert any("scores commit 4: the log holds a commit that has no ledger line" in what for what in found)
-        assert any("no ledger line names it" in what for what in found)
+        assert any("scores: a reader sees run_date=" in what for what in found)
+
+
+def test_a_foreign_append_with_a_forged_ledger_line_is_not_in_the_chain(evidence):
+    store, _ = evidence
+    write_deltalake(store.folder("scores"), scores([99]), mode="append")
+    (path,) = store.log_files("scores") - {path for line in store.ledger.lines() for path in line.files}
+    store.ledger.append(
+        table="scores", version=4, rows_digest=rows_digest([row_digest(scores([99]).to_pylist()[0])]),
+        files={path: sha256_file(store.folder("scores") / path)}, log_entry=sha256_file(entry(store, "scores", 4)),
+    )  # fmt: skip
+    assert any("scores commit 4" in what and "is not in the chain" in what for what in problems_of(evidence))
 
 
 def test_an_edited_ledger_line_is_named(evidence):
@@ -264,6 +276,14 @@ def test_checkpoints_belong_to_the_evidence(tmp_path, monkeypatch):
     whole = checkpoint.read_bytes()
     flip(checkpoint, checkpoint.stat().st_size // 3)
     assert any(f"{checkpoint.name} is not the file that was written" in what for what in problems_of(evidence))
+    checkpoint.write_bytes(whole)
+    adds = pq.read_table(checkpoint)
+    hidden = next(iter(store.ledger.lines()[3].files))
+    is_hidden = [row is not None and row["path"] == hidden for row in adds["add"].to_pylist()]
+    pq.write_table(adds.filter(pa.array([not hide for hide in is_hidden])), checkpoint)
+    assert sum(is_hidden) == 1
+    found = problems_of(evidence, since_anchor=True)
+    assert found == [f"scores commit 2: a reader does not see {hidden}, which the ledger names"]
     checkpoint.write_bytes(whole)
     pointer = checkpoint.with_name("_last_checkpoint")
     pointer.write_text(pointer.read_text().replace('"version":3', '"version":2'))

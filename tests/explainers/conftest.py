@@ -28,8 +28,8 @@ class ToyDetector:
 
     def score(self, images):
         self.forwards += len(images)
-        heat = self.network(images)[:, 0]
-        image = heat.flatten(1).topk(heat[0].numel() // 10, dim=1).values.mean(dim=1)
+        heat = F.softplus(self.network(images)[:, 0])
+        image = heat.flatten(1).topk(heat[0].numel() // 24, dim=1).values.mean(dim=1)
         return Scores(image, heat if self.has_map else None)
 
     def normal_logit(self, images):
@@ -73,10 +73,11 @@ def trained():
     images = as_float(torch.cat([normals, defects]))
     target = torch.cat([torch.zeros_like(masks), masks]).float()[:, None]
     optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+    rare = torch.tensor(10.0)  # a defect is a tenth of its image at most
     shuffler = torch.Generator().manual_seed(0)
     for _ in range(12):
         for rows in torch.randperm(len(images), generator=shuffler).split(32):
-            loss = F.binary_cross_entropy_with_logits(network(images[rows]), target[rows])
+            loss = F.binary_cross_entropy_with_logits(network(images[rows]), target[rows], pos_weight=rare)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -89,12 +90,29 @@ def trained():
     return detector
 
 
+@pytest.fixture(scope="session")
+def defective():
+    """24 defective images the toy detector never saw, uint8 [24,1,24,24], and the bool masks of their squares."""
+    return with_defects(patterned(24, 7), 8)
+
+
 @pytest.fixture
-def anomalies():
-    """24 defective images, uint8 [24,1,24,24], that the toy detector never saw."""
-    return with_defects(patterned(24, 7), 8)[0]
+def anomalies(defective):
+    return defective[0]
 
 
 @pytest.fixture
 def normals():
     return patterned(8, 9)
+
+
+@pytest.fixture
+def low_mapped(trained):
+    """The toy detector with its map moved far below its threshold: only the hottest share is anomalous."""
+
+    class LowMapped(ToyDetector):
+        def score(self, images):
+            scores = super().score(images)
+            return Scores(scores.image, scores.map - 1000.0)
+
+    return LowMapped(trained.network, trained.input_shape, trained.calibration)

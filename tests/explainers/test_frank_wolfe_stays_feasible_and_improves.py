@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from xadflow.errors import BadInput
-from xadflow.explainers.frank_wolfe import auto_frank_wolfe, check_schedule, linear_maximisation_oracle
+from xadflow.explainers.frank_wolfe import auto_frank_wolfe, check_schedule
+from xadflow.explainers.oracle import linear_maximisation_oracle
 
 SHAPE = (4, 1, 8, 8)
 
@@ -234,3 +235,17 @@ def test_a_wrong_request_is_refused():
         auto_frank_wolfe(objective, images() * 2, 1.0, 1.5, 5, 0)
     with pytest.raises(BadInput, match="p >= 1"):
         auto_frank_wolfe(objective, images(), 1.0, 0.9, 5, 0)
+
+
+def test_the_step_is_halved_when_a_rising_window_brings_no_new_best():
+    script = iter([0.0, -5.0, -6.0, -4.0, -3.0, -2.0])  # N = 10: checks after 2, 3, 4, 5, ...
+    seen = []
+
+    def objective(z, rows):
+        seen.append(float(z.detach()))
+        return z.flatten(1).sum(dim=1) * 1e-9 + next(script, -9.0)
+
+    x = torch.zeros(1, 1, 1, 1)
+    auto_frank_wolfe(objective, x, 0.5, 2.0, 10, 0, start=x)
+    # 2: fell, so back to the best (0) with .375; 3: rose, and the last check had just halved; 4: rose, yet no new best
+    assert seen[:6] == pytest.approx([0.0, 0.375, 0.46875, 0.1875, 0.3046875, 0.09375])

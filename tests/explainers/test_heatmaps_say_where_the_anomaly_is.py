@@ -40,12 +40,11 @@ def test_one_forward_for_a_batch(trained, anomalies):
     assert trained.forwards == len(anomalies)
 
 
-def test_the_heat_lies_on_the_defect(trained):
-    from conftest import patterned, with_defects
-
-    images, masks = with_defects(patterned(24, 30), 31)
+def test_the_heat_lies_on_the_defect(trained, defective):
+    images, masks = defective
     told = HeatmapExplainer().explain(trained, as_float(images))
-    hits = [bool(mask[int(one.metrics["peak_y"]), int(one.metrics["peak_x"])]) for one, mask in zip(told, masks, strict=True)]
+    near = torch.nn.functional.max_pool2d(masks[:, None].float(), 5, stride=1, padding=2)[:, 0] > 0
+    hits = [bool(m[int(one.metrics["peak_y"]), int(one.metrics["peak_x"])]) for one, m in zip(told, near, strict=True)]
     assert np.mean(hits) > 0.9
     assert np.mean([one.metrics["heat_in_top_10pct"] for one in told]) > 0.2  # 0.1 is a flat map
 

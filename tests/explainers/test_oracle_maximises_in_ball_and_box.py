@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize
 
 from xadflow.errors import BadInput
-from xadflow.explainers import frank_wolfe
+from xadflow.explainers import oracle
 from xadflow.explainers.sparse import linear_maximisation_oracle
 
 POWERS = [1.2, 1.5, 2.0, 4.0]
@@ -139,8 +140,8 @@ def test_newton_rises_monotonically_from_below(monkeypatch):
     w = torch.randn(6, 400, generator=generator, dtype=torch.float64) ** 5
     eps, seen = torch.full((6,), 12.0, dtype=torch.float64), []
     for most in range(1, 30):
-        monkeypatch.setattr(frank_wolfe, "MAX_NEWTON_STEPS", most)
-        delta, t = frank_wolfe._oracle(x, w, eps, 1.5, None)
+        monkeypatch.setattr(oracle, "MAX_NEWTON_STEPS", most)
+        delta, t = oracle.bounded_step(x, w, eps, 1.5, None)
         assert (torch.linalg.vector_norm(delta, ord=1.5, dim=1) <= eps * (1 + 1e-12)).all()  # stopped early: feasible
         seen.append(t)
     steps = torch.stack(seen).diff(dim=0)
@@ -154,8 +155,8 @@ def test_a_warm_start_on_either_side_gives_the_same_answer(factor):
     generator = torch.Generator().manual_seed(5)
     x, w = (torch.rand(5, 300, generator=generator, dtype=torch.float64) for _ in range(2))
     eps = torch.full((5,), 3.0, dtype=torch.float64)
-    cold, t = frank_wolfe._oracle(x, w - 0.5, eps, 1.5, None)
-    warm, _ = frank_wolfe._oracle(x, w - 0.5, eps, 1.5, t * factor)
+    cold, t = oracle.bounded_step(x, w - 0.5, eps, 1.5, None)
+    warm, _ = oracle.bounded_step(x, w - 0.5, eps, 1.5, t * factor)
     torch.testing.assert_close(warm, cold, rtol=1e-9, atol=1e-12)
 
 
@@ -217,3 +218,7 @@ def test_a_wrong_request_is_refused(change, words):
     good = {"x": torch.tensor([0.5, 0.0]), "w": torch.ones(2), "eps": 0.1, "p": 1.5}
     with pytest.raises(BadInput, match=words):
         linear_maximisation_oracle(**{**good, **change})
+
+
+def test_the_example_in_the_docstring_holds():
+    assert doctest.testmod(oracle, extraglobs={"torch": torch}).failed == 0

@@ -18,11 +18,8 @@ SCALE = (24 * 24 / (3 * 224 * 224)) ** (1 / 1.5)
 
 
 @pytest.fixture(scope="module")
-def explained(trained):
-    from conftest import patterned, with_defects
-
-    images = with_defects(patterned(24, 7), 8)[0]
-    return images, SparseExplainer().explain(trained, as_float(images))
+def explained(trained, defective):
+    return defective[0], SparseExplainer().explain(trained, as_float(defective[0]))
 
 
 def stored(told):
@@ -32,7 +29,7 @@ def stored(told):
 def test_anomalies_flip_where_random_changes_of_the_same_size_do_not(trained, explained):
     images, told = explained
     with torch.no_grad():
-        assert (trained.normal_logit(as_float(images)) < 0).float().mean() > 0.9  # they were anomalous
+        assert (trained.normal_logit(as_float(images)) < 0).float().mean() > 0.95  # they were anomalous
         flipped = trained.score(as_float(stored(told))).image.double() <= trained.calibration.threshold
     assert flip_rate(flipped.numpy()) > 0.9
     assert flip_rate([one.counterfactuals[0].is_normal for one in told]) == flip_rate(flipped.numpy())
@@ -65,7 +62,8 @@ def test_figures_are_those_of_the_stored_image(trained, explained):
         assert one.metrics["lp_norm"] == pytest.approx((np.abs(change) ** 1.5).sum() ** (1 / 1.5))
         assert one.metrics["reached"] == (one.metrics["p_normal_after"] >= 0.6 - 1e-5)
         mask = top_share(one.heatmap, 0.25)
-        assert one.metrics["change_inside"] == change_inside(images[row].numpy(), found.image, mask)
+        if found.l1 > 0:
+            assert one.metrics["change_inside"] == change_inside(images[row].numpy(), found.image, mask)
 
 
 def test_rounding_costs_a_reached_image_nothing_but_what_is_stated(trained, explained):
@@ -81,7 +79,7 @@ def test_change_stays_inside_the_dilated_mask_unless_it_was_widened(trained, exp
     reach = round(0.0625 * 24)
     for row, one in enumerate(told):
         changed = (one.counterfactuals[0].image != images[row].numpy()).any(axis=0)
-        mask = top_share(one.heatmap, 0.25)
+        mask = top_share(one.heatmap, 0.25) | (one.heatmap > trained.calibration.threshold)
         wide = np.zeros_like(mask)
         for y, x in np.argwhere(mask):
             wide[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1] = True
@@ -94,20 +92,18 @@ def test_change_stays_inside_the_dilated_mask_unless_it_was_widened(trained, exp
 
 def test_the_first_rung_that_works_is_used(trained, explained):
     _, told = explained
-    radii = [radius * SCALE for radius in (6.25, 12.5, 25.0, 50.0, 100.0)]
+    radii = [0.0, *(radius * SCALE for radius in (6.25, 12.5, 25.0, 50.0, 100.0, 200.0, 400.0, 400.0))]  # the last one twice
     for one in told:
-        if one.metrics["mask_widened"] or one.metrics["rungs"] == 0:
-            continue
-        assert one.metrics["eps"] == pytest.approx(radii[int(one.metrics["rungs"]) - 1], rel=1e-5)
+        assert one.metrics["eps"] == pytest.approx(radii[int(one.metrics["rungs"])], rel=1e-5)
     assert len({one.metrics["rungs"] for one in told}) > 1
 
 
 def test_a_longer_ladder_reaches_no_less(trained, anomalies):
-    few = SparseExplainer(radii=(6.25, 12.5), widen_mask=False, iterations=15).explain(trained, as_float(anomalies))
-    more = SparseExplainer(radii=(6.25, 12.5, 25.0), widen_mask=False, iterations=15).explain(trained, as_float(anomalies))
+    few = SparseExplainer(radii=(6.25, 12.5), widen_mask=False, iterations=1).explain(trained, as_float(anomalies))
+    more = SparseExplainer(radii=(6.25, 12.5, 50.0), widen_mask=False, iterations=1).explain(trained, as_float(anomalies))
     for short, long in zip(few, more, strict=True):
         assert long.metrics["reached"] >= short.metrics["reached"]
-        if short.metrics["reached"]:
+        if short.metrics["rungs"] < 3:
             assert np.array_equal(short.counterfactuals[0].image, long.counterfactuals[0].image)
 
 
@@ -137,13 +133,15 @@ def test_what_is_normal_already_comes_back_unchanged(trained, normals):
         assert "change_inside" not in one.metrics
 
 
-def test_a_mask_that_cannot_work_is_widened_and_said(trained, anomalies):
-    told = SparseExplainer(heat_share=0.01, dilation=0.0, iterations=40).explain(trained, as_float(anomalies[:8]))
+def test_a_mask_that_cannot_work_is_widened_and_said(low_mapped, anomalies):
+    few = {"heat_share": 0.01, "dilation": 0.0, "radii": (25.0, 200.0)}
+    told = SparseExplainer(**few).explain(low_mapped, as_float(anomalies[:8]))
     widened = [one for one in told if one.metrics["mask_widened"]]
     assert widened
     assert any(one.metrics["reached"] for one in widened)
-    kept = SparseExplainer(heat_share=0.01, dilation=0.0, iterations=40, widen_mask=False)
-    assert not any(one.metrics["mask_widened"] for one in kept.explain(trained, as_float(anomalies[:8])))
+    kept = SparseExplainer(**few, widen_mask=False).explain(low_mapped, as_float(anomalies[:8]))
+    assert not any(one.metrics["mask_widened"] for one in kept)
+    assert all((one.counterfactuals[0].changed_fraction <= 6 / 576) for one in kept)
 
 
 def test_without_a_map_the_whole_image_may_change(trained, anomalies):

@@ -26,6 +26,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(PROJECT / name, root / name)
     for name in ("src", "flows", "tasks"):
         shutil.copytree(PROJECT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    (root / "data").mkdir()
+    shutil.copy(PROJECT / "data" / ".gitignore", root / "data" / ".gitignore")
     (root / ".dvc").mkdir()
     shutil.copy(PROJECT / ".dvc" / "config", root / ".dvc" / "config")
     (root / ".gitignore").write_text("var/\n")

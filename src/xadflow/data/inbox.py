@@ -20,12 +20,11 @@ from xadflow.data.sources.folder import walk_files
 from xadflow.digests import sha256_file
 from xadflow.errors import DataUnavailable
 from xadflow.images import ImageLimits
-from xadflow.settings import LimitSettings
 
 QUARANTINE = "quarantine.parquet"
 
 
-def admit_inbox(folder: Path, limits: LimitSettings, into: Path, progress: Progress | None = None) -> Manifest:
+def admit_inbox(folder: Path, limits: ImageLimits, into: Path, progress: Progress | None = None) -> Manifest:
     """Copy every usable image below `folder` to `into`/images/ and write `into`/manifest.parquet, quarantine.parquet.
 
     Rows have split `inbox` and no label. Every other file gets a row of quarantine: nothing is skipped in silence.
@@ -40,7 +39,7 @@ def admit_inbox(folder: Path, limits: LimitSettings, into: Path, progress: Progr
     present, refused_before = _present(into)
     incoming = into / ".incoming"
     shutil.rmtree(incoming, ignore_errors=True)  # of a run that was killed
-    admission = admit(_candidates(folder), incoming, ImageLimits(**limits.model_dump()), progress)
+    admission = admit(_candidates(folder), incoming, limits, progress)
     rows = {row.image_id: row for row in present}
     taken = {row.path for row in present}
     refused = {(row.path, row.reason, row.image_id): row for row in [*refused_before, *admission.refused]}

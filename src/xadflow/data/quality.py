@@ -103,10 +103,13 @@ def validate_manifest(
     return {"rows": table.num_rows, "counts": counts, "masks": int(frame["mask_path"].notna().sum()), "rules": held}
 
 
-def validate_shard(scores: pa.Table, explanations: pa.Table) -> dict[str, object]:
+def validate_shard(
+    scores: pa.Table, explanations: pa.Table, expected: Mapping[str, int] | None = None
+) -> dict[str, object]:
     """Check the scalar columns of a shard (tables SCORES and EXPLANATIONS) before it is published.
 
-    Either table may be empty. Where an explanation's image has its score in the same shard, both must agree.
+    `expected` says how many explanations each image should have in this shard if it is anomalous (an earlier, killed run
+    may have published some); without it, one of every explainer in the shard. Either table may be empty. Where an explanation's image has its score in the same shard, both must agree.
 
     Raises:
         ValidationFailed: naming each rule that fails and its rows, as `image_path (image_id)` and the explainer.
@@ -114,7 +117,7 @@ def validate_shard(scores: pa.Table, explanations: pa.Table) -> dict[str, object
     gx, gxe, column = _library()
     from xadflow.data.quality_frames import KEY, counterfactual_frame, shard_frames
 
-    scored, explained, both = shard_frames(scores, explanations)
+    scored, explained, both = shard_frames(scores, explanations, expected)
     checks = [
         _Check(scored, [
             *_score_rules(gxe, column),

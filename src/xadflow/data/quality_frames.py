@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pandas as pd
 import pyarrow as pa
@@ -35,16 +36,19 @@ def minimum_counts(manifest: pd.DataFrame, dataset: DatasetSettings, false_alarm
     ])  # fmt: skip
 
 
-def shard_frames(scores: pa.Table, explanations: pa.Table) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def shard_frames(
+    scores: pa.Table, explanations: pa.Table, expected: Mapping[str, int] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Scores, explanations, and explanations joined with the score of their image where that is in the same shard.
 
-    Scores get `explanations`, how many their image has, and `explainers`, how many explainers the shard holds; the first
-    two get `missing`, the required columns without a value. Flags are 0 and 1.
+    Scores get `explanations`, how many their image has, and `explainers`, how many it should have: what `expected` says,
+    or as many as there are explainers in the shard. The first two get `missing`, the required columns without a value. Flags are 0 and 1.
     """
     scored, explained = _scalars(scores).to_pandas(), _scalars(explanations).to_pandas()
     scored["explanations"] = scored["image_id"].map(explained["image_id"].value_counts()).fillna(0).astype("int64")
     scored["missing"], explained["missing"] = _missing(scored, _REQUIRED), _missing(explained, _REQUIRED + _REQUIRED_TOO)
-    scored["explainers"] = len(explained[["explainer", "explainer_version"]].drop_duplicates())
+    held = len(explained[["explainer", "explainer_version"]].drop_duplicates())
+    scored["explainers"] = scored["image_id"].map(expected).astype("int64") if expected is not None else held
     of_image = scored[[*KEY, "score", "threshold", "p_value"]]
     return scored, explained, explained.merge(of_image, on=list(KEY), suffixes=("", "_of_image"))
 

@@ -21,7 +21,8 @@ class FCDDSettings(FrozenSettings):
     trunk, stages     pretrained network, and which of its seven stages give features; see backbones.py
     head              mahalanobis (`outputs` rows in V, see heads.py) or scalar (`hidden` channels; 0: one 1x1 alone)
     whitening         location or channel; each location's covariance is shrunk towards the one of all locations by
-                      `shrinkage`, then `whitening_floor` * I is added
+                      `shrinkage` (None: fully where there are fewer images than channels, else not at all), then
+                      `whitening_floor` * I is added
     pool_share        share of the cells, the hottest, whose mean is the image score
     level             image: one label an image; pixel: masks, with `defect_area` as the m of the loss
     synthesiser       what draws synthetic defects: `synthetic_rounds` of them for each normal image
@@ -40,7 +41,7 @@ class FCDDSettings(FrozenSettings):
     hidden: Annotated[int, Field(ge=0)] = 128
     whitening: Literal["location", "channel"] = "location"
     whitening_floor: Annotated[float, Field(gt=0.0)] = 0.03
-    shrinkage: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    shrinkage: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     pool_share: Share | None = None
     level: Literal["image", "pixel"] = "image"
     defect_area: Literal["image", "region"] = "image"

@@ -8,12 +8,13 @@ differs, and why:
 - the target is the calibrated P(normal) of a one-class score, and an image leaves the search as soon as it is reached;
 - the objective looks at the image rounded to 8 bit (gradient straight through), so that what is stored is what was
   judged, and rounding can undo nothing;
-- M, the direction mask, is the hottest share of the detector's map, dilated; only where the ladder's top fails is it
-  widened to the whole image, and the row says so (`mask_widened`);
+- M, the direction mask, is the anomalous region: the hottest share of the detector's map and whatever of it lies above
+  the detector's threshold, dilated; only where the ladder fails is it widened to the whole image, and the row says so
+  (`mask_widened`);
 - radii climb a ladder, each rung starting from the last one's answer, so that the smallest that works is used; the
   answer is then drawn back towards the image by bisection as far as the target allows;
-- the search starts at the image itself with short steps and momentum: on FCDD it needs half the iterations of the
-  published start on the sphere with steps of .75, and its answers are half as large (`random_start`, `first_step`).
+- the search starts at the image itself with short steps and momentum instead of on the sphere with steps of .75
+  (`random_start`, `first_step`, `momentum`): fewer iterations and smaller answers on frozen-trunk detectors.
 
 A detector that is not robustly trained can be flipped by changes that mean nothing to a person: read the picture as
 evidence about the detector first, about the product second.
@@ -34,7 +35,8 @@ from torch import Tensor
 
 from xadflow.detectors.base import Detector, as_float
 from xadflow.explainers.base import Counterfactual, Explanation
-from xadflow.explainers.frank_wolfe import auto_frank_wolfe, linear_maximisation_oracle
+from xadflow.explainers.frank_wolfe import auto_frank_wolfe
+from xadflow.explainers.oracle import linear_maximisation_oracle
 from xadflow.explainers.settings import ExplainerSettings, Share, eight_bit, validated
 from xadflow.metrics.explanation import change_inside, l1_l2_changed, lp_norm, top_share
 
@@ -47,17 +49,17 @@ REFERENCE_VALUES = 3 * 224 * 224  # radii are stated for this many; eps ~ d^{1/p
 class SparseSettings(ExplainerSettings):
     """Settings of the sparse counterfactuals.
 
-    `p` of the ball; `radii` of the ladder, as at 3x224x224 values; `iterations` at the top rung and after widening,
-    `rung_iterations` at each one below; `target_p_normal` to reach on the 8-bit image; `first_step`, `momentum`: see
-    auto_frank_wolfe; `heat_share`: hottest share of the map that is the heatmap's mask; `dilation` of the direction mask
-    around it, share of the longer side; `widen_mask` to the whole image where the ladder fails; `shrink_steps` of the
-    final bisection; `random_start` on the smallest ball's surface instead of at the image.
+    `p` of the ball; `radii` of the ladder, as at 3x224x224 values; `rung_iterations` at each rung; `iterations` of the
+    last attempt at the top radius with short steps, where the ladder failed, in the whole image if `widen_mask`; `target_p_normal` to
+    reach on the 8-bit image; `first_step`, `momentum`: see auto_frank_wolfe; `heat_share`: hottest share of the map that
+    is the heatmap's mask; `dilation` of the direction mask, share of the longer side; `shrink_steps` of the final
+    bisection; `random_start` on the smallest ball's surface instead of at the image.
     """
 
     p: Annotated[float, Field(gt=1.0, le=16.0)] = 1.5
-    radii: tuple[Annotated[float, Field(gt=0.0)], ...] = Field((6.25, 12.5, 25.0, 50.0, 100.0), min_length=1)
+    radii: tuple[Annotated[float, Field(gt=0.0)], ...] = Field((6.25, 12.5, 25.0, 50.0, 100.0, 200.0, 400.0), min_length=1)
     iterations: Annotated[int, Field(ge=1)] = 75
-    rung_iterations: Annotated[int, Field(ge=1)] = 15
+    rung_iterations: Annotated[int, Field(ge=1)] = 20
     target_p_normal: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.6
     first_step: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.7
@@ -126,8 +128,8 @@ class SparseExplainer:
             before = _p_normal(detector, x)
         maps = None if first.map is None else np.asarray(first.map.float().cpu().numpy(), dtype=np.float32)
         masks = None if maps is None else np.stack([top_share(one, self.settings.heat_share) for one in maps])
-        allowed = self._allowed(detector, first.map, masks, x)
-        answers = self._shrunk(detector, x, before, self._climbed(detector, x, before, allowed))
+        region = self._region(detector, first.map, masks, x)
+        answers = self._shrunk(detector, x, before, self._climbed(detector, x, before, region))
         stored = torch.round(answers.z * 255).to(torch.uint8)
         with torch.no_grad():
             shown = as_float(stored)
@@ -136,7 +138,7 @@ class SparseExplainer:
             after = _p_normal(detector, shown)
         p_values = detector.calibration.p_value(score)
         pixels, originals = stored.cpu().numpy(), original.cpu().numpy()
-        share = torch.where(answers.widened, 1.0, allowed.float().mean(dim=(1, 2, 3)))
+        share = (region | answers.widened.view(-1, 1, 1, 1)).float().mean(dim=(1, 2, 3))
         told = []
         for row in range(len(pixels)):
             size = l1_l2_changed(originals[row], pixels[row])
@@ -163,51 +165,51 @@ class SparseExplainer:
             told.append(Explanation(heatmap=heatmap, counterfactuals=(counterfactual,), metrics=metrics))
         return told
 
-    def _allowed(
+    def _region(
         self, detector: Detector, maps: Tensor | None, masks: NDArray[np.bool_] | None, x: Tensor
     ) -> Tensor:
-        """bool [B,1,H,W], where the image may change: hottest share and all above the threshold, dilated."""
+        """Where the image may change, bool [B,1,H,W]: the heatmap's mask and all above the threshold, dilated."""
         batch, _, height, width = x.shape
         if maps is None or masks is None:
             return torch.ones((batch, 1, height, width), dtype=torch.bool, device=x.device)
+        anomalous = torch.from_numpy(masks).to(x.device) | (maps > detector.calibration.threshold)
         reach = round(self.settings.dilation * max(height, width))
-        inside = torch.from_numpy(masks).to(x.device)
-        inside = inside | (maps > detector.calibration.threshold)
-        return F.max_pool2d(inside[:, None].float(), 2 * reach + 1, stride=1, padding=reach) > 0
+        return F.max_pool2d(anomalous[:, None].float(), 2 * reach + 1, stride=1, padding=reach) > 0
 
-    def _climbed(self, detector: Detector, x: Tensor, before: Tensor, allowed: Tensor) -> _Answers:
-        """The ladder, and where its top fails the whole image at the top radius."""
+    def _climbed(self, detector: Detector, x: Tensor, before: Tensor, region: Tensor) -> _Answers:
+        """The ladder; where its top fails, once more and longer, in the whole image if that is allowed."""
         s = self.settings
         count = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         answers = _Answers(
-            z=x.clone(), reached=before >= s.target_p_normal, eps=torch.zeros_like(before),
-            iterations=count, rungs=count.clone(), widened=torch.zeros_like(before, dtype=torch.bool),
+            z=x.clone(), reached=before >= s.target_p_normal, eps=torch.zeros_like(before), iterations=count,
+            rungs=count.clone(), widened=torch.zeros_like(before, dtype=torch.bool),
         )  # fmt: skip
-        scale = (x[0].numel() / REFERENCE_VALUES) ** (1 / s.p)
-        narrow = ~allowed.flatten(1).all(dim=1) & s.widen_mask
-        for radius in s.radii:
-            self._search(detector, x, allowed, radius * scale, s.rung_iterations, ~answers.reached, answers)
-        answers.widened = narrow & ~answers.reached
-        last = torch.where(answers.widened.view(-1, 1, 1, 1), True, allowed)
-        self._search(detector, x, last, s.radii[-1] * scale, s.iterations, ~answers.reached, answers)
+        radii = [radius * (x[0].numel() / REFERENCE_VALUES) ** (1 / s.p) for radius in s.radii]
+        for radius in radii:
+            self._search(detector, x, region, radius, s.rung_iterations, s.first_step, answers)
+        if s.widen_mask:
+            answers.widened = ~region.flatten(1).all(dim=1) & ~answers.reached
+        last = region | answers.widened.view(-1, 1, 1, 1)
+        patient = s.first_step * radii[0] / radii[-1]  # in pixel values as short as on the first rung
+        self._search(detector, x, last, radii[-1], s.iterations, patient, answers)
         return answers
 
     def _search(
-        self, detector: Detector, x: Tensor, allowed: Tensor, eps: float, iterations: int, which: Tensor,
+        self, detector: Detector, x: Tensor, region: Tensor, eps: float, iterations: int, first_step: float,
         answers: _Answers,
     ) -> None:  # fmt: skip
-        """One rung for the images `which` [B]; its start is their best so far, which is feasible in it."""
+        """One rung for the images that are not there yet; its start is their best so far, which is feasible in it."""
         s = self.settings
-        rows = which.nonzero().flatten()
+        rows = (~answers.reached).nonzero().flatten()
         if rows.numel() == 0:
             return
         goal = math.log(s.target_p_normal)
         first = bool((answers.rungs[rows] == 0).all())
         found = auto_frank_wolfe(
             lambda z, _: F.logsigmoid(detector.normal_logit(_rounded(z))),
-            x[rows], eps, s.p, iterations, s.seed, direction_mask=allowed[rows], stop=lambda values: values >= goal,
+            x[rows], eps, s.p, iterations, s.seed, direction_mask=region[rows], stop=lambda values: values >= goal,
             start=None if s.random_start and first else answers.z[rows],
-            first_step=s.first_step, momentum=s.momentum,
+            first_step=first_step, momentum=s.momentum,
         )  # fmt: skip
         answers.z[rows], answers.reached[rows], answers.eps[rows] = found.images, found.stopped, eps
         answers.iterations[rows] += found.iterations

@@ -143,7 +143,7 @@ def _report(
 
     calibration = load_detector(Path(plan.detector_folder)).calibration
     refused = [Quarantined(path, reason) for shard in shards for path, reason in sorted(shard.refused.items())]
-    refused += [Quarantined(f"{count} files of the inbox", reason) for reason, count in plan.quarantined.items()]
+    refused += [Quarantined(path, reason) for path, reason in plan.quarantined.items()]
     complete = _complete(explained, plan)
     earlier = store.read(
         "scores", columns=["p_value"],
@@ -152,7 +152,7 @@ def _report(
     )  # fmt: skip
     new_images = plan.images - sum(len(shard.refused) for shard in shards)
     return NightlyReport(
-        title=f"{plan.dataset}: night of {plan.run_date}",
+        title="Nightly anomaly report",
         run_date=dt.date.fromisoformat(plan.run_date),
         dataset=plan.dataset,
         model_name=plan.model_name,

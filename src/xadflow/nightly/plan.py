@@ -55,7 +55,7 @@ class NightPlan:
     shards: tuple[tuple[PlannedImage, ...], ...]
     already: int
     admitted: int
-    quarantined: Mapping[str, int] = field(default_factory=dict)
+    quarantined: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def explainers_digest(self) -> str:
@@ -172,15 +172,15 @@ def _manifests(
     inbox: Path | None,
     sample: tuple[int, int] | None,
     only_dates: Sequence[date] | None,
-) -> tuple[list[Manifest], dict[str, int], int]:
-    """The data set's own manifest and those of admitted inboxes; also tonight's refusals by reason, and arrivals."""
+) -> tuple[list[Manifest], dict[str, str], int]:
+    """The data set's own manifest and those of admitted inboxes; also tonight's refused files with reasons, and arrivals."""
     nights = home.state / "inbox-runs" / dataset
     if only_dates is not None:
         return [read_manifest(nights / day.isoformat()) for day in only_dates if _is_night(nights, day)], {}, 0
     own = read_manifest(home.dataset(dataset))
     if sample is not None:
         return [own], {}, 0
-    quarantined: dict[str, int] = {}
+    quarantined: dict[str, str] = {}
     admitted = 0
     folder = inbox or home.inbox(dataset)
     if inbox is not None and not inbox.is_dir():
@@ -190,7 +190,7 @@ def _manifests(
 
         tonight = admit_inbox(folder, ImageLimits(**settings.limits.model_dump()), nights / run_date.isoformat())
         admitted = len(tonight.rows())
-        quarantined = quarantine_counts(nights / run_date.isoformat())
+        quarantined = quarantined_files(nights / run_date.isoformat())
     earlier = sorted(path.parent for path in nights.glob("*/manifest.parquet"))
     return [own, *(read_manifest(path) for path in earlier)], quarantined, admitted
 
@@ -199,16 +199,15 @@ def _is_night(nights: Path, day: date) -> bool:
     return (nights / day.isoformat() / "manifest.parquet").is_file()
 
 
-def quarantine_counts(folder: Path) -> dict[str, int]:
-    """How many files of a data set or inbox folder were refused, by reason."""
+def quarantined_files(folder: Path) -> dict[str, str]:
+    """Refused files of a data set or inbox folder, with the reason of each."""
     import pyarrow.parquet as pq
 
     path = folder / "quarantine.parquet"
-    counts: dict[str, int] = {}
-    if path.is_file():
-        for reason in pq.read_table(path, columns=["reason"])["reason"].to_pylist():
-            counts[reason] = counts.get(reason, 0) + 1
-    return counts
+    if not path.is_file():
+        return {}
+    rows = pq.read_table(path, columns=["path", "reason"]).to_pylist()
+    return {row["path"]: row["reason"] for row in rows}
 
 
 def _candidates(home: Home, manifests: Iterable[Manifest], sample: tuple[int, int] | None) -> dict[str, tuple[str, str]]:

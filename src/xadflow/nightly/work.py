@@ -211,7 +211,7 @@ def _publish(
 
     scores, explanations = as_tables(score_rows, explanation_rows)
     with figures.phase("validate"):
-        validate_shard(scores, explanations)
+        validate_shard(scores, explanations, {image.image_id: len(image.missing) for image in planned})
     ids = [image.image_id for image in planned]
     with figures.phase("write"):
         for table, rows in (("explanations", explanations), ("scores", scores)):
