@@ -13,19 +13,20 @@ GROUPS = ("peer-0", "blocks", "blocks 2-4")
 
 ELPV_TEXT = """\
 `make bench-elpv`. Image AUROC of raw scores on 2,223 real solar cells (ELPV, labels 0 and 1 only), 128 px, trunk
-EfficientNet-Lite0, all rows on the same images. *peer-0* is the random split that other libraries report on (anomalib 2.7 measured
-on it: PaDiM .910, PatchCore .894, other stages and a tiny coreset). *blocks* is the mean of five folds of contiguous rows:
-neighbouring rows look like cells of one module, a random split flatters every method, **blocks is what a plant would see**.
-60 drawn defects are out of every test set; k of them train. Brackets: 95 % bootstrap over test images of the mean over training
-seeds. *p* is a paired bootstrap against PaDiM on the same features (smallest possible {least:.4f}). What was visible while choosing:
-the settings were searched with part of these test images in sight (see the head of `benchmarks/elpv.py`); *blocks 2-4* are the folds
-that no choice made here has seen. ELPV has no masks, so nothing is said of localisation.
+EfficientNet-Lite0, all rows on the same images. *peer-0* is the random split that other libraries report on (anomalib
+2.7 measured on it: PaDiM .910, PatchCore .894, other stages and a tiny coreset). *blocks* is the mean of five folds of
+contiguous rows: neighbouring rows look like cells of one module, a random split flatters every method, **blocks is what
+a plant would see**. 60 drawn defects are out of every test set; k of them train. Brackets: 95 % bootstrap over test
+images of the mean over training seeds. *p* is a paired bootstrap against PaDiM on the same features (smallest possible
+{least:.4f}). What was visible while choosing: the settings were searched with part of these test images in sight (see
+the head of `benchmarks/elpv.py`); *blocks 2-4* are the folds that no choice made here has seen. ELPV has no masks, so
+nothing is said of localisation.
 """
 
 NIGHTLY_TEXT = """\
-`make bench-nightly`. {images:,} real ELPV cells arrive in an inbox; {score_rows:,} score rows and {explanation_rows:,} explanation
-rows are written in {shards} shards. The same night by plain calls and by the Prefect flow, in turn, each into fresh tables, without
-server start and imports.
+`make bench-nightly`. {images:,} real ELPV cells arrive in an inbox; {score_rows:,} score rows and {explanation_rows:,}
+explanation rows are written in {shards} shards. The same night by plain calls and by the Prefect flow, in turn, each
+into fresh tables, without server start and imports.
 """
 
 

@@ -18,7 +18,7 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from xadflow.errors import XadflowError
-from xadflow.ledger import LedgerHead
+from xadflow.evidence.ledger import LedgerHead
 from xadflow.registry import Registry
 from xadflow.settings import Home, Settings, load_settings
 from xadflow.store import EvidenceStore

@@ -17,7 +17,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xadflow.commits import (
+from xadflow.digests import sha256_bytes, sha256_file
+from xadflow.errors import StoreBroken
+from xadflow.evidence.commits import (
     CHAIN,
     LOG,
     Commit,
@@ -29,10 +31,8 @@ from xadflow.commits import (
     read_commit,
     row_digests,
 )
-from xadflow.digests import sha256_bytes, sha256_file
-from xadflow.errors import StoreBroken
-from xadflow.ledger import LedgerHead, LedgerLine
-from xadflow.row_keys import KEYS
+from xadflow.evidence.ledger import LedgerHead, LedgerLine
+from xadflow.evidence.row_keys import KEYS
 from xadflow.store import EvidenceStore
 from xadflow.tables import BY_NAME, rows_digest
 

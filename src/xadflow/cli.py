@@ -18,11 +18,11 @@ import xadflow
 from xadflow.errors import XadflowError
 
 _BUILT_IN = {
-    "data": ("xadflow.data.commands:data", "Bring images in: add a folder of your own, or run one DVC stage."),
-    "score": ("xadflow.scoring_commands:score", "Score image files with a registered model."),
-    "models": ("xadflow.models_commands:models", "List, compare, promote and roll back registered models."),
-    "audit": ("xadflow.audit_commands:audit", "Verify the evidence tables, or show what is known of one image."),
-    "doctor": ("xadflow.doctor:doctor", "Check versions, data, models and servers; says what mends each finding."),
+    "data": ("xadflow.commands.data:data", "Bring images in: add a folder of your own, or run one DVC stage."),
+    "score": ("xadflow.commands.score:score", "Score image files with a registered model."),
+    "models": ("xadflow.commands.models:models", "List, compare, promote and roll back registered models."),
+    "audit": ("xadflow.commands.audit:audit", "Verify the evidence tables, or show what is known of one image."),
+    "doctor": ("xadflow.commands.doctor:doctor", "Check versions, data, models and servers; says what mends each finding."),
 }
 _FROM_FLOWS = {
     "demo": "Run the whole loop on real solar-cell images, from data to audited explanations.",

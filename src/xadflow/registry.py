@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from xadflow.errors import NoChampion, RegistryUnavailable, UnknownName
-from xadflow.ledger_anchor import EXPERIMENT, read_anchor, write_anchor
-from xadflow.model_versions import (
+from xadflow.tracking.ledger_anchor import EXPERIMENT, read_anchor, write_anchor
+from xadflow.tracking.model_versions import (
     ModelRef,
     ModelSummary,
     VersionSummary,
@@ -29,8 +29,8 @@ from xadflow.model_versions import (
     detector_files,
     parse_spec,
 )
-from xadflow.run_log import log_batches, log_dataset, log_files, log_model, open_run, quiet
-from xadflow.tracking_store import is_server, prepare_store, shown
+from xadflow.tracking.run_log import log_batches, log_dataset, log_files, log_model, open_run, quiet
+from xadflow.tracking.tracking_store import is_server, prepare_store, shown
 
 if TYPE_CHECKING:
     import pandas as pd

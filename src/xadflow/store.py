@@ -39,14 +39,14 @@ from deltalake import (
 )
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from xadflow.commits import CHAIN, LOG, MARK, ROWS_DIGEST, data_files, log_strangers, log_versions
-from xadflow.completion import RESTORE, check_in_step, complete, settle
 from xadflow.digests import canonical_digest
 from xadflow.errors import StoreBroken, StoreConflict, WrongUse
-from xadflow.ledger import Intent, Ledger, LedgerHead
-from xadflow.row_keys import KeyIndex, checked_rows, digests_of
+from xadflow.evidence.commits import CHAIN, LOG, MARK, ROWS_DIGEST, data_files, log_strangers, log_versions
+from xadflow.evidence.completion import RESTORE, check_in_step, complete, settle
+from xadflow.evidence.ledger import Intent, Ledger, LedgerHead
+from xadflow.evidence.row_keys import KeyIndex, checked_rows, digests_of
+from xadflow.evidence.writer_lock import writer_lock
 from xadflow.tables import BY_NAME, ROWS_PER_GROUP, rows_digest
-from xadflow.writer_lock import writer_lock
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from xadflow import doctor_checks
-from xadflow.doctor import doctor
+from xadflow.commands import doctor_checks
+from xadflow.commands.doctor import doctor
 
 PROJECT = Path(__file__).parents[2]
 MISSING = {"mlflow", "dvc remote", "schedules", "table scores", "table explanations", "data elpv", "champion"}
@@ -159,7 +159,7 @@ def test_a_weight_file_that_changed_since_its_package_was_built_fails(
 @pytest.mark.usefixtures("project")
 def test_looking_at_an_empty_project_imports_no_heavy_package() -> None:
     code = (
-        "import sys; from xadflow.doctor import examine; from xadflow.settings import Home; examine(Home.find());"
+        "import sys; from xadflow.commands.doctor import examine; from xadflow.settings import Home; examine(Home.find());"
         "print(sorted({'torch', 'prefect', 'mlflow', 'pandas', 'dvc', 'great_expectations'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,8 +6,9 @@ import pytest
 from click.testing import CliRunner
 from evidence_rows import MODEL, explanation_row, image_id, publish_shard, store_in
 
-from xadflow import audit_commands, decisions
+from xadflow.commands import audit as audit_commands
 from xadflow.errors import AuditFailed, StoreBroken, UnknownName, WrongUse
+from xadflow.evidence import decisions
 from xadflow.images import decode_png
 
 

@@ -15,7 +15,7 @@ from evidence_rows import app_of, content, explanations, publish_shard, scores, 
 import xadflow.store
 from xadflow.audit import verify
 from xadflow.errors import StoreBroken
-from xadflow.ledger import Ledger, LedgerHead
+from xadflow.evidence.ledger import Ledger, LedgerHead
 
 
 class Killed(BaseException):

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from xadflow.errors import StoreBroken
-from xadflow.ledger import Intent, Ledger, LedgerHead, LedgerLine
+from xadflow.evidence.ledger import Intent, Ledger, LedgerHead, LedgerLine
 
 
 def _append(ledger: Ledger, version: int) -> LedgerHead:

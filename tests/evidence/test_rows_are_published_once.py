@@ -19,11 +19,11 @@ from evidence_rows import (
     store_in,
 )
 
+import xadflow.evidence.writer_lock
 import xadflow.store
-import xadflow.writer_lock
 from xadflow.audit import verify
 from xadflow.errors import BadInput, StoreBroken, StoreConflict
-from xadflow.ledger import LedgerHead
+from xadflow.evidence.ledger import LedgerHead
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_where_there_are_no_locks_writing_is_refused_and_verifying_works(store, 
     def no_locks(*_):
         raise OSError(errno.EBADF, "Bad file descriptor")
 
-    monkeypatch.setattr(xadflow.writer_lock.fcntl, "flock", no_locks)
+    monkeypatch.setattr(xadflow.evidence.writer_lock.fcntl, "flock", no_locks)
     with pytest.raises(StoreBroken, match="cannot be locked.*XADFLOW_HOME"):
         store.publish("scores", scores([7]), app="a")
     assert verify(store, None).ok

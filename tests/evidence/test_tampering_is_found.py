@@ -11,12 +11,12 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from evidence_rows import app_of, explanations, image_id, publish_shard, scores, store_in
 
-import xadflow.row_keys
+import xadflow.evidence.row_keys
 import xadflow.store
 from xadflow.audit import verify
-from xadflow.commits import log_versions
 from xadflow.digests import sha256_file
 from xadflow.errors import StoreBroken
+from xadflow.evidence.commits import log_versions
 from xadflow.tables import row_digest, rows_digest
 
 SHARDS = [range(first, first + 4) for first in range(0, 12, 4)]
@@ -234,7 +234,7 @@ def test_a_row_doubled_inside_one_valid_chain_is_named(tmp_path, monkeypatch):
     store = store_in(tmp_path)
     store.prepare()
     store.publish("scores", scores([1, 3]), app="a")
-    monkeypatch.setattr(xadflow.row_keys.KeyIndex, "missing", lambda self, rows: rows)
+    monkeypatch.setattr(xadflow.evidence.row_keys.KeyIndex, "missing", lambda self, rows: rows)
     store.publish("scores", scores([3, 5]), app="b")
     (what,) = problems_of((store, store.ledger.head()))
     assert what.startswith(f"scores: image {image_id(3)[:12]} of ")

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 from tiny_store import MODEL, Store
 
+from xadflow.commands.models import models
 from xadflow.errors import NoChampion, UnknownName, WrongUse
-from xadflow.models_commands import models
 
 
 @pytest.fixture

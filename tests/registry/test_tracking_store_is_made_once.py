@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from xadflow import tracking_store
 from xadflow.errors import RegistryUnavailable
 from xadflow.registry import Registry
+from xadflow.tracking import tracking_store
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from xadflow.calibration import Calibration
 from xadflow.detectors import Scores
-from xadflow.model_versions import ModelRef
 from xadflow.registry import Registry
+from xadflow.tracking.model_versions import ModelRef
 
 MODEL = "xad.tiny-set.tiny"
 DIGEST = "d41d8cd98f00b204e9800998ecf8427e"

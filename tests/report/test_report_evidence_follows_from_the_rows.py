@@ -8,7 +8,7 @@ from scipy.stats import ks_2samp
 
 from xadflow.images import encode_png
 from xadflow.metrics.figures import difference_picture, heat_overlay
-from xadflow.report_evidence import drift_of, explainer_figures, score_quantiles, worst_cases
+from xadflow.report.evidence import drift_of, explainer_figures, score_quantiles, worst_cases
 
 
 def stored(pixels):

@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from xadflow import report as report_module
-from xadflow.report import (
+from xadflow.report import page as report_module
+from xadflow.report.evidence import Drift, ExplainerFigures, ScoreQuantile, WorstCase
+from xadflow.report.page import (
     Link,
     NightCounts,
     NightlyReport,
@@ -20,7 +21,6 @@ from xadflow.report import (
     render_nightly_report,
     write_nightly_report,
 )
-from xadflow.report_evidence import Drift, ExplainerFigures, ScoreQuantile, WorstCase
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=http://evil/x onerror=alert(2)>{{7*7}}\u202egnp.\udcff"
 

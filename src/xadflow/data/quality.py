@@ -108,8 +108,9 @@ def validate_shard(
 ) -> dict[str, object]:
     """Check the scalar columns of a shard (tables SCORES and EXPLANATIONS) before it is published.
 
-    `expected` says how many explanations each image should have in this shard if it is anomalous (an earlier, killed run
-    may have published some); without it, one of every explainer in the shard. Either table may be empty. Where an explanation's image has its score in the same shard, both must agree.
+    `expected` says how many explanations each image should have in this shard if it is anomalous (an earlier, killed
+    run may have published some); without it, one of every explainer in the shard. Either table may be empty. Where an
+    explanation's image has its score in the same shard, both must agree.
 
     Raises:
         ValidationFailed: naming each rule that fails and its rows, as `image_path (image_id)` and the explainer.

@@ -41,8 +41,9 @@ def shard_frames(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Scores, explanations, and explanations joined with the score of their image where that is in the same shard.
 
-    Scores get `explanations`, how many their image has, and `explainers`, how many it should have: what `expected` says,
-    or as many as there are explainers in the shard. The first two get `missing`, the required columns without a value. Flags are 0 and 1.
+    Scores get `explanations`, how many their image has, and `explainers`, how many it should have: what `expected`
+    says, or as many as there are explainers in the shard. The first two get `missing`, the required columns without a
+    value. Flags are 0 and 1.
     """
     scored, explained = _scalars(scores).to_pandas(), _scalars(explanations).to_pandas()
     scored["explanations"] = scored["image_id"].map(explained["image_id"].value_counts()).fillna(0).astype("int64")

@@ -67,7 +67,8 @@ class Whitening(nn.Module):
     z = L^-1 (s - m) with s the channel-standardised features, m their mean at the location and L the Cholesky factor of
     their covariance there + `floor` * I. The covariance is shrunk towards the one pooled over all locations by
     `shrinkage`; None means 0 with more images than channels, else 1, since fewer images leave a location's own
-    covariance without full rank and the whitened scores of new normals far above those of the fitted ones. With scope "channel" only the standardisation is done.
+    covariance without full rank and the whitened scores of new normals far above those of the fitted ones. With scope
+    "channel" only the standardisation is done.
     """
 
     mean: Tensor

@@ -18,7 +18,8 @@ from xadflow.nightly.plan import NightPlan
 from xadflow.nightly.rows import restore_map
 from xadflow.nightly.work import ShardFigures, read_figures
 from xadflow.registry import Registry
-from xadflow.report import (
+from xadflow.report.evidence import drift_of, explainer_figures, score_quantiles, worst_cases
+from xadflow.report.page import (
     Link,
     NightCounts,
     NightlyReport,
@@ -26,7 +27,6 @@ from xadflow.report import (
     Query,
     write_nightly_report,
 )
-from xadflow.report_evidence import drift_of, explainer_figures, score_quantiles, worst_cases
 from xadflow.settings import Home, Settings
 from xadflow.store import EvidenceStore
 

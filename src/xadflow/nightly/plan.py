@@ -18,10 +18,10 @@ from xadflow.digests import sha256_file, sha256_json
 from xadflow.errors import WorkFailed
 from xadflow.images import ImageLimits
 from xadflow.lineage import RunIdentity, code_digest, dvc_hashes, git_commit, library_versions
-from xadflow.model_versions import ModelRef
 from xadflow.registry import Registry
 from xadflow.settings import Home, Settings
 from xadflow.store import EvidenceStore
+from xadflow.tracking.model_versions import ModelRef
 
 CODE = ("detectors", "explainers", "calibration.py", "images.py", "nightly")
 

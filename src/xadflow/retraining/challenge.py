@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from xadflow.digests import sha256_json
 from xadflow.gate import judge
 from xadflow.lineage import dvc_hashes
-from xadflow.model_versions import ModelRef
 from xadflow.registry import Registry
 from xadflow.retraining.evaluate import flat, gate_figures
 from xadflow.scoring import open_detector
 from xadflow.settings import Home, Settings
+from xadflow.tracking.model_versions import ModelRef
 
 KEY, VERDICT, REASONS = "xadflow.gate_key", "xadflow.gate", "xadflow.gate_reasons"
 

@@ -12,12 +12,12 @@ from xadflow.detectors.base import WEIGHTS, Detector
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.lineage import dvc_hashes, git_commit, library_versions
 from xadflow.metrics.figures import SheetRow, contact_sheet, roc_with_interval, score_histogram
-from xadflow.model_versions import ModelRef
 from xadflow.registry import Registry
 from xadflow.retraining.evaluate import Scored, explain_some, flat, score_split
 from xadflow.retraining.train import REPORT, TrainingOrder
 from xadflow.scoring import open_detector
 from xadflow.settings import Home, Settings
+from xadflow.tracking.model_versions import ModelRef
 
 SHEET_ROWS = 6
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xadflow.commits import (
+from xadflow.digests import sha256_file
+from xadflow.errors import StoreBroken
+from xadflow.evidence.commits import (
     LOG,
     Commit,
     checkpoint_name,
@@ -16,9 +18,7 @@ from xadflow.commits import (
     read_commit,
     row_digests,
 )
-from xadflow.digests import sha256_file
-from xadflow.errors import StoreBroken
-from xadflow.ledger import Intent, Ledger, sync
+from xadflow.evidence.ledger import Intent, Ledger, sync
 from xadflow.tables import BY_NAME, rows_digest
 
 RESTORE = "run `xadflow audit verify`; then restore var/tables and var/ledger together from a backup"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from xadflow.images import encode_png
 from xadflow.metrics.intervals import Rate, wilson_rate
-from xadflow.report_evidence import Drift, ExplainerFigures, ScoreQuantile, WorstCase
+from xadflow.report.evidence import Drift, ExplainerFigures, ScoreQuantile, WorstCase
 
 if TYPE_CHECKING:
     from jinja2 import Template

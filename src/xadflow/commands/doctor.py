@@ -10,8 +10,8 @@ from typing import Literal
 
 import click
 
-from xadflow import doctor_checks as checks
-from xadflow.doctor_checks import Finding
+from xadflow.commands import doctor_checks as checks
+from xadflow.commands.doctor_checks import Finding
 from xadflow.errors import BadSettings
 from xadflow.settings import Home, Settings, load_settings
 

@@ -12,8 +12,8 @@ from xadflow.settings import Home
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from xadflow.model_versions import ModelSummary
     from xadflow.registry import Registry
+    from xadflow.tracking.model_versions import ModelSummary
 
 _KEY_FIGURES = ("test.auroc", "gate.auroc", "gate.flip_rate", "gate.change_inside")
 _PIPE_WIDTH = 180  # a pipe has no width to fit a table into

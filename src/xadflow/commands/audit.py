@@ -13,7 +13,7 @@ from xadflow.errors import AuditFailed
 
 if TYPE_CHECKING:
     from xadflow.audit import AuditResult
-    from xadflow.ledger import LedgerHead
+    from xadflow.evidence.ledger import LedgerHead
     from xadflow.settings import Home
 
 _MOST_LINES = 100
@@ -57,7 +57,7 @@ def verify(since_anchor: bool, as_json: bool) -> None:
 @click.option("--images", type=click.Path(path_type=Path, file_okay=False), help="Also write its pictures as PNG here.")
 def show(image_id: str, as_json: bool, images: Path | None) -> None:
     """Every row of one image; IMAGE_ID may be shortened to its first 6 digits or more."""
-    from xadflow import decisions
+    from xadflow.evidence import decisions
     from xadflow.settings import Home
     from xadflow.store import EvidenceStore
 
@@ -76,7 +76,7 @@ def show(image_id: str, as_json: bool, images: Path | None) -> None:
 
 
 def _anchored_head(home: Home) -> LedgerHead | None:
-    from xadflow.ledger import LedgerHead
+    from xadflow.evidence.ledger import LedgerHead
     from xadflow.registry import Registry
 
     head = Registry(home.mlflow_uri, home.mlflow_artifacts).anchored_head()

@@ -109,7 +109,7 @@ def disk(home: Home) -> Iterator[Finding]:
 
 def mlflow_database(home: Home) -> Iterator[Finding]:
     """The embedded database's schema, or the server's health."""
-    from xadflow.tracking_store import ask_health, is_server, shown, sqlite_file, sqlite_revision
+    from xadflow.tracking.tracking_store import ask_health, is_server, shown, sqlite_file, sqlite_revision
 
     uri = home.mlflow_uri
     try:
@@ -239,7 +239,7 @@ def datasets(home: Home, settings: Settings) -> Iterator[Finding]:
 
 def champions(home: Home, settings: Settings) -> Iterator[Finding]:
     """The version in service of each data set that is explained."""
-    from xadflow.tracking_store import is_server, sqlite_file, sqlite_revision
+    from xadflow.tracking.tracking_store import is_server, sqlite_file, sqlite_revision
 
     uri = home.mlflow_uri
     names = [(one, f"xad.{one}.{detector}") for one in settings.explain.datasets for detector in settings.retrain.detectors]
@@ -271,6 +271,6 @@ def _cuda_of_torch() -> int | None:
 
 
 def _shown(url: str) -> str:
-    from xadflow.tracking_store import shown
+    from xadflow.tracking.tracking_store import shown
 
     return shown(url)

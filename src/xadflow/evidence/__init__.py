@@ -1,0 +1,1 @@
+"""The parts of the evidence tables behind `store.py` and `audit.py`: ledger, commits, keys, locks, decisions."""
