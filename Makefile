@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+UV := uv==0.13.9
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export XADFLOW_PROJECT := $(CURDIR)
 QUICK ?=
@@ -21,9 +23,10 @@ $(STAMP): requirements.lock pyproject.toml
 	  || { echo "xadflow needs Python 3.11; set PYTHON=/path/to/python3.11"; exit 1; }
 	@started=$$SECONDS; \
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
-	echo "setting up .venv (about 5 GB to fetch; minutes)"; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock \
-	&& $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . \
+	echo "setting up .venv (about 5 GB to fetch; a minute or several)"; \
+	$(PIP) $(UV) && { $(BIN)/uv pip install --quiet --native-tls --compile-bytecode --python $(BIN)/python --no-deps \
+	  -r requirements.lock || { echo "uv could not; pip takes several minutes"; $(PIP) -r requirements.lock; }; } \
+	&& $(PIP) --no-build-isolation -e . \
 	&& touch $(STAMP) && echo "set-up took $$((SECONDS - started)) s"
 
 demo: setup ## the whole loop on real images, from data to audited explanations
