@@ -132,6 +132,35 @@ def _say_explained(results: list[dict[str, Any]]) -> None:
         click.echo(f"  report                       {one['report']}")
 
 
+def _say_quality(outcomes: list[dict[str, Any]]) -> None:
+    """Figures on split `test` of each version, as its MLflow run holds them."""
+    from tasks.runtime import open_project
+
+    registry = open_project().registry
+    for one in outcomes:
+        logged = registry.figures(registry.resolve(f"{one['model']}/{one['version']}"))
+        test = {name.removeprefix("test."): value for name, value in logged.items() if name.startswith("test.")}
+        click.echo(
+            f"  test: AUROC {test['auroc']:.3f} [{test['auroc_low']:.3f}, {test['auroc_high']:.3f}] over "
+            f"{test['normals']:.0f} normals and {test['anomalies']:.0f} anomalies; at the threshold recall "
+            f"{test['recall']:.3f}, false alarms {test['false_alarm_rate']:.3f}"
+        )
+
+
+def _real_anomalies_explained(dataset: str) -> int:
+    """How many labelled anomalies of a data set have a row of every explainer in use, of the present champion."""
+    from tasks.runtime import open_project
+    from xadflow.data.manifest import read_manifest
+    from xadflow.nightly.plan import explainer_versions
+
+    project = open_project()
+    champion = project.registry.champion(f"xad.{dataset}.{project.settings.retrain.detectors[0]}")
+    explained = project.store.explained(champion.name, champion.version)
+    versions = explainer_versions(project.settings)
+    anomalous = {row.image_id for row in read_manifest(project.home.dataset(dataset)).rows(label=1)}
+    return sum(all((one, name, version) in explained for name, version in versions.items()) for one in anomalous)
+
+
 @click.command()
 def demo() -> None:
     """Run the whole loop on real solar-cell images (ELPV), from data to audited explanations.
@@ -150,10 +179,13 @@ def demo() -> None:
     click.echo(f"1/3  data and detector: {dataset}")
     outcomes = _run_retrain([dataset], [])
     _say_gate(outcomes)
+    _say_quality(outcomes)
     trained_s = time.perf_counter() - started
     click.echo(f"2/3  a night: {settings.demo.anomalies} anomalous and {settings.demo.normals} normal test images")
     results = _run_explain([dataset], None, None, (settings.demo.anomalies, settings.demo.normals))
     _say_explained(results)
+    click.echo(f"  real anomalies explained     {_real_anomalies_explained(dataset)}, by each of "
+               f"{', '.join(settings.explain.explainers)}")  # fmt: skip
     explained_s = time.perf_counter() - started - trained_s
     click.echo("3/3  where everything is")
     for what, where in (

@@ -206,3 +206,14 @@ def test_a_user_mistake_gets_one_line_and_status_2(project: Path, xadflow) -> No
         done = xadflow(*words, status=2)
         assert "Traceback" not in done.stderr
         assert done.stderr.strip()
+
+
+def test_the_demo_on_what_is_done_already_adds_nothing_and_says_where_everything_is(explained: Path, xadflow) -> None:
+    params = explained / "params.yaml"
+    params.write_text(params.read_text().replace("demo: {dataset: elpv,", "demo: {dataset: screws,"))
+    before = len(table(explained, "scores")), len(table(explained, "explanations"))
+    done = xadflow("demo")
+    assert "unchanged, not trained again" in done.stdout
+    for what in ("tables", "report", "MLflow", "audit"):
+        assert what in done.stdout
+    assert (len(table(explained, "scores")), len(table(explained, "explanations"))) == before

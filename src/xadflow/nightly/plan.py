@@ -99,7 +99,7 @@ def plan_night(
     champion = registry.champion(f"xad.{dataset}.{detector}")
     folder = registry.detector_folder(champion)
     explainers = {name: dict(settings.explainers[name]) for name in settings.explain.explainers}
-    versions = _versions(explainers)
+    versions = explainer_versions(settings)
 
     manifests, quarantined, admitted = _manifests(home, settings, dataset, run_date, inbox, sample, only_dates)
     if only_inbox:
@@ -137,10 +137,11 @@ def resolve_root(home: Home, root: str) -> Path:
     return {"project": home.project, "state": home.state}[root]
 
 
-def _versions(explainers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def explainer_versions(settings: Settings) -> dict[str, str]:
+    """Version of each explainer that params.yaml names for the night."""
     from xadflow.explainers import build_explainer  # brings torch in
 
-    return {name: build_explainer(name, **settings).version for name, settings in explainers.items()}
+    return {name: build_explainer(name, **settings.explainers[name]).version for name in settings.explain.explainers}
 
 
 def _identity(home: Home, settings: Settings, dataset: str, champion: ModelRef, folder: Path) -> RunIdentity:
