@@ -74,11 +74,12 @@ def _say_gate(outcomes: list[dict[str, Any]]) -> None:
 @click.option("--date", "day", type=_DAY, help="Day of the run (partition run_date); default: today, UTC.")
 @click.option("--inbox", type=click.Path(path_type=Path), help="Folder of new images, for one --dataset.")
 @click.option("--backfill", nargs=2, type=_DAY, metavar="FROM TO", help="Images the inbox brought on these days.")
+@click.option("--explainer", "explainers", multiple=True, help="Explainer to run; default: explain.explainers.")
 @click.option("--only-inbox", is_flag=True, help="Leave out the data set's own test images.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def explain(
-    datasets: tuple[str, ...], day: Any, inbox: Path | None, backfill: tuple[Any, Any] | None, only_inbox: bool,
-    as_json: bool,
+    datasets: tuple[str, ...], day: Any, inbox: Path | None, backfill: tuple[Any, Any] | None, explainers: tuple[str, ...],
+    only_inbox: bool, as_json: bool,
 ) -> None:
     """Score images that have no row yet with the champion, explain the anomalous ones, append to the tables.
 
@@ -95,7 +96,7 @@ def explain(
     if inbox is not None and not inbox.is_dir():
         raise WrongUse("--inbox is not a folder", seen=str(inbox), next_step="name a folder of images")
     days = _days(*backfill) if backfill else None
-    results = _run_explain(list(datasets), day.date() if day else None, inbox, None, days, only_inbox)
+    results = _run_explain(list(datasets), day.date() if day else None, inbox, None, days, only_inbox, list(explainers))
     if as_json:
         click.echo(json.dumps(results, default=str))
         return
@@ -117,12 +118,14 @@ def _run_explain(
     sample: tuple[int, int] | None,
     days: list[date] | None = None,
     only_inbox: bool = False,
+    explainers: list[str] | None = None,
 ) -> list[dict[str, Any]]:
     interactive_environment()
     from flows.explain import explain as flow
 
     with progress_board(), _answered():
-        return flow(datasets or None, day, str(inbox.resolve()) if inbox else None, sample, days, only_inbox)
+        folder = str(inbox.resolve()) if inbox else None
+        return flow(datasets or None, day, folder, sample, days, only_inbox, explainers or None)
 
 
 def _say_explained(results: list[dict[str, Any]]) -> None:
@@ -156,7 +159,7 @@ def _real_anomalies_explained(dataset: str) -> int:
     project = open_project()
     champion = project.registry.champion(f"xad.{dataset}.{project.settings.retrain.detectors[0]}")
     explained = project.store.explained(champion.name, champion.version)
-    versions = explainer_versions(project.settings)
+    versions = explainer_versions({name: project.settings.explainer(name) for name in project.settings.explain.explainers})
     anomalous = {row.image_id for row in read_manifest(project.home.dataset(dataset)).rows(label=1)}
     return sum(all((one, name, version) in explained for name, version in versions.items()) for one in anomalous)
 

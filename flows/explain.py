@@ -29,6 +29,7 @@ def explain(
     sample: tuple[int, int] | None = None,
     only_dates: list[date] | None = None,
     only_inbox: bool = False,
+    explainers: list[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Score and explain what has no row yet, data set by data set; returns each one's report and figures.
 
@@ -38,6 +39,7 @@ def explain(
         sample: (anomalies, normals) labelled test images only, as the demo does.
         only_dates: only images that the inbox brought on these dates.
         only_inbox: leave out the data set's own test images.
+        explainers: which of them to run; explain.explainers by default.
     """
     home = Home.find()
     quiet_environment(home)
@@ -45,6 +47,8 @@ def explain(
     wanted = datasets or list(settings.explain.datasets)
     for name in wanted:
         settings.dataset(name)
+    for name in explainers or ():
+        settings.explainer(name)
     ensure_limits()
     day = run_date or scheduled_day()
     run = str(runtime.flow_run.id or datetime.now(UTC).strftime("%Y%m%dT%H%M%S"))
@@ -52,7 +56,7 @@ def explain(
     failed: list[str] = []
     for dataset in wanted:
         build_dataset(dataset)
-        night = plan(dataset, day, f"{run}-{dataset}", inbox, sample, only_dates, only_inbox)
+        night = plan(dataset, day, f"{run}-{dataset}", inbox, sample, only_dates, only_inbox, explainers)
         shards = shard.map(unmapped(night["path"]), list(range(night["shards"])))
         shards.wait()
         failures = [str(one.state.message) for one in shards if not one.state.is_completed()]

@@ -27,6 +27,7 @@ def plan(
     sample: tuple[int, int] | None,
     only_dates: list[date] | None,
     only_inbox: bool,
+    explainers: list[str] | None,
 ) -> dict[str, Any]:
     """Repair the tables, resolve the champion once and list the work. Returns the plan's path and its counts."""
     project = open_project()
@@ -35,7 +36,7 @@ def plan(
     path = plan_night(
         project.home, project.settings, project.registry, project.store, dataset=dataset, run_date=run_date,
         run_id=run_id, inbox=Path(inbox) if inbox else None, sample=sample, only_dates=only_dates,
-        only_inbox=only_inbox,
+        only_inbox=only_inbox, explainers=explainers,
     )  # fmt: skip
     night = read_plan(path)
     return {"path": str(path), "shards": len(night.shards), "images": night.images, "already": night.already}

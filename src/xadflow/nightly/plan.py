@@ -82,6 +82,7 @@ def plan_night(
     sample: tuple[int, int] | None = None,
     only_dates: Sequence[date] | None = None,
     only_inbox: bool = False,
+    explainers: Sequence[str] | None = None,
 ) -> Path:
     """Resolve the champion once, admit new images, list the work and write plan.json; returns its path.
 
@@ -91,6 +92,8 @@ def plan_night(
         sample: (anomalies, normals): only so many labelled images of split `test`, by image_id, and no inbox.
         only_dates: only images that the inbox brought on these dates (a backfill), nothing new.
         only_inbox: leave out the data set's test images.
+        explainers: names of the explainers to run; explain.explainers by default. What is left out now is done by a
+            later night that names it.
 
     Raises:
         NoChampion, BadManifest, WorkFailed (an inbox that is not a folder).
@@ -98,8 +101,8 @@ def plan_night(
     detector = detector or settings.retrain.detectors[0]
     champion = registry.champion(f"xad.{dataset}.{detector}")
     folder = registry.detector_folder(champion)
-    explainers = {name: dict(settings.explainers[name]) for name in settings.explain.explainers}
-    versions = explainer_versions(settings)
+    chosen = {name: settings.explainer(name) for name in explainers or settings.explain.explainers}
+    versions = explainer_versions(chosen)
 
     manifests, quarantined, admitted = _manifests(home, settings, dataset, run_date, inbox, sample, only_dates)
     if only_inbox:
@@ -112,7 +115,7 @@ def plan_night(
     plan = NightPlan(
         dataset=dataset, detector=detector, run_date=run_date.isoformat(), run_id=run_id,
         model_name=champion.name, model_version=champion.version, model_run=champion.run_id,
-        detector_folder=str(folder), explainers=explainers, explainer_versions=versions,
+        detector_folder=str(folder), explainers=chosen, explainer_versions=versions,
         identity=asdict(_identity(home, settings, dataset, champion, folder)), shards=shards,
         already=already, admitted=admitted, quarantined=quarantined,
     )  # fmt: skip
@@ -137,11 +140,11 @@ def resolve_root(home: Home, root: str) -> Path:
     return {"project": home.project, "state": home.state}[root]
 
 
-def explainer_versions(settings: Settings) -> dict[str, str]:
-    """Version of each explainer that params.yaml names for the night."""
+def explainer_versions(explainers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Version of each explainer, from its name and settings."""
     from xadflow.explainers import build_explainer  # brings torch in
 
-    return {name: build_explainer(name, **settings.explainers[name]).version for name in settings.explain.explainers}
+    return {name: build_explainer(name, **settings).version for name, settings in explainers.items()}
 
 
 def _identity(home: Home, settings: Settings, dataset: str, champion: ModelRef, folder: Path) -> RunIdentity:

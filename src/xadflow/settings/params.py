@@ -148,6 +148,13 @@ class Settings(_Frozen):
                               next_step=f"use {near[0]!r}" if near else f"one of {sorted(self.detectors)}")  # fmt: skip
         return self.detectors[name]
 
+    def explainer(self, name: str) -> dict[str, Any]:
+        """Settings of an explainer. Raises UnknownName."""
+        if name not in self.explainers:
+            raise UnknownName("no explainer of that name in params.yaml", seen=name,
+                              next_step=f"use one of {sorted(self.explainers)}")  # fmt: skip
+        return dict(self.explainers[name])
+
 
 def load_settings(path: Path) -> Settings:
     """Read params.yaml. Raises BadSettings that names the key, the value and the nearest known key."""
