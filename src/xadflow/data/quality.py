@@ -6,6 +6,7 @@ Importing the library costs about 7 s, so it happens inside the functions.
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -214,6 +215,7 @@ def _row_of(row: Mapping[str, Any]) -> str:
 
 
 def _library() -> tuple[Any, Any, Any]:
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it tells of every temporary folder
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it imports deprecated standard modules and probes optional drivers
         import great_expectations as gx
