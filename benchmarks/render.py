@@ -56,15 +56,16 @@ def _origin(result: Mapping[str, Any]) -> str:
 def _elpv(figures: Mapping[str, Any]) -> str:
     groups = [group for group in GROUPS if all(group in row for row in figures.values())]
     least = min(cell["p_value"] for row in figures.values() for cell in (row[group] for group in groups))
-    lines = [ELPV_TEXT.format(least=least), "| | " + " | ".join(groups) + " | blocks minus PaDiM | p | seed sd (blocks) |",
-             "|---" * (len(groups) + 4) + "|"]  # fmt: skip
+    beside = ("peer-0", "blocks")
+    titles = [*groups, *(f"{group} minus PaDiM (p)" for group in beside), "seed sd (blocks)"]
+    lines = [ELPV_TEXT.format(least=least), "| | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
     for name, row in figures.items():
         cells = [f"{row[group]['auroc']:.3f} [{row[group]['low']:.3f}, {row[group]['high']:.3f}]" for group in groups]
-        beside = row["blocks"]
-        lines.append(
-            f"| {name} | " + " | ".join(cells) + f" | {beside['minus_padim']:+.3f} [{beside['minus_padim_low']:+.3f}, "
-            f"{beside['minus_padim_high']:+.3f}] | {beside['p_value']:.4f} | {beside['seed_sd']:.4f} |"
-        )
+        cells += [
+            f"{row[group]['minus_padim']:+.3f} [{row[group]['minus_padim_low']:+.3f}, {row[group]['minus_padim_high']:+.3f}] "
+            f"({row[group]['p_value']:.3f})" for group in beside
+        ]  # fmt: skip
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {row['blocks']['seed_sd']:.4f} |")
     return "\n".join(lines) + "\n"
 
 
