@@ -70,7 +70,7 @@ def screws(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gravel, rng = data.gravel(), np.random.default_rng(0)
 
     def crop(low: int, high: int) -> np.ndarray:
-        side = int(rng.choice([64, 72, 80]))
+        side = int(rng.choice([96, 112, 128]))
         top, left = int(rng.integers(low, high - side)), int(rng.integers(0, 512 - side))
         return gravel[top : top + side, left : left + side].copy()
 
@@ -86,8 +86,8 @@ def screws(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(24):
         pixels = crop(300, 512)
         mask = np.zeros_like(pixels)
-        y, x = rng.integers(8, pixels.shape[0] - 26, 2)
-        mask[y : y + 16, x : x + 16] = 255
+        y, x = rng.integers(16, pixels.shape[0] - 40, 2)
+        mask[y : y + 22, x : x + 22] = 255
         pixels[mask > 0] = 255 if number % 2 else 0
         save(pixels, f"test/scratch/{number:03d}.png", number)
         (root / "ground_truth/scratch").mkdir(parents=True, exist_ok=True)

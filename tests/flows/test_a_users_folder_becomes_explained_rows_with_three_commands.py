@@ -133,7 +133,7 @@ def test_new_images_in_an_inbox_are_scored_explained_and_quarantined_the_same_wa
     inbox = tmp_path / "today"
     inbox.mkdir()
     picture = np.asarray(Image.open(screws / "test/good/001.png").convert("L")).copy()
-    picture[20:40, 20:40] = 255
+    picture[20:50, 20:50] = 255
     Image.fromarray(picture).save(inbox / "new.png")
     (inbox / "note.png").write_text("no image")
     before = table(explained, "scores")

@@ -54,7 +54,7 @@ class GateSettings(_Frozen):
     max_auroc_drop: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
     min_flip_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.9
     max_flip_rate_drop: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
-    min_change_inside: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    min_change_inside: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3
     explained: Positive = 48
 
 
