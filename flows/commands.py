@@ -67,6 +67,8 @@ def _say_gate(outcomes: list[dict[str, Any]]) -> None:
         click.echo(f"{one['model']} version {one['version']}: {what}; {'champion' if one['passed'] else 'challenger'}")
         for reason in one["reasons"]:
             click.echo(f"  {reason}")
+        if not one["passed"]:
+            click.echo(f"  to put it into service all the same: xadflow models promote {one['model']} {one['version']}")
 
 
 @click.command()

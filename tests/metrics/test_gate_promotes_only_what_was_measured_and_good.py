@@ -19,7 +19,7 @@ def test_without_a_champion_the_absolute_rules_decide():
 @pytest.mark.parametrize(
     ("name", "value", "key"),
     [(AUROC, 0.74, "gate.min_auroc"), (FLIP_RATE, 0.89, "gate.min_flip_rate"),
-     (CHANGE_INSIDE, 0.49, "gate.min_change_inside")],
+     (CHANGE_INSIDE, 0.29, "gate.min_change_inside")],
 )  # fmt: skip
 def test_a_figure_below_its_least_fails_and_the_reason_names_value_and_key(name, value, key):
     verdict = judge(RULES, GOOD | {name: value}, None)

@@ -113,8 +113,11 @@ def child_environment(**changes: str) -> dict[str, str]:
 
 
 def interactive_environment() -> None:
-    """On a person's terminal Prefect only warns: the progress board says what runs."""
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    """In a person's command Prefect is silent: the progress board says what runs, and our own one line what failed.
+
+    Prefect logs every failure with a traceback; `PREFECT_LOGGING_LEVEL=ERROR` brings that back.
+    """
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
 
 
 def quiet_environment(home: Home) -> None:
