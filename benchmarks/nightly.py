@@ -45,7 +45,8 @@ def main() -> None:
     started = time.perf_counter()
     project = Path.cwd()
     work = project / "var" / "bench-nightly"
-    shutil.rmtree(work, ignore_errors=True)
+    for old in ("arrivals", "few", "state-direct", "state-flow", "state-shares"):  # a champion of before is used again
+        shutil.rmtree(work / old, ignore_errors=True)
     inbox = work / "arrivals"
     images = _fill(inbox, 200 if arguments.quick else 2000)
     shared = {"MLFLOW_TRACKING_URI": f"sqlite:///{work / 'mlflow.db'}", "XADFLOW_PROJECT": str(project)}
@@ -60,7 +61,6 @@ def main() -> None:
     figures = _figures(arms, images, shares, fewer)
     _show(figures)
     write_results("nightly", figures, seeds=[0], seconds=time.perf_counter() - started, quick=arguments.quick)
-    shutil.rmtree(work, ignore_errors=True)
 
 
 def _fill(inbox: Path, most: int) -> int:
