@@ -49,18 +49,30 @@ def main() -> None:
         shutil.rmtree(work / old, ignore_errors=True)
     inbox = work / "arrivals"
     images = _fill(inbox, 200 if arguments.quick else 2000)
-    shared = {"MLFLOW_TRACKING_URI": f"sqlite:///{work / 'mlflow.db'}", "XADFLOW_PROJECT": str(project)}
-    _child("prepare", inbox, {**shared, "XADFLOW_HOME": str(work / "state-prepare")})
+    _child("prepare", inbox, _environment(project, work / "state-prepare"))
     arms = {}
     for arm in ORDER:
-        arms[arm] = _child(arm, inbox, {**shared, "XADFLOW_HOME": str(work / f"state-{arm}")})
+        arms[arm] = _child(arm, inbox, _fresh(project, work, arm))
         print(f"{arm:<8} {arms[arm]['seconds']:.1f} s  {images / arms[arm]['seconds']:.1f} images/s", flush=True)
     few = work / "few"
     fewer = _fill(few, 200)
-    shares = _child("shares", few, {**shared, "XADFLOW_HOME": str(work / "state-shares")})
+    shares = _child("shares", few, _fresh(project, work, "shares"))
     figures = _figures(arms, images, shares, fewer)
     _show(figures)
     write_results("nightly", figures, seeds=[0], seconds=time.perf_counter() - started, quick=arguments.quick)
+
+
+def _environment(project: Path, state: Path) -> dict[str, str]:
+    return {"XADFLOW_PROJECT": str(project), "XADFLOW_HOME": str(state),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{state / 'mlflow.db'}"}  # fmt: skip
+
+
+def _fresh(project: Path, work: Path, arm: str) -> dict[str, str]:
+    """A state of its own for an arm, with a copy of the prepared registry: MLflow also anchors the arm's ledger."""
+    state = work / f"state-{arm}"
+    state.mkdir()
+    shutil.copyfile(work / "state-prepare" / "mlflow.db", state / "mlflow.db")
+    return _environment(project, state)
 
 
 def _fill(inbox: Path, most: int) -> int:
