@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,7 @@ def shard(plan_path: str, index: int) -> dict[str, Any]:
     """Score, explain and publish one shard; doing it again adds nothing. Returns its counts and seconds."""
     project = open_project()
     night = read_plan(Path(plan_path))
-    with (
-        slot(GPU),
-        track(f"explain {night.dataset} shard {index + 1} of {len(night.shards)}") as update,
-    ):
-        figures = explain_shard(project.home, project.settings, project.store, night, index, update)
+    with track(f"explain {night.dataset} shard {index + 1} of {len(night.shards)}") as update:
+        figures = explain_shard(project.home, project.settings, project.store, night, index, update,
+                                device_slot=partial(slot, GPU))  # fmt: skip
     return asdict(figures)

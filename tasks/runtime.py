@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any, TextIO, cast
 
 from prefect.client.orchestration import get_client
@@ -104,8 +105,18 @@ def _alone(path: Path) -> bool:
 @contextmanager
 def slot(name: str) -> Iterator[None]:
     """Hold one slot of a global limit; a dead holder's lease ends after a minute."""
-    with concurrency(name, occupy=1, strict=True, lease_duration=LEASE_S):
+    with _turns(name), concurrency(name, occupy=1, strict=True, lease_duration=LEASE_S):
         yield
+
+
+@cache
+def _turns(name: str) -> BoundedSemaphore:
+    """As many turns in this process as the limit has slots: a thread that waits here wakes at once.
+
+    The server instead tells whoever it refuses to come again after a random pause, up to 30 s, while the slot lies idle.
+    """
+    with get_client(sync_client=True) as client:
+        return BoundedSemaphore(max(1, client.read_global_concurrency_limit_by_name(name).limit))
 
 
 def is_transient(task: Any, task_run: Any, state: Any) -> bool:

@@ -29,6 +29,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.fs as fs
 from deltalake import (
     CommitProperties,
     DeltaTable,
@@ -196,7 +197,7 @@ class EvidenceStore:
             schema = pa.schema([schema.field(name) for name in columns])
         table = self._open(table_name)
         try:
-            return table.to_pyarrow_dataset().to_table(columns=schema.names, filter=where).cast(schema)
+            return table.to_pyarrow_dataset(filesystem=_local(self.folder(table_name))).to_table(columns=schema.names, filter=where).cast(schema)
         except (DeltaError, OSError, pa.ArrowException) as err:
             raise StoreBroken(f"the table {table_name} cannot be read", seen=str(err)[:300],
                               next_step=RESTORE) from err  # fmt: skip
@@ -311,6 +312,12 @@ class EvidenceStore:
             path.unlink(missing_ok=True)
         if litter:
             logger.warning("%s: removed %d files of killed or beaten writers", name, len(litter))
+
+
+def _local(folder: Path) -> fs.FileSystem:
+    # deltalake's own file system is in Python: an Arrow thread that still lets go of a file when the interpreter ends
+    # wants its lock, and the process aborts after all its work is done.
+    return fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem())
 
 
 def _properties(intent: Intent) -> CommitProperties:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from xadflow.settings import DatasetSettings
 _SHA256 = "^[0-9a-f]{64}$"
 _SHOWN_ROWS = 10
 _MOST = sys.float_info.max
+_ONE_AT_A_TIME = threading.Lock()  # the library keeps its context in a global
 
 
 class _Check(NamedTuple):
@@ -205,9 +207,6 @@ def _flag_rules(gxe: Any, column: Any, *, flag: str, flagged_above: bool) -> lis
     ]  # fmt: skip
 
 
-
-
-
 def _row_of(row: Mapping[str, Any]) -> str:
     explainer = f", {row['explainer']}" if "explainer" in row else ""
     missing = f", no {row['missing']}" if row.get("missing") else ""
@@ -215,17 +214,28 @@ def _row_of(row: Mapping[str, Any]) -> str:
 
 
 def _library() -> tuple[Any, Any, Any]:
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it tells of every temporary folder
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it imports deprecated standard modules and probes optional drivers
         import great_expectations as gx
         import great_expectations.expectations as gxe
         from great_expectations.expectations.row_conditions import Column
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)  # names temporary folders
     return gx, gxe, Column
 
 
 def _run(gx: Any, what: str, checks: Sequence[_Check], next_step: str) -> list[str]:
     """Validate each frame that has rows. Returns the rules that hold, raises ValidationFailed with all that do not."""
+    with _ONE_AT_A_TIME:
+        held, failed = _outcomes(gx, what, checks)
+    if failed:
+        raise ValidationFailed(
+            f"{what} breaks {len(failed)} expectation(s): {'; '.join(failed)}",
+            seen={rule: _shortened(rows) for rule, rows in failed.items()}, next_step=next_step,
+        )  # fmt: skip
+    return sorted(held)
+
+
+def _outcomes(gx: Any, what: str, checks: Sequence[_Check]) -> tuple[set[str], dict[str, list[str]]]:
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     source = context.data_sources.add_pandas("frames")
@@ -247,12 +257,7 @@ def _run(gx: Any, what: str, checks: Sequence[_Check], next_step: str) -> list[s
                     "result_format": "COMPLETE", "unexpected_index_column_names": list(check.keys)})  # fmt: skip
                 rows = [check.row_name(row) for row in outcome.result.get("unexpected_index_list") or []]
                 failed.setdefault(rule.description, []).extend(rows or [_trouble(outcome)])
-    if failed:
-        raise ValidationFailed(
-            f"{what} breaks {len(failed)} expectation(s): {'; '.join(failed)}",
-            seen={rule: _shortened(rows) for rule, rows in failed.items()}, next_step=next_step,
-        )  # fmt: skip
-    return sorted(held)
+    return held, failed
 
 
 def _shortened(rows: list[str]) -> list[str]:

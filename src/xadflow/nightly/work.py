@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -36,6 +36,7 @@ from xadflow.store import EvidenceStore, shard_app
 DECODE_THREADS = 4
 
 Update = Callable[[int, int, Mapping[str, float]], None]
+DeviceSlot = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass
@@ -83,10 +84,12 @@ def explain_shard(
     plan: NightPlan,
     index: int,
     update: Update | None = None,
+    device_slot: DeviceSlot = nullcontext,
 ) -> ShardFigures:
     """Do shard `index` of a plan and publish it; doing it again adds nothing.
 
     An image that cannot be decoded any more is reported in `refused` and gets no row; the others are done.
+    `device_slot` is entered for the work on the device only: another shard decodes or writes meanwhile.
 
     Raises:
         ValidationFailed: Great Expectations refused the shard; nothing of it is visible.
@@ -99,11 +102,12 @@ def explain_shard(
         planned, images = _decode(home, settings, detector, plan.shards[index], figures)
     figures.images = len(planned)
     if planned:
-        with figures.phase("score"):
-            scored = _score(detector, images, settings)
+        with device_slot():
+            with figures.phase("score"):
+                scored = _score(detector, images, settings)
+            rows = _rows(settings, plan, identity, detector, planned, images, scored, figures, update)
         figures.anomalous = int(scored.flagged.sum())
-        _publish(store, plan, planned, figures,
-                 *_rows(settings, plan, identity, detector, planned, images, scored, figures, update))  # fmt: skip
+        _publish(store, plan, planned, figures, *rows)
     _write_figures(home, plan, figures)
     return figures
 
