@@ -109,10 +109,11 @@ def _child(arm: str, inbox: Path, environment: dict[str, str]) -> dict[str, Any]
 
 
 def _open():
-    from tasks.runtime import open_project
     from xadflow.settings import Home, quiet_environment
 
-    quiet_environment(Home.find())
+    quiet_environment(Home.find())  # before Prefect is imported, which reads its settings then
+    from tasks.runtime import open_project
+
     project = open_project()
     project.registry.prepare()
     return project

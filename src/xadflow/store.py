@@ -29,7 +29,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.fs as fs
 from deltalake import (
     CommitProperties,
     DeltaTable,
@@ -39,6 +38,7 @@ from deltalake import (
     write_deltalake,
 )
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from pyarrow import fs
 
 from xadflow.digests import canonical_digest
 from xadflow.errors import StoreBroken, StoreConflict, WrongUse
@@ -197,7 +197,8 @@ class EvidenceStore:
             schema = pa.schema([schema.field(name) for name in columns])
         table = self._open(table_name)
         try:
-            return table.to_pyarrow_dataset(filesystem=_local(self.folder(table_name))).to_table(columns=schema.names, filter=where).cast(schema)
+            dataset = table.to_pyarrow_dataset(filesystem=_local(self.folder(table_name)))
+            return dataset.to_table(columns=schema.names, filter=where).cast(schema)
         except (DeltaError, OSError, pa.ArrowException) as err:
             raise StoreBroken(f"the table {table_name} cannot be read", seen=str(err)[:300],
                               next_step=RESTORE) from err  # fmt: skip
