@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from xadflow.detectors.backbones import trunk_spec
-from xadflow.detectors.settings import FrozenSettings, validated
 from xadflow.errors import BadSettings
+from xadflow.settings.of_methods import MethodSettings, validated
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
 
-class FCDDSettings(FrozenSettings):
+class FCDDSettings(MethodSettings):
     """Every choice of the method; a None is what the chosen head was measured with.
 
     trunk, stages     pretrained network, and which of its seven stages give features; see backbones.py
@@ -82,7 +82,7 @@ class FCDDSettings(FrozenSettings):
 
 def fcdd_settings(settings: Mapping[str, object], method: str) -> FCDDSettings:
     """Settings checked, the trunk's stages included. Raises BadSettings."""
-    checked = validated(FCDDSettings, settings, method)
+    checked = validated(FCDDSettings, settings, f"detector {method}")
     stages = len(trunk_spec(checked.trunk).channels)
     if not checked.stages or not set(checked.stages) <= set(range(stages)):
         raise BadSettings(f"trunk {checked.trunk} has the stages 0 to {stages - 1}", seen=checked.stages,

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from xadflow.detectors.base import Detector, as_float
 from xadflow.explainers.base import Explanation
-from xadflow.explainers.settings import ExplainerSettings, Share, eight_bit, validated
+from xadflow.explainers.settings import ExplainerSettings, Share, eight_bit
 from xadflow.metrics.explanation import area_above, concentration, peak
+from xadflow.settings.of_methods import validated
 
 CODE_VERSION = "1"
 
@@ -40,7 +41,7 @@ class HeatmapExplainer:
     name = "heatmap"
 
     def __init__(self, **settings: object) -> None:
-        self.settings = validated(HeatmapSettings, settings, self.name)
+        self.settings = validated(HeatmapSettings, settings, f"explainer {self.name}")
 
     @property
     def version(self) -> str:

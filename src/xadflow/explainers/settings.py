@@ -2,51 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from torch import Tensor
 
 from xadflow.detectors.base import Detector
 from xadflow.digests import sha256_json
-from xadflow.errors import BadInput, BadSettings
+from xadflow.errors import BadInput
+from xadflow.settings.of_methods import MethodSettings
 
 Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-class ExplainerSettings(BaseModel):
-    """Base of every explainer's settings: unknown keys are refused, values cannot be changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class ExplainerSettings(MethodSettings):
+    """Base of every explainer's settings."""
 
     seed: Seed = 0
 
     def version(self, code_version: str) -> str:
         """`<code version>-<first 8 hex digits of the settings' digest>`."""
         return f"{code_version}-{sha256_json(self.model_dump(mode='json'))[:8]}"
-
-
-Kind = TypeVar("Kind", bound=ExplainerSettings)
-
-
-def validated(kind: type[Kind], given: Mapping[str, object], name: str) -> Kind:
-    """The settings as `kind`. Raises BadSettings that names the key, the value and the nearest known key."""
-    try:
-        return kind.model_validate(dict(given))
-    except ValidationError as err:
-        first = err.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"])) or "settings"
-        if first["type"] == "extra_forbidden":
-            known = sorted(kind.model_fields)
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            raise BadSettings(f"explainer {name} has no setting {key!r}", seen=first["input"],
-                              next_step=f"did you mean {near[0]!r}?" if near else f"known keys: {known}") from err  # fmt: skip
-        raise BadSettings(f"setting {key} of explainer {name}: {first['msg']}", seen=first["input"],
-                          next_step=f"mend it under explainers.{name} in params.yaml") from err  # fmt: skip
 
 
 def eight_bit(detector: Detector, images: Tensor) -> Tensor:

@@ -37,8 +37,9 @@ from xadflow.detectors.base import Detector, as_float
 from xadflow.explainers.base import Counterfactual, Explanation
 from xadflow.explainers.frank_wolfe import auto_frank_wolfe
 from xadflow.explainers.oracle import linear_maximisation_oracle
-from xadflow.explainers.settings import ExplainerSettings, Share, eight_bit, validated
+from xadflow.explainers.settings import ExplainerSettings, Share, eight_bit
 from xadflow.metrics.explanation import change_inside, l1_l2_changed, lp_norm, top_share
+from xadflow.settings.of_methods import validated
 
 __all__ = ["SparseExplainer", "SparseSettings", "linear_maximisation_oracle"]
 
@@ -106,7 +107,7 @@ class SparseExplainer:
     name = "sparse"
 
     def __init__(self, **settings: object) -> None:
-        self.settings = validated(SparseSettings, settings, self.name)
+        self.settings = validated(SparseSettings, settings, f"explainer {self.name}")
 
     @property
     def version(self) -> str:

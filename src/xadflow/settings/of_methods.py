@@ -1,0 +1,40 @@
+"""Settings of one detector or explainer to a frozen typed value; a wrong key is answered with the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from xadflow.errors import BadSettings
+
+
+class MethodSettings(BaseModel):
+    """Base of every method's settings: unknown keys are refused, numbers are finite, values cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Kind = TypeVar("Kind", bound=MethodSettings)
+
+
+def validated(kind: type[Kind], given: Mapping[str, object], what: str) -> Kind:
+    """The settings as `kind`; `what` is "detector NAME" or "explainer NAME".
+
+    Raises:
+        BadSettings: naming the key, the value and the nearest known key.
+    """
+    try:
+        return kind.model_validate(dict(given))
+    except ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"])) or "settings"
+        if first["type"] == "extra_forbidden":
+            known = sorted(kind.model_fields)
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            raise BadSettings(f"{what} has no setting {key!r}", seen=first["input"],
+                              next_step=f"did you mean {near[0]!r}?" if near else f"known keys: {known}") from err  # fmt: skip
+        raise BadSettings(f"setting {key} of {what}: {first['msg']}", seen=first["input"],
+                          next_step="mend it in params.yaml") from err  # fmt: skip
