@@ -19,9 +19,9 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from xadflow.errors import XadflowError
-from xadflow.evidence.ledger import LedgerHead
+from xadflow.evidence.anchored_store import open_anchored_store
 from xadflow.registry import Registry
-from xadflow.settings import Home, Settings, load_settings
+from xadflow.settings import EvidenceSettings, Home, Settings, load_settings
 from xadflow.store import EvidenceStore
 
 GPU, DVC = "gpu", "dvc"
@@ -42,22 +42,15 @@ class Project:
 def open_project() -> Project:
     """The project of the working folder (or $XADFLOW_PROJECT); settings are read anew, stores are opened once a process."""
     home = Home.find()
-    registry, store = _stores(home, home.mlflow_uri)
-    return Project(home, load_settings(home.params), registry, store)
+    settings = load_settings(home.params)
+    registry, store = _stores(home, home.mlflow_uri, settings.evidence)
+    return Project(home, settings, registry, store)
 
 
 @cache
-def _stores(home: Home, mlflow_uri: str) -> tuple[Registry, EvidenceStore]:
+def _stores(home: Home, mlflow_uri: str, evidence: EvidenceSettings) -> tuple[Registry, EvidenceStore]:
     registry = Registry(mlflow_uri, home.mlflow_artifacts)
-
-    def anchored() -> LedgerHead | None:
-        head = registry.anchored_head()
-        return LedgerHead(**head) if head else None
-
-    store = EvidenceStore(
-        home.tables, home.ledger, anchor=lambda head: registry.anchor_head(head.seq, head.digest), anchored=anchored
-    )
-    return registry, store
+    return registry, open_anchored_store(home, registry, evidence)
 
 
 def local_runner() -> TaskRunner[PrefectFuture[Any]]:

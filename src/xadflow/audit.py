@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from xadflow.digests import sha256_bytes, sha256_file
+from xadflow.digests import sha256_bytes
 from xadflow.errors import StoreBroken
+from xadflow.evidence.anchor_file import examine
 from xadflow.evidence.commits import (
     CHAIN,
     LOG,
@@ -29,19 +29,22 @@ from xadflow.evidence.commits import (
     log_strangers,
     log_versions,
     read_commit,
-    row_digests,
 )
 from xadflow.evidence.ledger import LedgerHead, LedgerLine
+from xadflow.evidence.rereading import Reading, reread_all
 from xadflow.evidence.row_keys import KEYS
+from xadflow.evidence.signing import PublicKey
 from xadflow.store import EvidenceStore
-from xadflow.tables import BY_NAME, rows_digest
+from xadflow.tables import BY_NAME
 
-LEDGER = "ledger"
+LEDGER, ANCHOR_FILE = "ledger", "anchor file"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that does not verify: in table scores, explanations or the ledger, of commit `version` if of one."""
+    """One thing that does not verify: in table scores, explanations, the ledger or the anchor file; of commit `version`
+    if of one.
+    """
 
     table: str
     version: int | None
@@ -56,16 +59,23 @@ class Problem:
 class AuditResult:
     """What an audit found. `rows` are those recomputed from their content; `commits` those of the ledger.
 
-    `head` is the ledger's last line; `unanchored` counts the lines after the anchored head: the anchor says nothing of
-    them yet (all of them without an anchor). A crash leaves one at most, and the next run anchors it.
+    `head` is the ledger's last line. `anchors` are the heads that the anchors outside hold, None for one that holds none.
+    `unanchored` counts the lines after the lowest of them: an anchor says nothing of those yet (all without any). A crash
+    leaves one at most, and the next run anchors it. `signatures` counts the signed lines of the anchor file, and
+    `signatures_checked` says whether a public key was there to check them.
     """
 
     problems: tuple[Problem, ...]
+    since_anchor: bool
     rows: int
     commits: int
+    bytes: int
     seconds: float
     head: LedgerHead | None
+    anchors: Mapping[str, LedgerHead | None]
     unanchored: int
+    signatures: int
+    signatures_checked: bool
 
     @property
     def ok(self) -> bool:
@@ -86,14 +96,23 @@ def verify(
     anchored_head: LedgerHead | None,
     since_anchor: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    anchor_file: Path | None = None,
+    public_key: PublicKey | None = None,
+    anchor_needed: bool = False,
+    workers: int | None = None,
 ) -> AuditResult:
-    """Check the tables of a store against their ledger, and the ledger against its anchor.
+    """Check the tables of a store against their ledger, and the ledger against its anchors.
 
     Args:
-        anchored_head: the head that the anchor outside holds, None without one.
-        since_anchor: do not read data files of commits up to the anchored head: of those only presence, size and log
-            entry are checked. Chain, order and listing are checked in full either way.
+        anchored_head: the head that MLflow holds, None without one.
+        since_anchor: do not read data files of commits up to the head that every anchor holds: of those only presence,
+            size and log entry are checked. Chain, order and listing are checked in full either way.
         progress: called with (commits read, commits to read).
+        anchor_file: each of its lines is compared with the ledger.
+        public_key: each line of the anchor file must be signed by its private half.
+        anchor_needed: that no anchor holds any head is a problem: a ledger written anew as a whole would then verify.
+        workers: processes that read commits, see :func:`xadflow.evidence.rereading.reread_all`.
 
     Raises:
         StoreBroken: there is nothing to verify yet.
@@ -104,33 +123,55 @@ def verify(
     with store.exclusive(reading=True):  # what is listed below belongs together; files never change, so no lock later
         lines, damage = store.ledger.examine()
         present = [name for name in BY_NAME if store.folder(name).exists()]
-        if not lines and not damage and not present and anchored_head is None:
+        outside = anchored_head is not None or (anchor_file is not None and anchor_file.exists())
+        if not lines and not damage and not present and not outside:
             raise StoreBroken("there is no evidence to verify yet", seen="no tables and no ledger",
                               next_step="run `xadflow explain` or `xadflow demo` first")  # fmt: skip
         for what in damage:
             findings.add(LEDGER, None, what)
         _check_anchor(findings, lines, anchored_head)
+        heads = [line.head for line in lines]
+        anchors, filed = {"MLflow": anchored_head}, None
+        if anchor_file is not None:
+            filed = examine(anchor_file, heads, public_key)
+            anchors[ANCHOR_FILE] = filed.head
+            for what in filed.problems:
+                findings.add(ANCHOR_FILE, None, what)
+        if anchor_needed and lines and not any(anchors.values()):
+            findings.add(LEDGER, None, "no anchor outside holds a head of it: it was never anchored, or the anchor was "
+                         "removed; the next `xadflow explain` anchors what is there")  # fmt: skip
         _check_intent(findings, store)
         matched = {name: _match(findings, name, store.folder(name), lines) for name in BY_NAME}
         for name in BY_NAME:
             _check_listing(findings, store, name, [line for line in lines if line.table == name])
 
-    trusted = anchored_head.seq if since_anchor and anchored_head is not None else 0
-    work = [(name, line, commit) for name in BY_NAME for line, commit in matched[name]]
+    # An anchor that holds nothing, or what the ledger does not have, vouches for nothing. MLflow may be without one where
+    # an anchor file is: an auditor's copy.
+    held = [head for head in anchors.values() if head is not None]
+    vouched = min((head.seq for head in held), default=0) if set(held) <= set(heads) else 0
+    trusted = vouched if since_anchor else 0
+    readings: list[Reading] = []
+    for name in BY_NAME:
+        for line, commit in matched[name]:
+            if line.seq <= trusted:
+                _check_sizes(findings, name, store.folder(name), line, commit)
+            else:
+                readings.append(Reading(store.folder(name), line, commit))
     rows = 0
-    for done, (name, line, commit) in enumerate(work):
-        if line.seq <= trusted:
-            _check_sizes(findings, name, store.folder(name), line, commit)
-        elif _check_bytes(findings, name, store.folder(name), line):
-            rows += _check_rows(findings, name, store.folder(name), line, commit)
+    for done, (reading, found) in enumerate(zip(readings, reread_all(readings, workers), strict=True), start=1):
+        rows += found.rows
+        for what in found.problems:
+            findings.add(reading.line.table, reading.line.version, what)
         if progress:
-            progress(done + 1, len(work))
+            progress(done, len(readings))
     if not findings.problems:  # across the tables; on damaged ones it would only repeat what is known
         _check_keys(findings, store)
     return AuditResult(
-        problems=tuple(findings.problems), rows=rows, commits=len(lines), seconds=time.monotonic() - started,
-        head=lines[-1].head if lines else None,
-        unanchored=max(0, len(lines) - (anchored_head.seq if anchored_head else 0)),
+        problems=tuple(findings.problems), since_anchor=since_anchor, rows=rows, commits=len(lines),
+        bytes=sum(file.size for reading in readings for file in reading.commit.files),
+        seconds=time.monotonic() - started, head=heads[-1] if heads else None, anchors=anchors,
+        unanchored=max(0, len(lines) - vouched), signatures=filed.signed if filed else 0,
+        signatures_checked=public_key is not None and filed is not None,
     )  # fmt: skip
 
 
@@ -251,39 +292,6 @@ def _check_sizes(findings: _Findings, name: str, folder: Path, line: LedgerLine,
             findings.add(name, line.version, f"{file.path} is gone")
         elif path.stat().st_size != file.size:
             findings.add(name, line.version, f"{file.path} has {path.stat().st_size} bytes, not {file.size}")
-
-
-def _check_bytes(findings: _Findings, name: str, folder: Path, line: LedgerLine) -> bool:
-    """Every file of a line is there with the bytes it had."""
-    before = len(findings.problems)
-    for relative, digest in line.files.items():
-        path = folder / relative
-        if path.is_symlink() or not path.is_file():
-            findings.add(name, line.version, f"{relative} is gone")
-            continue
-        try:
-            if sha256_file(path) != digest:
-                findings.add(name, line.version, f"{relative} is not the file that was written")
-        except OSError as err:
-            findings.add(name, line.version, f"{relative} cannot be read: {err.strerror}")
-    return len(findings.problems) == before
-
-
-def _check_rows(findings: _Findings, name: str, folder: Path, line: LedgerLine, commit: Commit) -> int:
-    """Row digests recomputed from the rows' content; returns how many rows."""
-    digests: list[str] = []
-    try:
-        for row, digest in row_digests(folder, commit):
-            digests.append(digest)
-            if "row_digest" in BY_NAME[name].names and row.get("row_digest") != digest:
-                findings.add(name, line.version, f"the row of image {str(row['image_id'])[:12]} has another row_digest "
-                             "than its content gives")  # fmt: skip
-    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as err:
-        findings.add(name, line.version, f"its rows cannot be read: {err}"[:300])
-        return len(digests)
-    if rows_digest(digests) != line.rows_digest:
-        findings.add(name, line.version, f"its rows do not have the rows digest of ledger line {line.seq}")
-    return len(digests)
 
 
 def _check_keys(findings: _Findings, store: EvidenceStore) -> None:

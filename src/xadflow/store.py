@@ -93,10 +93,10 @@ class EvidenceStore:
     Args:
         tables: folder of the Delta tables.
         ledger: folder of the ledger.
-        anchor: called with the ledger's head after each commit, to copy it outside. Its errors go to the caller; the
-            rows are in the table by then, and the next publish or prepare anchors again.
-        anchored: gives the head that the anchor outside holds. A ledger that does not contain it is refused, so that a
-            rewritten ledger is never anchored over the true one.
+        anchor: called with the ledger's head after each commit, to copy it outside; the same head again must do no harm.
+            Its errors go to the caller; the rows are in the table by then, and the next publish or prepare anchors again.
+        anchored: gives the head that each anchor outside holds, None for one that holds none. A ledger that does not
+            contain them is refused, so that a rewritten ledger is never anchored over the true one.
 
     Raises:
         WrongUse: the folder's name has characters that Delta Lake cannot address.
@@ -107,7 +107,7 @@ class EvidenceStore:
         tables: Path,
         ledger: Path,
         anchor: Callable[[LedgerHead], None] | None = None,
-        anchored: Callable[[], LedgerHead | None] | None = None,
+        anchored: Callable[[], Sequence[LedgerHead | None]] | None = None,
     ) -> None:
         if odd := _UNADDRESSABLE.search(str(tables.resolve())):
             raise WrongUse(f"Delta Lake cannot address a folder with {odd.group()!r} in its path",
@@ -291,11 +291,13 @@ class EvidenceStore:
         complete(self.tables, self.ledger, intent)
 
     def _check_anchor(self) -> None:
-        head = self._anchored() if self._anchored else None
-        if head is not None and head not in [line.head for line in self.ledger.lines()[head.seq - 1 : head.seq]]:
-            raise StoreBroken("the ledger does not contain the head that the anchor outside holds",
-                              seen=f"line {head.seq}, {head.digest[:12]}", next_step=RESTORE)  # fmt: skip
-        self._last_anchored, self._anchor_checked = head, True
+        heads = set(self._anchored()) if self._anchored else set()
+        for head in heads:
+            if head is not None and head not in [line.head for line in self.ledger.lines()[head.seq - 1 : head.seq]]:
+                raise StoreBroken("the ledger does not contain the head that the anchor outside holds",
+                                  seen=f"line {head.seq}, {head.digest[:12]}", next_step=RESTORE)  # fmt: skip
+        # Anchors that differ are brought up to the head: one of them may be new.
+        self._last_anchored, self._anchor_checked = heads.pop() if len(heads) == 1 else None, True
 
     def _copy_head(self) -> None:
         head = self.ledger.head()

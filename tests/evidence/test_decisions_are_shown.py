@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -11,6 +13,8 @@ from xadflow.errors import AuditFailed, StoreBroken, UnknownName, WrongUse
 from xadflow.evidence import decisions
 from xadflow.images import decode_png
 
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+
 
 @pytest.fixture
 def store(tmp_path):
@@ -20,14 +24,19 @@ def store(tmp_path):
     return store
 
 
+def project_in(folder: Path, monkeypatch, head) -> None:
+    """Make a folder a project with this project's settings; MLflow's anchor is what `head()` gives."""
+    shutil.copy(PARAMS, folder)
+    (folder / "dvc.yaml").touch()
+    monkeypatch.setenv("XADFLOW_PROJECT", str(folder))
+    monkeypatch.delenv("XADFLOW_HOME", raising=False)
+    monkeypatch.setattr(audit_commands, "_anchored_head", lambda home: head())
+
+
 @pytest.fixture
 def project(store, tmp_path, monkeypatch):
-    """A project around the store; its anchor is what the test puts into `anchor`."""
-    for name in ("params.yaml", "dvc.yaml"):
-        (tmp_path / name).touch()
-    monkeypatch.setenv("XADFLOW_PROJECT", str(tmp_path))
-    monkeypatch.delenv("XADFLOW_HOME", raising=False)
-    monkeypatch.setattr(audit_commands, "_anchored_head", lambda home: store.ledger.head())
+    """A project around the store, anchored."""
+    project_in(tmp_path, monkeypatch, store.ledger.head)
     return store
 
 
@@ -110,10 +119,7 @@ def test_audit_show_prints_rows_and_writes_pictures(project, tmp_path):
 
 
 def test_before_the_first_night_the_next_step_is_named(tmp_path, monkeypatch):
-    for name in ("params.yaml", "dvc.yaml"):
-        (tmp_path / name).touch()
-    monkeypatch.setenv("XADFLOW_PROJECT", str(tmp_path))
-    monkeypatch.setattr(audit_commands, "_anchored_head", lambda home: None)
+    project_in(tmp_path, monkeypatch, lambda: None)
     for arguments in (["verify"], ["show", "abcdef"]):
         error = run(*arguments).exception
         assert isinstance(error, StoreBroken)

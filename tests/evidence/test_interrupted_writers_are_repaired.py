@@ -89,7 +89,7 @@ def test_after_a_kill_the_next_run_leaves_the_tables_of_an_undisturbed_one(
     tmp_path, monkeypatch, undisturbed, point, table
 ):
     anchored: list[LedgerHead] = []
-    options = {"anchor": anchored.append, "anchored": lambda: anchored[-1] if anchored else None}
+    options = {"anchor": anchored.append, "anchored": lambda: anchored[-1:]}
     store = store_in(tmp_path, **options)
     store.prepare()
     publish_shard(store, range(4))
@@ -241,7 +241,7 @@ def test_a_rewritten_ledger_is_not_anchored_over_the_true_one(tmp_path):
     store = store_in(tmp_path, anchor=heads.append)
     store.prepare()
     false = LedgerHead(heads[-1].seq, "0" * 64)
-    suspicious = store_in(tmp_path, anchor=heads.append, anchored=lambda: false)
+    suspicious = store_in(tmp_path, anchor=heads.append, anchored=lambda: [false])
     before = len(heads)
     with pytest.raises(StoreBroken, match="does not contain the head"):
         suspicious.prepare()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xadflow.errors import AuditFailed
+from xadflow.errors import AuditFailed, WrongUse
 
 if TYPE_CHECKING:
     from xadflow.audit import AuditResult
@@ -26,21 +26,57 @@ def audit() -> None:
 
 @audit.command()
 @click.option("--since-anchor", is_flag=True,
-              help="Read only data files of commits after the head that MLflow holds; of older ones check presence, "
+              help="Read only data files of commits after the head that the anchors hold; of older ones check presence, "
               "size, order and log entry.")  # fmt: skip
+@click.option("--anchor-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Compare the ledger with this anchor file instead of evidence.anchor_file of params.yaml.")  # fmt: skip
+@click.option("--public-key", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Ed25519 public key, PEM: every line of the anchor file must carry its signature.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def verify(since_anchor: bool, as_json: bool) -> None:
-    """Recompute everything that the ledger attests and compare; exit status 1 if anything differs."""
+def verify(since_anchor: bool, anchor_file: Path | None, public_key: Path | None, as_json: bool) -> None:
+    """Recompute everything that the ledger attests and compare; exit status 1 if anything differs.
+
+    Compares every row digest, data file, log entry and ledger line, and the ledger with its anchors: MLflow and, where
+    there is one, the anchor file. docs/explanation/threat-model.md says what this finds and what it cannot.
+
+    \b
+    Examples:
+      xadflow audit verify                           everything, every byte
+      xadflow audit verify --since-anchor            quick: reads no data file that is older than the anchors
+      xadflow audit verify --json | jq .problems     for a program
+      xadflow audit verify --anchor-file /worm/heads.jsonl --public-key quality.pub.pem
+
+    \b
+    The object of --json:
+      ok             true when nothing differs
+      problems       list of {table, version, what}; version is null when no one commit is meant
+      since_anchor   whether older data files were left unread
+      rows, bytes    how many were read and recomputed
+      commits        lines of the ledger
+      head           {seq, digest} of the ledger's last line
+      anchors        {name: {seq, digest} or null} of MLflow and the anchor file
+      unanchored     lines of the ledger after the lowest anchor
+      signatures, signatures_checked
+                     signed lines of the anchor file; whether --public-key was there to check them
+      seconds
+    """
     from xadflow import audit as auditing
+    from xadflow.evidence.signing import load_public_key
     from xadflow.progress import progress_board, track
     from xadflow.settings import Home
     from xadflow.store import EvidenceStore
 
     home = Home.find()
+    file = anchor_file or _anchor_file(home)
+    if public_key is not None and file is None:
+        raise WrongUse("a public key checks the lines of an anchor file, and there is none", seen=public_key.name,
+                       next_step="give --anchor-file, or set evidence.anchor_file in params.yaml")  # fmt: skip
+    key = load_public_key(public_key) if public_key is not None else None
     with progress_board(), track("verify") as update:
         result = auditing.verify(
             EvidenceStore(home.tables, home.ledger), _anchored_head(home), since_anchor,
-            lambda done, total: update(done, total, {}),
+            lambda done, total: update(done, total, {}), anchor_file=file, public_key=key,
+            anchor_needed=True,
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps({**asdict(result), "ok": result.ok}, sort_keys=True))
@@ -83,6 +119,13 @@ def _anchored_head(home: Home) -> LedgerHead | None:
     return None if head is None else LedgerHead(int(head["seq"]), str(head["digest"]))
 
 
+def _anchor_file(home: Home) -> Path | None:
+    from xadflow.settings import load_settings
+
+    named = load_settings(home.params).evidence.anchor_file
+    return None if named is None else home.project / named
+
+
 def _report(result: AuditResult) -> None:
     for problem in result.problems[:_MOST_LINES]:
         click.secho(str(problem), fg="red")
@@ -90,9 +133,13 @@ def _report(result: AuditResult) -> None:
         click.echo(f"and {len(result.problems) - _MOST_LINES} more; --json lists all")
     head = "no ledger" if result.head is None else f"head {result.head.seq} {result.head.digest[:12]}"
     click.echo(f"{result.commits} commits, {result.rows} rows recomputed in {result.seconds:.1f} s; {head}")
-    if result.unanchored:
-        click.secho(f"{result.unanchored} commits are not covered by the anchor in MLflow; the next run anchors them",
+    for name, anchored in result.anchors.items():
+        click.echo(f"{name} holds " + ("no head" if anchored is None else f"head {anchored.seq} {anchored.digest[:12]}"))
+    if result.signatures and not result.signatures_checked:
+        click.secho(f"{result.signatures} signatures of the anchor file were not checked; --public-key FILE does it",
                     fg="yellow")  # fmt: skip
+    if result.unanchored:
+        click.secho(f"{result.unanchored} commits are not covered by every anchor; the next run anchors them", fg="yellow")
     if result.ok:
         click.secho("the evidence verifies", fg="green")
 

@@ -90,6 +90,23 @@ class LimitSettings(_Frozen):
     max_pixels: Positive = 100_000_000
 
 
+class EvidenceSettings(_Frozen):
+    """Anchors of the ledger beside MLflow, see docs/explanation/threat-model.md; paths are relative to the project.
+
+    `anchor_file` gets every head of the ledger as a line of its own; it belongs to this project alone. `signing_key` is an
+    Ed25519 private key, PEM without a passphrase, that signs those lines.
+    """
+
+    anchor_file: Path | None = None
+    signing_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _a_key_has_something_to_sign(self) -> EvidenceSettings:
+        if self.signing_key is not None and self.anchor_file is None:
+            raise ValueError("signing_key signs the lines of anchor_file, so anchor_file must be set too")
+        return self
+
+
 class NotifySettings(_Frozen):
     """Where a failed flow is reported beside the log: a webhook that takes a JSON POST, or nowhere."""
 
@@ -112,6 +129,7 @@ class Settings(_Frozen):
     explain: ExplainSettings
     demo: DemoSettings
     limits: LimitSettings = LimitSettings()
+    evidence: EvidenceSettings = EvidenceSettings()
     notify: NotifySettings = NotifySettings()
 
     @model_validator(mode="after")
