@@ -31,9 +31,10 @@ from xadflow.data.stages import carve
 from xadflow.detectors import FitRun
 from xadflow.detectors.backbones import Trunk
 from xadflow.detectors.fcdd import FCDD
-from xadflow.detectors.feature_bank import FeatureBank, features_of, flipped, synthetic_rounds
+from xadflow.detectors.feature_bank import FeatureBank, features_of, flipped
 from xadflow.detectors.heads import Whitening
 from xadflow.detectors.losses import pooled
+from xadflow.detectors.synthesis import synthetic_rounds
 from xadflow.detectors.training import seeded
 from xadflow.digests import sha256_file
 from xadflow.images import load_input

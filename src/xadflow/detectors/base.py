@@ -38,7 +38,8 @@ class TrainingData:
     """What a detector may learn from; every tensor uint8 [N,C,H,W] of one shape, masks bool [N,H,W].
 
     `known` are labelled defects that are in neither test nor gate; `calibration_defects` are labelled defects in
-    neither training, test nor gate (may be empty), used to fit the temperature only.
+    neither training, test nor gate (may be empty), used to fit the temperature only. `outliers` (may be empty) are
+    images of something else altogether, for outlier exposure (Hendrycks et al., ICLR 2019).
     """
 
     normals: Tensor
@@ -46,6 +47,7 @@ class TrainingData:
     known: Tensor
     known_masks: Tensor | None
     calibration_defects: Tensor
+    outliers: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1, dtype=torch.uint8))
 
 
 @dataclass(frozen=True)

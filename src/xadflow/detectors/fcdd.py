@@ -24,35 +24,33 @@ from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from xadflow.calibration import Calibration, calibrate, threshold_at
+from xadflow.calibration import threshold_at
 from xadflow.detectors import saved
 from xadflow.detectors.backbones import Trunk, trunk_spec
-from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData, as_float
+from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData
+from xadflow.detectors.calibrated import CalibratedDetector, check_training_data
 from xadflow.detectors.fcdd_settings import FCDDSettings, fcdd_settings
-from xadflow.detectors.feature_bank import FeatureBank, bank_batches, build_bank, synthetic_rounds
+from xadflow.detectors.feature_bank import FeatureBank, bank_batches, build_bank
 from xadflow.detectors.heads import HeatmapHead, Whitening
 from xadflow.detectors.losses import image_level_loss, pixel_level_loss, pooled
 from xadflow.detectors.training import Progress, Schedule, Trained, resolve_device, seeded, train
 from xadflow.detectors.upsampling import GaussianUpsampling
-from xadflow.errors import BadInput, BadSettings, BadWeights
+from xadflow.errors import BadSettings, BadWeights
 
 STATISTIC_FLOOR = 1e-6  # of the image statistic inside the anomaly term while training
-FEWEST_CALIBRATION_DEFECTS = 10  # below this the temperature is fitted on held-out synthetic defects instead
 
 
-class FCDD:
+class FCDD(CalibratedDetector):
     """The detector; contract of xadflow.detectors.base. Raises BadSettings for settings it does not know."""
 
     method = "fcdd"
 
     def __init__(self, **settings: object) -> None:
+        super().__init__()
         self.settings: FCDDSettings = fcdd_settings(settings, self.method)
-        self._device = torch.device("cpu")
         self._fitted: Fitted | None = None
-        self._calibration: Calibration | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -60,17 +58,10 @@ class FCDD:
         return self.fitted.input_shape
 
     @property
-    def calibration(self) -> Calibration:
-        """Threshold, temperature and held-out normal scores. Raises BadWeights before fit."""
-        if self._calibration is None:
-            raise BadWeights("this detector is not fitted", seen=self.method, next_step="call fit or load first")
-        return self._calibration
-
-    @property
     def fitted(self) -> Fitted:
         """Trunk, head and upsampling. Raises BadWeights before fit."""
         if self._fitted is None:
-            raise BadWeights("this detector is not fitted", seen=self.method, next_step="call fit or load first")
+            raise self.not_fitted()
         return self._fitted
 
     def fit(self, data: TrainingData, run: FitRun) -> FitReport:
@@ -107,7 +98,7 @@ class FCDD:
         _, channels, height, width = data.normals.shape
         outcome = self.fit_head(trunk, whitening, bank, (channels, height, width), run, identity, progress)
         trained = time.monotonic()
-        self._calibration = self._calibrated(data, run)
+        self._calibration = self.calibrated(data, run, s.synthesiser, s.batch_features)
         ended = time.monotonic()
         figures = {"features_s": featured - started, "head_s": trained - featured, "calibration_s": ended - trained,
                    "calibration_error": self._calibration.calibration_error}  # fmt: skip
@@ -156,21 +147,6 @@ class FCDD:
         defect = masks[name][rows] if name in masks else torch.zeros_like(up, dtype=torch.bool)
         return pixel_level_loss(up, defect, s.defect_area, STATISTIC_FLOOR).mean()
 
-    def _calibrated(self, data: TrainingData, run: FitRun) -> Calibration:
-        s = self.settings
-        normals = self._raw_scores(data.val_normals)
-        if len(data.calibration_defects) >= FEWEST_CALIBRATION_DEFECTS:
-            return calibrate(normals, self._raw_scores(data.calibration_defects), run.false_alarm_rate, "known")
-        generator = seeded(run.seed, "held-out synthetic", device=self._device)
-        drawn, _ = synthetic_rounds(data.val_normals, s.synthesiser, 1, s.batch_features, self._device, generator)
-        return calibrate(normals, self._raw_scores(drawn), run.false_alarm_rate, "synthetic")
-
-    def _raw_scores(self, images: Tensor) -> NDArray[np.float64]:
-        with torch.no_grad():
-            batches = torch.split(images, self.settings.batch_features)
-            scores = [self.score(as_float(batch.to(self._device))).image for batch in batches]
-        return torch.cat(scores).double().cpu().numpy() if scores else np.zeros(0)
-
     def score(self, images: Tensor) -> Scores:
         """Raw scores [B] and maps [B,H,W] of float32 [B,C,H,W] in [0,1]; differentiable in `images`.
 
@@ -180,17 +156,8 @@ class FCDD:
             BadInput: another shape or type than it was fitted on. BadWeights: before fit.
         """
         fitted = self.fitted
-        if images.ndim != 4 or tuple(images.shape[1:]) != fitted.input_shape or not images.is_floating_point():
-            raise BadInput(f"this detector scores float images [B,C,H,W] of shape {fitted.input_shape}",
-                           seen=(tuple(images.shape), str(images.dtype)),
-                           next_step="convert by xadflow.images.to_input and xadflow.detectors.as_float")  # fmt: skip
-        low = fitted.head(fitted.trunk.trunk_features(images.to(self._device)))  # (B, P)
+        low = fitted.head(fitted.trunk.trunk_features(self.checked(images)))  # (B, P)
         return Scores(pooled(low, self.settings.pool()), fitted.upsampling(fitted.on_grid(low)))
-
-    def normal_logit(self, images: Tensor) -> Tensor:
-        """[B], (threshold - score) / temperature; differentiable; its sigmoid is the calibrated P(normal)."""
-        calibration = self.calibration
-        return (calibration.threshold - self.score(images).image) / calibration.temperature
 
     def to(self, device: str | torch.device) -> Self:
         """Move to a device, in place."""
@@ -259,20 +226,7 @@ def _sampled(data: TrainingData, most: int, generator: Generator) -> TrainingDat
 
 
 def _check_data(data: TrainingData, settings: FCDDSettings) -> None:
-    shape = data.normals.shape[1:]
-    for name in ("normals", "val_normals", "known", "calibration_defects"):
-        part: Tensor = getattr(data, name)
-        if part.dtype != torch.uint8 or part.ndim != 4 or (len(part) and part.shape[1:] != shape):
-            raise BadInput(f"{name} must be uint8 [N,C,H,W] of the shape of the normals",
-                           seen=(str(part.dtype), tuple(part.shape)),
-                           next_step="convert by xadflow.images.to_input")  # fmt: skip
-    if len(data.normals) < 2:
-        raise BadInput("at least two normal images are needed to train", seen=len(data.normals),
-                       next_step="add images to train/good")  # fmt: skip
-    masks = data.known_masks
-    if masks is not None and (masks.dtype != torch.bool or masks.shape != (len(data.known), *shape[1:])):
-        raise BadInput("known_masks must be bool [K,H,W]", seen=(str(masks.dtype), tuple(masks.shape)),
-                       next_step="convert by xadflow.images.mask_to_input")  # fmt: skip
+    check_training_data(data)
     if settings.synthetic_rounds == 0 and len(data.known) == 0:
         raise BadSettings("there is nothing anomalous to train against", seen="synthetic_rounds 0, no known defects",
                           next_step="set synthetic_rounds to 1 or more")  # fmt: skip

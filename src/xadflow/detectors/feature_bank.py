@@ -8,16 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from xadflow.data.confetti import confetti
-from xadflow.data.synthetic import synthetic_defects
 from xadflow.detectors.backbones import Trunk
 from xadflow.detectors.base import TrainingData, as_float
 from xadflow.detectors.heads import Whitening
-
-SYNTHESISERS: dict[str, Callable[[Tensor, Generator], tuple[Tensor, Tensor]]] = {
-    "defects": synthetic_defects,
-    "confetti": confetti,
-}
+from xadflow.detectors.synthesis import synthetic_rounds
 
 
 @dataclass(frozen=True)
@@ -64,17 +58,6 @@ def flipped(images: Tensor, flips: int) -> Tensor:
     """Images (or masks) and their copies: 1 as they are, 2 with left-right, 4 also upside down and turned by 180."""
     copies = [images, images.flip(-1), images.flip(-2), images.flip((-2, -1))]
     return torch.cat(copies[:flips])
-
-
-def synthetic_rounds(
-    images: Tensor, kind: str, rounds: int, batch_size: int, device: torch.device, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    """`rounds` defective copies of each image and their masks, drawn batch by batch from one generator."""
-    batches = torch.split(images, batch_size)
-    drawn = [SYNTHESISERS[kind](batch.to(device), generator) for _ in range(rounds) for batch in batches]
-    if not drawn:
-        return images[:0].to(device), torch.zeros(0, *images.shape[2:], dtype=torch.bool, device=device)
-    return torch.cat([images for images, _ in drawn]), torch.cat([masks for _, masks in drawn])
 
 
 def build_bank(

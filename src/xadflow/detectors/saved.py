@@ -33,7 +33,7 @@ def work_identity(method: str, settings: Mapping[str, object], seed: int, data: 
     """Digest of everything that decides the trained weights: method, settings, seed, and every training pixel."""
     digests = [
         None if part is None else hashlib.sha256(str(part.shape).encode() + part.contiguous().numpy().tobytes())
-        .hexdigest() for part in (data.normals, data.known, data.known_masks)
+        .hexdigest() for part in (data.normals, data.known, data.known_masks, data.outliers)
     ]  # fmt: skip
     return sha256_json({"method": method, "settings": dict(settings), "seed": seed, "data": digests})
 

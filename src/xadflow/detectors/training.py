@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -24,16 +24,24 @@ from xadflow.errors import BadSettings, TrainingFailed
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
-CHECKPOINT_EVERY = 10  # steps; a head's checkpoint is small and written in milliseconds
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """AdamW under one cosine cycle: `learning_rate` is its peak; weight decay is decoupled."""
+    """How one training goes; `learning_rate` is the highest.
+
+    `optimiser` is adamw (weight decay decoupled) or sgd (Nesterov momentum .9); `curve` one cosine cycle, or
+    exponential: the rate times `decay` after each step. A checkpoint every `checkpoint_every` steps: the default suits
+    a head, whose checkpoint is small and written in milliseconds.
+    """
 
     steps: int
     learning_rate: float
     weight_decay: float
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    curve: Literal["cosine", "exponential"] = "cosine"
+    decay: float = 1.0
+    checkpoint_every: int = 10
 
 
 @dataclass(frozen=True)
@@ -89,12 +97,13 @@ def train(
 ) -> Trained:
     """Minimise the sum of the losses that `losses_of(module, generator)` gives in each step; in place.
 
-    The forward pass runs in bfloat16 autocast on a GPU and in float32 on a CPU. Every tenth step and the last are
-    written to `run.folder`; a checkpoint there with the same `identity` (digest of data, settings and seed) is
-    continued, any other is ignored and overwritten.
+    The forward pass runs in bfloat16 autocast on a GPU and in float32 on a CPU. Checkpoints, the last step's included,
+    are written to `run.folder`; one there with the same `identity` (digest of data, settings and seed) is continued,
+    any other is ignored and overwritten. On a GPU the losses are looked at where a checkpoint is due, so that no step
+    waits for the one before.
 
     Raises:
-        TrainingFailed: a loss or a parameter is not a number; the checkpoint of before stays.
+        TrainingFailed: a loss or a weight is not a number; the checkpoint of before stays.
     """
     on_gpu = device.type == "cuda"
     fabric = Fabric(
@@ -102,38 +111,62 @@ def train(
         precision="bf16-mixed" if on_gpu else "32-true",
     )  # fmt: skip
     module.to(device)
-    optimiser = torch.optim.AdamW(module.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=schedule.learning_rate, total_steps=schedule.steps)
+    optimiser, curve = _optimiser(module, schedule)
     path = run.folder / CHECKPOINT
-    start, history = _resume(path, identity, module, optimiser, cycle)
+    start, history = _resume(path, identity, module, optimiser, curve)
     wrapped, fabric_optimiser = fabric.setup(module, optimiser)
     progress.advance(units=start)
+    unseen: list[tuple[int, dict[str, Tensor]]] = []
+    figures: dict[str, float] = {}
     for step in range(start, schedule.steps):
         losses = losses_of(wrapped, seeded(run.seed, "step", step, device=device))
         total = torch.stack(list(losses.values())).sum()
-        figures = {name: float(value.detach()) for name, value in losses.items()}
-        if not math.isfinite(sum(figures.values())):
-            raise TrainingFailed("the loss stopped being a number", seen=f"step {step}: {figures}",
-                                 next_step="lower learning_rate of the detector in params.yaml")  # fmt: skip
+        unseen.append((step, {name: value.detach() for name, value in losses.items()}))
+        is_due = (step + 1) % schedule.checkpoint_every == 0 or step + 1 == schedule.steps
+        if is_due or not on_gpu:
+            figures = _seen(unseen, history)
         fabric_optimiser.zero_grad()
         fabric.backward(total)
         fabric_optimiser.step()
-        cycle.step()
-        history.extend((step + 1, name, value) for name, value in figures.items())
-        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
-            if not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
+        curve.step()
+        if is_due:
+            if not all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values()):
                 raise TrainingFailed("a weight stopped being a number", seen=f"step {step}",
                                      next_step="lower learning_rate of the detector in params.yaml")  # fmt: skip
             _write(path, {
-                "identity": identity, "step": step + 1, "module": _parameters(module),
-                "optimiser": optimiser.state_dict(), "cycle": cycle.state_dict(), "history": history,
+                "identity": identity, "step": step + 1, "module": module.state_dict(),
+                "optimiser": optimiser.state_dict(), "curve": curve.state_dict(), "history": history,
             })  # fmt: skip
         progress.advance(figures)
     return Trained(start, tuple(history))
 
 
-def _parameters(module: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach() for name, parameter in module.named_parameters()}
+def _optimiser(
+    module: nn.Module, schedule: Schedule
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    rate, decay = schedule.learning_rate, schedule.weight_decay
+    optimiser: torch.optim.Optimizer
+    if schedule.optimiser == "sgd":
+        optimiser = torch.optim.SGD(module.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=decay)
+    else:
+        optimiser = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=decay)
+    if schedule.curve == "exponential":
+        return optimiser, torch.optim.lr_scheduler.ExponentialLR(optimiser, schedule.decay)
+    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=rate, total_steps=schedule.steps)
+
+
+def _seen(unseen: list[tuple[int, dict[str, Tensor]]], history: list[tuple[int, str, float]]) -> dict[str, float]:
+    """Bring losses to the host, in one copy, and into the history; returns the last. Raises TrainingFailed."""
+    values = iter(torch.stack([value for _, losses in unseen for value in losses.values()]).tolist())
+    figures: dict[str, float] = {}
+    for step, losses in unseen:
+        figures = {name: next(values) for name in losses}
+        if not math.isfinite(sum(figures.values())):
+            raise TrainingFailed("the loss stopped being a number", seen=f"step {step}: {figures}",
+                                 next_step="lower learning_rate of the detector in params.yaml")  # fmt: skip
+        history.extend((step + 1, name, value) for name, value in figures.items())
+    unseen.clear()
+    return figures
 
 
 def _resume(
@@ -141,7 +174,7 @@ def _resume(
     identity: str,
     module: nn.Module,
     optimiser: torch.optim.Optimizer,
-    cycle: torch.optim.lr_scheduler.LRScheduler,
+    curve: torch.optim.lr_scheduler.LRScheduler,
 ) -> tuple[int, list[tuple[int, str, float]]]:
     if not path.is_file():
         return 0, []
@@ -153,11 +186,9 @@ def _resume(
     if saved.get("identity") != identity:
         log.info("checkpoint %s is of other work; training starts over", path.name)
         return 0, []
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            parameter.copy_(saved["module"][name])
+    module.load_state_dict(saved["module"])
     optimiser.load_state_dict(saved["optimiser"])
-    cycle.load_state_dict(saved["cycle"])
+    curve.load_state_dict(saved["curve"])
     return int(saved["step"]), [(int(step), str(name), float(value)) for step, name, value in saved["history"]]
 
 

@@ -1,0 +1,104 @@
+"""What detectors share once they can score: threshold and temperature, checks at the border, the device."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xadflow.calibration import Calibration, calibrate
+from xadflow.detectors.base import FitRun, Scores, TrainingData, as_float
+from xadflow.detectors.synthesis import synthetic_rounds
+from xadflow.detectors.training import seeded
+from xadflow.errors import BadInput, BadWeights
+
+FEWEST_CALIBRATION_DEFECTS = 10  # below this the temperature is fitted on held-out synthetic defects instead
+
+
+class CalibratedDetector(ABC):
+    """Base of this package's detectors. `method` is the name it is registered under."""
+
+    method: str
+
+    def __init__(self) -> None:
+        self._device = torch.device("cpu")
+        self._calibration: Calibration | None = None
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images it was fitted on. Raises BadWeights before fit."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """Threshold, temperature and held-out normal scores. Raises BadWeights before fit."""
+        if self._calibration is None:
+            raise self.not_fitted()
+        return self._calibration
+
+    @abstractmethod
+    def score(self, images: Tensor) -> Scores:
+        """Raw scores [B] and maps [B,H,W] of float32 [B,C,H,W] in [0,1]."""
+
+    def image_score(self, images: Tensor) -> Tensor:
+        """The image scores [B] alone, for methods whose map costs extra."""
+        return self.score(images).image
+
+    def normal_logit(self, images: Tensor) -> Tensor:
+        """[B], (threshold - score) / temperature; differentiable; its sigmoid is the calibrated P(normal)."""
+        calibration = self.calibration
+        return (calibration.threshold - self.image_score(images)) / calibration.temperature
+
+    @abstractmethod
+    def to(self, device: str | torch.device) -> Self:
+        """Move to a device, in place."""
+
+    def not_fitted(self) -> BadWeights:
+        """The error of everything that needs a fitted detector."""
+        return BadWeights("this detector is not fitted", seen=self.method, next_step="call fit or load first")
+
+    def checked(self, images: Tensor) -> Tensor:
+        """The images on the detector's device. Raises BadInput for another shape or type than it was fitted on."""
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.input_shape or not images.is_floating_point():
+            raise BadInput(f"this detector scores float images [B,C,H,W] of shape {self.input_shape}",
+                           seen=(tuple(images.shape), str(images.dtype)),
+                           next_step="convert by xadflow.images.to_input and xadflow.detectors.as_float")  # fmt: skip
+        return images.to(self._device)
+
+    def calibrated(self, data: TrainingData, run: FitRun, synthesiser: str, batch_size: int) -> Calibration:
+        """Threshold from the held-out normals; temperature against held-out known defects, else against drawn ones."""
+        normals = self._raw_scores(data.val_normals, batch_size)
+        if len(data.calibration_defects) >= FEWEST_CALIBRATION_DEFECTS:
+            defects = self._raw_scores(data.calibration_defects, batch_size)
+            return calibrate(normals, defects, run.false_alarm_rate, "known")
+        generator = seeded(run.seed, "held-out synthetic", device=self._device)
+        drawn, _ = synthetic_rounds(data.val_normals, synthesiser, 1, batch_size, self._device, generator)
+        return calibrate(normals, self._raw_scores(drawn, batch_size), run.false_alarm_rate, "synthetic")
+
+    def _raw_scores(self, images: Tensor, batch_size: int) -> NDArray[np.float64]:
+        with torch.no_grad():
+            batches = torch.split(images, batch_size)
+            scores = [self.image_score(as_float(batch.to(self._device))) for batch in batches]
+        return torch.cat(scores).double().cpu().numpy() if scores else np.zeros(0)
+
+
+def check_training_data(data: TrainingData) -> None:
+    """Refuse tensors that do not belong together. Raises BadInput."""
+    shape = data.normals.shape[1:]
+    for name in ("normals", "val_normals", "known", "calibration_defects", "outliers"):
+        part: Tensor = getattr(data, name)
+        if part.dtype != torch.uint8 or part.ndim != 4 or (len(part) and part.shape[1:] != shape):
+            raise BadInput(f"{name} must be uint8 [N,C,H,W] of the shape of the normals",
+                           seen=(str(part.dtype), tuple(part.shape)),
+                           next_step="convert by xadflow.images.to_input")  # fmt: skip
+    if len(data.normals) < 2:
+        raise BadInput("at least two normal images are needed to train", seen=len(data.normals),
+                       next_step="add images to train/good")  # fmt: skip
+    masks = data.known_masks
+    if masks is not None and (masks.dtype != torch.bool or masks.shape != (len(data.known), *shape[1:])):
+        raise BadInput("known_masks must be bool [K,H,W]", seen=(str(masks.dtype), tuple(masks.shape)),
+                       next_step="convert by xadflow.images.mask_to_input")  # fmt: skip

@@ -1,0 +1,91 @@
+"""Training batches of normals and anomalies, made on the device from images that are there as bytes.
+
+Every normal of a batch is replaced by an anomaly with a fixed chance, before augmentation (fcdd.md, section 5). Nothing
+waits for the host: all draws come from one generator on the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from xadflow.detectors.base import TrainingData, as_float
+from xadflow.detectors.one_class_settings import OneClassSettings
+from xadflow.detectors.synthesis import SYNTHESISERS
+from xadflow.errors import BadSettings
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`images` float32 [B,C,H,W] in [0,1], `is_anomaly` bool [B], `masks` bool [B,H,W]: where it is anomalous."""
+
+    images: Tensor
+    is_anomaly: Tensor
+    masks: Tensor
+
+
+class Exposure:
+    """Images to train on, uint8 on the device. Raises BadSettings when anomalies are asked for and there are none."""
+
+    def __init__(self, data: TrainingData, settings: OneClassSettings, device: torch.device, *, anomalies: bool) -> None:
+        self.settings = settings
+        self.normals = data.normals.to(device)
+        banks = {"outliers": data.outliers, "known": data.known}
+        self.kinds = [
+            kind for kind in settings.anomalies if kind not in banks or len(banks[kind])
+        ] if anomalies and settings.anomaly_rate > 0 else []  # fmt: skip
+        if anomalies and not self.kinds:
+            raise BadSettings("there is nothing anomalous to train against", seen=settings.anomalies,
+                              next_step="add `synthetic` to anomalies of the detector in params.yaml")  # fmt: skip
+        self.banks: dict[str, Tensor] = {kind: bank.to(device) for kind, bank in banks.items() if kind in self.kinds}
+        masks = data.known_masks
+        self.known_masks = None if masks is None else masks.to(device)
+
+    def batch(self, generator: Generator) -> Batch:
+        """One augmented batch; at least one normal and, where anomalies are used, at least one anomaly."""
+        s, device = self.settings, self.normals.device
+        chosen = torch.randint(len(self.normals), (s.batch_size,), generator=generator, device=device)
+        images = self.normals[chosen]
+        masks = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=device)
+        replaced = torch.rand(len(images), generator=generator, device=device) < s.anomaly_rate
+        replaced[0], replaced[-1] = False, True
+        kind = torch.randint(max(1, len(self.kinds)), replaced.shape, generator=generator, device=device)
+        for number, name in enumerate(self.kinds):
+            here = replaced & (kind == number)
+            drawn, where = self._drawn(name, images, generator)
+            images = torch.where(here[:, None, None, None], drawn, images)
+            masks = torch.where(here[:, None, None], where, masks)
+        is_anomaly = replaced if self.kinds else torch.zeros_like(replaced)
+        images, masks = self._augmented(as_float(images), masks, generator)
+        return Batch(images, is_anomaly, masks)
+
+    def _drawn(self, kind: str, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """One anomaly for each place of the batch, and where it is one; without a mask, everywhere."""
+        if kind == "synthetic":
+            return SYNTHESISERS[self.settings.synthesiser](images, generator)
+        bank = self.banks[kind]
+        chosen = torch.randint(len(bank), (len(images),), generator=generator, device=bank.device)
+        if kind == "known" and self.known_masks is not None:
+            return bank[chosen], self.known_masks[chosen]
+        return bank[chosen], torch.ones(len(images), *images.shape[2:], dtype=torch.bool, device=bank.device)
+
+    def _augmented(self, images: Tensor, masks: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        s, (batch, _, height, width) = self.settings, images.shape
+        joined = torch.cat([images, masks[:, None].float()], dim=1)  # (B, C+1, H, W): both move together
+        if s.flip:
+            turned = torch.rand(batch, generator=generator, device=images.device) < 0.5
+            joined = torch.where(turned[:, None, None, None], joined.flip(-1), joined)
+        if s.crop_px:
+            joined = F.pad(joined, (s.crop_px,) * 4, mode="replicate")
+            shift = torch.randint(2 * s.crop_px + 1, (2, batch, 1), generator=generator, device=images.device)
+            rows = shift[0] + torch.arange(height, device=images.device)  # (B, H)
+            columns = shift[1] + torch.arange(width, device=images.device)  # (B, W)
+            which = torch.arange(batch, device=images.device)[:, None, None]
+            joined = joined.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        images, masks = joined[:, :-1], joined[:, -1] > 0.5
+        if s.noise:
+            images = images + s.noise * torch.randn(images.shape, generator=generator, device=images.device)
+        return images.clamp(0.0, 1.0), masks

@@ -1,0 +1,240 @@
+"""The one-class family, trained end to end: FCDD as published, HSC, DSVDD, Deep SAD, BCE with outliers, autoencoder.
+
+Liznerski et al., ICLR 2021 (arXiv 2007.01760) and the works named in objectives.py. One network an image size, one
+training loop, one way to mix anomalies in; only loss, score and heatmap differ. The detector `fcdd` of fcdd.py is
+FCDD's objective on a frozen pretrained trunk: it trains in seconds where these take minutes.
+
+Train one: `xadflow retrain --dataset textures-brick --detector hsc`
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from xadflow.calibration import threshold_at
+from xadflow.detectors import saved
+from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData, as_float
+from xadflow.detectors.calibrated import CalibratedDetector, check_training_data
+from xadflow.detectors.exposure import Exposure
+from xadflow.detectors.networks import network_for
+from xadflow.detectors.objectives import BinaryCrossEntropy, DeepSAD, DeepSVDD, HypersphereClassifier
+from xadflow.detectors.one_class_settings import (
+    DenseSettings,
+    FocalSettings,
+    OneClassSettings,
+    VectorSettings,
+    one_class_settings,
+)
+from xadflow.detectors.responses import DenseResponse, ReconstructionResponse, Response, VectorResponse
+from xadflow.detectors.training import Progress, Schedule, resolve_device, seeded, train
+
+CHECKPOINT_EVERY = 50  # steps; a whole network and its optimiser are written
+_ONE_PASS = 256  # images scored at once while fitting
+
+Kind = TypeVar("Kind", bound=OneClassSettings)
+
+
+class OneClass(CalibratedDetector, Generic[Kind]):
+    """Base of the family; contract of xadflow.detectors.base. Raises BadSettings for settings it does not know."""
+
+    kind: ClassVar[type[OneClassSettings]] = OneClassSettings
+    learns_from_anomalies: ClassVar[bool] = True
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__()
+        self.settings: Kind = one_class_settings(self.kind, settings, self.method)  # type: ignore[assignment]
+        self._response: Response | None = None
+        self._shape: tuple[int, int, int] | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images it was fitted on. Raises BadWeights before fit."""
+        if self._shape is None:
+            raise self.not_fitted()
+        return self._shape
+
+    @property
+    def response(self) -> Response:
+        """Preparation and network. Raises BadWeights before fit."""
+        if self._response is None:
+            raise self.not_fitted()
+        return self._response
+
+    @abstractmethod
+    def build(self, network: str, shape: tuple[int, int, int]) -> Response:
+        """An untrained response; its weights come from torch's global generator."""
+
+    def start(self, response: Response, normals: Tensor) -> None:
+        """What a method fixes on its untrained network, of the train normals uint8 [N,C,H,W]; nothing by default."""
+
+    def fit(self, data: TrainingData, run: FitRun) -> FitReport:
+        """Train, then threshold and temperature on the held-out normals.
+
+        Raises:
+            TooFewNormals: fewer held-out normals than the false-alarm rate needs; said before any work.
+            BadInput: images of different shapes or types, or too few normals.
+            BadSettings: no anomalies to train against, for a method that needs them.
+            TrainingFailed: the loss stopped being a number.
+        """
+        s = self.settings
+        threshold_at(np.zeros(len(data.val_normals)), run.false_alarm_rate)
+        check_training_data(data)
+        started = time.monotonic()
+        self._device, self._calibration = resolve_device(run.device), None
+        exposure = Exposure(data, s, self._device, anomalies=self.learns_from_anomalies)
+        channels, height, width = data.normals.shape[1:]
+        self._shape = (channels, height, width)
+        response = self._built(run.seed).to(self._device)
+        with torch.no_grad():
+            response.prepare.fit(exposure.normals, _ONE_PASS)
+            response.eval()
+            self.start(response, exposure.normals)
+
+        def losses_of(module: nn.Module, generator: Generator) -> Mapping[str, Tensor]:
+            batch = exposure.batch(generator)
+            losses = response.losses(module(batch.images), batch)  # (B,)
+            normal = (~batch.is_anomaly).float()
+            parts = {"normal": (losses * normal).mean()}
+            return parts | ({"anomaly": (losses * (1.0 - normal)).mean()} if exposure.kinds else {})
+
+        steps = s.steps(len(data.normals))
+        schedule = Schedule(
+            steps, s.learning_rate, s.weight_decay, optimiser=s.optimiser, curve=s.curve,
+            decay=s.decay ** (s.batch_size / len(data.normals)), checkpoint_every=CHECKPOINT_EVERY,
+        )  # fmt: skip
+        identity = saved.work_identity(self.method, s.model_dump(mode="json"), run.seed, data)
+        response.train()
+        outcome = train(response, losses_of, schedule, run, identity, Progress(run, steps), self._device)
+        self._response = response.requires_grad_(False).eval()
+        trained = time.monotonic()
+        self._calibration = self.calibrated(data, run, s.synthesiser, _ONE_PASS)
+        ended = time.monotonic()
+        figures = {"training_s": trained - started, "calibration_s": ended - trained,
+                   "calibration_error": self._calibration.calibration_error}  # fmt: skip
+        return FitReport(ended - started, steps, outcome.resumed_from, outcome.history, figures)
+
+    def _built(self, seed: int) -> Response:
+        shape = self.input_shape
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=seeded(seed, "network"))))
+            response = self.build(self.settings.network or network_for(*shape[1:]), shape)
+        # See backbones.Trunk: batch normalisation's backward pass on contiguous activations can be wrong on a CPU.
+        return response.to(memory_format=torch.channels_last)
+
+    def score(self, images: Tensor) -> Scores:
+        """Raw scores [B] and maps [B,H,W] of float32 [B,C,H,W] in [0,1]; the scores are differentiable in `images`.
+
+        Raises:
+            BadInput: another shape or type than it was fitted on. BadWeights: before fit.
+        """
+        inputs = self.checked(images)
+        output = self.response(inputs)
+        return Scores(self.response.image_score(output), self.response.heatmap(inputs, output))
+
+    def image_score(self, images: Tensor) -> Tensor:
+        """The image scores [B] alone."""
+        return self.response.image_score(self.response(self.checked(images)))
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move to a device, in place."""
+        self._device = resolve_device(str(device))
+        if self._response is not None:
+            self._response = self._response.to(self._device)
+        return self
+
+    def save(self, folder: Path) -> None:
+        """Write detector.json and weights.safetensors."""
+        card = {"method": self.method, "settings": self.settings.model_dump(mode="json"),
+                "input_shape": list(self.input_shape)}  # fmt: skip
+        saved.write_detector(folder, card, self.response.state_dict(), self.calibration)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote. Raises BadWeights when it is broken."""
+        card, tensors, calibration = saved.read_detector(folder, cls.method)
+        detector = cls(**card["settings"])
+        channels, height, width = card["input_shape"]
+        detector._shape = (channels, height, width)
+        response = detector._built(0)
+        saved.check_tensors(response.state_dict(), tensors)
+        response.load_state_dict(tensors, strict=True)
+        detector._response, detector._calibration = response.requires_grad_(False).eval(), calibration
+        return detector
+
+
+class ConvFCDD(OneClass[DenseSettings]):
+    """FCDD as published: a fully convolutional network trained from the start; its output is the heatmap."""
+
+    method, kind = "fcdd_conv", DenseSettings
+
+    def build(self, network: str, shape: tuple[int, int, int]) -> Response:
+        """A dense response."""
+        return DenseResponse(network, shape, self.settings)
+
+
+class HSC(OneClass[VectorSettings]):
+    """The hypersphere classifier."""
+
+    method, kind = "hsc", VectorSettings
+
+    def build(self, network: str, shape: tuple[int, int, int]) -> Response:
+        """A vector response."""
+        return VectorResponse(network, shape, HypersphereClassifier(), self.settings.outputs)
+
+
+class DSVDD(OneClass[VectorSettings]):
+    """Deep SVDD: normals alone, pulled to a centre that the untrained network gives; a network without biases."""
+
+    method, kind, learns_from_anomalies = "dsvdd", VectorSettings, False
+
+    def build(self, network: str, shape: tuple[int, int, int]) -> Response:
+        """A vector response without biases."""
+        response = VectorResponse(network, shape, nn.Identity(), self.settings.outputs, bias=False)
+        outputs = [layer.out_features for layer in response.modules() if isinstance(layer, nn.Linear)][-1]
+        response.objective = DeepSVDD(outputs)
+        return response
+
+    def start(self, response: Response, normals: Tensor) -> None:
+        """Fix the centre."""
+        vectors = torch.cat([response(as_float(batch)) for batch in torch.split(normals, _ONE_PASS)])
+        assert isinstance(response, VectorResponse)
+        assert isinstance(response.objective, DeepSVDD)
+        response.objective.set_centre(vectors)
+
+
+class DeepSADDetector(OneClass[VectorSettings]):
+    """Deep SAD: normals towards the origin, anomalies away from it."""
+
+    method, kind = "deep_sad", VectorSettings
+
+    def build(self, network: str, shape: tuple[int, int, int]) -> Response:
+        """A vector response."""
+        return VectorResponse(network, shape, DeepSAD(), self.settings.outputs)
+
+
+class BCE(OneClass[FocalSettings]):
+    """A plain classifier of normals against anomalies, by logistic or focal loss."""
+
+    method, kind = "bce", FocalSettings
+
+    def build(self, network: str, shape: tuple[int, int, int]) -> Response:
+        """A vector response of one logit."""
+        return VectorResponse(network, shape, BinaryCrossEntropy(self.settings.gamma), 1)
+
+
+class AE(OneClass[OneClassSettings]):
+    """An autoencoder of the normals: what it cannot reconstruct is anomalous. The baseline of the family."""
+
+    method, learns_from_anomalies = "ae", False
+
+    def build(self, network: str, shape: tuple[int, int, int]) -> Response:
+        """A reconstruction response."""
+        return ReconstructionResponse(network, shape)

@@ -1,0 +1,86 @@
+"""Settings of the one-class family that is trained end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field
+
+from xadflow.detectors.networks import network_spec
+from xadflow.detectors.synthesis import Synthesiser
+from xadflow.settings.of_methods import MethodSettings, validated
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class OneClassSettings(MethodSettings):
+    """Every choice that the methods share; a method that does not use one ignores it.
+
+    network           one of xadflow.detectors.networks; None: the published one for the image size
+    anomaly_rate      chance that a normal image of a batch is replaced by an anomaly (published: one half)
+    anomalies         what replaces it, in equal shares of those that are there: outliers (of the data set), known
+                      (labelled defects) and synthetic ones; `synthesiser` draws the last
+    crop_px           each training image is shifted by up to this many pixels, the border repeated
+    flip              left-right mirror images are normal too
+    noise             standard deviation of Gaussian noise added to training images, of a range of 1
+    epochs, min_steps passes over the normals, and the fewest steps whatever their number
+    optimiser, curve  adamw, or sgd with Nesterov momentum .9; one cosine cycle, or learning_rate * decay^epoch
+    """
+
+    network: str | None = None
+    anomaly_rate: Rate = 0.5
+    anomalies: tuple[Literal["outliers", "known", "synthetic"], ...] = ("outliers", "known", "synthetic")
+    synthesiser: Synthesiser = "defects"
+    crop_px: Annotated[int, Field(ge=0)] = 2
+    flip: bool = True
+    noise: Rate = 0.0
+    epochs: Annotated[float, Field(gt=0.0)] = 30.0
+    min_steps: Positive = 200
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    curve: Literal["cosine", "exponential"] = "cosine"
+    decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.98
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-6
+
+    def steps(self, normals: int) -> int:
+        """Training steps for this many normal images."""
+        return max(self.min_steps, round(self.epochs * normals / self.batch_size))
+
+
+Kind = TypeVar("Kind", bound=OneClassSettings)
+
+
+class DenseSettings(OneClassSettings):
+    """Settings of `fcdd_conv`.
+
+    level             image: one label an image; pixel: masks, with `defect_area` as the m of the loss
+    upsampling        normalisation of the heatmap: none is the published one; sigma_px None: the network's published one
+    """
+
+    level: Literal["image", "pixel"] = "image"
+    defect_area: Literal["image", "region"] = "image"
+    upsampling: Literal["none", "dc", "coverage"] = "coverage"
+    sigma_px: Annotated[float, Field(gt=0.0)] | None = None
+
+
+class VectorSettings(OneClassSettings):
+    """Settings of the methods that end in a vector; `outputs` None: as many as the network's published twin has."""
+
+    outputs: Positive | None = None
+
+
+class FocalSettings(OneClassSettings):
+    """Settings of `bce`; `gamma` above 0 makes it the focal loss."""
+
+    gamma: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+def one_class_settings(kind: type[Kind], given: Mapping[str, object], method: str) -> Kind:
+    """Settings checked, the network's name included. Raises BadSettings, UnknownName."""
+    checked = validated(kind, given, f"detector {method}")
+    if checked.network is not None:
+        network_spec(checked.network)
+    return checked

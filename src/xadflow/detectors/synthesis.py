@@ -1,0 +1,30 @@
+"""Synthetic defects by name, and rounds of them over a set of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from xadflow.data.confetti import confetti
+from xadflow.data.synthetic import synthetic_defects
+
+Synthesiser = Literal["defects", "confetti"]
+
+SYNTHESISERS: dict[str, Callable[[Tensor, Generator], tuple[Tensor, Tensor]]] = {
+    "defects": synthetic_defects,
+    "confetti": confetti,
+}
+
+
+def synthetic_rounds(
+    images: Tensor, kind: str, rounds: int, batch_size: int, device: torch.device, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """`rounds` defective copies of each image and their masks, drawn batch by batch from one generator."""
+    batches = torch.split(images, batch_size)
+    drawn = [SYNTHESISERS[kind](batch.to(device), generator) for _ in range(rounds) for batch in batches]
+    if not drawn:
+        return images[:0].to(device), torch.zeros(0, *images.shape[2:], dtype=torch.bool, device=device)
+    return torch.cat([images for images, _ in drawn]), torch.cat([masks for _, masks in drawn])
