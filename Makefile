@@ -11,7 +11,7 @@ QUICK ?=
 QUICK_FLAG := $(if $(QUICK),--quick,)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-server server bench-elpv bench-nightly figures clean
+.PHONY: help setup demo check test test-server server bench-elpv bench-nightly bench-audit figures clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1;\2/p' $(MAKEFILE_LIST) | awk -F';' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ bench-elpv: setup ## image AUROC on ELPV, random and block split (QUICK=1 for a 
 
 bench-nightly: setup ## the nightly path end to end, and what the orchestrator costs (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.nightly $(QUICK_FLAG)
+
+bench-audit: setup ## verifying 100,000 rows of evidence, and adding to them (QUICK=1 for a subset)
+	@$(BIN)/python -m benchmarks.audit $(QUICK_FLAG)
 
 figures: setup ## write docs/reference/benchmarks.md from benchmarks/results
 	@$(BIN)/python -m benchmarks.render

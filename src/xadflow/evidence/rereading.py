@@ -5,6 +5,7 @@ Nothing here writes or needs a Delta library, so that a worker process starts qu
 
 from __future__ import annotations
 
+import operator
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from xadflow.evidence.ledger import LedgerLine
 from xadflow.tables import BY_NAME, rows_digest
 
 MOST_WORKERS = 8
-_WORTH_WORKERS_BYTES = 32 << 20  # a worker starts in about a second, which reads so much
+_WORTH_WORKERS = 200, 256 << 20  # commits or bytes: about ten seconds of work; a worker needs one or two to start
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Reread:
 
 def reread_all(readings: Sequence[Reading], workers: int | None = None) -> Iterator[Reread]:
     """Each commit in turn; `workers` processes (None: one a core when it is much, 1: none beside this one)."""
-    size = sum(file.size for one in readings for file in one.commit.files)
     if workers is None:
-        workers = min(MOST_WORKERS, os.cpu_count() or 1) if size >= _WORTH_WORKERS_BYTES else 1
+        much = (len(readings), sum(file.size for one in readings for file in one.commit.files))
+        workers = min(MOST_WORKERS, os.cpu_count() or 1) if any(map(operator.ge, much, _WORTH_WORKERS)) else 1
     done = 0
     if workers > 1 and len(readings) > 1:
         try:
