@@ -18,6 +18,7 @@
         ├── StoreConflict         another writer kept winning the commit
         ├── StoreBroken           a table or ledger that cannot be read
         ├── AuditFailed           the evidence does not verify
+        ├── CannotWrite           the disk is full, or a folder is not ours to write
         └── StageFailed           a DVC stage ended with an error
 """
 
@@ -110,6 +111,10 @@ class StoreBroken(WorkFailed):
 
 class AuditFailed(WorkFailed):
     """The evidence does not verify."""
+
+
+class CannotWrite(WorkFailed):
+    """The disk is full, or a folder is not ours to write."""
 
 
 class StageFailed(WorkFailed):

@@ -7,6 +7,8 @@ PNG is exactly what the detector saw.
 from __future__ import annotations
 
 import io
+import os
+import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from xadflow.errors import BadImage
 Image.MAX_IMAGE_PIXELS = None  # our own limit, checked on the header before any pixel is decoded
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+_RAISE_BYTES = "shrink it, or raise limits.max_bytes in params.yaml"
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # no other decoder sees a stranger's bytes: EPS starts Ghostscript
 
 
@@ -48,7 +51,7 @@ def decode_image(content: bytes, limits: ImageLimits | None = None) -> NDArray[n
     if not content:
         raise BadImage("the file is empty", seen="0 bytes", next_step="replace the file")
     if len(content) > limits.max_bytes:
-        raise BadImage("the file is too large", seen=f"{len(content)} bytes", next_step="raise limits.max_bytes")
+        raise BadImage("the file is too large", seen=f"{len(content)} bytes", next_step=_RAISE_BYTES)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd metadata that does not touch the pixels
@@ -105,16 +108,37 @@ def mask_to_input(pixels: NDArray[np.uint8], size_px: tuple[int, int]) -> NDArra
     return np.asarray(image, dtype=np.uint8) > 0
 
 
+def read_file(path: Path, limits: ImageLimits | None = None) -> bytes:
+    """The bytes of a plain file, at most `limits.max_bytes` of them.
+
+    A pipe or a device is refused without waiting for it, and a file that is too large before it is read.
+
+    Raises:
+        BadImage: it cannot be read, is no plain file, or is too large.
+    """
+    limits = limits or ImageLimits()
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for its writer
+        try:
+            seen = os.fstat(handle)
+            if not stat.S_ISREG(seen.st_mode):
+                raise BadImage("not a plain file", seen=path.name, next_step="name an image file")
+            if seen.st_size > limits.max_bytes:
+                raise BadImage("the file is too large", seen=f"{seen.st_size} bytes", next_step=_RAISE_BYTES)
+            with os.fdopen(handle, "rb", closefd=False) as stream:
+                return stream.read(limits.max_bytes + 1)  # one more than allowed: it may have grown since
+        finally:
+            os.close(handle)
+    except OSError as err:
+        raise BadImage("the file cannot be read", seen=f"{path.name}: {err.strerror}",
+                       next_step="restore the file, e.g. by `dvc checkout`") from err  # fmt: skip
+
+
 def load_input(
     path: Path, size_px: tuple[int, int], channels: int, limits: ImageLimits | None = None
 ) -> NDArray[np.uint8]:
     """Read, decode and resize one file to uint8 [C,H,W]. Raises BadImage (also when the file cannot be read)."""
-    try:
-        content = path.read_bytes()
-    except OSError as err:
-        raise BadImage("the file cannot be read", seen=f"{path.name}: {err.strerror}",
-                       next_step="restore the file, e.g. by `dvc checkout`") from err  # fmt: skip
-    return to_input(decode_image(content, limits), size_px, channels)
+    return to_input(decode_image(read_file(path, limits), limits), size_px, channels)
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

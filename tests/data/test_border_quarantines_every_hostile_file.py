@@ -157,6 +157,36 @@ def test_a_mask_must_be_there_decode_match_its_image_and_mark_something(root, tm
     assert "31x24" in next(row.detail for row in admission.refused if row.path == "small.png")
 
 
+def test_what_is_listed_but_is_no_file_gets_the_reason_that_it_is_none(root, tmp_path, put, png) -> None:
+    put(tmp_path / "elsewhere/x.png", png(1))
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    (root / "closed").mkdir()
+    (root / "folder.png").mkdir()
+    os.mkfifo(root / "pipe.png")
+    names = ["link", "closed", "folder.png", "pipe.png", "no-suffix"]
+    refused = reasons(admit([candidate(root, name) for name in names], tmp_path / "images", ImageLimits()).refused)
+    assert refused == {"link": "link", "closed": "unreadable", "folder.png": "not-a-file", "pipe.png": "not-a-file",
+                       "no-suffix": "suffix"}  # fmt: skip
+
+
+def test_a_file_that_is_gone_when_its_turn_comes_is_quarantined_and_the_next_ones_are_read(
+    root, tmp_path, put, png, monkeypatch
+) -> None:
+    for number in range(3):
+        put(root / f"{number}.png", png(number))
+    real = os.open
+
+    def gone(path, flags, *args, **kwargs):
+        if path == "1.png":
+            (root / "1.png").unlink()
+        return real(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(border.os, "open", gone)
+    admission = admit([candidate(root, f"{number}.png") for number in range(3)], tmp_path / "images", ImageLimits())
+    assert reasons(admission.refused) == {"1.png": "vanished"}
+    assert [row.path for row in admission.rows] == ["images/0.png", "images/2.png"]
+
+
 def test_names_that_differ_by_case_only_cannot_overwrite_each_other(root, tmp_path, put, png) -> None:
     put(root / "a.png", png(1))
     put(root / "A.png", png(2))
@@ -171,9 +201,15 @@ def test_a_name_that_is_no_text_is_quarantined_escaped(root, tmp_path, png) -> N
     assert (row.path, row.reason) == ("caf\\xe9.png", "path")
 
 
-@pytest.mark.parametrize("name", ["/etc/x.png", "a/../b.png", "a//b.png", "./a.png", "a\\b.png", "a\nb.png", "", "x" * 256])
-def test_unsafe_names_are_refused(name: str) -> None:
-    assert unsafe_name(name) == "path"
+@pytest.mark.parametrize(("name", "why"), [
+    ("/etc/x.png", "no relative path"), ("a/../b.png", "`..`"), ("a..b.png", "`..`"), ("a//b.png", "no relative path"),
+    ("./a.png", "no relative path"), ("a\\b.png", "backslash"), ("..\\b.png", "`..`"), ("a\nb.png", "control"),
+    ("", "no relative path"), ("x" * 256, "255 bytes"), ("caf\udce9.png", "no text"),
+])  # fmt: skip
+def test_unsafe_names_are_refused_and_told_why(name: str, why: str) -> None:
+    reason, detail = unsafe_name(name)
+    assert reason == "path"
+    assert why in detail
 
 
 @pytest.mark.parametrize("name", ["a.png", "kratzer/ä b.png", "12:30:01.png"])

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,32 @@ def test_the_origin_changes_when_a_file_is_added_changed_or_removed(product: Pat
     seen.append(source.origin())
     (product / "train/good/000.png").unlink()
     seen.append(source.origin())
-    assert len(set(seen)) == 4
+    (product / "train/good/001.png").chmod(0o600)  # what could not be read may be readable now
+    seen.append(source.origin())
+    assert len(set(seen)) == 5
     assert str(product) not in seen[0]
+
+
+def test_links_and_folders_that_cannot_be_listed_are_quarantined_by_their_own_names(
+    product: Path, put, png, tmp_path: Path, monkeypatch
+) -> None:
+    put(tmp_path / "outside/x.png", png(900))
+    (product / "test/linked").symlink_to(tmp_path / "outside")
+    (product / "loose-link.png").symlink_to(tmp_path / "outside/x.png")
+    put(product / "test/closed/y.png", png(901))
+    real = os.scandir
+
+    def closed(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    images, refused = offered(product)
+    assert {row.path: row.reason for row in refused} == {
+        "loose-link.png": "link", "test/linked": "link", "test/closed": "unreadable",
+    }  # fmt: skip
+    assert not any("x.png" in one.origin or "y.png" in one.origin for one in images)
 
 
 def test_another_layout_is_answered_by_what_was_seen_and_what_is_expected(tmp_path: Path, put, png) -> None:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -14,8 +15,9 @@ import pytest
 from xadflow.data import stages
 from xadflow.data.manifest import ManifestRow, read_manifest
 from xadflow.data.stages import build_manifest, carve, collect_images, write_origin
+from xadflow.data.writing import writing
 from xadflow.digests import sha256_bytes, sha256_file
-from xadflow.errors import BadManifest, DataUnavailable, UnknownName
+from xadflow.errors import BadManifest, CannotWrite, DataUnavailable, UnknownName
 from xadflow.settings import DatasetSettings, Home
 
 
@@ -131,12 +133,22 @@ def test_a_failed_collection_leaves_the_former_images_as_they_were(home, product
 
     with monkeypatch.context() as patch:
         patch.setattr("xadflow.data.border._write", full_disk)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(CannotWrite, match="No space left on device.*free some space"):
             collect_images(home, settings, "bolt")
+    assert not (home.dataset("bolt") / ".images.partial").exists()  # what is half written would be in the way
     after = {name: content for name, content in contents(home.dataset("bolt")).items() if name.startswith("images/")}
     assert after == before
     collect_images(home, settings, "bolt")
     assert contents(home.dataset("bolt")) == before
+
+
+def test_a_full_disk_and_a_read_only_one_are_told_apart_and_other_errors_pass(tmp_path: Path) -> None:
+    with pytest.raises(CannotWrite, match="no room; got 'No space left on device'"), writing("the manifest"):
+        Path("/dev/full").write_bytes(b"x")
+    with pytest.raises(CannotWrite, match="not allowed; got 'Read-only file system'"), writing("the manifest"):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    with pytest.raises(FileNotFoundError), writing("the manifest"):
+        (tmp_path / "gone" / "x").write_bytes(b"x")
 
 
 def test_a_killed_collection_leaves_no_half_written_images(home, product, settings_with) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from xadflow.commands.printing import printable
+
 if TYPE_CHECKING:
+    from xadflow.data.sources import Refused
     from xadflow.settings import Home, Settings
+
+_MOST_LISTED = 40
 
 
 @click.group()
@@ -94,17 +99,18 @@ def images(name: str) -> None:
 @data.command()
 @click.argument("name")
 def manifest(name: str) -> None:
-    """Write manifest.parquet and quarantine.parquet of data set NAME (DVC stage `manifest`).
+    """Write manifest.parquet and quarantine.parquet of data set NAME and list what is in quarantine (DVC stage `manifest`).
 
     \b
     Example:
       xadflow data manifest elpv
     """
-    from xadflow.data.stages import build_manifest
+    from xadflow.data.stages import build_manifest, read_quarantine
 
     home, settings = _project()
     rows = build_manifest(home, settings, name)
     click.echo(f"{name}: manifest of {len(rows)} images")
+    click.echo("\n".join(_quarantined(name, read_quarantine(home, name))), nl=False)
 
 
 @data.command()
@@ -146,8 +152,22 @@ def _summary(home: Home, name: str) -> str:
     lines = [f"{name}: {found['rows']} images, {found['masks']} masks, {len(found['rules'])} expectations hold"]
     lines += [f"  {split:<16} {count:>6}" for split, count in found["counts"].items() if count]
     if found["quarantine"]:
-        lines.append(f"  quarantine: {_listed(found['quarantine'])} (data/{name}/quarantine.parquet says why)")
+        lines.append(f"  quarantine: {_listed(found['quarantine'])} (`xadflow data manifest {name}` lists them)")
     return "\n".join(lines)
+
+
+def _quarantined(name: str, refused: Sequence[Refused]) -> list[str]:
+    """One line a file: reason, path and what was seen; the last line says what to do."""
+    if not refused:
+        return []
+    shown = refused[:_MOST_LISTED]
+    reason, path = (max(len(text) for text in column) for column in
+                    ([row.reason for row in shown], [printable(row.path) for row in shown]))  # fmt: skip
+    lines = [f"{name}: {len(refused)} files in quarantine"]
+    lines += [f"  {row.reason:<{reason}}  {printable(row.path):<{path}}  {printable(row.detail)}" for row in shown]
+    if len(refused) > len(shown):
+        lines.append(f"  and {len(refused) - len(shown)} more: data/{name}/quarantine.parquet")
+    return [*lines, f"Next: mend or replace them where they come from, then run `dvc repro validate@{name}`", ""]
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from xadflow.commands.printing import printable
 from xadflow.errors import BadImage, WrongUse
 from xadflow.settings import Home, load_settings
 
@@ -40,10 +41,10 @@ def score(paths: tuple[Path, ...], spec: str | None, as_json: bool) -> int:
         if as_json:
             click.echo(json.dumps(line))
         elif "error" in line:
-            click.secho(f"{line['path']}: {line['error']}", fg="red", err=True)
+            click.secho(f"{printable(line['path'])}: {line['error']}", fg="red", err=True)
         else:
             verdict = "ANOMALOUS" if line["is_anomaly"] else "normal"
-            click.echo(f"{line['path']}  {verdict}  score {line['score']:.4f}  threshold {line['threshold']:.4f}  "
+            click.echo(f"{printable(line['path'])}  {verdict}  score {line['score']:.4f}  threshold {line['threshold']:.4f}  "
                        f"p {line['p_value']:.4f}")  # fmt: skip
     return 1 if failed else 0
 
@@ -69,7 +70,7 @@ def score_files(home: Home, spec: str, files: Sequence[Path], batch_size: int) -
     import torch
 
     from xadflow.digests import sha256_bytes
-    from xadflow.images import ImageLimits, decode_image, to_input
+    from xadflow.images import ImageLimits, decode_image, read_file, to_input
     from xadflow.registry import Registry
     from xadflow.scoring import open_detector, score_images
 
@@ -82,10 +83,8 @@ def score_files(home: Home, spec: str, files: Sequence[Path], batch_size: int) -
 
     def load(path: Path) -> tuple[str, Any] | str:
         try:
-            content = path.read_bytes()
+            content = read_file(path, limits)
             return sha256_bytes(content), to_input(decode_image(content, limits), (height, width), channels)
-        except OSError as err:
-            return f"the file cannot be read: {err.strerror}"
         except BadImage as err:
             return str(err)
 

@@ -14,8 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from xadflow.data.params_file import replace_params, with_dataset, with_name_in
 from xadflow.data.sources.folder import GOOD, check_layout, walk_files
+from xadflow.data.writing import writing
 from xadflow.errors import BadImage, DataUnavailable, StageFailed, WrongUse
-from xadflow.images import IMAGE_SUFFIXES, ImageLimits, decode_image
+from xadflow.images import IMAGE_SUFFIXES, ImageLimits, decode_image, read_file
 from xadflow.settings import Home, Settings, load_settings
 from xadflow.settings.params import Name
 
@@ -52,8 +53,8 @@ def look_at(folder: Path, limits: ImageLimits) -> Look:
         try:
             if path.is_symlink():
                 continue
-            pixels = decode_image(path.read_bytes(), limits)
-        except (BadImage, OSError):
+            pixels = decode_image(read_file(path, limits), limits)
+        except BadImage:
             continue  # the border quarantines it with its reason
         sides.append(min(pixels.shape[:2]))
         coloured |= pixels.ndim == 3 and bool(np.any(pixels[..., :1] != pixels[..., 1:]))
@@ -77,6 +78,7 @@ def add_folder(
         WrongUse: a name that cannot be used, or that another data set has.
         DataUnavailable: a layout that is not MVTec-AD, a folder without images.
         StageFailed: DVC or a stage failed; it has printed why.
+        CannotWrite: params.yaml cannot be written.
     """
     try:
         TypeAdapter(Name).validate_python(name)
@@ -102,22 +104,32 @@ def add_folder(
             "source": "folder", "size_px": size_px or look.size_px, "channels": channels or look.channels,
             "val_share": share, "known_used": known_used, "options": options,
         }  # fmt: skip
-        replace_params(home.params, with_dataset(before, name, entry))
+        _write_params(home, with_dataset(before, name, entry))
     entered = home.params.read_text(encoding="utf-8")
     try:
         _reproduce(home, name)
     except BaseException:
         if home.params.read_text(encoding="utf-8") == entered:  # nobody else has edited it meanwhile
-            replace_params(home.params, before)
+            _write_params(home, before)
         raise
     listed = with_name_in(home.params.read_text(encoding="utf-8"), name, ("retrain", "datasets"), ("explain", "datasets"))
-    replace_params(home.params, listed)
+    _write_params(home, listed)
     return entry
+
+
+def _write_params(home: Home, text: str) -> None:
+    with writing("params.yaml"):
+        replace_params(home.params, text)
 
 
 def _stored(home: Home, folder: Path) -> str:
     """The folder as params.yaml states it: relative to the project when it lies inside."""
     absolute = folder.expanduser().absolute()
+    try:
+        str(absolute).encode()
+    except UnicodeEncodeError as err:
+        raise WrongUse("the folder's name is no text", seen=str(absolute).encode(errors="backslashreplace").decode(),
+                       next_step="rename the folder") from err  # fmt: skip
     return str(absolute.relative_to(home.project)) if absolute.is_relative_to(home.project) else str(absolute)
 
 

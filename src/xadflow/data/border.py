@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xadflow.data.manifest import ManifestRow, Split
-from xadflow.data.sources.base import Candidate, Refused
+from xadflow.data.sources.base import Candidate, Refused, not_a_file
 from xadflow.digests import sha256_bytes
 from xadflow.errors import BadImage
 from xadflow.images import IMAGE_SUFFIXES, ImageLimits, decode_image
@@ -99,25 +99,28 @@ def admit(
     )
 
 
-def unsafe_name(relative: str) -> str | None:
-    """Why a relative path may not be used below images/ ("path" or "hidden"), or None when it may.
+def unsafe_name(relative: str) -> tuple[str, str] | None:
+    """Reason ("path" or "hidden") and detail why a relative path may not be used below images/; None when it may.
 
-    Names that start with a dot are refused because DVC and git skip some of them without a word.
+    Names that start with a dot are refused because DVC and git skip some of them without a word; `..` also inside a name,
+    because servers and archive tools further on look for those two characters rather than for a step upwards.
     """
-    path = PurePosixPath(relative)
     parts = relative.split("/")
     try:
-        encoded = [part.encode() for part in parts]
+        longest = max(len(part.encode()) for part in parts)
     except UnicodeEncodeError:
-        return "path"
-    if (
-        path.is_absolute()
-        or any(part in ("", ".", "..") for part in parts)
-        or any(len(part) > _LONGEST_NAME_BYTES for part in encoded)
-        or any(ord(letter) < 32 or ord(letter) == 127 or letter == "\\" for letter in relative)
-    ):
-        return "path"
-    return "hidden" if any(part.startswith(".") for part in parts) else None
+        return "path", "its name holds bytes that are no text"
+    faults = {
+        "it is no relative path": PurePosixPath(relative).is_absolute() or any(part in ("", ".") for part in parts),
+        "its name holds `..`": ".." in relative,
+        "its name holds a backslash or a control character": any(
+            ord(letter) < 32 or ord(letter) == 127 or letter == "\\" for letter in relative
+        ),
+        f"its name is longer than {_LONGEST_NAME_BYTES} bytes": longest > _LONGEST_NAME_BYTES,
+    }
+    if found := [what for what, is_so in faults.items() if is_so]:
+        return "path", " and ".join(found)
+    return ("hidden", "its name starts with a dot") if any(part.startswith(".") for part in parts) else None
 
 
 def _without_clashes(offered: list[Candidate]) -> tuple[list[Candidate], list[Refused]]:
@@ -181,10 +184,11 @@ def _decoded(content: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
 
 def _read(content: bytes | Path, target: str, root: Path | None, limits: ImageLimits) -> bytes:
     """The file's bytes, after the checks of its name and its kind."""
-    if reason := unsafe_name(target):
-        raise _Refusal(reason, "no part of its path may start with a dot" if reason == "hidden" else
-                       "its path holds `..`, a control character or a backslash, or is too long")  # fmt: skip
+    if fault := unsafe_name(target):
+        raise _Refusal(*fault)
     if PurePosixPath(target).suffix.lower() not in IMAGE_SUFFIXES:
+        if isinstance(content, Path) and (odd := not_a_file(content)):
+            raise _Refusal(*odd)
         raise _Refusal("suffix", f"expected one of {', '.join(sorted(IMAGE_SUFFIXES))}")
     if isinstance(content, Path):
         content = _read_file(content, root, limits)
@@ -200,20 +204,22 @@ def _read_file(path: Path, root: Path | None, limits: ImageLimits) -> bytes:
         raise _Refusal("vanished", "the file was listed, but is not there any more") from err
     except OSError as err:
         if err.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):  # what O_NOFOLLOW answers for a link
-            raise _Refusal("link", "symbolic links are not followed; copy the file") from err
+            raise _Refusal("link", "symbolic links are not followed; copy what it points to") from err
         if err.errno == errno.ENXIO:
             raise _Refusal("not-a-file", "a pipe, socket or device") from err
         raise _Refusal("unreadable", err.strerror or "the file cannot be opened") from err
-    with os.fdopen(handle, "rb") as stream:
+    try:
         seen = os.fstat(handle)
         if not stat.S_ISREG(seen.st_mode):
             raise _Refusal("not-a-file", "a folder, pipe, socket or device")
         if seen.st_size > limits.max_bytes:
             raise _Refusal("too-many-bytes", f"more than limits.max_bytes = {limits.max_bytes}", seen.st_size)
-        try:
+        with os.fdopen(handle, "rb", closefd=False) as stream:
             content = stream.read(limits.max_bytes + 1)
-        except OSError as err:
-            raise _Refusal("unreadable", err.strerror or "the file cannot be read") from err
+    except OSError as err:
+        raise _Refusal("unreadable", err.strerror or "the file cannot be read") from err
+    finally:
+        os.close(handle)
     if len(content) > limits.max_bytes:  # it grew after fstat
         raise _Refusal("too-many-bytes", f"more than limits.max_bytes = {limits.max_bytes}", len(content))
     return content

@@ -17,6 +17,7 @@ from xadflow.data.border import IMAGES, Progress, admit
 from xadflow.data.manifest import Manifest, ManifestRow, Split, read_manifest, write_manifest, write_quarantine
 from xadflow.data.sources.base import Candidate, Refused
 from xadflow.data.sources.folder import walk_files
+from xadflow.data.writing import writing
 from xadflow.digests import sha256_file
 from xadflow.errors import DataUnavailable
 from xadflow.images import ImageLimits
@@ -32,10 +33,16 @@ def admit_inbox(folder: Path, limits: ImageLimits, into: Path, progress: Progres
 
     Raises:
         DataUnavailable: `folder` is not there.
+        CannotWrite: `into` cannot be written.
     """
     if not folder.is_dir():
         raise DataUnavailable("the inbox folder is not there", seen=str(folder),
                               next_step="create it and put new images into it, or name another by --inbox")  # fmt: skip
+    with writing(f"the new images of {folder.name}"):
+        return _admitted(folder, limits, into, progress)
+
+
+def _admitted(folder: Path, limits: ImageLimits, into: Path, progress: Progress | None) -> Manifest:
     present, refused_before = _present(into)
     incoming = into / ".incoming"
     shutil.rmtree(incoming, ignore_errors=True)  # of a run that was killed

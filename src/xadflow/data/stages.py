@@ -16,10 +16,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xadflow.data.border import IMAGES, Admission, Progress, admit
 from xadflow.data.manifest import (
+    QUARANTINE_SCHEMA,
     SCHEMA,
     ManifestRow,
     Split,
@@ -27,13 +29,15 @@ from xadflow.data.manifest import (
     write_manifest,
     write_quarantine,
 )
-from xadflow.data.sources import Refused, open_source
+from xadflow.data.sources import Candidate, Refused, open_source
+from xadflow.data.writing import writing
 from xadflow.errors import BadManifest, DataUnavailable
 from xadflow.images import ImageLimits
 from xadflow.settings import DatasetSettings, Home, Settings
 
 INDEX = "index.parquet"
 REFUSED = "refused.parquet"
+QUARANTINE = "quarantine.parquet"
 VALIDATION = "validation.json"
 HOLDOUT_SHARE = 0.2
 """Share of train normals held out for test where a source gives no normal test image."""
@@ -42,32 +46,44 @@ HOLDOUT_SHARE = 0.2
 def write_origin(home: Home, settings: Settings, name: str) -> Path:
     """Write data/.origin/<name>.json, which changes when the source's images may have changed.
 
-    Raises UnknownName, BadSettings, DataUnavailable.
+    Raises UnknownName, BadSettings, DataUnavailable, CannotWrite.
     """
     dataset = settings.dataset(name)
     path = home.dataset(".origin") / f"{name}.json"
-    _write_json(path, {"source": dataset.source, "origin": open_source(name, dataset).origin()})
+    origin = {"source": dataset.source, "origin": open_source(name, dataset).origin()}
+    with writing(f"what data set {name!r} comes from"):
+        _write_json(path, origin)
     return path
 
 
 def collect_images(home: Home, settings: Settings, name: str, progress: Progress | None = None) -> Admission:
     """Bring the source's files through the border to data/<name>/images/, replacing what was there at once.
 
-    Raises UnknownName, BadSettings, and DataUnavailable when the source is not there or no image passes.
+    Raises UnknownName, BadSettings, DataUnavailable when the source is not there or no image passes, CannotWrite.
     """
     source = open_source(name, settings.dataset(name))
-    folder = home.dataset(name)
+    with writing(f"the images of data set {name!r}"):
+        return _replace_images(home.dataset(name), name, source.candidates(), ImageLimits(**settings.limits.model_dump()),
+                               progress)  # fmt: skip
+
+
+def _replace_images(
+    folder: Path, name: str, candidates: Iterable[Candidate | Refused], limits: ImageLimits, progress: Progress | None
+) -> Admission:
     partial, old = folder / ".images.partial", folder / ".images.old"
     for leftover in (partial, old):  # of a run that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
-    admission = admit(source.candidates(), partial, ImageLimits(**settings.limits.model_dump()), progress)
-    if not admission.rows:
-        shutil.rmtree(partial)
-        raise DataUnavailable(f"no image of data set {name!r} can be used", seen=reasons(admission.refused),
-                              next_step="mend or replace the files; the reason is named for each kind")  # fmt: skip
-    write_manifest(partial / INDEX, admission.rows)
-    write_quarantine(partial / REFUSED, [vars(row) for row in admission.refused])
+    try:
+        partial.mkdir(parents=True)
+        admission = admit(candidates, partial, limits, progress)
+        if not admission.rows:
+            raise DataUnavailable(f"no image of data set {name!r} can be used", seen=reasons(admission.refused),
+                                  next_step="mend or replace the files, then run the same command again")  # fmt: skip
+        write_manifest(partial / INDEX, admission.rows)
+        write_quarantine(partial / REFUSED, [vars(row) for row in admission.refused])
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # on a full disk what is half written is in the way
+        raise
     final = folder / IMAGES
     if final.exists():
         final.replace(old)
@@ -79,7 +95,7 @@ def collect_images(home: Home, settings: Settings, name: str, progress: Progress
 def build_manifest(home: Home, settings: Settings, name: str) -> list[ManifestRow]:
     """Write manifest.parquet and quarantine.parquet of data/<name>/ from its images/.
 
-    Raises BadManifest when images/ is not there.
+    Raises BadManifest when images/ is not there, CannotWrite.
     """
     dataset = settings.dataset(name)
     folder = home.dataset(name)
@@ -90,9 +106,25 @@ def build_manifest(home: Home, settings: Settings, name: str) -> list[ManifestRo
         raise BadManifest(f"data set {name!r} has no images yet", seen=f"no {IMAGES}/{INDEX}",
                           next_step=f"run `dvc repro manifest@{name}`") from err  # fmt: skip
     rows = carve([ManifestRow(**row) for row in index.to_pylist()], dataset)
-    write_manifest(folder / "manifest.parquet", rows)
-    write_quarantine(folder / "quarantine.parquet", refused)
+    with writing(f"the manifest of data set {name!r}"):
+        write_manifest(folder / "manifest.parquet", rows)
+        write_quarantine(folder / QUARANTINE, refused)
     return rows
+
+
+def read_quarantine(home: Home, name: str) -> list[Refused]:
+    """What the border refused of a data set, ordered by reason and path; empty before its manifest is built.
+
+    Raises BadManifest when the file is damaged.
+    """
+    try:
+        rows = pq.read_table(home.dataset(name) / QUARANTINE, schema=QUARANTINE_SCHEMA).to_pylist()
+    except FileNotFoundError:
+        return []
+    except (OSError, pa.ArrowInvalid) as err:
+        raise BadManifest(f"the quarantine of data set {name!r} cannot be read", seen=str(err)[:200],
+                          next_step=f"run `dvc repro --force manifest@{name}`") from err  # fmt: skip
+    return sorted((Refused(**row) for row in rows), key=lambda row: (row.reason, row.path))
 
 
 def carve(rows: Iterable[ManifestRow], dataset: DatasetSettings) -> list[ManifestRow]:
@@ -131,7 +163,7 @@ def _place(image_id: str, salt: str) -> float:
 def validate_dataset(home: Home, settings: Settings, name: str) -> dict[str, object]:
     """Great Expectations over the manifest; writes validation.json and returns what it holds.
 
-    Raises ValidationFailed with the failing expectations and rows; validation.json is absent then.
+    Raises ValidationFailed with the failing expectations and rows; validation.json is absent then. CannotWrite.
     """
     from xadflow.data.quality import validate_manifest
 
@@ -143,9 +175,9 @@ def validate_dataset(home: Home, settings: Settings, name: str) -> dict[str, obj
     summary = validate_manifest(
         manifest.table, dataset, name=name, false_alarm_rate=settings.calibration.false_alarm_rate
     )
-    quarantine = pq.read_table(folder / "quarantine.parquet", columns=["reason"])["reason"].to_pylist()
-    summary = {"dataset": name, **summary, "quarantine": dict(sorted(Counter(quarantine).items()))}
-    _write_json(path, summary)
+    summary = {"dataset": name, **summary, "quarantine": reasons(read_quarantine(home, name))}
+    with writing(f"the validation of data set {name!r}"):
+        _write_json(path, summary)
     return summary
 
 

@@ -56,6 +56,15 @@ class Refused:
     bytes: int | None = None
 
 
+def not_a_file(path: Path) -> tuple[str, str] | None:
+    """Reason and detail of quarantine for what a walk lists although it is no file; None for a file, or nothing."""
+    if path.is_symlink():
+        return "link", "symbolic links are not followed; copy what it points to"
+    if path.is_dir():
+        return "unreadable", "a folder that cannot be listed"
+    return None
+
+
 class Source(Protocol):
     """Where the images of one data set come from."""
 
@@ -81,9 +90,17 @@ def read_options(kind: type[OptionsKind], name: str, options: Mapping[str, Any])
         return kind.model_validate(dict(options))
     except ValidationError as err:
         first = err.errors(include_url=False)[0]
-        where = ".".join(["datasets", name, "options", *map(str, first["loc"])])
-        raise BadSettings(f"{where} in params.yaml: {first['msg']}", seen=first["input"],
-                          next_step=f"known options of this source: {sorted(kind.model_fields)}") from err  # fmt: skip
+        key, known = ".".join(map(str, first["loc"])), sorted(kind.model_fields)
+        where = f"datasets.{name}.options"
+        if first["type"] == "missing":
+            raise BadSettings(f"{where}.{key} is missing in params.yaml", seen=dict(options),
+                              next_step="add it; `xadflow doctor` checks the file") from err  # fmt: skip
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) if first["type"] == "extra_forbidden" else []
+        raise BadSettings(
+            f"unknown key {where}.{key} in params.yaml" if first["type"] == "extra_forbidden" else
+            f"{where}.{key} in params.yaml: {first['msg']}", seen=first["input"],
+            next_step=f"did you mean {near[0]!r}?" if near else f"known options of this source: {', '.join(known)}",
+        ) from err  # fmt: skip
 
 
 _BUILT_IN = {

@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import Field
 
 from xadflow.data.manifest import Split
-from xadflow.data.sources.base import Candidate, Options, Refused, read_options
+from xadflow.data.sources.base import Candidate, Options, Refused, not_a_file, read_options
 from xadflow.digests import sha256_json
 from xadflow.errors import DataUnavailable
 from xadflow.images import IMAGE_SUFFIXES
@@ -50,7 +50,10 @@ class Folder:
         self._options = read_options(FolderOptions, name, options)
 
     def origin(self) -> str:
-        """Digest over relative path, size and modification time of every file: cheap, and new when a file is."""
+        """Digest over relative path, size, modification time and rights of every file: cheap, and new when a file is.
+
+        The rights are in it because a file that could not be read is looked at again once they are mended.
+        """
         root = self._root()
         stats = []
         for relative in walk_files(root):
@@ -58,7 +61,7 @@ class Folder:
                 seen = (root / relative).lstat()
             except FileNotFoundError:
                 continue
-            stats.append([relative, seen.st_size, seen.st_mtime_ns])
+            stats.append([relative, seen.st_size, seen.st_mtime_ns, seen.st_mode])
         return f"folder {root.name}: {len(stats)} files, {sha256_json(stats)}"
 
     def candidates(self) -> Iterator[Candidate | Refused]:
@@ -83,7 +86,7 @@ class Folder:
         for relative in masks.values():
             yield Refused(relative, "orphan-mask", "a mask whose image is not in test/<defect> or train/<defect>")
         for relative in elsewhere:
-            yield Refused(relative, "outside-layout", f"expected {_EXPECTED}")
+            yield Refused(relative, *(not_a_file(root / relative) or ("outside-layout", f"expected {_EXPECTED}")))
 
     def _root(self) -> Path:
         root = Path(os.path.abspath(self._options.path.expanduser()))
@@ -96,12 +99,15 @@ class Folder:
 
 
 def walk_files(root: Path) -> list[str]:
-    """Relative paths of all files and links below a folder, with forward slashes, ordered; links are not followed."""
-    found = []
-    for folder, folders, files in os.walk(root, followlinks=False):
+    """Relative paths of all files and links below a folder, with forward slashes, ordered; links are not followed.
+
+    A folder that cannot be listed is named itself, so that what it holds is not left out in silence.
+    """
+    found, closed = [], []
+    for folder, folders, files in os.walk(root, onerror=lambda err: closed.append(err.filename), followlinks=False):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        found += [Path(folder, name).relative_to(root).as_posix() for name in [*files, *links]]
-    return sorted(found)
+        found += [Path(folder, name) for name in [*files, *links]]
+    return sorted(path.relative_to(root).as_posix() for path in [*found, *map(Path, closed)])
 
 
 def check_layout(root: Path) -> None:
