@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from prefect.cache_policies import NO_CACHE
 
 from tasks.runtime import RETRY_DELAYS, is_transient, open_project
+from xadflow.errors import XadflowError
 from xadflow.nightly import read_plan
 from xadflow.nightly.finish import finish_night
-from xadflow.settings import Home, load_settings
+from xadflow.settings import Home, load_settings, webhook_address
 
 logger = logging.getLogger(__name__)
+
+_WEBHOOK_S = 10.0
+_LONGEST_TEXT = 2000
 
 
 @task(
@@ -61,17 +66,40 @@ def report_gate(outcomes: list[dict[str, Any]]) -> None:
 
 
 def notify_failure(flow: Any, flow_run: Any, state: Any) -> None:
-    """Failure hook of both flows: one log line, and a JSON POST to notify.webhook if params.yaml names one.
+    """Hook of both flows for failed and crashed runs: one log line, and a JSON POST to the webhook if one is configured.
 
-    Never raises: a failed notification must not hide the failure it is about.
+    Never raises, so that a notification which cannot be sent does not hide the failure it is about; and never logs the
+    webhook's address, which as a rule holds a token.
     """
-    text = f"{flow.name} ({flow_run.name}) {state.name}: {state.message}"
+    text = f"{flow.name} ({flow_run.name}) {state.name}: {state.message}"[:_LONGEST_TEXT]
     logger.error("flow failed: %s", text)
     try:
-        webhook = load_settings(Home.find().params).notify.webhook
-        if webhook and webhook.startswith(("http://", "https://")):
-            body = json.dumps({"text": text, "flow": flow.name, "run": flow_run.name, "state": state.name}).encode()
-            request = urllib.request.Request(webhook, body, {"Content-Type": "application/json"})
-            urllib.request.urlopen(request, timeout=10).close()
-    except Exception as err:
-        logger.error("the failure could not be sent to notify.webhook: %s", type(err).__name__)
+        address = _webhook()
+        if address is not None:
+            _post(address, {"text": text, "flow": flow.name, "run": flow_run.name, "run_id": str(flow_run.id),
+                            "state": state.name})  # fmt: skip
+    except XadflowError as err:
+        logger.error("the failure could not be sent: %s", err)
+    except urllib.error.HTTPError as err:
+        logger.error("the failure could not be sent: the webhook answered %d", err.code)
+    except Exception as err:  # its text may quote the address
+        reason = getattr(err, "reason", err)
+        logger.error("the failure could not be sent to the webhook: %s", type(reason).__name__)
+
+
+def _webhook() -> str | None:
+    home = Home.find()
+    # A params.yaml that cannot be read may be the very failure to report.
+    return webhook_address(home, None if home.webhook else load_settings(home.params))
+
+
+def _post(address: str, content: dict[str, str]) -> None:
+    request = urllib.request.Request(address, json.dumps(content).encode(), {"Content-Type": "application/json"})
+    urllib.request.build_opener(_NoRedirect).open(request, timeout=_WEBHOOK_S).close()
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an error: the report would go where nobody has configured it to, or become a GET without content."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None

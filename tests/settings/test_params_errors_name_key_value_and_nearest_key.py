@@ -29,9 +29,14 @@ def test_the_projects_own_params_are_valid_and_frozen() -> None:
         (lambda raw: raw["gate"].update(min_auroq=0.5), ["gate.min_auroq", "0.5", "min_auroc"]),
         (lambda raw: raw["datasets"]["elpv"].update(sizepx=5), ["datasets.elpv.sizepx", "size_px"]),
         (lambda raw: raw.update(sead=3), ["sead", "seed"]),
-        (lambda raw: raw["calibration"].update(false_alarm_rate=2), ["calibration.false_alarm_rate", "2"]),
-        (lambda raw: raw["retrain"].update(datasets=["elpw"]), ["retrain.datasets", "elpw"]),
-        (lambda raw: raw["catalogue"].append("ghost"), ["catalogue", "ghost"]),
+        (lambda raw: raw["calibration"].update(false_alarm_rate=2), ["calibration.false_alarm_rate", "got 2"]),
+        (lambda raw: raw["explain"].update(batch_size="many"), ["explain.batch_size", "integer", "got 'many'"]),
+        (lambda raw: raw["retrain"].update(datasets=["elpw"]), ["retrain.datasets", "got 'elpw'", "did you mean 'elpv'"]),
+        (lambda raw: raw["explain"].update(explainers=["xyz"]), ["explain.explainers", "got 'xyz'", "heatmap, sparse"]),
+        (lambda raw: raw["catalogue"].append("ghost"), ["catalogue", "got ['ghost']"]),
+        (lambda raw: raw["catalogue"].append("elpv"), ["catalogue", "got ['elpv']", "once"]),
+        (lambda raw: raw["catalogue"].remove("elpv"), ["catalogue", "got ['elpv']"]),
+        (lambda raw: raw.pop("retrain"), ["retrain is missing"]),
         (lambda raw: raw["datasets"].update({"../x": raw["datasets"]["elpv"]}), ["datasets"]),
     ],
 )
@@ -41,12 +46,28 @@ def test_a_wrong_key_or_value_is_refused_by_name(tmp_path: Path, change, words: 
     for word in words:
         assert word in str(caught.value)
     assert caught.value.exit_status == 2
+    assert "xadflow doctor" in caught.value.next_step
 
 
 def test_broken_yaml_says_where(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("a: [1,\nb: 2")
     with pytest.raises(BadSettings, match="line 2"):
+        load_settings(path)
+
+
+def test_broken_yaml_does_not_quote_a_line_that_may_hold_a_secret(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("notify: {webhook: 'https://host/token'\nseed: 1")
+    with pytest.raises(BadSettings, match="line 2, column") as caught:
+        load_settings(path)
+    assert "token" not in str(caught.value) + repr(caught.value.__cause__)
+
+
+def test_bytes_that_are_no_text_are_said_to_be_none(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"seed: \xff")
+    with pytest.raises(BadSettings, match="not UTF-8"):
         load_settings(path)
 
 

@@ -14,6 +14,7 @@ from xadflow.settings.params import (
     RetrainSettings,
     Settings,
     load_settings,
+    webhook_address,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "interactive_environment",
     "load_settings",
     "quiet_environment",
+    "webhook_address",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,9 @@ QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output belongs to --json
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    # A server that restarts is waited for (about half a minute); by default a dead one is for four, a hanging one for 16.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "DVC_NO_ANALYTICS": "1",
     "DVC_STUDIO_OFFLINE": "true",
     "GX_ANALYTICS_ENABLED": "false",
@@ -100,6 +104,22 @@ class Home:
     def prefect_api_url(self) -> str | None:
         """$PREFECT_API_URL, or None: each flow then starts an ephemeral server."""
         return os.environ.get("PREFECT_API_URL")
+
+    @property
+    def prefect_authorization(self) -> str | None:
+        """The Authorization header that a guarded Prefect server asks for, a secret; None without any.
+
+        From $PREFECT_API_AUTH_STRING (user:password) or $PREFECT_API_KEY.
+        """
+        if guarded := os.environ.get("PREFECT_API_AUTH_STRING"):
+            return f"Basic {b64encode(guarded.encode()).decode()}"
+        key = os.environ.get("PREFECT_API_KEY")
+        return f"Bearer {key}" if key else None
+
+    @property
+    def webhook(self) -> str | None:
+        """$XADFLOW_WEBHOOK, a secret: use :func:`xadflow.settings.webhook_address`."""
+        return os.environ.get("XADFLOW_WEBHOOK") or None
 
     @property
     def mlflow_artifacts(self) -> Path:

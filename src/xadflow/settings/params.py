@@ -5,11 +5,24 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from xadflow.errors import BadSettings, UnknownName
+from xadflow.settings.environment import Home
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 MethodName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -18,12 +31,36 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
 
+_NOT_SHOWN = "a value that is not shown"
+_CHECK = "`xadflow doctor` checks the file"
+_UNKNOWN_NAME, _ODD_CATALOGUE = "unknown_name", "odd_catalogue"
+
+
 class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A value may be a secret, and pydantic's own message goes into logs as the cause of ours.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _is_web_address(value: SecretStr) -> SecretStr:
+    try:
+        parts = urlsplit(value.get_secret_value())
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a bracket that is never closed, a port that is no number
+        good = False
+    if not good:
+        raise ValueError("must be an address http://... or https://...")
+    return value
+
+
+WebAddress = Annotated[SecretStr, AfterValidator(_is_web_address)]
+_WEB_ADDRESS = TypeAdapter(WebAddress)
 
 
 class DatasetSettings(_Frozen):
-    """One product and one split: where its images come from and what a detector sees of them."""
+    """One product and one split: where its images come from and what a detector sees of them.
+
+    `outliers` names another data set whose train images stand for anything that is not this product.
+    """
 
     source: MethodName
     size_px: Annotated[int, Field(ge=16, le=4096)] = 128
@@ -31,6 +68,7 @@ class DatasetSettings(_Frozen):
     val_share: Share = 0.2
     gate_share: Share = 0.3
     known_used: Count = 20
+    outliers: Name | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -108,9 +146,12 @@ class EvidenceSettings(_Frozen):
 
 
 class NotifySettings(_Frozen):
-    """Where a failed flow is reported beside the log: a webhook that takes a JSON POST, or nowhere."""
+    """Where a failed flow is reported beside the log: a webhook that takes a JSON POST, or nowhere.
 
-    webhook: str | None = None
+    Such an address often holds a token, so it is never shown; $XADFLOW_WEBHOOK goes before it, and stays out of git.
+    """
+
+    webhook: WebAddress | None = None
 
 
 class Settings(_Frozen):
@@ -134,19 +175,22 @@ class Settings(_Frozen):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Settings:
-        if sorted(self.catalogue) != sorted(self.datasets):
-            odd = sorted(set(self.catalogue) ^ set(self.datasets))
-            raise ValueError(f"catalogue must name each data set under datasets once; differs in {odd}")
+        odd = sorted(name for name in {*self.catalogue, *self.datasets}
+                     if self.catalogue.count(name) != 1 or name not in self.datasets)  # fmt: skip
+        if odd:
+            raise PydanticCustomError(_ODD_CATALOGUE, "catalogue", {"seen": odd})
         for where, names, known in (
             ("retrain.datasets", self.retrain.datasets, self.datasets),
             ("retrain.detectors", self.retrain.detectors, self.detectors),
             ("explain.datasets", self.explain.datasets, self.datasets),
             ("explain.explainers", self.explain.explainers, self.explainers),
             ("demo.dataset", (self.demo.dataset,), self.datasets),
+            *((f"datasets.{name}.outliers", (one.outliers,), self.datasets)
+              for name, one in self.datasets.items() if one.outliers),
         ):
             for name in names:
                 if name not in known:
-                    raise ValueError(f"{where} names {name!r}, which is none of {sorted(known)}")
+                    raise PydanticCustomError(_UNKNOWN_NAME, "name", {"where": where, "seen": name, "known": sorted(known)})
         return self
 
     def dataset(self, name: str) -> DatasetSettings:
@@ -181,30 +225,75 @@ def load_settings(path: Path) -> Settings:
     except OSError as err:
         raise BadSettings("params.yaml cannot be read", seen=f"{path.name}: {err.strerror}",
                           next_step="restore it, e.g. by `git checkout params.yaml`") from err  # fmt: skip
+    except yaml.MarkedYAMLError as err:  # its own text quotes the line, which may hold a secret
+        mark = err.problem_mark or err.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "no place given"
+        raise BadSettings("params.yaml is not valid YAML", seen=f"{where}: {err.problem or err.context}",
+                          next_step=f"mend that line; {_CHECK}") from None  # fmt: skip
     except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise BadSettings("params.yaml is not valid YAML", seen=" ".join(str(err).split())[:300],
-                          next_step="mend the line named") from err  # fmt: skip
+        raise BadSettings("params.yaml is not UTF-8 text", seen=" ".join(str(err).split())[:200],
+                          next_step=f"save it as UTF-8; {_CHECK}") from err  # fmt: skip
     if not isinstance(raw, dict):
-        raise BadSettings("params.yaml must be a mapping", seen=type(raw).__name__, next_step="see README")
+        raise BadSettings("params.yaml must be a mapping", seen=type(raw).__name__,
+                          next_step=f"restore it, e.g. by `git checkout params.yaml`; {_CHECK}")  # fmt: skip
     try:
         return Settings.model_validate(raw)
     except ValidationError as err:
         raise _explained(err) from err
 
 
+def webhook_address(home: Home, settings: Settings | None) -> str | None:
+    """Where a failed flow is reported: $XADFLOW_WEBHOOK, else notify.webhook, else None. Keep it out of every log.
+
+    Raises BadSettings, which does not show it either.
+    """
+    if home.webhook is None:
+        webhook = settings.notify.webhook if settings is not None else None
+        return webhook.get_secret_value() if webhook is not None else None
+    try:
+        return _WEB_ADDRESS.validate_python(home.webhook).get_secret_value()
+    except ValidationError:
+        raise BadSettings("XADFLOW_WEBHOOK must be an address http://... or https://...", seen=_NOT_SHOWN,
+                          next_step="set it anew, or unset it") from None  # fmt: skip
+
+
 def _explained(err: ValidationError) -> BadSettings:
     first = err.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"] if part != "[key]") or "params.yaml"
     more = f" (and {err.error_count() - 1} more)" if err.error_count() > 1 else ""
+    shown = _shown(first["loc"], first["input"])
+    if first["type"] in (_UNKNOWN_NAME, _ODD_CATALOGUE):
+        return _explained_names(first)
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
         known = _known_keys(first["loc"][:-1])
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        return BadSettings(f"unknown key {where} in params.yaml{more}", seen=first["input"],
-                           next_step=f"did you mean {near[0]!r}?" if near else f"known keys: {known}")  # fmt: skip
-    value = first["input"] if not isinstance(first["input"], dict) else f"keys {sorted(map(str, first['input']))}"
-    return BadSettings(f"{where} in params.yaml: {first['msg']}{more}", seen=value,
-                       next_step="mend this key; README and params.yaml say what it means")  # fmt: skip
+        mend = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
+        return BadSettings(f"unknown key {where} in params.yaml{more}", seen=shown,
+                           next_step=f"{mend} {_CHECK}" if near else f"{mend}; {_CHECK}")  # fmt: skip
+    if first["type"] == "missing":
+        return BadSettings(f"{where} is missing in params.yaml{more}", seen=shown, next_step=f"add it; {_CHECK}")
+    said = first["msg"].removeprefix("Value error, ")
+    return BadSettings(f"{where} in params.yaml: {said}{more}", seen=shown,
+                       next_step=f"mend it, the comments there say what it means; {_CHECK}")  # fmt: skip
+
+
+def _shown(location: tuple[int | str, ...], value: object) -> object:
+    """A value as an error may state it: a web address anywhere, also under a misspelt key, may hold a token."""
+    if location[:1] == ("notify",) or "://" in str(value):
+        return _NOT_SHOWN
+    return f"keys {', '.join(sorted(map(str, value)))}" if isinstance(value, dict) else value
+
+
+def _explained_names(first: ErrorDetails) -> BadSettings:
+    told = first["ctx"]
+    if first["type"] == _ODD_CATALOGUE:
+        return BadSettings("catalogue in params.yaml must name each data set under `datasets`, once", seen=told["seen"],
+                           next_step=f"add or remove that name on one side; {_CHECK}")  # fmt: skip
+    near = difflib.get_close_matches(told["seen"], told["known"], n=1)
+    mend = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(told['known'])};"
+    return BadSettings(f"{told['where']} in params.yaml names what is not there", seen=told["seen"],
+                       next_step=f"{mend} {_CHECK}")  # fmt: skip
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

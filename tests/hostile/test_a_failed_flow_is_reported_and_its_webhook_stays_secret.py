@@ -1,0 +1,133 @@
+"""The failure hook with a real HTTP server; a real failing and a real crashing flow are in the errors' tests."""
+
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from webhook_server import Webhook, listening
+
+from flows.explain import explain
+from flows.retrain import retrain
+from tasks.publishing import notify_failure
+from xadflow.errors import BadSettings
+from xadflow.settings import Home, load_settings, webhook_address
+
+PROJECT = Path(__file__).parents[2]
+TOKEN = "T0ken-that-nobody-may-see"
+FLOW, RUN = SimpleNamespace(name="explain"), SimpleNamespace(name="calm-otter", id="0-1-2")
+STATE = SimpleNamespace(name="Failed", message="Flow run encountered an exception: NoChampion: no version")
+
+
+@pytest.fixture
+def hook() -> Iterator[Webhook]:
+    with listening() as one:
+        yield one
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "params.yaml").write_text((PROJECT / "params.yaml").read_text())
+    monkeypatch.setenv("XADFLOW_PROJECT", str(tmp_path))
+    monkeypatch.delenv("XADFLOW_WEBHOOK", raising=False)
+    return tmp_path
+
+
+def configure(project: Path, webhook: object) -> None:
+    raw = yaml.safe_load((project / "params.yaml").read_text())
+    raw["notify"] = {"webhook": webhook}
+    (project / "params.yaml").write_text(yaml.safe_dump(raw))
+
+
+def notified(caplog: pytest.LogCaptureFixture) -> list[str]:
+    with caplog.at_level(logging.DEBUG):
+        notify_failure(FLOW, RUN, STATE)
+    assert TOKEN not in caplog.text
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_both_flows_report_failures_and_crashes() -> None:
+    for flow in (explain, retrain):
+        assert flow.on_failure_hooks == [notify_failure]
+        assert flow.on_crashed_hooks == [notify_failure]
+
+
+def test_the_webhook_gets_one_json_post_and_the_log_one_line(project, hook, caplog) -> None:
+    configure(project, f"{hook.address}/200/{TOKEN}")
+    assert notified(caplog) == [f"flow failed: explain (calm-otter) Failed: {STATE.message}"]
+    ((method, path, content),) = hook.got
+    assert (method, path) == ("POST", f"/200/{TOKEN}")
+    assert content == {"text": f"explain (calm-otter) Failed: {STATE.message}", "flow": "explain", "run": "calm-otter",
+                       "run_id": "0-1-2", "state": "Failed"}  # fmt: skip
+
+
+def test_without_a_webhook_only_the_log_tells(project, caplog) -> None:
+    assert len(notified(caplog)) == 1
+
+
+def test_the_environment_goes_before_the_file_also_when_the_file_is_broken(project, hook, caplog, monkeypatch) -> None:
+    (project / "params.yaml").write_text("sead: 1\n")
+    monkeypatch.setenv("XADFLOW_WEBHOOK", f"{hook.address}/200/{TOKEN}")
+    assert len(notified(caplog)) == 1
+    assert len(hook.got) == 1
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 410, 500])
+def test_a_refused_report_is_logged_with_its_status(project, hook, caplog, status: int) -> None:
+    configure(project, f"{hook.address}/{status}/{TOKEN}")
+    assert notified(caplog)[1:] == [f"the failure could not be sent: the webhook answered {status}"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_logged_and_not_followed(project, hook, caplog, status: int) -> None:
+    configure(project, f"{hook.address}/{status}/{TOKEN}")
+    assert notified(caplog)[1:] == [f"the failure could not be sent: the webhook answered {status}"]
+    assert [path for _, path, _ in hook.got] == [f"/{status}/{TOKEN}"]
+
+
+def test_a_dead_webhook_hides_nothing_and_raises_nothing(project, caplog) -> None:
+    with socket.socket() as taken:  # bound and not listening: every connection is refused
+        taken.bind(("127.0.0.1", 0))
+        configure(project, f"http://127.0.0.1:{taken.getsockname()[1]}/{TOKEN}")
+        first, second = notified(caplog)
+    assert first.startswith("flow failed: explain (calm-otter) Failed")
+    assert second == "the failure could not be sent to the webhook: ConnectionRefusedError"
+
+
+def test_an_address_that_urllib_refuses_is_not_quoted(project, caplog) -> None:
+    configure(project, f"http://127.0.0.1/a b/{TOKEN}")
+    assert notified(caplog)[1:] == ["the failure could not be sent to the webhook: InvalidURL"]
+
+
+@pytest.mark.parametrize("value", [f"ftp://host/{TOKEN}", f"host/{TOKEN}", f"https:///{TOKEN}", f"http://[{TOKEN}", [TOKEN]])
+def test_an_address_that_is_none_is_refused_and_not_shown(project, value: object) -> None:
+    configure(project, value)
+    with pytest.raises(BadSettings, match=r"notify\.webhook") as refused:
+        load_settings(project / "params.yaml")
+    assert TOKEN not in str(refused.value) + repr(refused.value.__cause__) + str(refused.value.__cause__)
+
+
+def test_a_misspelt_key_does_not_show_the_address_either(project) -> None:
+    raw = yaml.safe_load((project / "params.yaml").read_text())
+    for change in ({"notify": {"webhok": f"https://a/{TOKEN}"}}, {"webhook": f"https://a/{TOKEN}"}, {"notify": TOKEN}):
+        (project / "params.yaml").write_text(yaml.safe_dump({**raw, **change}))
+        with pytest.raises(BadSettings) as refused:
+            load_settings(project / "params.yaml")
+        assert TOKEN not in str(refused.value) + str(refused.value.__cause__)
+
+
+def test_a_wrong_address_in_the_environment_is_logged_without_it(project, caplog, monkeypatch) -> None:
+    monkeypatch.setenv("XADFLOW_WEBHOOK", f"gopher://{TOKEN}")
+    (first, second) = notified(caplog)
+    assert "XADFLOW_WEBHOOK must be an address" in second
+
+
+def test_settings_never_show_the_address(project) -> None:
+    configure(project, f"https://host/{TOKEN}")
+    settings = load_settings(project / "params.yaml")
+    assert TOKEN not in repr(settings) + str(settings.model_dump(mode="json")) + settings.model_dump_json()
+    assert webhook_address(Home.find(), settings) == f"https://host/{TOKEN}"
