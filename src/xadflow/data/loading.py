@@ -69,12 +69,14 @@ def load_masks(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Dataset
 
 
 def training_data(
-    manifest: Manifest, dataset: DatasetSettings, progress: Callable[[int, int], None] | None = None
-) -> TrainingData:
+    manifest: Manifest, dataset: DatasetSettings, progress: Callable[[int, int], None] | None = None,
+    *, outliers: Manifest | None = None,
+) -> TrainingData:  # fmt: skip
     """What a detector may learn from: train and val normals, and the labelled defects of split `known`.
 
     The first `dataset.known_used` known defects by image_id train, the others fit the temperature. Masks are given when
-    every training defect has one. Raises BadManifest and BadImage.
+    every training defect has one. `outliers` is the manifest of `dataset.outliers`: its train normals are brought to
+    this data set's size and channels, except images that are here too. Raises BadManifest and BadImage.
     """
     normals = manifest.rows(Split.TRAIN, label=0)
     val_normals = manifest.rows(Split.VAL, label=0)
@@ -83,8 +85,16 @@ def training_data(
     images = load_images(manifest, [*normals, *val_normals, *known, *others], dataset, progress)
     ends = np.cumsum([len(normals), len(val_normals), len(known)]).tolist()
     masks = load_masks(manifest, known, dataset) if known and all(row.mask_path for row in known) else None
+    foreign = images[:0]
+    if outliers is not None:
+        own = {row.image_id for row in manifest.rows()}
+        rows = [row for row in outliers.rows(Split.TRAIN, label=0) if row.image_id not in own]
+        if not rows:
+            raise BadManifest("the data set of outliers has no train image of its own", seen=dataset.outliers,
+                              next_step="name another data set under outliers in params.yaml")  # fmt: skip
+        foreign = load_images(outliers, rows, dataset, progress)
     return TrainingData(
-        images[: ends[0]], images[ends[0] : ends[1]], images[ends[1] : ends[2]], masks, images[ends[2] :]
+        images[: ends[0]], images[ends[0] : ends[1]], images[ends[1] : ends[2]], masks, images[ends[2] :], foreign
     )
 
 

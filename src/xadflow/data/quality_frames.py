@@ -24,9 +24,10 @@ _FIGURES = ("concept", "score", "p_value", "is_normal", "l1", "l2", "changed_fra
 def minimum_counts(manifest: pd.DataFrame, dataset: DatasetSettings, false_alarm_rate: float | None) -> pd.DataFrame:
     """One row a split and kind: split, kind, count, minimum. See `validate_manifest` for `false_alarm_rate`."""
     val = max(1, math.ceil(round(1.0 / false_alarm_rate, 9)) - 1) if false_alarm_rate else 1
+    defects = int(dataset.judged)
     least = {
-        ("train", 0): MIN_TRAIN, ("val", 0): val, ("gate", 0): 1, ("gate", 1): 1, ("test", 0): 1, ("test", 1): 1,
-        ("known", 1): dataset.known_used,
+        ("train", 0): MIN_TRAIN, ("val", 0): val, ("gate", 0): 1, ("gate", 1): defects, ("test", 0): 1,
+        ("test", 1): defects, ("known", 1): dataset.known_used,
     }  # fmt: skip
     found = manifest.groupby(["split", "label"]).size().to_dict()
     return pd.DataFrame([

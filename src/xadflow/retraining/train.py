@@ -57,8 +57,14 @@ def training_order(home: Home, settings: Settings, dataset: str, detector: str) 
     if "manifest" not in data:
         raise BadManifest("the data set has not been built by DVC", seen=dataset,
                           next_step=f"run `dvc repro validate@{dataset}`")  # fmt: skip
+    outliers = settings.dataset(dataset).outliers
+    foreign = dvc_hashes(home.project, outliers) if outliers else {}
+    if outliers and "manifest" not in foreign:
+        raise BadManifest("the data set of outliers has not been built by DVC", seen=outliers,
+                          next_step=f"run `dvc repro validate@{outliers}`")  # fmt: skip
     decides = {
         "data": data,
+        **({"outliers": foreign} if outliers else {}),
         "dataset": settings.dataset(dataset).model_dump(mode="json"),
         "method": chosen.method,
         "settings": chosen.settings,
@@ -84,7 +90,9 @@ def train_detector(home: Home, settings: Settings, order: TrainingOrder, update:
     folder = order.folder(home)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = read_manifest(home.dataset(order.dataset))
-    data = training_data(manifest, settings.dataset(order.dataset))
+    dataset = settings.dataset(order.dataset)
+    outliers = read_manifest(home.dataset(dataset.outliers)) if dataset.outliers else None
+    data = training_data(manifest, dataset, outliers=outliers)
     detector = build_detector(order.method, **order.settings)
     run = FitRun(folder=folder, seed=order.seed, false_alarm_rate=order.false_alarm_rate, device=settings.device,
                  progress=update)  # fmt: skip

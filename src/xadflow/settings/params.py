@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -59,7 +60,8 @@ _WEB_ADDRESS = TypeAdapter(WebAddress)
 class DatasetSettings(_Frozen):
     """One product and one split: where its images come from and what a detector sees of them.
 
-    `outliers` names another data set whose train images stand for anything that is not this product.
+    `outliers` names another data set whose train images stand for anything that is not this product; one that serves
+    for nothing else has `judged` false and needs no defects of its own.
     """
 
     source: MethodName
@@ -69,6 +71,7 @@ class DatasetSettings(_Frozen):
     gate_share: Share = 0.3
     known_used: Count = 20
     outliers: Name | None = None
+    judged: bool = True
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -179,7 +182,7 @@ class Settings(_Frozen):
                      if self.catalogue.count(name) != 1 or name not in self.datasets)  # fmt: skip
         if odd:
             raise PydanticCustomError(_ODD_CATALOGUE, "catalogue", {"seen": odd})
-        for where, names, known in (
+        named: tuple[tuple[str, tuple[str, ...], Collection[str]], ...] = (
             ("retrain.datasets", self.retrain.datasets, self.datasets),
             ("retrain.detectors", self.retrain.detectors, self.detectors),
             ("explain.datasets", self.explain.datasets, self.datasets),
@@ -187,7 +190,8 @@ class Settings(_Frozen):
             ("demo.dataset", (self.demo.dataset,), self.datasets),
             *((f"datasets.{name}.outliers", (one.outliers,), self.datasets)
               for name, one in self.datasets.items() if one.outliers),
-        ):
+        )  # fmt: skip
+        for where, names, known in named:
             for name in names:
                 if name not in known:
                     raise PydanticCustomError(_UNKNOWN_NAME, "name", {"where": where, "seen": name, "known": sorted(known)})

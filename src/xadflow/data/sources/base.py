@@ -106,6 +106,7 @@ def read_options(kind: type[OptionsKind], name: str, options: Mapping[str, Any])
 _BUILT_IN = {
     "elpv": "xadflow.data.sources.elpv:Elpv",
     "folder": "xadflow.data.sources.folder:Folder",
+    "one_vs_rest": "xadflow.data.sources.one_vs_rest:OneVsRest",
     "textures": "xadflow.data.sources.textures:Textures",
 }
 

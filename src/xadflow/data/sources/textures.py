@@ -11,8 +11,6 @@ files are the same bytes on every machine.
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +24,7 @@ from pydantic import Field
 
 from xadflow.data.manifest import Split
 from xadflow.data.sources.base import Candidate, Options, Refused, read_options
+from xadflow.data.stored_png import stored_png
 from xadflow.errors import BadSettings, DataUnavailable
 from xadflow.images import decode_image
 
@@ -236,23 +235,3 @@ def _near_segment(
     along = np.clip(((rows - start[0]) * dy + (columns - start[1]) * dx) / squared, 0.0, 1.0)
     off_y, off_x = rows - start[0] - along * dy, columns - start[1] - along * dx
     return np.asarray(off_y * off_y + off_x * off_x <= distance * distance, dtype=np.bool_)
-
-
-def stored_png(pixels: Pixels) -> bytes:
-    """PNG of uint8 [H,W] without compression: compressors differ between builds of zlib, stored blocks do not.
-
-    Source: PNG specification (W3C 2003), sections 5 and 11; RFC 1950 and 1951 for the stored deflate blocks.
-    """
-    height, width = pixels.shape
-    raw = b"".join(b"\0" + row.tobytes() for row in np.ascontiguousarray(pixels))  # filter 0 before each row
-    stream = b"\x78\x01"
-    for start in range(0, len(raw), 0xFFFF):
-        block = raw[start : start + 0xFFFF]
-        stream += struct.pack("<BHH", start + 0xFFFF >= len(raw), len(block), len(block) ^ 0xFFFF) + block
-    stream += struct.pack(">I", zlib.adler32(raw))
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", stream) + _chunk(b"IEND", b"")
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
