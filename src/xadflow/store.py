@@ -119,6 +119,7 @@ class EvidenceStore:
         self._anchor_checked = False
         self._threads = threading.RLock()
         self._indexes = {name: KeyIndex(name, self.folder(name)) for name in BY_NAME}
+        self._held: dict[str, tuple[DeltaTable, int]] = {}
 
     @contextmanager
     def exclusive(self, *, reading: bool = False) -> Iterator[None]:
@@ -171,7 +172,7 @@ class EvidenceStore:
             if not self._anchor_checked:
                 self._check_anchor()
             for attempt in range(ATTEMPTS):
-                table = self._open(table_name)
+                table = self._latest(table_name)
                 check_in_step(table_name, self.folder(table_name), self.ledger)
                 added = self._not_there_yet(table_name, table, rows, app)
                 version = self._commit(table_name, table, added, app) if added.num_rows else table.version()
@@ -240,6 +241,27 @@ class EvidenceStore:
                 raise StoreBroken(f"the table {name} cannot be opened", seen=str(err)[:300],
                                   next_step=RESTORE) from err  # fmt: skip
             raise
+
+    def _latest(self, name: str) -> DeltaTable:
+        """The table at the end of its log.
+
+        Opening reads every log entry after the last checkpoint, up to a hundred of them and a tenth of a second; an open
+        table goes on with the new ones. It must be opened anew after each checkpoint: it would keep what came before in the
+        form of single entries, and every write would take longer than the last.
+        """
+        pointer = self.folder(name) / LOG / "_last_checkpoint"
+        checkpoint = pointer.stat().st_mtime_ns if pointer.exists() else 0
+        table, of = self._held.pop(name, (None, checkpoint))
+        if table is not None and of == checkpoint:
+            try:
+                table.update_incremental()
+            except (DeltaError, OSError) as err:
+                logger.info("%s: opened anew: %s", name, err)
+                table = None
+        if table is None or of != checkpoint or table.version() != self.ledger.last_version(name):  # or replaced on disk
+            table = self._open(name)
+        self._held[name] = table, checkpoint
+        return table
 
     @staticmethod
     def _named(table: DeltaTable) -> set[str]:

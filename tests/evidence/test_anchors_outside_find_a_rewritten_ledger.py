@@ -313,6 +313,23 @@ def test_the_command_checks_the_file_of_the_settings_or_the_one_named(sealed, ke
     assert "no anchor outside holds a head" in lone.output
 
 
+def test_an_auditors_copy_without_mlflow_verifies_by_the_anchor_file(sealed, keys, monkeypatch):
+    folder, path, _ = sealed
+    settings_with(folder.parent)
+    (folder.parent / "dvc.yaml").touch()
+    monkeypatch.setenv("XADFLOW_PROJECT", str(folder.parent))
+    for name in ("XADFLOW_HOME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    before = {path.relative_to(folder) for path in folder.rglob("*")}
+    result = run("--anchor-file", str(path), "--public-key", str(keys[1]))
+    assert result.exit_code == 0, result.output
+    assert "MLflow holds no head" in result.output
+    alone = run()
+    assert isinstance(alone.exception, AuditFailed)
+    assert "no anchor outside holds a head" in alone.output
+    assert {path.relative_to(folder) for path in folder.rglob("*")} == before, "verifying writes nothing"
+
+
 def test_the_help_tells_every_key_of_the_object(sealed, monkeypatch, tmp_path):
     folder, path, _ = sealed
     settings_with(folder.parent)

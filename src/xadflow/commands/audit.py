@@ -114,7 +114,10 @@ def show(image_id: str, as_json: bool, images: Path | None) -> None:
 def _anchored_head(home: Home) -> LedgerHead | None:
     from xadflow.evidence.ledger import LedgerHead
     from xadflow.registry import Registry
+    from xadflow.tracking.tracking_store import sqlite_file, sqlite_revision
 
+    if home.mlflow_uri.startswith("sqlite:") and sqlite_revision(sqlite_file(home.mlflow_uri)) is None:
+        return None  # an auditor's copy has none, and verifying makes none
     head = Registry(home.mlflow_uri, home.mlflow_artifacts).anchored_head()
     return None if head is None else LedgerHead(int(head["seq"]), str(head["digest"]))
 

@@ -69,7 +69,7 @@ def log_versions(folder: Path) -> list[int]:
     log = folder / LOG
     if not log.is_dir():
         return []
-    return sorted(int(path.name[:20]) for path in log.iterdir() if _ENTRY.fullmatch(path.name))
+    return sorted(int(name[:20]) for name in os.listdir(log) if _ENTRY.fullmatch(name))  # a Path each costs five times that
 
 
 def read_commit(folder: Path, version: int) -> Commit:
