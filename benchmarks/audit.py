@@ -44,6 +44,7 @@ MODEL, VERSION, SEED, SIDE = "xad.generated.fcdd", 1, 0, 128
 TARGET_S = 60.0
 CYCLE = 100  # commits between two checkpoints of Delta Lake: opening a table reads every log entry after the last one
 AROUND = 10  # commits that one figure of the cost of a publish is the median of
+Cost = tuple[float, float]  # seconds on the clock, and of all this process's threads together
 
 
 def main() -> None:
@@ -60,9 +61,9 @@ def main() -> None:
     store = EvidenceStore(folder / "tables", folder / "ledger", anchor=file.append, anchored=lambda: [file.head()])
     generator = _Generator()
     store.prepare()
-    seconds: dict[str, list[float]] = {"explanations": [], "scores": []}
+    costs: dict[str, list[Cost]] = {"explanations": [], "scores": []}
     for number in range(shards):
-        _publish(store, generator, number, seconds)
+        _publish(store, generator, number, costs)
         if (number + 1) % 50 == 0:
             print(f"{(number + 1) * 2 * IMAGES:>7} rows written after {time.perf_counter() - started:.0f} s", flush=True)
     head = store.ledger.head()
@@ -71,7 +72,7 @@ def main() -> None:
     quick = _checked(verify(store, head, since_anchor=True, **outside), 2 * IMAGES)
     full = _checked(verify(store, head, workers=os.cpu_count(), **outside), (shards + 1) * 2 * IMAGES)
     alone = _checked(verify(store, head, workers=1, **outside), (shards + 1) * 2 * IMAGES)
-    figures = _figures(store, generator, seconds, {"since_anchor": quick, "full": full, "full_one_process": alone})
+    figures = _figures(store, generator, costs, {"since_anchor": quick, "full": full, "full_one_process": alone})
     _show(figures)
     write_results("audit", figures, seeds=[SEED], seconds=time.perf_counter() - started, quick=shards != SHARDS)
     shutil.rmtree(folder)
@@ -129,13 +130,13 @@ class _Generator:
         }  # fmt: skip
 
 
-def _publish(store: EvidenceStore, generator: _Generator, number: int, seconds: dict[str, list[float]]) -> None:
+def _publish(store: EvidenceStore, generator: _Generator, number: int, costs: dict[str, list[Cost]]) -> None:
     scores, explanations = generator.shard(number)
     ids = scores["image_id"].to_pylist()
     for table, rows in (("explanations", explanations), ("scores", scores)):
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         published = store.publish(table, rows, app=shard_app(table, "generated", MODEL, VERSION, "both", ids))
-        seconds[table].append(time.perf_counter() - started)
+        costs[table].append((time.perf_counter() - started, time.process_time() - used))
         if published.rows != rows.num_rows:
             sys.exit(f"{published.rows} rows were added to {table}, not {rows.num_rows}")
 
@@ -159,9 +160,9 @@ def _key_pair(folder: Path) -> tuple[Path, Path]:
 
 
 def _figures(
-    store: EvidenceStore, generator: _Generator, seconds: dict[str, list[float]], audits: dict[str, AuditResult]
+    store: EvidenceStore, generator: _Generator, costs: dict[str, list[Cost]], audits: dict[str, AuditResult]
 ) -> dict[str, Any]:
-    rows = {name: store.read(name, columns=["image_id"]).num_rows for name in seconds}
+    rows = {name: store.read(name, columns=["image_id"]).num_rows for name in costs}
     return {
         "rows": sum(rows.values()), "rows_by_table": rows, "commits": audits["full"].commits,
         "bytes_by_table": {name: sum(path.stat().st_size for path in store.folder(name).rglob("*.parquet")) for name in rows},
@@ -171,27 +172,28 @@ def _figures(
             for name, pictures in (("original", generator.originals), ("counterfactual", generator.altered),
                                    ("heatmap", generator.heatmaps))
         },
-        "picture_px": SIDE, "processes": os.cpu_count(), "target_since_anchor_seconds": TARGET_S,
+        "load_average": os.getloadavg()[1], "picture_px": SIDE, "processes": os.cpu_count(),
+        "target_since_anchor_seconds": TARGET_S,
         "audits": {
             name: {"seconds": one.seconds, "rows_recomputed": one.rows, "bytes_recomputed": one.bytes,
                    "rows_per_second": one.rows / one.seconds} for name, one in audits.items()
         },
         "publish_seconds": {
-            name: [{"commit": commit, "seconds": _around(each, commit)} for commit in _places(len(each))]
-            for name, each in seconds.items()
+            name: [_around(each, commit) for commit in _places(len(each))] for name, each in costs.items()
         },
-        "publish_rows": IMAGES, "publish_commits": len(seconds["scores"]),
+        "publish_rows": IMAGES, "publish_commits": len(costs["scores"]),
     }  # fmt: skip
 
 
 def _places(commits: int) -> list[int]:
-    """Commit 10 and its like in the last cycle of checkpoints, so that both follow one by as many commits; and the last."""
-    middle = AROUND // 2
-    return sorted({AROUND, AROUND + CYCLE * ((commits - middle - AROUND) // CYCLE), commits - middle})
+    """Commit 10, the last full window, and the like of each in the first and last cycle of checkpoints."""
+    last = commits - AROUND // 2
+    return sorted({AROUND, AROUND + CYCLE * ((last - AROUND) // CYCLE), last % CYCLE, last})
 
 
-def _around(seconds: list[float], commit: int) -> float:
-    return median(seconds[commit - AROUND // 2 : commit + AROUND // 2])
+def _around(costs: list[Cost], commit: int) -> dict[str, float]:
+    near = costs[commit - AROUND // 2 : commit + AROUND // 2]
+    return {"commit": commit, "seconds": median(cost[0] for cost in near), "cpu_seconds": median(cost[1] for cost in near)}
 
 
 def _show(figures: dict[str, Any]) -> None:
@@ -203,8 +205,8 @@ def _show(figures: dict[str, Any]) -> None:
         print(f"  {name:<18} {one['seconds']:9.1f} {one['rows_recomputed']:10d} {one['rows_per_second']:9.0f} "
               f"{one['bytes_recomputed'] / 1e6:9.0f}")  # fmt: skip
     for name, costs in figures["publish_seconds"].items():
-        each = ", ".join(f"{cost['seconds'] * 1e3:.0f} ms at commit {cost['commit']}" for cost in costs)
-        print(f"  publishing {figures['publish_rows']} rows to {name}: {each}")
+        each = ", ".join(f"{cost['seconds'] * 1e3:.0f} ({cost['cpu_seconds'] * 1e3:.0f}) at {cost['commit']}" for cost in costs)
+        print(f"  publishing {figures['publish_rows']} rows to {name}, ms (CPU ms) around a commit: {each}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ the ledger names.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -123,7 +124,7 @@ def verify(
     with store.exclusive(reading=True):  # what is listed below belongs together; files never change, so no lock later
         lines, damage = store.ledger.examine()
         present = [name for name in BY_NAME if store.folder(name).exists()]
-        outside = anchored_head is not None or (anchor_file is not None and anchor_file.exists())
+        outside = anchored_head is not None or (anchor_file is not None and os.path.exists(anchor_file))
         if not lines and not damage and not present and not outside:
             raise StoreBroken("there is no evidence to verify yet", seen="no tables and no ledger",
                               next_step="run `xadflow explain` or `xadflow demo` first")  # fmt: skip

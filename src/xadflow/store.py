@@ -243,11 +243,9 @@ class EvidenceStore:
             raise
 
     def _latest(self, name: str) -> DeltaTable:
-        """The table at the end of its log.
+        """The table at the end of its log; an open one goes on with the new entries, opening reads up to a hundred.
 
-        Opening reads every log entry after the last checkpoint, up to a hundred of them and a tenth of a second; an open
-        table goes on with the new ones. It must be opened anew after each checkpoint: it would keep what came before in the
-        form of single entries, and every write would take longer than the last.
+        After a checkpoint it is opened anew: it would keep what came before as single entries, and every write grow slower.
         """
         pointer = self.folder(name) / LOG / "_last_checkpoint"
         checkpoint = pointer.stat().st_mtime_ns if pointer.exists() else 0
