@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from xadflow.errors import NoChampion, RegistryUnavailable, UnknownName
+from xadflow.errors import BadWeights, NoChampion, RegistryUnavailable, UnknownName
 from xadflow.tracking.ledger_anchor import EXPERIMENT, read_anchor, write_anchor
 from xadflow.tracking.model_versions import (
     ModelRef,
@@ -174,15 +174,27 @@ class Registry:
         return run_id
 
     def find_trained(self, model_name: str, training_key: str) -> ModelRef | None:
-        """The newest version registered for this training whose files are still there, or None."""
+        """The newest version registered for this training whose files are still those registered, or None.
+
+        Files on a server are not fetched for that: they are compared when they are loaded.
+        """
         query = f"name = '{checked_name(model_name)}' and tags.`{TRAINING_KEY}` = '{training_key}'"
         with self._explained() as client:
             found = _pages(lambda token: client.search_model_versions(query, page_token=token))
             for one in sorted(found, key=lambda version: -int(version.version)):
-                local = self._local(_ref(one))
-                if local is None or local.is_dir():
+                if self._is_whole(_ref(one)):
                     return _ref(one)
         return None
+
+    def _is_whole(self, ref: ModelRef) -> bool:
+        local = self._local(ref)
+        if local is None:
+            return True
+        try:
+            check_files(local, json.loads(ref.tags.get(FILES, "{}")), ref.name, ref.version)
+        except BadWeights:
+            return False
+        return local.is_dir()
 
     def resolve(self, spec: str) -> ModelRef:
         """The version that `name@alias` or `name/3` means.
@@ -237,7 +249,7 @@ class Registry:
         From a server they are downloaded once, into `artifacts`. Raises BadWeights when a file is gone or changed.
         """
         folder = self._local(ref) or self._downloaded(ref)
-        check_files(folder, json.loads(ref.tags.get(FILES, "{}")), f"{ref.name} version {ref.version}")
+        check_files(folder, json.loads(ref.tags.get(FILES, "{}")), ref.name, ref.version)
         return folder
 
     def models(self) -> list[ModelSummary]:

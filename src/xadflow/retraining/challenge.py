@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from xadflow.digests import sha256_json
-from xadflow.gate import judge
+from xadflow.errors import BadWeights
+from xadflow.gate import Verdict, judge
 from xadflow.lineage import dvc_hashes
 from xadflow.registry import Registry
 from xadflow.retraining.evaluate import flat, gate_figures
@@ -36,7 +37,8 @@ def judge_challenger(
     """Measure challenger and present champion on split `gate`, move the alias `champion` if every rule holds.
 
     The same challenger against the same champion, rules and data is not measured twice. A challenger that is champion
-    already stays it.
+    already stays it. A champion whose files are not those registered cannot be measured, nor serve: the absolute rules
+    decide alone, and the reasons say so.
     """
     champion = registry.alias(challenger.name, "champion")
     key = sha256_json({
@@ -51,14 +53,21 @@ def judge_challenger(
         return GateOutcome(challenger.name, challenger.version, challenger.tags.get(VERDICT) == "passed", reasons,
                            False, {})  # fmt: skip
     mine = _figures(home, settings, registry, dataset, challenger)
-    theirs = _figures(home, settings, registry, dataset, champion) if champion is not None else None
-    verdict = judge(settings.gate, mine, theirs)
+    theirs, broken = None, list[str]()
+    if champion is not None:
+        try:
+            theirs = _figures(home, settings, registry, dataset, champion)
+        except BadWeights as err:
+            broken.append(f"The champion could not be measured: {err.wrong}.")
+    judged = judge(settings.gate, mine, theirs)
+    verdict = Verdict(judged.passed, (*broken, *judged.reasons))
     registry.log_metrics(challenger.run_id, flat("gate", mine))
     registry.tag(challenger.name, challenger.version, VERDICT, "passed" if verdict.passed else "refused")
     registry.tag(challenger.name, challenger.version, REASONS, json.dumps(verdict.reasons))
     if verdict.passed:
         registry.set_alias(challenger.name, "champion", challenger.version)
-    registry.tag(challenger.name, challenger.version, KEY, key)  # last: a crash before it asks the question again
+    if not broken:  # a champion that is restored is asked after again
+        registry.tag(challenger.name, challenger.version, KEY, key)  # last: a crash before it asks the question again
     return GateOutcome(challenger.name, challenger.version, verdict.passed, verdict.reasons, True, mine)
 
 

@@ -85,11 +85,15 @@ def detector_files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in entries}
 
 
-def check_files(folder: Path, registered: Mapping[str, str], model: str) -> None:
+def check_files(folder: Path, registered: Mapping[str, str], name: str, version: int) -> None:
     """See that `folder` holds the registered files, byte for byte. Raises BadWeights that names the first odd one."""
-    for name, digest in registered.items():
-        path = folder / name
+    for file, digest in registered.items():
+        path = folder / file
         seen = sha256_file(path) if path.is_file() else "missing"
         if seen != digest:
-            raise BadWeights(f"a file of {model} is not the one that was registered", seen=f"{name}: {seen[:16]}",
-                             next_step="restore MLflow's artifacts from a backup, or retrain")  # fmt: skip
+            dataset = name.split(".")[1] if name.count(".") >= 2 else "NAME"
+            raise BadWeights(
+                f"a file of {name} version {version} is not the one that was registered", seen=f"{file}: {seen[:16]}",
+                next_step=f"make a new version by `xadflow retrain --dataset {dataset}`, go back by `xadflow models rollback "
+                f"{name}`, or restore var/mlartifacts from a backup",
+            )  # fmt: skip
