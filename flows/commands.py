@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
@@ -16,6 +18,7 @@ from xadflow.errors import WorkFailed, WrongUse, XadflowError
 from xadflow.progress import progress_board
 from xadflow.settings import Home, interactive_environment, load_settings
 
+_REACH_S = 5.0
 _DAY = click.DateTime(formats=["%Y-%m-%d"])
 
 
@@ -39,11 +42,32 @@ def retrain(datasets: tuple[str, ...], detectors: tuple[str, ...], as_json: bool
 
 
 def _run_retrain(datasets: list[str], detectors: list[str]) -> list[dict[str, Any]]:
+    _check_first(datasets, detectors=detectors)
     interactive_environment()
     from flows.retrain import retrain as flow
 
     with progress_board(), _answered():
         return flow(datasets or None, detectors or None)
+
+
+def _check_first(datasets: Iterable[str], detectors: Iterable[str] = (), explainers: Iterable[str] = ()) -> None:
+    """Settings, names and servers, before Prefect is imported and starts: what is wrong is said in a second."""
+    from xadflow.tracking.tracking_store import ask_health, is_server, shown
+
+    home = Home.find()
+    settings = load_settings(home.params)
+    for look_up, names in ((settings.dataset, datasets), (settings.detector, detectors), (settings.explainer, explainers)):
+        for name in names:
+            look_up(name)
+    if is_server(home.mlflow_uri):
+        ask_health(home.mlflow_uri)
+    if home.prefect_api_url is not None:
+        try:
+            urllib.request.urlopen(f"{home.prefect_api_url.rstrip('/')}/health", timeout=_REACH_S).close()
+        except urllib.error.HTTPError:
+            pass  # it is there; what it wants, Prefect asks it
+        except (OSError, ValueError) as err:
+            raise _no_prefect(f"{shown(home.prefect_api_url)}: {getattr(err, 'reason', err)}") from err
 
 
 @contextmanager
@@ -56,9 +80,13 @@ def _answered() -> Iterator[None]:
     except Exception as err:
         said = f"{type(err).__name__}: {err}"
         if "ephemeral Prefect API server" in said or "ConnectError" in said or "Failed to reach API" in said:
-            raise WorkFailed("no Prefect server answered", seen=said[:200], next_step="run `xadflow doctor`; start servers "
-                             "by `make server`, or unset PREFECT_API_URL to let each run start its own") from err  # fmt: skip
+            raise _no_prefect(said[:200]) from err
         raise
+
+
+def _no_prefect(said: str) -> WorkFailed:
+    return WorkFailed("no Prefect server answered", seen=said, next_step="run `xadflow doctor`; start servers by "
+                      "`make server`, or unset PREFECT_API_URL to let each run start its own")  # fmt: skip
 
 
 def _say_gate(outcomes: list[dict[str, Any]]) -> None:
@@ -122,6 +150,7 @@ def _run_explain(
     only_inbox: bool = False,
     explainers: list[str] | None = None,
 ) -> list[dict[str, Any]]:
+    _check_first(datasets, explainers=explainers or ())
     interactive_environment()
     from flows.explain import explain as flow
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.logging.loggers import flow_run_logger
 
 from tasks.runtime import RETRY_DELAYS, is_transient, open_project
 from xadflow.errors import XadflowError
 from xadflow.nightly import read_plan
 from xadflow.nightly.finish import finish_night
 from xadflow.settings import Home, load_settings, webhook_address
-
-logger = logging.getLogger(__name__)
 
 _WEBHOOK_S = 10.0
 _LONGEST_TEXT = 2000
@@ -68,10 +66,11 @@ def report_gate(outcomes: list[dict[str, Any]]) -> None:
 def notify_failure(flow: Any, flow_run: Any, state: Any) -> None:
     """Hook of both flows for failed and crashed runs: one log line, and a JSON POST to the webhook if one is configured.
 
-    Never raises, so that a notification which cannot be sent does not hide the failure it is about; and never logs the
-    webhook's address, which as a rule holds a token.
+    The lines are in the run's own log, which Prefect shows. Never raises, so that a notification which cannot be sent does
+    not hide the failure it is about; and never logs the webhook's address, which as a rule holds a token.
     """
     text = f"{flow.name} ({flow_run.name}) {state.name}: {state.message}"[:_LONGEST_TEXT]
+    logger = flow_run_logger(flow_run, flow)
     logger.error("flow failed: %s", text)
     try:
         address = _webhook()

@@ -66,7 +66,7 @@ def decode_image(content: bytes, limits: ImageLimits | None = None) -> NDArray[n
     except BadImage:
         raise
     except UnidentifiedImageError as err:
-        raise BadImage("not an image", seen=repr(content[:8]), next_step="replace the file") from err
+        raise BadImage("not an image", seen=content[:8], next_step="replace the file") from err
     except Exception as err:  # Pillow's decoders raise many kinds on hostile bytes; each means "cannot be decoded"
         raise BadImage("the image cannot be decoded", seen=f"{type(err).__name__}: {err}"[:200],
                        next_step="replace the file; it may be truncated") from err  # fmt: skip
@@ -130,8 +130,8 @@ def read_file(path: Path, limits: ImageLimits | None = None) -> bytes:
         finally:
             os.close(handle)
     except OSError as err:
-        raise BadImage("the file cannot be read", seen=f"{path.name}: {err.strerror}",
-                       next_step="restore the file, e.g. by `dvc checkout`") from err  # fmt: skip
+        raise BadImage("the file cannot be read", seen=f"{path.name}: {err.strerror}", next_step="check its path and rights; "
+                       "a file of a data set comes back by `dvc checkout`") from err  # fmt: skip
 
 
 def load_input(
