@@ -28,14 +28,19 @@ def build_dataset(dataset: str) -> dict[str, str]:
 
 
 def run_stage(project: Path, target: str) -> None:
-    """`dvc repro TARGET` as a child process. Raises StageFailed with the last lines it printed; transient when busy."""
+    """`dvc repro TARGET` as a child process.
+
+    Raises StageFailed with the last lines it printed; transient when another DVC is busy or a signal ended the child.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "repro", "--quiet", target], cwd=project, capture_output=True, text=True, check=False
     )
     if done.returncode == 0:
         return
+    killed = done.returncode < 0
     said = (done.stderr.strip() or done.stdout.strip())[-2000:]
     raise StageFailed(
-        f"the DVC stage {target} failed", seen=said, next_step=f"run `dvc repro {target}` to see it whole",
-        transient="is busy" in said or "Unable to acquire lock" in said,
+        f"the DVC stage {target} {f'was ended by signal {-done.returncode}' if killed else 'failed'}", seen=said,
+        next_step=f"run `dvc repro {target}` to see it whole",
+        transient=killed or "is busy" in said or "Unable to acquire lock" in said,
     )  # fmt: skip

@@ -6,8 +6,10 @@ removed files meanwhile.
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -38,8 +40,17 @@ def admit_inbox(folder: Path, limits: ImageLimits, into: Path, progress: Progres
     if not folder.is_dir():
         raise DataUnavailable("the inbox folder is not there", seen=str(folder),
                               next_step="create it and put new images into it, or name another by --inbox")  # fmt: skip
-    with writing(f"the new images of {folder.name}"):
+    with writing(f"the new images of {folder.name}"), _alone(into):
         return _admitted(folder, limits, into, progress)
+
+
+@contextmanager
+def _alone(into: Path) -> Iterator[None]:
+    """Wait until no other run admits into this folder: all use the same staging folder. A dead run holds no lock."""
+    into.mkdir(parents=True, exist_ok=True)
+    with (into / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _admitted(folder: Path, limits: ImageLimits, into: Path, progress: Progress | None) -> Manifest:

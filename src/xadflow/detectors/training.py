@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,8 +180,11 @@ def _resume(
     if not path.is_file():
         return 0, []
     try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums of what it reads
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(damaged)
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as err:  # torch raises many kinds on a truncated archive; each means "no checkpoint"
+    except Exception as err:  # both raise many kinds on a damaged archive; each means "no checkpoint"
         log.warning("checkpoint %s cannot be read (%s); training starts over", path.name, type(err).__name__)
         return 0, []
     if saved.get("identity") != identity:

@@ -29,6 +29,9 @@ def register_trained(home: Home, settings: Settings, registry: Registry, order: 
     """
     known = registry.find_trained(order.model_name, order.key)
     if known is not None:
+        challenger = registry.alias(order.model_name, "challenger")
+        if challenger is None or challenger.version < known.version:  # a kill came between version and alias
+            registry.set_alias(order.model_name, "challenger", known.version)
         return known
     folder = order.saved(home)
     detector = open_detector(folder, settings.device)
