@@ -5,8 +5,9 @@ import json
 import subprocess
 import sys
 import threading
-from base64 import urlsafe_b64encode
-from collections.abc import Iterator
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
@@ -14,8 +15,10 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from xadflow.commands import doctor_checks
+from xadflow.commands import doctor_checks, doctor_prefect
 from xadflow.commands.doctor import doctor
+from xadflow.commands.printing import printable
+from xadflow.data.manifest import ManifestRow, write_manifest, write_quarantine
 
 PROJECT = Path(__file__).parents[2]
 MISSING = {"mlflow", "dvc remote", "schedules", "table scores", "table explanations", "data elpv", "champion"}
@@ -27,30 +30,40 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).write_bytes((PROJECT / name).read_bytes())
     monkeypatch.setenv("XADFLOW_PROJECT", str(tmp_path))
-    for name in ("XADFLOW_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+    for name in ("XADFLOW_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "XADFLOW_WEBHOOK", "PREFECT_API_KEY",
+                 "PREFECT_API_AUTH_STRING"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
-@pytest.fixture
-def health() -> Iterator[str]:
-    """A server whose /api/health says true."""
+@contextmanager
+def answering(status_of: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """A server that says true below /api/health and false elsewhere; `status_of` sends the status."""
 
-    class Healthy(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            status_of(self)
             self.end_headers()
             self.wfile.write(b"true" if self.path == "/api/health" else b"false")
 
         def log_message(self, *_: object) -> None:
             return
 
-    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/api"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/api"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def health() -> Iterator[str]:
+    """A server whose /api/health says true."""
+    with answering(lambda handler: handler.send_response(200)) as address:
+        yield address
 
 
 def diagnose() -> tuple[int, dict[str, dict[str, str]]]:
@@ -130,14 +143,82 @@ def test_what_is_there_is_seen(project: Path) -> None:
     (project / ".dvc").mkdir()
     (project / ".dvc" / "config").write_text("[core]\n    remote = here\n['remote \"here\"']\n    url = ../store\n")
     (project / "prefect.yaml").write_text("deployments:\n- name: nightly\n  schedules:\n  - cron: '30 3 * * *'\n")
-    log = project / "var" / "tables" / "scores" / "_delta_log"
-    log.mkdir(parents=True)
-    (log / "00000000000000000000.json").touch()
     found = diagnose()[1]
     assert found["dvc remote"]["said"] == "here"
     assert found["schedules"]["said"] == "nightly 30 3 * * *"
-    assert found["table scores"]["level"] == "ok"
-    assert found["table explanations"]["level"] == "warn"
+
+
+def test_each_data_set_is_shown_with_what_is_in_quarantine(project: Path) -> None:
+    folder = project / "data" / "elpv"
+    row = ManifestRow("0" * 64, "images/a.png", "train", 0, "cell", None, None, 8, 8, "made up", "not stated")
+    write_manifest(folder / "manifest.parquet", [row])
+    refused = [{"path": f"{n}.png", "reason": "empty" if n else "link", "detail": "x"} for n in range(3)]
+    write_quarantine(folder / "quarantine.parquet", refused)
+    found = diagnose()[1]["data elpv"]
+    assert found["said"] == "1 images, 3 files in quarantine: 2 empty, 1 link"
+    assert found["mend"] == "xadflow data manifest elpv lists them"
+    (folder / "quarantine.parquet").write_bytes(b"damaged")
+    assert diagnose()[1]["data elpv"]["level"] == "fail"
+
+
+@pytest.mark.parametrize(("place", "value", "level"), [
+    ("params", "null", "ok"), ("params", "https://hooks.example.org/T0KEN", "ok"),
+    ("environment", "https://hooks.example.org/T0KEN", "ok"), ("environment", "T0KEN", "fail"),
+])  # fmt: skip
+def test_the_webhook_is_there_or_not_and_its_address_is_not_shown(
+    project: Path, monkeypatch: pytest.MonkeyPatch, place: str, value: str, level: str
+) -> None:
+    params = project / "params.yaml"
+    if place == "params":
+        params.write_text(params.read_text().replace("webhook: null", f"webhook: {value}"))
+    else:
+        monkeypatch.setenv("XADFLOW_WEBHOOK", value)
+    found = diagnose()[1]
+    assert found["webhook"]["level"] == level
+    assert ("hooks.example.org" in found["webhook"]["said"]) == ("hooks" in value)
+    assert bool(found["webhook"]["mend"]) == (value == "null" or level == "fail")
+    assert "T0KEN" not in json.dumps(found)
+
+
+@pytest.mark.parametrize(("status", "mend"), [(401, "PREFECT_API_AUTH_STRING"), (500, "prefect-server.log")])
+@pytest.mark.usefixtures("project")
+def test_a_server_that_refuses_us_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, status: int, mend: str) -> None:
+    with answering(lambda handler: handler.send_response(status)) as address:
+        monkeypatch.setenv("PREFECT_API_URL", address)
+        found = diagnose()[1]["prefect"]
+    assert found["level"] == "fail"
+    assert mend in found["mend"]
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(("name", "value", "header"), [
+    ("PREFECT_API_AUTH_STRING", "ann:secret", f"Basic {b64encode(b'ann:secret').decode()}"),
+    ("PREFECT_API_KEY", "secret", "Bearer secret"),
+])  # fmt: skip
+def test_a_guarded_server_is_asked_with_the_credentials_and_they_are_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, header: str
+) -> None:
+    def guarded(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200 if handler.headers.get("Authorization") == header else 401)
+
+    with answering(guarded) as address:
+        monkeypatch.setenv("PREFECT_API_URL", address)
+        monkeypatch.setenv(name, value)
+        found = diagnose()[1]
+    assert found["prefect"]["level"] == "ok"
+    assert "secret" not in json.dumps(found)
+
+
+def test_the_limits_looked_at_are_those_that_tasks_take() -> None:
+    from tasks import runtime
+
+    assert set(doctor_prefect.LIMITS) == {runtime.GPU, runtime.DVC}
+
+
+@pytest.mark.usefixtures("project")
+def test_the_text_never_moves_the_cursor_of_a_terminal() -> None:
+    assert printable("a\x1b[2Jb\udce9.png") == "a\\x1b[2Jb\\udce9.png"
+    assert printable("kratzer ä.png") == "kratzer ä.png"
 
 
 @pytest.mark.usefixtures("project")

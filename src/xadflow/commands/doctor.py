@@ -10,7 +10,8 @@ from typing import Literal
 
 import click
 
-from xadflow.commands import doctor_checks as checks
+from xadflow.commands import doctor_checks as machine
+from xadflow.commands import doctor_data, doctor_evidence, doctor_models, doctor_prefect
 from xadflow.commands.doctor_checks import Finding
 from xadflow.errors import BadSettings
 from xadflow.settings import Home, Settings, load_settings
@@ -29,10 +30,12 @@ class Diagnosis:
 def examine(home: Home) -> Diagnosis:
     """Run every check; one that breaks is a finding itself, so that the others are still reported."""
     plain: list[Callable[[Home], Iterator[Finding]]] = [
-        checks.packages, checks.device, checks.disk, checks.mlflow_database, checks.prefect_server, checks.weights,
-        checks.data_remote, checks.schedules, checks.tables,
+        machine.packages, machine.device, machine.disk, doctor_models.mlflow_database, doctor_prefect.prefect_server,
+        machine.weights, doctor_data.data_remote, doctor_prefect.schedules, doctor_evidence.tables, doctor_evidence.ledger,
     ]  # fmt: skip
-    of_settings: list[Callable[[Home, Settings], Iterator[Finding]]] = [checks.datasets, checks.champions]
+    of_settings: list[Callable[[Home, Settings], Iterator[Finding]]] = [
+        doctor_prefect.webhook, doctor_data.datasets, doctor_models.champions, doctor_evidence.anchor_file,
+    ]  # fmt: skip
     works: list[Callable[[], list[Finding]]] = [lambda check=check: list(check(home)) for check in plain]  # type: ignore[misc]
     findings: list[Finding] = []
     try:

@@ -1,24 +1,22 @@
-"""The checks of `xadflow doctor`, each quick and without side effects: it looks, it never makes or mends."""
+"""What `xadflow doctor` looks at on this machine: packages, device, disk, packaged weights.
+
+Every check, here and in the other `doctor_*` modules, is quick and without side effects: it looks, it never makes or mends.
+"""
 
 from __future__ import annotations
 
-import configparser
 import ctypes
 import importlib.util
-import json
 import os
 import re
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Literal
 
-from xadflow.errors import RegistryUnavailable
-from xadflow.settings import Home, Settings
+from xadflow.settings import Home
 
 # Measured together; see docs/decisions on the pins. The bounds are versions that are known to break.
 MEASURED = {
@@ -37,7 +35,6 @@ _WEIGHTS = {
 _INSTALL = "make setup"
 _GB = 10**9
 _WANTED_GB, _NEEDED_GB = 5, 1
-_REACH_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -107,43 +104,6 @@ def disk(home: Home) -> Iterator[Finding]:
         yield Finding("disk", "ok", said)
 
 
-def mlflow_database(home: Home) -> Iterator[Finding]:
-    """The embedded database's schema, or the server's health."""
-    from xadflow.tracking.tracking_store import ask_health, is_server, shown, sqlite_file, sqlite_revision
-
-    uri = home.mlflow_uri
-    try:
-        if is_server(uri):
-            ask_health(uri)
-            yield Finding("mlflow", "ok", f"server {shown(uri)} answers")
-        elif not uri.startswith("sqlite:///"):
-            yield Finding("mlflow", "ok", f"database {shown(uri)} (not opened)")
-        elif revision := sqlite_revision(sqlite_file(uri)):
-            yield Finding("mlflow", "ok", f"embedded database, schema {revision}")
-        else:
-            yield Finding("mlflow", "warn", "no database yet", "made by the first `xadflow retrain`")
-    except RegistryUnavailable as err:
-        yield Finding("mlflow", "fail", f"{err.wrong}: {err.seen}", err.next_step)
-
-
-def prefect_server(home: Home) -> Iterator[Finding]:
-    """Whether the server that PREFECT_API_URL names is healthy."""
-    url = home.prefect_api_url
-    if url is None:
-        yield Finding("prefect", "ok", "no PREFECT_API_URL: each flow starts an ephemeral server; "
-                      "schedules need `make server`")  # fmt: skip
-        return
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=_REACH_S) as answer:
-            healthy = json.load(answer) is True
-    except (urllib.error.URLError, OSError, ValueError) as err:
-        yield Finding("prefect", "fail", f"PREFECT_API_URL {_shown(url)} does not answer: {getattr(err, 'reason', err)}",
-                      "make server, or `unset PREFECT_API_URL`")  # fmt: skip
-        return
-    yield Finding("prefect", "ok" if healthy else "fail", f"server {_shown(url)} {'is healthy' if healthy else 'is ill'}",
-                  "" if healthy else "read var/log/prefect-server.log")  # fmt: skip
-
-
 def weights(home: Home) -> Iterator[Finding]:
     """The packaged pretrained weights, by the hash that their package recorded when it was built."""
     import base64
@@ -171,96 +131,6 @@ def weights(home: Home) -> Iterator[Finding]:
             yield Finding("weights", "ok", f"{name} {version(name)}")
 
 
-def data_remote(home: Home) -> Iterator[Finding]:
-    """Whether DVC knows where to push to."""
-    config = configparser.ConfigParser()
-    config.read([home.project / ".dvc" / name for name in ("config", "config.local")])
-    remote = config.get("core", "remote", fallback="").strip()
-    if remote:
-        yield Finding("dvc remote", "ok", remote)
-    else:
-        yield Finding("dvc remote", "warn", "none: data cannot be pushed or pulled", "dvc remote add --default local DIR")
-
-
-def schedules(home: Home) -> Iterator[Finding]:
-    """Whether prefect.yaml holds schedules."""
-    import yaml
-
-    path = home.project / "prefect.yaml"
-    try:
-        crons = [
-            f"{one['name']} {when['cron']}"
-            for one in yaml.safe_load(path.read_text())["deployments"]
-            for when in one.get("schedules", ())
-        ]
-    except OSError:
-        yield Finding("schedules", "warn", "no prefect.yaml", "git checkout prefect.yaml")
-    except (yaml.YAMLError, KeyError, TypeError) as err:
-        yield Finding("schedules", "fail", f"prefect.yaml cannot be read: {type(err).__name__}", "mend prefect.yaml")
-    else:
-        yield Finding("schedules", "ok", "; ".join(crons) or "none")
-
-
-def tables(home: Home) -> Iterator[Finding]:
-    """Whether the evidence tables are there."""
-    for name in ("scores", "explanations"):
-        log = home.tables / name / "_delta_log"
-        commits = len(list(log.glob("*.json"))) if log.is_dir() else 0
-        if commits:
-            yield Finding(f"table {name}", "ok", f"{commits} entries in its log")
-        else:
-            yield Finding(f"table {name}", "warn", "not there yet", "xadflow explain")
-
-
-def datasets(home: Home, settings: Settings) -> Iterator[Finding]:
-    """Manifests that are built; one that a flow is set to use must be."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    used = {*settings.retrain.datasets, *settings.explain.datasets, settings.demo.dataset}
-    idle = []
-    for name in settings.catalogue:
-        path = home.dataset(name) / "manifest.parquet"
-        mend = f"dvc repro validate@{name}"
-        try:
-            said = f"{pq.read_metadata(path).num_rows} images"
-        except FileNotFoundError:
-            if name in used:
-                yield Finding(f"data {name}", "warn", "not built", mend)
-            else:
-                idle.append(name)
-        except (OSError, pa.ArrowInvalid) as err:
-            yield Finding(f"data {name}", "fail", f"manifest cannot be read: {type(err).__name__}", f"{mend} --force")
-        else:
-            yield Finding(f"data {name}", "ok", said)
-    if idle:
-        yield Finding("other data", "ok", f"not built, used by no flow: {', '.join(idle)} (`dvc repro validate@NAME`)")
-
-
-def champions(home: Home, settings: Settings) -> Iterator[Finding]:
-    """The version in service of each data set that is explained."""
-    from xadflow.tracking.tracking_store import is_server, sqlite_file, sqlite_revision
-
-    uri = home.mlflow_uri
-    names = [(one, f"xad.{one}.{detector}") for one in settings.explain.datasets for detector in settings.retrain.detectors]
-    try:
-        if uri.startswith("sqlite:///") and sqlite_revision(sqlite_file(uri)) is None:
-            registry = None  # looking must not create the database
-        else:
-            from xadflow.registry import Registry
-
-            registry = Registry(uri, home.mlflow_artifacts)
-        for dataset, name in names:
-            found = registry.alias(name, "champion") if registry is not None else None
-            if found is None:
-                yield Finding("champion", "warn", f"{name} has none", f"xadflow retrain --dataset {dataset}")
-            else:
-                yield Finding("champion", "ok", f"{name} version {found.version}")
-    except RegistryUnavailable as err:
-        if not is_server(uri):  # of a server that is down mlflow_database tells already
-            yield Finding("champion", "fail", f"{err.wrong}: {err.seen}", err.next_step)
-
-
 def _cuda_of_torch() -> int | None:
     """Major CUDA version of the installed torch build, read from its version file; None for a CPU build."""
     found = importlib.util.find_spec("torch")
@@ -268,9 +138,3 @@ def _cuda_of_torch() -> int | None:
         return None
     told = re.search(r"^cuda\b[^=]*=\s*'(\d+)", (Path(found.origin).parent / "version.py").read_text(), re.MULTILINE)
     return int(told[1]) if told else None
-
-
-def _shown(url: str) -> str:
-    from xadflow.tracking.tracking_store import shown
-
-    return shown(url)
