@@ -7,11 +7,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-dep
 UV := uv==0.13.9
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export XADFLOW_PROJECT := $(CURDIR)
+PREFECT_PORT ?= 4200
+MLFLOW_PORT ?= 5000
 QUICK ?=
 QUICK_FLAG := $(if $(QUICK),--quick,)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-server server bench-elpv bench-nightly bench-audit figures clean
+.PHONY: help setup demo check test test-server server bench-elpv bench-nightly bench-audit figures errors-page clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1;\2/p' $(MAKEFILE_LIST) | awk -F';' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -44,7 +46,7 @@ test-server: setup ## only the tests that start real servers
 	@$(BIN)/python -m pytest -m server
 
 server: setup ## Prefect server, MLflow server and a worker on loopback; both flows deployed with their schedules
-	@$(BIN)/python -m flows.server
+	@$(BIN)/python -m flows.server --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT)
 
 bench-elpv: setup ## image AUROC on ELPV, random and block split (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.elpv $(QUICK_FLAG)
@@ -57,6 +59,9 @@ bench-audit: setup ## verifying 100,000 rows of evidence, and adding to them (QU
 
 figures: setup ## write docs/reference/benchmarks.md from benchmarks/results
 	@$(BIN)/python -m benchmarks.render
+
+errors-page: setup ## write docs/reference/errors.md from what the commands answer (about a minute)
+	@XADFLOW_WRITE_ERRORS_PAGE=1 $(BIN)/python -m pytest -q tests/hostile/test_every_error_is_answered_as_the_page_says.py
 
 clean: ## remove .venv and caches; var/ and data/ stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -18,7 +18,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from xadflow.errors import XadflowError
+from xadflow.errors import WorkFailed, XadflowError
 from xadflow.evidence.anchored_store import open_anchored_store
 from xadflow.registry import Registry
 from xadflow.settings import EvidenceSettings, Home, Settings, load_settings
@@ -26,7 +26,7 @@ from xadflow.store import EvidenceStore
 
 GPU, DVC = "gpu", "dvc"
 LEASE_S = 60.0  # Prefect's shortest
-RETRY_DELAYS: list[float] = [1, 5, 15]
+RETRY_DELAYS: list[float] = [1, 5, 15, 60]  # outlasts a server that is away for a minute
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,12 @@ def _turns(name: str) -> BoundedSemaphore:
     The server instead tells whoever it refuses to come again after a random pause, up to 30 s, while the slot lies idle.
     """
     with get_client(sync_client=True) as client:
-        return BoundedSemaphore(max(1, client.read_global_concurrency_limit_by_name(name).limit))
+        try:
+            limit = client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound as err:
+            raise WorkFailed("a global limit is missing in Prefect, so nothing says how many may work at once", seen=name,
+                             next_step=f"run `prefect gcl create {name} --limit 1`, then the flow again") from err  # fmt: skip
+    return BoundedSemaphore(max(1, limit.limit))
 
 
 def is_transient(task: Any, task_run: Any, state: Any) -> bool:

@@ -6,16 +6,18 @@ never imports the orchestrator.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import click
 
 import xadflow
-from xadflow.errors import XadflowError
+from xadflow.errors import CannotWrite, XadflowError
 
 _BUILT_IN = {
     "data": ("xadflow.commands.data:data", "Bring images in: add a folder of your own, or run one DVC stage."),
@@ -88,7 +90,18 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # `xadflow ... | head` closed the pipe: not an error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as err:  # from any library: there is no place that could know all of them
+        if err.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        click.secho(f"xadflow: {_no_room(err)}", fg="red", err=True)
+        sys.exit(1)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _no_room(err: OSError) -> XadflowError:
+    where = f"{err.strerror}: {Path(str(err.filename)).name}" if err.filename else str(err.strerror)
+    return CannotWrite("something could not be written", seen=where, next_step="free some space, or make the folder "
+                       "writable, then run the same command again: only what is missing is done")  # fmt: skip
 
 
 def _prepare_environment() -> None:

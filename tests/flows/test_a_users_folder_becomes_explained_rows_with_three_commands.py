@@ -16,6 +16,8 @@ import torch
 from deltalake import DeltaTable
 from PIL import Image
 
+from tests.hostile.hostile_files import REASONS, SOUND
+
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 
 README = Path(__file__).parents[2] / "README.md"
@@ -60,11 +62,23 @@ def test_every_test_image_has_a_score_and_every_anomaly_both_explanations(explai
         assert rows.image_id.is_unique
 
 
-def test_the_broken_file_is_quarantined_with_a_reason_and_the_16_bit_one_is_used(explained: Path) -> None:
-    quarantine = pq.read_table(explained / "data" / "screws" / "quarantine.parquet").to_pandas()
-    assert any("broken.png" in path for path in quarantine.path)
+def test_every_bad_file_is_quarantined_under_its_own_reason(explained: Path) -> None:
+    quarantine = pq.read_table(explained / "data" / "screws" / "quarantine.parquet").to_pylist()
+    assert {row["path"]: row["reason"] for row in quarantine} == {**REASONS, "train/good/broken.png": "undecodable"}
+
+
+def test_16_bit_and_cmyk_images_are_trained_on_and_explained(explained: Path) -> None:
     manifest = pq.read_table(explained / "data" / "screws" / "manifest.parquet").to_pandas()
-    assert any("deep.png" in path for path in manifest.path)
+    manifest["name"] = manifest.path.str.removeprefix("images/")
+    odd = manifest[manifest.name.isin(SOUND)].set_index("name")
+    assert set(odd.index) == set(SOUND)
+    assert set(odd.loc[["train/good/deep.png", "train/good/print.jpg"]].split) <= {"train", "val"}
+    explanations = table(explained, "explanations")
+    shown = {name: set(explanations[explanations.image_id == row.image_id].explainer) for name, row in odd.iterrows()}
+    for kind in ("test/scratch/deep", "test/scratch/print"):  # those that the content hash has not put into split gate
+        tested = [name for name in odd[odd.split == "test"].index if name.startswith(kind)]
+        assert tested
+        assert all(shown[name] == {"heatmap", "sparse"} for name in tested), kind
 
 
 def test_scores_recomputed_from_the_stored_pictures_equal_the_stored_ones(explained: Path, environment) -> None:

@@ -1,4 +1,4 @@
-"""The failure hook with a real HTTP server; a real failing and a real crashing flow are in the errors' tests."""
+"""The failure hook with a real HTTP server: called by itself, and by flows that really fail and really crash."""
 
 import logging
 import socket
@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from situations import no_champion
 from webhook_server import Webhook, listening
 
 from flows.explain import explain
@@ -18,7 +19,7 @@ from xadflow.settings import Home, load_settings, webhook_address
 
 PROJECT = Path(__file__).parents[2]
 TOKEN = "T0ken-that-nobody-may-see"
-FLOW, RUN = SimpleNamespace(name="explain"), SimpleNamespace(name="calm-otter", id="0-1-2")
+FLOW, RUN = SimpleNamespace(name="explain"), SimpleNamespace(name="calm-otter", id="0-1-2", deployment_id=None)
 STATE = SimpleNamespace(name="Failed", message="Flow run encountered an exception: NoChampion: no version")
 
 
@@ -44,8 +45,15 @@ def configure(project: Path, webhook: object) -> None:
 
 
 def notified(caplog: pytest.LogCaptureFixture) -> list[str]:
-    with caplog.at_level(logging.DEBUG):
+    log = logging.getLogger("prefect.flow_runs")  # Prefect cuts it off from the root when it sets its logging up
+    log.addHandler(caplog.handler)
+    before, log.level, log.propagate = log.level, logging.DEBUG, False
+    try:
         notify_failure(FLOW, RUN, STATE)
+    finally:
+        log.removeHandler(caplog.handler)
+        log.setLevel(before)
+        log.propagate = True
     assert TOKEN not in caplog.text
     return [record.getMessage() for record in caplog.records]
 
@@ -131,3 +139,32 @@ def test_settings_never_show_the_address(project) -> None:
     settings = load_settings(project / "params.yaml")
     assert TOKEN not in repr(settings) + str(settings.model_dump(mode="json")) + settings.model_dump_json()
     assert webhook_address(Home.find(), settings) == f"https://host/{TOKEN}"
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_a_night_that_fails_is_reported(plant, champion, prefect_server, hook) -> None:
+    with no_champion(plant):
+        answer = plant.here("xadflow explain --dataset bolts", XADFLOW_WEBHOOK=f"{hook.address}/200/{TOKEN}")
+    assert answer.status == 1
+    assert TOKEN not in answer.said
+    ((_, _, content),) = hook.got
+    assert (content["flow"], content["state"]) == ("explain", "Failed")
+    assert "NoChampion: no version of xad.bolts.fcdd carries the alias champion" in content["text"]
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_a_night_that_crashes_is_reported_and_the_next_command_is_told(
+    plant, champion, prefect_server, hook, monkeypatch
+) -> None:
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flows.explain.ensure_limits", killed)
+    answer = plant.here("xadflow explain --dataset bolts", XADFLOW_WEBHOOK=f"{hook.address}/500/{TOKEN}")
+    assert answer.status == 130
+    assert "run the same command again" in answer.said
+    assert TOKEN not in answer.said
+    ((_, _, content),) = hook.got
+    assert (content["flow"], content["state"]) == ("explain", "Crashed")

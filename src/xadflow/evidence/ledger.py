@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from xadflow.data.writing import writing
 from xadflow.digests import sha256_bytes
 from xadflow.errors import StoreBroken
 
@@ -155,6 +156,7 @@ class Ledger:
 
         Raises:
             StoreBroken: the ledger ends in anything else, or does not follow from what was read before.
+            CannotWrite: no room, or read-only; the next run completes the line.
         """
         self._read_on()
         line = LedgerLine(
@@ -167,10 +169,19 @@ class Ledger:
         if not content.startswith(tail):
             raise StoreBroken("the ledger ends in half a line that is not the one due",
                               seen=f"{len(tail)} bytes after line {line.seq - 1}", next_step=_RESTORE)  # fmt: skip
+        with writing("a line of the ledger"):
+            self._write(content, len(tail))
+        if line.seq == 1:
+            sync(self.folder)
+        self._take(line, len(content))
+        return line.head
+
+    def _write(self, content: bytes, cut_off: int) -> None:
+        """Append the bytes of a line in place of the `cut_off` bytes of it that are there already, and fsync."""
         self.folder.mkdir(parents=True, exist_ok=True)
         stream = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
-            if tail:
+            if cut_off:
                 os.ftruncate(stream, self._offset)
             view = memoryview(content)
             while view:
@@ -178,19 +189,16 @@ class Ledger:
             os.fsync(stream)
         finally:
             os.close(stream)
-        if line.seq == 1:
-            sync(self.folder)
-        self._take(line, len(content))
-        return line.head
 
     def begin(self, intent: Intent) -> None:
-        """Remember, durably, the commit that is about to be made."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self._intent_path.with_suffix(".partial")
-        partial.write_bytes(_canonical(asdict(intent)))
-        sync(partial)
-        partial.replace(self._intent_path)
-        sync(self.folder)
+        """Remember, durably, the commit that is about to be made. Raises CannotWrite."""
+        with writing("the intent of a commit"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = self._intent_path.with_suffix(".partial")
+            partial.write_bytes(_canonical(asdict(intent)))
+            sync(partial)
+            partial.replace(self._intent_path)
+            sync(self.folder)
 
     def intent(self) -> Intent | None:
         """The commit under way, or the one that a killed writer left; None when there is none. Raises StoreBroken."""

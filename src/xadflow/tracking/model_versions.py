@@ -62,8 +62,9 @@ def parse_spec(spec: str) -> tuple[str, str | int]:
     name, slash, number = spec.partition("/")
     if slash and number.isascii() and number.isdigit():
         return checked_name(name), int(number)
+    meant = found.group() if (found := _NAME.match(spec)) else "xad.elpv.fcdd"
     raise WrongUse("a model is named by alias or version: name@alias or name/3", seen=spec,
-                   next_step=f"use e.g. {name.partition('@')[0] or 'xad.elpv.fcdd'}@champion")  # fmt: skip
+                   next_step=f"use e.g. {meant}@champion")  # fmt: skip
 
 
 def detector_files(folder: Path) -> dict[str, str]:
