@@ -56,7 +56,8 @@ def commit(root: Path) -> None:
 
 def project_environment(project: Path) -> dict[str, str]:
     """What a fresh terminal in the project has: no variable of Prefect, MLflow or ours but the project's name."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "XADFLOW_"))}
+    ours = ("PREFECT_", "MLFLOW_", "XADFLOW_", "DVC_SITE_CACHE_DIR", "MPLCONFIGDIR")  # quiet_environment may have run here
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "XADFLOW_PROJECT": str(project), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
 
 
