@@ -1,4 +1,4 @@
-"""What becomes of the work when something breaks: `python -m benchmarks.faults [--only WORD ...]`.
+"""What becomes of the work when something breaks: `python -m benchmarks.faults [--quick | --only WORD ...]`.
 
 A small real project (96 px crops of gravel, painted defects, real DVC, Prefect server, MLflow and Delta tables) is made once
 under var/faults. Then each fault starts from a copy of the same state: processes that die by SIGKILL at named points, servers
@@ -35,8 +35,10 @@ SCENARIOS = ("nights", "shared", "weeks", "checkpoints", "mlflow", "prefect", "w
 def main() -> None:
     """Run the scenarios and write benchmarks/results/faults.json, or faults-quick.json for a part of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="only the kills of a night")
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=SCENARIOS, help="a part of them")
-    chosen = parser.parse_args().only
+    arguments = parser.parse_args()
+    chosen = ("nights",) if arguments.quick else tuple(arguments.only)
     started = time.perf_counter()
     root = ROOT.resolve()
     bench = build(root)

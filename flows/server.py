@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import click
 
@@ -20,9 +19,6 @@ from flows.presence import Presence, presence
 from flows.services import Service, Stopped, answers, ask, run_logged, start_service, step, wait_until
 from xadflow.errors import WrongUse, XadflowError
 from xadflow.settings.environment import Home, child_environment, quiet_environment
-
-if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
 
 HOST = "127.0.0.1"
 POOL = "local"
@@ -124,6 +120,7 @@ def _prepare_prefect(environment: Mapping[str, str]) -> None:
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
     from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
 
+    from flows.cut_off import end_cut_off_runs
     from tasks.runtime import DVC, GPU
 
     with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}), get_client(sync_client=True) as client:
@@ -137,31 +134,8 @@ def _prepare_prefect(environment: Mapping[str, str]) -> None:
         except ObjectAlreadyExists:
             pass
         if str(PREFECT_SERVER_DATABASE_CONNECTION_URL.value()).startswith("sqlite"):  # a shared database has other workers
-            end_cut_off_runs(client)
-
-
-def end_cut_off_runs(client: SyncPrefectClient) -> None:
-    """Mark the runs of a worker that is gone as crashed.
-
-    Prefect goes on showing them as running. Their deployment's one slot stays taken for five minutes, and a run that is
-    due meanwhile is cancelled. No worker of this database is up now, so none of them is alive.
-    """
-    from prefect.client.schemas.filters import (
-        FlowRunFilter,
-        FlowRunFilterDeploymentId,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-    )
-    from prefect.client.schemas.objects import StateType
-    from prefect.states import Crashed
-
-    begun = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
-    of_workers = FlowRunFilterDeploymentId(is_null_=False)
-    for run in client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=begun), deployment_id=of_workers)
-    ):
-        client.set_flow_run_state(run.id, Crashed(message="the worker was stopped while this ran"), force=True)
-        click.echo(f"\n  run {run.name!r} was cut off when the servers stopped; it is marked as crashed", nl=False)
+            for name in end_cut_off_runs(client):
+                click.echo(f"\n  run {name!r} was cut off when the servers stopped; it is marked as crashed", nl=False)
 
 
 def _check_port(name: str, port: int, variable: str) -> None:

@@ -149,7 +149,7 @@ def _serve(bench: Bench, state: Path) -> tuple[subprocess.Popen[bytes], str]:
             [sys.executable, "-m", "flows.server", "--prefect-port", ports[0], "--mlflow-port", ports[1]],
             cwd=bench.project, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    while "ready" not in log.read_text():
+    while "\nready\n" not in log.read_text():
         if process.poll() is not None:
             raise RuntimeError(f"make server ended:\n{log.read_text()}")
         time.sleep(0.5)

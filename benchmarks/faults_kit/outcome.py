@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.faults_kit.bench import Bench
 from benchmarks.faults_kit.children import Ended
 from benchmarks.faults_kit.outcomes import Evidence
+from benchmarks.small_project import CHECKOUT
 
 NOT_ALLOWED = "not allowed here"
 _LONGEST = 280
@@ -79,7 +80,7 @@ def error_line(said: str, bench: Bench) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     ours = [line for line in lines if line.startswith("xadflow: ")]
     text = (ours or lines or [""])[-1].removeprefix("xadflow: ")
-    text = text.replace(str(bench.root), "var/faults")
+    text = text.replace(str(bench.root), "var/faults").replace(f"{CHECKOUT}/", "")
     text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text)
     text = re.sub(r"\b[0-9a-f]{32}\b|\b[0-9a-f-]{36}\b", "ID", text)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"

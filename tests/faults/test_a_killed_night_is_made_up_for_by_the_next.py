@@ -11,7 +11,9 @@ from benchmarks.faults_kit.children import Ended
 from benchmarks.faults_kit.outcomes import Evidence, Left, left
 from benchmarks.faults_kit.points import EXPLAIN_POINTS, KillPoint
 
-NAMES = [point.name for point in EXPLAIN_POINTS]
+ELSEWHERE = {"while a table is created", "head half anchored"}  # tests/evidence has the like; `make faults` has all
+POINTS = [point for point in EXPLAIN_POINTS if point.name not in ELSEWHERE]
+NAMES = [point.name for point in POINTS]
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def cases(plant) -> dict[str, Case]:
         return Case(killed, found, plant.evidence(state))
 
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(NAMES, pool.map(kill, EXPLAIN_POINTS), strict=True))
+        return dict(zip(NAMES, pool.map(kill, POINTS), strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,7 +55,7 @@ def test_a_plain_parquet_reader_counts_every_row_once(cases, undisturbed, name):
 
 
 def test_the_points_are_where_their_names_say(cases):
-    """At least the two that matter most: between the two commits, and between a commit and its ledger line."""
+    assert len(cases) == 10
     between = cases["explanations committed, scores not"].left
     assert between.entries == {"scores": 1, "explanations": 2}, "one entry each creates the table"
     assert between.lines == between.entries

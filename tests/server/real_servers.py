@@ -176,6 +176,18 @@ class RealServers:
         until(lambda: self.ask(f"flow_runs/{run_id}")["state_type"] in FINAL, self.worker_log)
         return self.ask(f"flow_runs/{run_id}")
 
+    def begin_by_nobody(self, deployment_id: str, state: str, *, force: bool) -> str:
+        """A run that has begun for Prefect, though no worker has it; returns its id. By force it needs no slot."""
+        later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00Z"}}
+        run_id = str(self.ask(f"deployments/{deployment_id}/create_flow_run", {"state": later})["id"])
+        self.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": state}, "force": force})
+        return run_id
+
+    def taken_slots(self, deployment_id: str) -> int:
+        """How many slots of a deployment are taken."""
+        limits = self.ask("v2/concurrency_limits/filter", {})
+        return sum(one["active_slots"] for one in limits if one["name"] == f"deployment:{deployment_id}")
+
     def worker_log(self) -> str:
         return (self.state / "log" / "worker.log").read_text()[-6000:]
 

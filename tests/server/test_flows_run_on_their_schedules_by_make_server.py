@@ -3,7 +3,9 @@
 One fixture lives through the whole evening and keeps what it saw; the tests only read that.
 """
 
+import contextlib
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import pandas as pd
 import pytest
 import yaml
 from deltalake import DeltaTable
-from real_servers import CHECKOUT, FINAL, RealServers, Watcher, living, until
+from real_servers import FINAL, RealServers, Watcher, living, until
 from server_logs import tracebacks
 
 from benchmarks.small_project import draw_arrivals, draw_screws, make_project, project_environment
@@ -51,11 +53,21 @@ guarded()
 # What the next start does about a run whose worker is gone.
 NEXT_START = """
 from prefect.client.orchestration import get_client
-from flows.server import end_cut_off_runs
+from flows.cut_off import end_cut_off_runs
 
 with get_client(sync_client=True) as client:
     end_cut_off_runs(client)
 """
+
+
+@dataclass(frozen=True)
+class CutOff:
+    """What became of two runs without a worker, of the process of the first and of a stranger."""
+
+    states: list[str]
+    slots: tuple[int, int]
+    own_status: int | None
+    stranger_status: int | None
 
 
 @dataclass
@@ -70,8 +82,7 @@ class Evening:
     late: dict[str, Any] = field(default_factory=dict)
     scheduled: dict[str, Any] = field(default_factory=dict)
     champion: dict[str, Any] = field(default_factory=dict)
-    cut_off: dict[str, Any] = field(default_factory=dict)
-    slots_of_cut_off: tuple[int, int] = (0, 0)
+    cut_off: CutOff | None = None
     refused: dict[str, subprocess.CompletedProcess[str]] = field(default_factory=dict)
     unlimited: subprocess.CompletedProcess[str] | None = None
     stop_status: int | None = None
@@ -90,8 +101,11 @@ def evening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evening]:
     root = tmp_path_factory.mktemp("evening")
     project, images = root / "project", root / "screws"
     make_project(project, CHANGES)
+    move_crons_away(project / "prefect.yaml")
     draw_screws(images)
     environment = project_environment(project)
+    for name in (*QUIET, "DVC_SITE_CACHE_DIR", "MPLCONFIGDIR"):
+        environment.pop(name, None)  # an earlier test may have left them in this process
     environment["OMP_NUM_THREADS"] = "1"  # threads that wait for each other on a busy machine take minutes
     environment["PREFECT_WORKER_QUERY_SECONDS"] = "2"  # 10 by default: only the wait between a due run and its start
     servers = RealServers(project, root / "state", environment)
@@ -108,12 +122,20 @@ def evening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evening]:
             look_at_deployments(seen)
             run_by_hand(seen)
             run_by_cron(seen)
-            fake_a_cut_off_run(seen)
+            cut_off_two_runs(seen)
             seen.stop_status = servers.stop()
         seen.left = [" ".join(process.cmdline()) for process in living(servers.state)]
         yield seen
     finally:
         servers.end()
+
+
+def move_crons_away(path: Path) -> None:
+    """Twelve hours from now, so that the schedules of the project itself stay out of this evening."""
+    hour = (datetime.now(UTC).hour + 12) % 24
+    text, count = re.subn(r'cron: "(\d+) \d+ ', rf'cron: "\1 {hour} ', path.read_text())
+    assert count == 2
+    path.write_text(text)
 
 
 def look_at_deployments(seen: Evening) -> None:
@@ -161,29 +183,38 @@ def run_by_cron(seen: Evening) -> None:
     servers.ask(f"deployments/{deployment['id']}/schedules/{schedule['id']}", method="DELETE")
 
 
-def fake_a_cut_off_run(seen: Evening) -> None:
-    """A run that Prefect believes to be under way while no worker knows of it, as after a power failure."""
-    servers = seen.servers
-    deployment = seen.deployments["retrain/weekly"]
-    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00Z"}}
-    run = servers.ask(f"deployments/{deployment['id']}/create_flow_run", {"state": later})
-    servers.ask(f"flow_runs/{run['id']}/set_state", {"state": {"type": "PENDING"}})
+def cut_off_two_runs(seen: Evening) -> None:
+    """Two runs that Prefect believes to be under way while no worker knows of them, as after a power failure.
 
-    def slots() -> int:
-        limits = servers.ask("v2/concurrency_limits/filter", {})
-        return next(one["active_slots"] for one in limits if one["name"] == f"deployment:{deployment['id']}")
-
-    before = slots()
-    done = servers.terminal("python", "-c", NEXT_START)
-    assert done.returncode == 0, done.stderr
-    seen.cut_off, seen.slots_of_cut_off = servers.ask(f"flow_runs/{run['id']}"), (before, slots())
+    Of the first, the process lives on; the second's process id belongs to a stranger by now.
+    """
+    servers, deployment = seen.servers, seen.deployments["retrain/weekly"]["id"]
+    runs = [servers.begin_by_nobody(deployment, "PENDING", force=False)]
+    runs.append(servers.begin_by_nobody(deployment, "RUNNING", force=True))
+    wait = [sys.executable, "-c", "import time; time.sleep(3600)"]
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for run_id, told in zip(runs, (runs[0], "another run"), strict=True):
+            process = subprocess.Popen(wait, env={"PREFECT__FLOW_RUN_ID": told}, start_new_session=True)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            servers.ask(f"flow_runs/{run_id}", {"infrastructure_pid": str(process.pid)}, method="PATCH")
+            processes.append(process)
+        before = servers.taken_slots(deployment)
+        done = servers.terminal("python", "-c", NEXT_START)
+        assert done.returncode == 0, done.stderr
+        seen.cut_off = CutOff(
+            states=[servers.ask(f"flow_runs/{run_id}")["state_type"] for run_id in runs],
+            slots=(before, servers.taken_slots(deployment)),
+            own_status=processes[0].wait(60), stranger_status=processes[1].poll(),
+        )  # fmt: skip
 
 
 def test_both_deployments_are_there_with_the_crons_of_prefect_yaml(evening: Evening) -> None:
     wanted = {
         f"{Path(one['entrypoint'].partition(':')[0]).stem}/{one['name']}":
             [(when["cron"], when["timezone"]) for when in one["schedules"]]
-        for one in yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
+        for one in yaml.safe_load((evening.servers.project / "prefect.yaml").read_text())["deployments"]
     }  # fmt: skip
     assert set(wanted) == {"retrain/weekly", "explain/nightly"}
     for name, crons in wanted.items():
@@ -276,9 +307,11 @@ def test_a_second_make_server_says_what_is_up_and_what_to_do(evening: Evening) -
     assert "PREFECT_PORT=" in port.stderr
 
 
-def test_a_run_that_was_cut_off_is_ended_and_its_slot_is_free(evening: Evening) -> None:
-    assert evening.cut_off["state_type"] == "CRASHED"
-    assert evening.slots_of_cut_off == (1, 0)
+def test_runs_that_were_cut_off_are_ended_and_their_slot_is_free(evening: Evening) -> None:
+    assert evening.cut_off.states == ["CRASHED", "CRASHED"]
+    assert evening.cut_off.slots == (1, 0)
+    assert evening.cut_off.own_status == -signal.SIGKILL
+    assert evening.cut_off.stranger_status is None
 
 
 def test_sigterm_ends_every_process_and_frees_the_ports(evening: Evening) -> None:
