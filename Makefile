@@ -57,7 +57,7 @@ bench-nightly: setup ## the nightly path end to end, and what the orchestrator c
 bench-audit: setup ## verifying 100,000 rows of evidence, and adding to them (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.audit $(QUICK_FLAG)
 
-faults: setup ## break one thing at a time under real runs, see what becomes of the work; about 15 minutes (QUICK=1: kills of a night)
+faults: setup ## break one thing at a time under real runs, see what becomes of the work; half an hour or more (QUICK=1: kills of a night)
 	@$(BIN)/python -m benchmarks.faults $(QUICK_FLAG)
 
 figures: setup ## write docs/reference/benchmarks.md from benchmarks/results
