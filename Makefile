@@ -9,6 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export XADFLOW_PROJECT := $(CURDIR)
 PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
+JOBS ?= 2
 QUICK ?=
 QUICK_FLAG := $(if $(QUICK),--quick,)
 
@@ -39,8 +40,8 @@ check: setup ## ruff, mypy --strict, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-test: check ## check, then every test
-	@$(BIN)/python -m pytest
+test: check ## check, then every test (JOBS=4 for four processes; each takes about 3 GB)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 test-server: setup ## only the tests that start real servers
 	@$(BIN)/python -m pytest -m server

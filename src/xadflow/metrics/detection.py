@@ -26,7 +26,6 @@ from xadflow.metrics.intervals import (
 from xadflow.metrics.ranks import (
     Ranked,
     auroc,
-    auroc_of,
     average_precision,
     finite_scores,
     fpr_at_tpr,
@@ -47,7 +46,6 @@ __all__ = [
     "delong_paired",
     "fpr_at_tpr",
     "paired_bootstrap",
-    "pixel_auroc",
     "summarise_detection",
     "tied_share",
     "wilson_rate",
@@ -129,7 +127,7 @@ def summarise_detection(
     """
     ranked = rank(scores, labels)
     values, is_anomaly = finite_scores(scores), ranked.is_anomaly
-    ties = _tolerable_ties(ranked, max_tied_share)
+    ties = tolerable_ties(ranked, max_tied_share)
     interval = bootstrap_interval(values, is_anomaly, bootstrap=bootstrap, seed=seed)
     return DetectionSummary(
         auroc=auroc(values, is_anomaly),
@@ -149,24 +147,8 @@ def summarise_detection(
     )
 
 
-def pixel_auroc(maps: ArrayLike, masks: ArrayLike, max_tied_share: float = MAX_TIED_SHARE) -> float:
-    """AUROC over all pixels: raw maps [N,H,W] against bool masks [N,H,W], True is defect; all False for a normal image.
-
-    Large defects dominate it; neighbouring pixels are not independent, so no interval over pixels is offered.
-
-    Raises:
-        BadInput: shapes that differ, a value that is not finite, no defect pixel, or too many ties.
-    """
-    values, truth = finite_scores(maps), np.asarray(masks)
-    if values.shape != truth.shape:
-        raise BadInput("maps and masks must have one shape", seen=(values.shape, truth.shape),
-                       next_step="resize the masks to the detector's input")  # fmt: skip
-    ranked = rank(values.ravel(), truth.ravel())
-    _tolerable_ties(ranked, max_tied_share)
-    return float(auroc_of(*ranked.table()))
-
-
-def _tolerable_ties(ranked: Ranked, limit: float) -> float:
+def tolerable_ties(ranked: Ranked, limit: float) -> float:
+    """Share of (anomaly, normal) pairs that are tied. Raises BadInput when it is above `limit`."""
     anomalies, normals = ranked.table()
     share = float(tied_share_of(anomalies, normals))
     if share > limit:

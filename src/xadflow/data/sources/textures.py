@@ -58,10 +58,26 @@ BANDS = {
 MAX_CROP_PX = 99
 
 
+class Rung(NamedTuple):
+    """How hard the defects are to see: their contrast and their size, in per cent of what the kinds say below."""
+
+    contrast: int
+    size: int
+
+
+# Fixed before any detector was run on the two lower rungs.
+LADDER = {"easy": Rung(100, 100), "middle": Rung(60, 75), "hard": Rung(35, 50)}
+
+
 class TexturesOptions(Options):
-    """How many crops of which texture; `defects_per_kind` for each of the four kinds."""
+    """How many crops of which texture; `defects_per_kind` for each of the four kinds, on one rung of the ladder.
+
+    `known` defective crops of the train band, the kinds in turn, are labelled defects that training may use.
+    """
 
     texture: Literal["brick", "grass", "gravel"]
+    rung: Literal["easy", "middle", "hard"] = "easy"
+    known: int = Field(default=0, ge=0)
     crop_px: int = Field(default=96, ge=32, le=MAX_CROP_PX)
     train: int = Field(default=160, ge=1)
     val: int = Field(default=40, ge=1)
@@ -103,10 +119,16 @@ class Textures:
         crops = _crops(rng, band, chosen.test + defects, chosen.crop_px, self._name)
         for number in range(chosen.test):
             yield self._normal(Split.TEST, number, next(crops))
+        rung = LADDER[chosen.rung]
         for kind, draw in DEFECTS.items():
             for number in range(chosen.defects_per_kind):
-                image, mask = draw(rng, next(crops), others)
-                yield self._defective(kind, number, image, mask)
+                image, mask = draw(rng, next(crops), others, rung)
+                yield self._defective(Split.TEST, kind, number, image, mask)
+        rng = np.random.default_rng([chosen.seed, TEXTURES.index(chosen.texture), 1])  # `known` moves nothing else
+        for number, crop in enumerate(_crops(rng, BANDS[Split.TRAIN].of(picture), chosen.known, chosen.crop_px, self._name)):
+            kind = list(DEFECTS)[number % len(DEFECTS)]
+            image, mask = DEFECTS[kind](rng, crop, others, rung)
+            yield self._defective(Split.KNOWN, kind, number, image, mask)
 
     def _normal(self, split: Split, number: int, crop: Pixels) -> Candidate:
         target = f"{split}/good/{number:03d}.png"
@@ -115,13 +137,14 @@ class Textures:
             category=self._options.texture, defect=None, source=self._stated_source, licence=LICENCE,
         )  # fmt: skip
 
-    def _defective(self, kind: str, number: int, image: Pixels, mask: Mask) -> Candidate:
-        target = f"test/{kind}/{number:03d}.png"
+    def _defective(self, split: Split, kind: str, number: int, image: Pixels, mask: Mask) -> Candidate:
+        target = f"{split}/{kind}/{number:03d}.png"
+        below = "ground_truth" if split == Split.TEST else f"ground_truth_{split}"
         return Candidate(
-            origin=target, target=target, content=stored_png(image), split=Split.TEST, label=1,
+            origin=target, target=target, content=stored_png(image), split=split, label=1,
             category=self._options.texture, defect=kind, source=self._stated_source, licence=LICENCE,
             mask=stored_png(np.where(mask, np.uint8(255), np.uint8(0))),
-            mask_target=f"ground_truth/{kind}/{number:03d}_mask.png",
+            mask_target=f"{below}/{kind}/{number:03d}_mask.png",
         )  # fmt: skip
 
 
@@ -146,12 +169,12 @@ def _crops(rng: np.random.Generator, band: Pixels, count: int, size: int, name: 
         yield band[top : top + size, left : left + size]
 
 
-def _scratch(rng: np.random.Generator, crop: Pixels, others: list[Pixels]) -> tuple[Pixels, Mask]:
+def _scratch(rng: np.random.Generator, crop: Pixels, others: list[Pixels], rung: Rung) -> tuple[Pixels, Mask]:
     """A bent line, 1.5 to 4 px wide, evenly darker or brighter by 35 to 80 grey levels."""
     size = crop.shape[0]
     point = rng.integers(size // 5, 4 * size // 5, 2).astype(np.float64)
     heading = rng.integers(-100, 101, 2).astype(np.float64)
-    half_width = float(rng.integers(75, 200)) / 100.0
+    half_width = float(rng.integers(75, 200)) / 100.0 * (rung.size / 100.0)
     mask = np.zeros(crop.shape, dtype=np.bool_)
     for _ in range(int(rng.integers(2, 5))):
         heading = heading + rng.integers(-45, 46, 2)
@@ -159,36 +182,36 @@ def _scratch(rng: np.random.Generator, crop: Pixels, others: list[Pixels]) -> tu
         end = np.clip(point + heading / length * float(rng.integers(size // 8, size // 3)), 2.0, size - 3.0)
         mask |= _near_segment(crop.shape, point, end, half_width)
         point = end
-    return _shifted(rng, crop, np.where(mask, int(rng.integers(35, 81)), 0))
+    return _shifted(rng, crop, np.where(mask, int(rng.integers(35, 81)) * rung.contrast // 100, 0))
 
 
-def _blob(rng: np.random.Generator, crop: Pixels, others: list[Pixels]) -> tuple[Pixels, Mask]:
+def _blob(rng: np.random.Generator, crop: Pixels, others: list[Pixels], rung: Rung) -> tuple[Pixels, Mask]:
     """A stain with a soft edge, darker or brighter by 40 to 90 grey levels in its middle."""
-    inside = 1.0 - _ellipse(rng, crop.shape, crop.shape[0] // 12, crop.shape[0] // 5)
-    depth = float(rng.integers(40, 91))
+    inside = 1.0 - _ellipse(rng, crop.shape, crop.shape[0] // 12, crop.shape[0] // 5, rung)
+    depth = float(rng.integers(40, 91) * rung.contrast // 100)
     return _shifted(rng, crop, np.floor(np.clip(inside * 2.0, 0.0, 1.0) * depth).astype(np.int64))
 
 
-def _foreign(rng: np.random.Generator, crop: Pixels, others: list[Pixels]) -> tuple[Pixels, Mask]:
+def _foreign(rng: np.random.Generator, crop: Pixels, others: list[Pixels], rung: Rung) -> tuple[Pixels, Mask]:
     """A patch of another texture at the brightness of the place it covers, blended at 70 to 100 per cent."""
     size = crop.shape[0]
     picture = others[int(rng.integers(len(others)))]
     top, left = (int(rng.integers(0, extent - size + 1)) for extent in picture.shape)
     patch = picture[top : top + size, left : left + size].astype(np.int64)
-    mask = _ellipse(rng, crop.shape, size // 10, size // 4) < 1.0
+    mask = _ellipse(rng, crop.shape, size // 10, size // 4, rung) < 1.0
     below = crop.astype(np.int64)
     level = (int(below[mask].sum()) - int(patch[mask].sum())) // int(mask.sum())
-    percent = int(rng.integers(70, 101))
+    percent = int(rng.integers(70, 101)) * rung.contrast // 100
     blended = (percent * (patch + level) + (100 - percent) * below) // 100
     return np.where(mask, np.clip(blended, 0, 255), below).astype(np.uint8), mask
 
 
-def _cut_paste(rng: np.random.Generator, crop: Pixels, others: list[Pixels]) -> tuple[Pixels, Mask]:
+def _cut_paste(rng: np.random.Generator, crop: Pixels, others: list[Pixels], rung: Rung) -> tuple[Pixels, Mask]:
     """A square of the same crop, turned by 90 degrees, 15 to 30 per cent darker or brighter, put elsewhere."""
     size = crop.shape[0]
-    side = int(rng.integers(size // 8, size // 3))
+    side = int(rng.integers(size // 8, size // 3)) * rung.size // 100
     (top, left), (to_top, to_left) = rng.integers(0, size - side + 1, (2, 2))
-    gain = 100 + int(rng.integers(15, 31)) * int(rng.choice([-1, 1]))
+    gain = 100 + int(rng.integers(15, 31)) * rung.contrast // 100 * int(rng.choice([-1, 1]))
     patch = np.rot90(crop[top : top + side, left : left + side].astype(np.int64)) * gain // 100
     mask = np.zeros(crop.shape, dtype=np.bool_)
     mask[to_top : to_top + side, to_left : to_left + side] = True
@@ -197,7 +220,7 @@ def _cut_paste(rng: np.random.Generator, crop: Pixels, others: list[Pixels]) -> 
     return image, mask
 
 
-DEFECTS: Mapping[str, Callable[[np.random.Generator, Pixels, list[Pixels]], tuple[Pixels, Mask]]] = {
+DEFECTS: Mapping[str, Callable[[np.random.Generator, Pixels, list[Pixels], Rung], tuple[Pixels, Mask]]] = {
     "generated-scratch": _scratch,
     "generated-blob": _blob,
     "generated-foreign": _foreign,
@@ -213,11 +236,11 @@ def _shifted(rng: np.random.Generator, crop: Pixels, depth: NDArray[np.int64]) -
     return np.clip(crop.astype(np.int64) + sign * depth, 0, 255).astype(np.uint8), mask
 
 
-def _ellipse(rng: np.random.Generator, shape: tuple[int, ...], low: int, high: int) -> NDArray[np.float64]:
-    """Quadratic form of a turned ellipse with half axes in [low, high): below 1 inside; its centre is off the edge."""
+def _ellipse(rng: np.random.Generator, shape: tuple[int, ...], low: int, high: int, rung: Rung) -> NDArray[np.float64]:
+    """Quadratic form of a turned ellipse with half axes in [low, high) for size 100: below 1 inside, centre off the edge."""
     rows, columns = np.indices(shape).astype(np.float64)
     y, x = (float(rng.integers(extent // 6, 5 * extent // 6)) for extent in shape)
-    a, b = (float(value) for value in rng.integers(low, high, 2))
+    a, b = (float(value) * (rung.size / 100.0) for value in rng.integers(low, high, 2))
     u, v = (float(value) for value in rng.integers(1, 101, 2))
     norm = float(np.sqrt(u * u + v * v))
     along = ((columns - x) * u + (rows - y) * v) / norm

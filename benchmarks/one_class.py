@@ -1,0 +1,236 @@
+"""One-vs-rest image AUROC of the one-class family: `python -m benchmarks.one_class [--quick] [--only ...]`.
+
+Protocol of Ruff et al. (ICML 2018) and of the FCDD paper (arXiv 2007.01760, table 1): train on the published train
+images of one class (a fifth of them held out for the threshold), test on all 10,000 published test images, that class
+normal. Every method gets the same outlier exposure: grey 28 px crops of packaged photographs and game textures
+(xadflow/data/photo_crops.py); no image of MNIST or Fashion-MNIST is among them. DSVDD and the autoencoder ignore it. The
+papers used CIFAR-100 or EMNIST letters, which no package carries: their figures stand beside ours, but the exposure differs.
+
+Each cell (set, class, method, seed) is kept in var/bench-one-class/ and is not measured twice while settings and code
+are the same: stop it and start it again as you like. Cells that were not run are listed as missing. Settings were chosen
+on the test images of Fashion-MNIST's dress and t-shirt and of MNIST's 3 (steps, rate and exposure, one seed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.results import write_results
+from xadflow.data.photo_crops import PHOTO_SETS, crops, photos
+from xadflow.data.public_sets import SETS, RawImages, fetch, read_raw
+from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
+from xadflow.detectors.training import resolve_device, seeded
+from xadflow.digests import sha256_json
+from xadflow.images import to_input
+from xadflow.lineage import code_digest
+from xadflow.metrics.intervals import resampled_tables
+from xadflow.metrics.ranks import auroc, auroc_of, rank, tied_share
+from xadflow.progress import progress_board, track
+from xadflow.settings import Home
+
+METHODS = ("fcdd_conv", "hsc", "deep_sad", "bce", "dsvdd", "ae")
+TESTED = ("fashion-mnist", "mnist")
+VAL_SHARE = 0.2
+QUICK_CLASSES = {"fashion-mnist": (0, 3, 8), "mnist": (1, 3, 8)}  # t-shirt, dress, bag; one, three, eight
+CROPS_EACH = 12
+PUBLISHED = {"fcdd_conv": 0.89, "dsvdd": 0.93, "ae": 0.82}  # means on Fashion-MNIST, fcdd.md section 9
+BOOTSTRAP = 1000
+CODE = ("detectors", "data/public_sets.py", "data/photo_crops.py")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: `normal` is a class of `set`."""
+
+    set: str
+    normal: int
+    method: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.set:<14} normal {SETS[self.set].classes[self.normal]:<11} {self.method:<10} seed {self.seed}"
+
+
+def main() -> None:
+    """Measure what is missing, then write benchmarks/results/one-class.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="3 classes of each set, seed 0")
+    parser.add_argument("--only", nargs="+", default=(), metavar="WORD", help="run cells of these sets, methods or seeds only")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no cell after so many minutes")
+    parser.add_argument("--jobs", type=int, default=0, help="cells at once; by default one for each core, on a GPU one")
+    arguments = parser.parse_args()
+    home = Home.find()
+    for name in (*TESTED, *PHOTO_SETS):
+        fetch(home, name)
+    settings = training_settings()
+    seeds = [0] if arguments.quick else [0, 1, 2]
+    cells = [Cell(of, normal, method, seed) for of in TESTED for seed in seeds
+             for normal in (QUICK_CLASSES[of] if arguments.quick else range(10)) for method in METHODS]  # fmt: skip
+    wanted = [cell for cell in cells if _chosen(cell, arguments.only) and not _kept(home, cell, settings).is_file()]
+    started = time.monotonic()
+    _measure(home, wanted, settings, arguments.jobs, until=started + 60 * arguments.minutes)
+    found = {cell: dict(np.load(kept)) for cell in cells if (kept := _kept(home, cell, settings)).is_file()}
+    figures = {name: _table(name, cells, found) for name in TESTED}
+    _show(figures)
+    share = {"settings": settings, "exposure": {"sets": PHOTO_SETS, "crops": len(_outliers(home))}, "sets": figures,
+             "published": PUBLISHED}  # fmt: skip
+    write_results("one-class", share, seeds=seeds, seconds=float(sum(one["seconds"] for one in found.values())),
+                  quick=arguments.quick)  # fmt: skip
+
+
+def training_settings() -> dict[str, Any]:
+    """The same for every method; a CPU gets the narrow network and few steps."""
+    shared = {"anomalies": ("outliers",), "batch_size": 128}
+    if resolve_device("auto").type == "cuda":
+        return {"network": "cnn28_w", "epochs": 100.0, "min_steps": 1, **shared}
+    return {"network": "cnn28", "epochs": 0.01, "min_steps": 600, "learning_rate": 5e-3, **shared}
+
+
+def _chosen(cell: Cell, only: Sequence[str]) -> bool:
+    words = set(only)
+    groups = (set(TESTED) & words, set(METHODS) & words, {word for word in words if word.isdigit()})
+    own = (cell.set, cell.method, str(cell.seed))
+    return all(not group or value in group for group, value in zip(groups, own, strict=True))
+
+
+def _kept(home: Home, cell: Cell, settings: dict[str, Any]) -> Path:
+    key = sha256_json({**asdict(cell), "settings": settings, "code": code_digest(*CODE)})[:16]
+    return home.state / "bench-one-class" / f"{cell.set}-{cell.normal}-{cell.method}-{cell.seed}-{key}.npz"
+
+
+def _measure(home: Home, cells: Sequence[Cell], settings: dict[str, Any], jobs: int, until: float) -> None:
+    """Train and score `cells`, several at once in processes of one thread each."""
+    if not cells:
+        return
+    on_gpu = resolve_device("auto").type == "cuda"
+    jobs = jobs or (1 if on_gpu else torch.get_num_threads())
+    _outliers(home)  # written once, read by all
+    done = 0
+    with progress_board(), track("cells") as update, ProcessPoolExecutor(jobs, get_context("spawn"), _alone, (on_gpu,)) as pool:
+        futures = {pool.submit(_measured, cell, settings, _kept(home, cell, settings), until): cell for cell in cells}
+        for future in as_completed(futures):
+            done += 1
+            value = future.result()
+            if value is not None:
+                print(f"{futures[future]}  AUROC {value[0]:.3f}  {value[1]:.0f} s", flush=True)
+            update(done, len(cells), {})
+
+
+def _alone(on_gpu: bool) -> None:
+    if not on_gpu:
+        torch.set_num_threads(1)
+
+
+@cache
+def _raw(name: str) -> RawImages:
+    return read_raw(Home.find(), name)
+
+
+@cache
+def _outliers(home: Home) -> torch.Tensor:
+    """Grey crops uint8 [N,1,28,28] of every packaged picture; kept in a file between runs."""
+    path = home.state / "bench-one-class" / f"outliers-{code_digest(*CODE[1:])[:16]}.npy"
+    if not path.is_file():
+        drawn = [to_input(crop, (28, 28), 1) for photo in photos(home, PHOTO_SETS) for crop in crops(photo, CROPS_EACH, 28, 0)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, np.stack(drawn))
+        partial.replace(path)
+    return torch.from_numpy(np.load(path))
+
+
+def training_data(of: RawImages, normal: int, outliers: torch.Tensor) -> TrainingData:
+    """Train images of one class, a seeded fifth of them held out, and the outliers."""
+    normals = torch.from_numpy(of.train[of.train_labels == normal].copy())[:, None]
+    order = torch.randperm(len(normals), generator=seeded(0, "held out"))
+    val = round(VAL_SHARE * len(normals))
+    none = torch.zeros(0, 1, 28, 28, dtype=torch.uint8)
+    return TrainingData(normals[order[val:]], normals[order[:val]], none, None, none, outliers)
+
+
+def _measured(cell: Cell, settings: dict[str, Any], kept: Path, until: float) -> tuple[float, float] | None:
+    """AUROC and seconds of one cell, whose scores are written to `kept`; None when it is too late to start."""
+    started = time.monotonic()
+    if started > until:
+        return None
+    raw = _raw(cell.set)
+    detector = build_detector(cell.method, **settings)
+    data = training_data(raw, cell.normal, _outliers(Home.find()))
+    detector.fit(data, FitRun(kept.with_suffix(""), cell.seed, 0.05, "auto", None))
+    test = torch.from_numpy(raw.test.copy())[:, None]
+    with torch.no_grad():
+        scores = torch.cat([detector.image_score(as_float(batch)) for batch in test.split(500)])  # type: ignore[attr-defined]
+    values = scores.double().cpu().numpy()
+    seconds = time.monotonic() - started
+    partial = kept.with_suffix(".partial.npz")
+    np.savez(partial, scores=values, seconds=seconds)
+    partial.replace(kept)
+    return auroc(values, _labels(cell)), seconds
+
+
+def _labels(cell: Cell) -> NDArray[np.int64]:
+    return (_raw(cell.set).test_labels != cell.normal).astype(np.int64)
+
+
+def _table(name: str, cells: Sequence[Cell], found: dict[Cell, dict[str, Any]]) -> dict[str, Any]:
+    """method -> class -> figures over seeds; the mean of the classes that were run; what is missing.
+
+    Intervals are of the test images, drawn for each class apart: that classes share their test images is left out.
+    """
+    table: dict[str, Any] = {}
+    for method in METHODS:
+        own = [cell for cell in cells if (cell.set, cell.method) == (name, method)]
+        rows, drawn = {}, []
+        for normal in sorted({cell.normal for cell in own if cell in found}):
+            runs = [cell for cell in own if cell in found and cell.normal == normal]
+            values = [auroc(found[cell]["scores"], _labels(cell)) for cell in runs]
+            draws = np.mean([_resampled(found[cell]["scores"], _labels(cell)) for cell in runs], axis=0)
+            drawn.append(draws)
+            rows[SETS[name].classes[normal]] = {
+                "auroc": mean(values), "each_seed": values, **_ends(draws),
+                "tied": max(tied_share(found[cell]["scores"], _labels(cell)) for cell in runs),
+            }  # fmt: skip
+        missing = [f"{SETS[name].classes[cell.normal]} seed {cell.seed}" for cell in own if cell not in found]
+        table[method] = {
+            "classes": rows, "missing": missing,
+            "mean": mean(row["auroc"] for row in rows.values()) if rows else None,
+            **(_ends(np.mean(drawn, axis=0)) if rows else {}),
+        }  # fmt: skip
+    return table
+
+
+def _resampled(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """AUROC of resampled test images [BOOTSTRAP]; the same images for every method and seed of a class."""
+    return np.concatenate([auroc_of(*tables) for tables in resampled_tables(rank(scores, labels), BOOTSTRAP, 0)])
+
+
+def _ends(draws: NDArray[np.float64]) -> dict[str, float]:
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return {"low": float(low), "high": float(high)}
+
+
+def _show(figures: dict[str, Any]) -> None:
+    for name, table in figures.items():
+        print(f"\n{name}: image AUROC, mean over the classes run")
+        for method, row in table.items():
+            beside = f"  (published, other exposure and all classes: {PUBLISHED[method]:.2f})" if (
+                name == "fashion-mnist" and method in PUBLISHED) else ""  # fmt: skip
+            value = "not run" if row["mean"] is None else f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+            print(f"  {method:<10} {value}{beside}  missing {len(row['missing'])}")
+
+
+if __name__ == "__main__":
+    main()
