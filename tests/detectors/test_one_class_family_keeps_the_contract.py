@@ -161,16 +161,6 @@ def test_wrong_input_is_refused_by_name(data: TrainingData, family: dict[str, De
         build_detector("ae").score(torch.zeros(1, 1, 32, 32))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_constant_images_give_a_finite_detector(method: str, tmp_path: Path):
-    flat = torch.full((12, 1, 32, 32), 90, dtype=torch.uint8)
-    none = torch.zeros(0, 1, 32, 32, dtype=torch.uint8)
-    detector = build_detector(method, **{**SHORT, "min_steps": 4})
-    detector.fit(TrainingData(flat, flat, none, None, none), run_in(tmp_path))
-    with torch.no_grad():
-        assert detector.score(as_float(flat[:2])).image.isfinite().all()
-
-
 def test_half_of_a_batch_is_replaced_from_every_kind_there_is(data: TrainingData):
     marked = torch.full((3, 1, 32, 32), 255, dtype=torch.uint8)
     exposure = Exposure(

@@ -6,6 +6,7 @@ waits for the host: all draws come from one generator on the device.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,9 +38,13 @@ class Exposure:
         self.kinds = [
             kind for kind in settings.anomalies if kind not in banks or len(banks[kind])
         ] if anomalies and settings.anomaly_rate > 0 else []  # fmt: skip
+        if anomalies and settings.anomaly_rate == 0:
+            raise BadSettings("there is nothing anomalous to train against", seen="anomaly_rate 0",
+                              next_step="raise anomaly_rate of the detector in params.yaml")  # fmt: skip
         if anomalies and not self.kinds:
-            raise BadSettings("there is nothing anomalous to train against", seen=settings.anomalies,
-                              next_step="add `synthetic` to anomalies of the detector in params.yaml")  # fmt: skip
+            raise BadSettings("there is nothing anomalous to train against", seen=_how_many(settings.anomalies, banks),
+                              next_step="add `synthetic` to anomalies of the detector in params.yaml, or name a data set "
+                              "under outliers of this one")  # fmt: skip
         self.banks: dict[str, Tensor] = {kind: bank.to(device) for kind, bank in banks.items() if kind in self.kinds}
         masks = data.known_masks
         self.known_masks = None if masks is None else masks.to(device)
@@ -89,3 +94,7 @@ class Exposure:
         if s.noise:
             images = images + s.noise * torch.randn(images.shape, generator=generator, device=images.device)
         return images.clamp(0.0, 1.0), masks
+
+
+def _how_many(kinds: Sequence[str], banks: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{len(banks[kind])} {kind}" for kind in kinds if kind in banks) or "anomalies of no kind"

@@ -22,11 +22,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from xadflow.calibration import threshold_at
 from xadflow.detectors import saved
 from xadflow.detectors.backbones import Trunk, trunk_spec
 from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData
@@ -69,13 +67,15 @@ class FCDD(CalibratedDetector):
 
         Raises:
             TooFewNormals: fewer held-out normals than the false-alarm rate needs; said before any work.
-            BadInput: images of different shapes or types, or too few normals.
+            BadInput: images of different shapes or types, too few normals, or flat ones alone.
             BadSettings: neither synthetic nor known defects to train against.
-            TrainingFailed: the loss stopped being a number.
+            TrainingFailed: the loss or a score stopped being a number.
         """
         s = self.settings
-        threshold_at(np.zeros(len(data.val_normals)), run.false_alarm_rate)
-        _check_data(data, s)
+        check_training_data(data, run.false_alarm_rate)
+        if s.synthetic_rounds == 0 and len(data.known) == 0:
+            raise BadSettings("there is nothing anomalous to train against", seen="synthetic_rounds 0, no known defects",
+                              next_step="set synthetic_rounds of the detector to 1 or more in params.yaml")  # fmt: skip
         started = time.monotonic()
         self._device = resolve_device(run.device)
         trunk = Trunk(s.trunk, s.stages).to(self._device)
@@ -223,10 +223,3 @@ def _sampled(data: TrainingData, most: int, generator: Generator) -> TrainingDat
     if len(data.normals) <= most:
         return data
     return dataclasses.replace(data, normals=data.normals[_rows(len(data.normals), most, generator).sort().values])
-
-
-def _check_data(data: TrainingData, settings: FCDDSettings) -> None:
-    check_training_data(data)
-    if settings.synthetic_rounds == 0 and len(data.known) == 0:
-        raise BadSettings("there is nothing anomalous to train against", seen="synthetic_rounds 0, no known defects",
-                          next_step="set synthetic_rounds to 1 or more")  # fmt: skip

@@ -15,11 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from xadflow.calibration import threshold_at
 from xadflow.detectors import saved
 from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData, as_float
 from xadflow.detectors.calibrated import CalibratedDetector, check_training_data
@@ -80,13 +78,12 @@ class OneClass(CalibratedDetector, Generic[Kind]):
 
         Raises:
             TooFewNormals: fewer held-out normals than the false-alarm rate needs; said before any work.
-            BadInput: images of different shapes or types, or too few normals.
+            BadInput: images of different shapes or types, too few normals, or flat ones alone.
             BadSettings: no anomalies to train against, for a method that needs them.
-            TrainingFailed: the loss stopped being a number.
+            TrainingFailed: the loss or a score stopped being a number.
         """
         s = self.settings
-        threshold_at(np.zeros(len(data.val_normals)), run.false_alarm_rate)
-        check_training_data(data)
+        check_training_data(data, run.false_alarm_rate)
         started = time.monotonic()
         self._device, self._calibration = resolve_device(run.device), None
         exposure = Exposure(data, s, self._device, anomalies=self.learns_from_anomalies)
