@@ -7,7 +7,7 @@ waits for the host: all draws come from one generator on the device.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,20 @@ from xadflow.errors import BadSettings
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` float32 [B,C,H,W] in [0,1], `is_anomaly` bool [B], `masks` bool [B,H,W]: where it is anomalous."""
+    """`images` float32 [B,C,H,W] in [0,1], `is_anomaly` bool [B], `masks` bool [B,H,W]: where it is anomalous.
+
+    `weights` of the losses `normal` and, where anomalies are used, `anomaly`: each image counts 1 / B in one of them.
+    """
 
     images: Tensor
     is_anomaly: Tensor
     masks: Tensor
+    weights: Mapping[str, Tensor]
+
+    def __getitem__(self, rows: slice) -> Batch:
+        """Some of its images; they count as in the whole."""
+        weights = {name: weight[rows] for name, weight in self.weights.items()}
+        return Batch(self.images[rows], self.is_anomaly[rows], self.masks[rows], weights)
 
 
 class Exposure:
@@ -65,7 +74,9 @@ class Exposure:
             masks = torch.where(here[:, None, None], where, masks)
         is_anomaly = replaced if self.kinds else torch.zeros_like(replaced)
         images, masks = self._augmented(as_float(images), masks, generator)
-        return Batch(images, is_anomaly, masks)
+        share = is_anomaly.float() / len(images)
+        weights = {"normal": 1.0 / len(images) - share, **({"anomaly": share} if self.kinds else {})}
+        return Batch(images, is_anomaly, masks, weights)
 
     def _drawn(self, kind: str, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """One anomaly for each place of the batch, and where it is one; without a mask, everywhere."""
@@ -94,6 +105,24 @@ class Exposure:
         if s.noise:
             images = images + s.noise * torch.randn(images.shape, generator=generator, device=images.device)
         return images.clamp(0.0, 1.0), masks
+
+
+def held_out(
+    data: TrainingData, settings: OneClassSettings, generator: Generator
+) -> tuple[TrainingData, TrainingData | None]:
+    """Data to learn from, and with `patience` data for the checks: the same, of other train normals.
+
+    Raises BadSettings when fewer than two normals would be left to learn from.
+    """
+    if settings.patience is None:
+        return data, None
+    count = min(settings.batch_size, max(1, len(data.normals) // 10))
+    if len(data.normals) - count < 2:
+        raise BadSettings("patience holds a train normal out, and two must be left to learn from", seen=len(data.normals),
+                          next_step="add images to train/good, or remove patience from params.yaml")  # fmt: skip
+    order = torch.randperm(len(data.normals), generator=generator)
+    rest = order[count:].sort().values
+    return replace(data, normals=data.normals[rest]), replace(data, normals=data.normals[order[:count]])
 
 
 def _how_many(kinds: Sequence[str], banks: Mapping[str, Tensor]) -> str:
