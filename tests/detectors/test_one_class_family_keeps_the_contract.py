@@ -181,6 +181,23 @@ def test_half_of_a_batch_is_replaced_from_every_kind_there_is(data: TrainingData
     assert abs(partly[anomalous].float().mean() - 2 / 3) < 0.06
 
 
+def test_images_and_masks_are_shifted_and_mirrored_together(data: TrainingData):
+    """Against every shift of the image with its border repeated, as it is and mirrored; all of them come up."""
+    image = torch.randint(0, 256, (1, 1, 6, 7), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    exposure = Exposure(data, OneClassSettings(crop_px=1), torch.device("cpu"), anomalies=True)
+    images, masks = exposure._augmented(
+        image.repeat(400, 1, 1, 1), (image[0] > 127).repeat(400, 1, 1), torch.Generator().manual_seed(1)
+    )  # fmt: skip
+    possible = {}
+    for mirrored in (False, True):
+        padded = np.pad(image[0, 0].numpy()[:, :: -1 if mirrored else 1], 1, mode="edge")
+        for top, left in np.ndindex(3, 3):
+            possible[padded[top : top + 6, left : left + 7].tobytes()] = (mirrored, top, left)
+    found = [possible[(one[0] * 255).round().to(torch.uint8).numpy().tobytes()] for one in images]
+    assert set(found) == set(possible.values())
+    assert torch.equal(masks, images[:, 0] > 0.5)
+
+
 def test_the_training_images_themselves_are_never_changed(data: TrainingData):
     before = data.normals.clone()
     exposure = Exposure(data, OneClassSettings(batch_size=32), torch.device("cpu"), anomalies=True)

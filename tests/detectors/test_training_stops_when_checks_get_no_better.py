@@ -92,10 +92,11 @@ def test_normals_for_the_check_are_held_out_of_the_steps_and_those_of_the_thresh
     learned, checked = held_out(small_data, settings, seeded(0, "held out"))
     assert checked is not None
     assert (len(learned.normals), len(checked.normals)) == (44, 4)
-    ids = {part: {image.numpy().tobytes() for image in images}
-           for part, images in (("learned", learned.normals), ("checked", checked.normals), ("all", small_data.normals))}  # fmt: skip
-    assert ids["learned"] | ids["checked"] == ids["all"]
-    assert not ids["learned"] & ids["checked"]
+    pixels, trained_on, checked_on = (
+        {image.numpy().tobytes() for image in part.normals} for part in (small_data, learned, checked)
+    )
+    assert trained_on | checked_on == pixels
+    assert not trained_on & checked_on
     for part in (learned, checked):
         assert part.val_normals is small_data.val_normals
         assert part.known is small_data.known

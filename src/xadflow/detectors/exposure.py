@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from xadflow.detectors.base import TrainingData, as_float
@@ -69,11 +68,15 @@ class Exposure:
         kind = torch.randint(max(1, len(self.kinds)), replaced.shape, generator=generator, device=device)
         for number, name in enumerate(self.kinds):
             here = replaced & (kind == number)
-            drawn, where = self._drawn(name, images, generator)
-            images = torch.where(here[:, None, None, None], drawn, images)
-            masks = torch.where(here[:, None, None], where, masks)
+            # On a GPU for every place, since a list of the places would have to come to the host first.
+            rows = here.nonzero().flatten() if device.type == "cpu" else torch.arange(len(images), device=device)
+            if not len(rows):
+                continue
+            drawn, where = self._drawn(name, images[rows], generator)
+            images[rows] = torch.where(here[rows, None, None, None], drawn, images[rows])
+            masks[rows] = torch.where(here[rows, None, None], where, masks[rows])
         is_anomaly = replaced if self.kinds else torch.zeros_like(replaced)
-        images, masks = self._augmented(as_float(images), masks, generator)
+        images, masks = self._augmented(images, masks, generator)
         share = is_anomaly.float() / len(images)
         weights = {"normal": 1.0 / len(images) - share, **({"anomaly": share} if self.kinds else {})}
         return Batch(images, is_anomaly, masks, weights)
@@ -89,22 +92,25 @@ class Exposure:
         return bank[chosen], torch.ones(len(images), *images.shape[2:], dtype=torch.bool, device=bank.device)
 
     def _augmented(self, images: Tensor, masks: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Images float32 in [0,1] and masks, moved together: each pixel is looked up once, as bytes."""
         s, (batch, _, height, width) = self.settings, images.shape
-        joined = torch.cat([images, masks[:, None].float()], dim=1)  # (B, C+1, H, W): both move together
-        if s.flip:
-            turned = torch.rand(batch, generator=generator, device=images.device) < 0.5
-            joined = torch.where(turned[:, None, None, None], joined.flip(-1), joined)
+        device = images.device
+        rows = torch.arange(height, device=device).expand(batch, height)  # (B, H): where each row comes from
+        columns = torch.arange(width, device=device).expand(batch, width)
+        turned = torch.rand(batch, 1, generator=generator, device=device) < 0.5 if s.flip else None
         if s.crop_px:
-            joined = F.pad(joined, (s.crop_px,) * 4, mode="replicate")
-            shift = torch.randint(2 * s.crop_px + 1, (2, batch, 1), generator=generator, device=images.device)
-            rows = shift[0] + torch.arange(height, device=images.device)  # (B, H)
-            columns = shift[1] + torch.arange(width, device=images.device)  # (B, W)
-            which = torch.arange(batch, device=images.device)[:, None, None]
-            joined = joined.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-        images, masks = joined[:, :-1], joined[:, -1] > 0.5
+            shift = torch.randint(2 * s.crop_px + 1, (2, batch, 1), generator=generator, device=device) - s.crop_px
+            rows, columns = (rows + shift[0]).clamp(0, height - 1), (columns + shift[1]).clamp(0, width - 1)
+        if turned is not None:
+            columns = torch.where(turned, width - 1 - columns, columns)
+        place = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)  # (B, H * W)
+        masks = masks.flatten(1).gather(1, place).view_as(masks)
+        moved = images.flatten(2).gather(2, place[:, None].expand(-1, images.shape[1], -1)).view_as(images)
+        images = as_float(moved)
         if s.noise:
-            images = images + s.noise * torch.randn(images.shape, generator=generator, device=images.device)
-        return images.clamp(0.0, 1.0), masks
+            images = images + s.noise * torch.randn(images.shape, generator=generator, device=device)
+            images = images.clamp_(0.0, 1.0)
+        return images, masks
 
 
 def held_out(
