@@ -146,9 +146,10 @@ def _speed(figures: Mapping[str, Any]) -> str:
         each = [ours / plain for plain, ours in zip(one["each_round"]["plain"], one["each_round"]["ours"], strict=True)]
         lines.append(f"| {name} | {one['images_per_second_plain']:,.0f} | {one['images_per_second_ours']:,.0f} | "
                      f"{one['ratio']:.1f} | {min(each):.1f}, {max(each):.1f} |")  # fmt: skip
+    alone, share = step["images_per_second_network_alone"], step["network_share_ours"]
     lines.append(f"\nTarget for the input on a CPU: {figures['target_input_ratio']:.0f}. The network alone, on one batch that "
-                 f"stays: {step['images_per_second_network_alone']:,.0f} images a second, {step['network_share_ours']:.0%} of our "
-                 f"step (aim on a GPU {figures['target_network_share_on_gpu']:.0%}).\n")  # fmt: skip
+                 f"stays: {alone:,.0f} images a second, {share:.0%} of our step (aim on a GPU "
+                 f"{figures['target_network_share_on_gpu']:.0%}).\n")  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
