@@ -42,9 +42,9 @@ SPEED_TEXT = """\
 `make bench-speed`. Batches of {batch} grey crops of a photographed brick wall, half of them with a synthetic anomaly, shifted,
 flipped, noised. *Plain* is one image at a time by Pillow, torchvision and numpy in {workers} workers of a DataLoader, with
 confetti of the same distribution (a test compares both); its `defects` are our own function called for one image. *Ours* is
-whole batches in the process that trains, by {threads} threads, masks included. Arms in turns, medians; load average
-{load_average_before:.1f} before and {load_average_after:.1f} after: **other work that shares two cores slows both arms, and
-not equally**. The last row adds `{network}`, forward, backward and AdamW, to the first.
+whole batches in the process that trains, threads: {threads}, masks included. Arms in turns, medians; load average
+{load_average_before:.1f} before and {load_average_after:.1f} after: **other work that shares the cores slows both arms, and
+not equally**. CPU time, the start of the workers included, tells more then. The last row adds `{network}`, forward, backward and AdamW, to the first.
 """
 
 
@@ -141,15 +141,16 @@ def _speed(figures: Mapping[str, Any]) -> str:
     step = figures["step"]
     rows = {f"input, {name}": one for name, one in figures["inputs"].items()} | {f"step, {step['case']}": step}
     lines = [SPEED_TEXT.format(**figures, network=step["network"]),
-             "| images a second | plain | ours | ratio | ratio of a round: least, most |", "|---|---|---|---|---|"]  # fmt: skip
+             "| images a second | plain | ours | ratio | least, most of a round | CPU ms an image: plain | ours | ratio |",
+             "|---" * 8 + "|"]  # fmt: skip
     for name, one in rows.items():
         each = [ours / plain for plain, ours in zip(one["each_round"]["plain"], one["each_round"]["ours"], strict=True)]
         lines.append(f"| {name} | {one['images_per_second_plain']:,.0f} | {one['images_per_second_ours']:,.0f} | "
-                     f"{one['ratio']:.1f} | {min(each):.1f}, {max(each):.1f} |")  # fmt: skip
-    alone, share = step["images_per_second_network_alone"], step["network_share_ours"]
-    lines.append(f"\nTarget for the input on a CPU: {figures['target_input_ratio']:.0f}. The network alone, on one batch that "
-                 f"stays: {alone:,.0f} images a second, {share:.0%} of our step (aim on a GPU "
-                 f"{figures['target_network_share_on_gpu']:.0%}).\n")  # fmt: skip
+                     f"{one['ratio']:.1f} | {min(each):.1f}, {max(each):.1f} | {one['cpu_ms_per_image_plain']:.2f} | "
+                     f"{one['cpu_ms_per_image_ours']:.2f} | {one['cpu_ratio']:.1f} |")  # fmt: skip
+    input_share = figures["inputs"][step["case"]]["cpu_ms_per_image_ours"] / step["cpu_ms_per_image_ours"]
+    lines.append(f"\nTarget for the input on a CPU: {figures['target_input_ratio']:.0f}. All but {input_share:.1%} of the CPU "
+                 "time of our step is the network's.")  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
