@@ -44,7 +44,8 @@ flipped, noised. *Plain* is one image at a time by Pillow, torchvision and numpy
 confetti of the same distribution (a test compares both); its `defects` are our own function called for one image. *Ours* is
 whole batches in the process that trains, threads: {threads}, masks included. Arms in turns, medians; load average
 {load_average_before:.1f} before and {load_average_after:.1f} after: **other work that shares the cores slows both arms, and
-not equally**. CPU time, the start of the workers included, tells more then. The last row adds `{network}`, forward, backward and AdamW, to the first.
+not equally**. CPU time, the start of the workers included, tells more then. The last row adds `{network}`, forward, backward
+and AdamW, to the first.
 """
 
 
