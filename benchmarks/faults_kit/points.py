@@ -61,8 +61,8 @@ EXPLAIN_POINTS = (
 """Of one night that starts without tables: creating them takes the first two ledger lines, and anchors one head."""
 
 RETRAIN_POINTS = (
-    KillPoint("after the second checkpoint", "xadflow.detectors.training:_write", When.AFTER, 2),
-    KillPoint("in the middle of a checkpoint", "xadflow.detectors.training:_write", When.TORN_FILE, 3),
+    KillPoint("after the second checkpoint", "xadflow.detectors.training:write_checkpoint", When.AFTER, 2),
+    KillPoint("in the middle of a checkpoint", "xadflow.detectors.training:write_checkpoint", When.TORN_FILE, 3),
     KillPoint("detector saved, training not ended", "xadflow.detectors.fcdd:FCDD.save", When.AFTER),
     KillPoint("while the run is logged", "xadflow.registry:log_dataset"),
     KillPoint("run logged, version not registered", "xadflow.registry:Registry._ensure_model", When.AFTER),

@@ -12,7 +12,7 @@
         ├── TooFewNormals         not enough held-out normals for the false-alarm rate asked for
         ├── BadWeights            pretrained weights or a saved detector that do not fit
         ├── BadInput              a tensor of the wrong shape, type or range
-        ├── TrainingFailed        the loss stopped being a number
+        ├── TrainingFailed        the loss stopped being a number, or memory does not suffice
         ├── NoChampion            no registered model carries the alias asked for
         ├── RegistryUnavailable   MLflow cannot be reached or its store cannot be opened
         ├── StoreConflict         another writer kept winning the commit
@@ -90,7 +90,7 @@ class BadInput(WorkFailed):
 
 
 class TrainingFailed(WorkFailed):
-    """The loss stopped being a number."""
+    """The loss stopped being a number, or memory does not suffice."""
 
 
 class NoChampion(WorkFailed):

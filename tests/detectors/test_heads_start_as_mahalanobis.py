@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from xadflow.detectors.fcdd_settings import FCDDSettings
-from xadflow.detectors.heads import HeatmapHead, MahalanobisHead, ScalarHead, Whitening
+from xadflow.detectors.heads import HeatmapHead, MahalanobisHead, ScalarHead, Whitening, kept_channels
 from xadflow.errors import BadWeights
 
 CHANNELS, GRID = 6, (3, 4)
@@ -73,7 +73,7 @@ def test_a_constant_channel_does_not_divide_by_zero():
 
 def test_the_learned_head_starts_in_the_order_of_the_mahalanobis_distance():
     z = torch.randn(200, 1, 64, generator=seeded()) * torch.linspace(0.5, 3, 200)[:, None, None]
-    head = MahalanobisHead(64, 16, 0.2, seeded(1))
+    head = MahalanobisHead(64, 16, seeded(1))
     mahalanobis = z.square().mean(dim=-1)[:, 0]
     ours = head(z)[:, 0].detach()
     ranks = [tensor.argsort().argsort().double() for tensor in (mahalanobis, ours)]
@@ -81,7 +81,7 @@ def test_the_learned_head_starts_in_the_order_of_the_mahalanobis_distance():
 
 
 def test_the_learned_head_has_the_recipe_s_formula():
-    head = MahalanobisHead(5, 3, 0.0, seeded())
+    head = MahalanobisHead(5, 3, seeded())
     with torch.no_grad():
         head.channel_weight.copy_(torch.tensor([1.0, 2.0, 0.5, 0.0, -1.0]))
         head.bias.copy_(torch.tensor([0.3, -0.2, 0.0]))
@@ -95,17 +95,20 @@ def test_the_learned_head_has_the_recipe_s_formula():
 
 
 def test_the_scalar_head_with_no_hidden_layer_is_one_linear_response():
-    head = ScalarHead(5, 0, 0.0, seeded())
+    head = ScalarHead(5, 0, seeded())
     z = torch.randn(2, 3, 5, generator=seeded(1))
     phi = z @ head.last_weight[0] + head.last_bias
     torch.testing.assert_close(head(z), (phi.square() + 1).sqrt() - 1, rtol=1e-4, atol=1e-6)
 
 
-def test_dropout_is_drawn_from_the_generator_alone():
-    head = MahalanobisHead(5, 3, 0.5, seeded())
+@pytest.mark.parametrize("head", [MahalanobisHead(5, 3, seeded()), ScalarHead(5, 4, seeded()), ScalarHead(5, 0, seeded())])
+def test_dropout_is_that_of_the_channels_of_z(head: MahalanobisHead | ScalarHead):
     z = torch.randn(4, 3, 5, generator=seeded(1))
-    assert torch.equal(head(z, seeded(7)), head(z, seeded(7)))
-    assert not torch.equal(head(z, seeded(7)), head(z, seeded(8)))
+    kept = kept_channels(4, 5, 0.5, seeded(7))
+    assert set(kept.flatten().tolist()) == {0.0, 2.0}
+    assert torch.equal(kept, kept_channels(4, 5, 0.5, seeded(7)))
+    assert not torch.equal(kept, kept_channels(4, 5, 0.5, seeded(8)))
+    torch.testing.assert_close(head(z, kept), head(z * kept[:, None]))
     assert torch.equal(head(z), head(z))
 
 

@@ -161,16 +161,6 @@ def test_wrong_input_is_refused_by_name(data: TrainingData, family: dict[str, De
         build_detector("ae").score(torch.zeros(1, 1, 32, 32))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_constant_images_give_a_finite_detector(method: str, tmp_path: Path):
-    flat = torch.full((12, 1, 32, 32), 90, dtype=torch.uint8)
-    none = torch.zeros(0, 1, 32, 32, dtype=torch.uint8)
-    detector = build_detector(method, **{**SHORT, "min_steps": 4})
-    detector.fit(TrainingData(flat, flat, none, None, none), run_in(tmp_path))
-    with torch.no_grad():
-        assert detector.score(as_float(flat[:2])).image.isfinite().all()
-
-
 def test_half_of_a_batch_is_replaced_from_every_kind_there_is(data: TrainingData):
     marked = torch.full((3, 1, 32, 32), 255, dtype=torch.uint8)
     exposure = Exposure(
@@ -189,6 +179,23 @@ def test_half_of_a_batch_is_replaced_from_every_kind_there_is(data: TrainingData
     assert not (whole | partly)[~anomalous].any()
     assert abs(whole[anomalous].float().mean() - 1 / 3) < 0.06
     assert abs(partly[anomalous].float().mean() - 2 / 3) < 0.06
+
+
+def test_images_and_masks_are_shifted_and_mirrored_together(data: TrainingData):
+    """Against every shift of the image with its border repeated, as it is and mirrored; all of them come up."""
+    image = torch.randint(0, 256, (1, 1, 6, 7), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    exposure = Exposure(data, OneClassSettings(crop_px=1), torch.device("cpu"), anomalies=True)
+    images, masks = exposure._augmented(
+        image.repeat(400, 1, 1, 1), (image[0] > 127).repeat(400, 1, 1), torch.Generator().manual_seed(1)
+    )  # fmt: skip
+    possible = {}
+    for mirrored in (False, True):
+        padded = np.pad(image[0, 0].numpy()[:, :: -1 if mirrored else 1], 1, mode="edge")
+        for top, left in np.ndindex(3, 3):
+            possible[padded[top : top + 6, left : left + 7].tobytes()] = (mirrored, top, left)
+    found = [possible[(one[0] * 255).round().to(torch.uint8).numpy().tobytes()] for one in images]
+    assert set(found) == set(possible.values())
+    assert torch.equal(masks, images[:, 0] > 0.5)
 
 
 def test_the_training_images_themselves_are_never_changed(data: TrainingData):

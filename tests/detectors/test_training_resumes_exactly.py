@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from xadflow.detectors import FitReport, FitRun, TrainingData
 from xadflow.detectors.backbones import Trunk
 from xadflow.detectors.base import WEIGHTS
 from xadflow.detectors.fcdd import FCDD
+from xadflow.detectors.splitting import Problem
 from xadflow.detectors.training import CHECKPOINT, Progress, Schedule, resolve_device, seeded, train
 from xadflow.errors import BadSettings, TrainingFailed
 
@@ -111,22 +113,27 @@ def test_the_trunk_is_bit_equal_after_training(whole_fit: tuple[FCDD, FitReport,
     assert all(torch.equal(value, fresh[name]) for name, value in whole_fit[0].fitted.trunk.state_dict().items())
 
 
-def train_scale(folder: Path, losses_of, steps: int = 20):
+def train_scale(folder: Path, cost, steps: int = 20):
     module = nn.Linear(2, 1)
     run = FitRun(folder, seed=0, false_alarm_rate=0.1, device="cpu")
-    return train(module, losses_of, Schedule(steps, 1e-2, 0.0), run, "id", Progress(run, steps), torch.device("cpu"))
+    problem = Problem(lambda generator: SimpleNamespace(weights={"loss": torch.ones(2)}), cost)
+    return train(module, problem, Schedule(steps, 1e-2, 0.0), run, "id", Progress(run, steps), torch.device("cpu"))
 
 
-def test_a_loss_that_is_not_a_number_stops_the_training(tmp_path: Path):
+@pytest.mark.parametrize(("bad_step", "advice"), [(13, "lower learning_rate"), (0, "look at the training images")])
+def test_a_loss_that_is_not_a_number_stops_the_training(bad_step: int, advice: str, tmp_path: Path):
     calls = iter(range(100))
 
-    def losses_of(module: nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        loss = module(torch.ones(1, 2)).square().sum()
-        return {"loss": loss * float("nan") if next(calls) == 13 else loss}
+    def cost(network, batch, rows: slice) -> torch.Tensor:
+        losses = network(torch.ones(2, 2)).square().sum(dim=1)[rows]
+        return losses * float("nan") if next(calls) == bad_step else losses
 
-    with pytest.raises(TrainingFailed, match=r"step 13.*learning_rate"):
-        train_scale(tmp_path, losses_of)
-    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 10
+    with pytest.raises(TrainingFailed, match=rf"step {bad_step}\b.*{advice}"):
+        train_scale(tmp_path, cost)
+    if bad_step == 0:
+        assert not (tmp_path / CHECKPOINT).exists()
+    else:
+        assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 10
 
 
 def test_seeds_depend_on_the_purpose_and_repeat():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from xadflow.detectors import FitRun
+from xadflow.detectors.splitting import Problem
 from xadflow.detectors.training import CHECKPOINT, Progress, Schedule, train
 
 STEPS = 20
@@ -19,11 +21,12 @@ def trained(folder, steps=STEPS):
     torch.manual_seed(0)
     module = nn.Linear(400, 1)
 
-    def losses_of(module, generator):
-        return {"loss": module(torch.ones(1, 400)).square().sum()}
-
+    problem = Problem(
+        lambda generator: SimpleNamespace(weights={"loss": torch.ones(2) / 2}),
+        lambda network, batch, rows: network(torch.ones(2, 400)).square().sum(dim=1)[rows],
+    )
     run = FitRun(folder, seed=0, false_alarm_rate=0.1, device="cpu")
-    report = train(module, losses_of, Schedule(STEPS, 1e-2, 0.0), run, "id", Progress(run, steps), torch.device("cpu"))
+    report = train(module, problem, Schedule(STEPS, 1e-2, 0.0), run, "id", Progress(run, steps), torch.device("cpu"))
     return module.weight.detach().clone(), report.resumed_from
 
 

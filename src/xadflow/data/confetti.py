@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from xadflow.errors import BadInput
@@ -56,10 +55,13 @@ def blob_noise(images: Tensor, generator: Generator) -> Tensor:
         present = torch.arange(most, device=images.device)[None, :] < count[:, None]
         side = torch.randint(low, high + 1, shape, generator=generator, device=images.device)
         centre_y, centre_x, turn = (torch.rand(shape, generator=generator, device=images.device) for _ in range(3))
-        inside = _inside(centre_y * height, centre_x * width, side * scale, (turn - 0.5) * math.pi / 2, height, width)
+        inside, place = _squares(centre_y * height, centre_x * width, side * scale, (turn - 0.5) * math.pi / 2, height, width,
+                                 reach=high * scale / math.sqrt(2.0))  # fmt: skip
         value = colours.gather(1, side[..., None].expand(-1, -1, channels)) if not dark else torch.full(
             (*shape, channels), -255.0, device=images.device)  # fmt: skip
-        noise += torch.einsum("bkhw,bkc->bchw", inside * present[..., None, None], value)
+        added = inside * present[..., None] * value.permute(2, 0, 1)[..., None]  # (C, B, K, R * R)
+        place = place.flatten(1).expand(channels, -1, -1)  # (C, B, K * R * R)
+        noise.view(batch, channels, -1).transpose(0, 1).scatter_add_(2, place, added.flatten(2))
     return _blurred(noise, scale).trunc()
 
 
@@ -72,21 +74,36 @@ def blob_counts(batch: int, rate: float, generator: Generator) -> Tensor:
     return count.long()
 
 
-def _inside(y: Tensor, x: Tensor, side: Tensor, angle: Tensor, height: int, width: int) -> Tensor:
-    """Which pixels [B,K,H,W] lie in squares given by centre, side and angle, each [B,K]."""
-    rows = torch.arange(height, device=y.device)[:, None] - y[..., None, None]  # (B, K, H, 1)
-    columns = torch.arange(width, device=y.device)[None, :] - x[..., None, None]
+def _squares(
+    y: Tensor, x: Tensor, side: Tensor, angle: Tensor, height: int, width: int, reach: float
+) -> tuple[Tensor, Tensor]:
+    """Squares given by centre, side and angle, each [B,K], in windows of R x R pixels that hold any of them.
+
+    Gives 1 where a pixel of the image lies in the square, else 0, and the pixel's number, row by row: both [B,K,R*R].
+    `reach` is half of the longest diagonal. A window is a small part of the image, and most of the work is in it.
+    """
+    offset = torch.arange(2 * math.ceil(reach) + 1, device=y.device) - math.ceil(reach)
+    row, column = y.floor()[..., None] + offset, x.floor()[..., None] + offset  # (B, K, R)
+    rows, columns = (row - y[..., None])[..., None], (column - x[..., None])[..., None, :]  # (B, K, R, 1), (B, K, 1, R)
     cos, sin = angle.cos()[..., None, None], angle.sin()[..., None, None]
-    reach = torch.maximum((rows * cos + columns * sin).abs(), (columns * cos - rows * sin).abs())
-    return (reach <= side[..., None, None] / 2).float()
+    distance = torch.maximum((rows * cos + columns * sin).abs(), (columns * cos - rows * sin).abs())
+    there = ((row >= 0) & (row < height))[..., None] & ((column >= 0) & (column < width))[..., None, :]
+    place = row.clamp(0, height - 1).long()[..., None] * width + column.clamp(0, width - 1).long()[..., None, :]
+    return ((distance <= side[..., None, None] / 2) & there).float().flatten(2), place.flatten(2)
 
 
 def _blurred(noise: Tensor, scale: float) -> Tensor:
     """Gaussian blur of 25 taps and sigma 5 px at the reference size, zeros outside."""
+    height, width = noise.shape[2:]
+    return _band(height, scale, noise.device) @ noise @ _band(width, scale, noise.device)
+
+
+def _band(size: int, scale: float, device: torch.device) -> Tensor:
+    """The blur along one side as a symmetric matrix; a product is ten times faster than a convolution of one channel."""
     radius = max(1, round(BLUR_TAPS // 2 * scale))
-    offset = torch.arange(-radius, radius + 1, device=noise.device, dtype=noise.dtype)
-    taps = torch.exp(-offset.square() / (2.0 * (BLUR_SIGMA * scale) ** 2))
-    taps = (taps / taps.sum()).view(1, 1, -1, 1)
-    flat = noise.flatten(0, 1)[:, None]  # (B*C, 1, H, W)
-    down = F.conv2d(flat, taps, padding=(radius, 0))
-    return F.conv2d(down, taps.transpose(2, 3), padding=(0, radius)).view_as(noise)
+    place = torch.arange(size, device=device, dtype=torch.float32)
+    offset = torch.arange(-radius, radius + 1, device=device, dtype=torch.float32)
+    distance = (place[:, None] - place).abs()
+    sharpness = -1.0 / (2.0 * (BLUR_SIGMA * scale) ** 2)
+    total = (offset.square() * sharpness).exp().sum()
+    return torch.where(distance <= radius, (distance.square() * sharpness).exp() / total, 0.0)

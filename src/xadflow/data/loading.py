@@ -88,10 +88,14 @@ def training_data(
     foreign = images[:0]
     if outliers is not None:
         own = {row.image_id for row in manifest.rows()}
-        rows = [row for row in outliers.rows(Split.TRAIN, label=0) if row.image_id not in own]
+        theirs = outliers.rows(Split.TRAIN, label=0)
+        rows = [row for row in theirs if row.image_id not in own]
         if not rows:
-            raise BadManifest("the data set of outliers has no train image of its own", seen=dataset.outliers,
-                              next_step="name another data set under outliers in params.yaml")  # fmt: skip
+            there = f"{dataset.outliers}: {len(theirs)} normal train images, all of them in this data set too"
+            raise BadManifest("the data set of outliers has no train image of its own",
+                              seen=there if theirs else f"{dataset.outliers}: no normal train image",
+                              next_step="name another data set under outliers in params.yaml, or add images to that one "
+                              f"and run `dvc repro validate@{dataset.outliers}`")  # fmt: skip
         foreign = load_images(outliers, rows, dataset, progress)
     return TrainingData(
         images[: ends[0]], images[ends[0] : ends[1]], images[ends[1] : ends[2]], masks, images[ends[2] :], foreign

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xadflow.calibration import Calibration, calibrate
+from xadflow.calibration import Calibration, calibrate, threshold_at
 from xadflow.detectors.base import FitRun, Scores, TrainingData, as_float
 from xadflow.detectors.synthesis import synthetic_rounds
 from xadflow.detectors.training import seeded
-from xadflow.errors import BadInput, BadWeights
+from xadflow.errors import BadInput, BadWeights, TrainingFailed
 
 FEWEST_CALIBRATION_DEFECTS = 10  # below this the temperature is fitted on held-out synthetic defects instead
 
@@ -70,7 +70,10 @@ class CalibratedDetector(ABC):
         return images.to(self._device)
 
     def calibrated(self, data: TrainingData, run: FitRun, synthesiser: str, batch_size: int) -> Calibration:
-        """Threshold from the held-out normals; temperature against held-out known defects, else against drawn ones."""
+        """Threshold from the held-out normals; temperature against held-out known defects, else against drawn ones.
+
+        Raises TrainingFailed when the trained detector gives one of them no finite score.
+        """
         normals = self._raw_scores(data.val_normals, batch_size)
         if len(data.calibration_defects) >= FEWEST_CALIBRATION_DEFECTS:
             defects = self._raw_scores(data.calibration_defects, batch_size)
@@ -83,11 +86,22 @@ class CalibratedDetector(ABC):
         with torch.no_grad():
             batches = torch.split(images, batch_size)
             scores = [self.image_score(as_float(batch.to(self._device))) for batch in batches]
-        return torch.cat(scores).double().cpu().numpy() if scores else np.zeros(0)
+        values: NDArray[np.float64] = torch.cat(scores).double().cpu().numpy() if scores else np.zeros(0)
+        if not np.isfinite(values).all():
+            raise TrainingFailed("the trained detector scores images with no finite number",
+                                 seen=f"{int((~np.isfinite(values)).sum())} of {len(values)}",
+                                 next_step="lower learning_rate of the detector in params.yaml")  # fmt: skip
+        return values
 
 
-def check_training_data(data: TrainingData) -> None:
-    """Refuse tensors that do not belong together. Raises BadInput."""
+def check_training_data(data: TrainingData, false_alarm_rate: float) -> None:
+    """Refuse, before any work, what no method can learn from.
+
+    Raises:
+        BadInput: tensors that do not belong together, fewer than two normals, or normals that are all flat: an image of
+            one colour has no contrast to normalise, and a set of them no spread to compare a defect with.
+        TooFewNormals: fewer held-out normals than the false-alarm rate needs.
+    """
     shape = data.normals.shape[1:]
     for name in ("normals", "val_normals", "known", "calibration_defects", "outliers"):
         part: Tensor = getattr(data, name)
@@ -98,7 +112,17 @@ def check_training_data(data: TrainingData) -> None:
     if len(data.normals) < 2:
         raise BadInput("at least two normal images are needed to train", seen=len(data.normals),
                        next_step="add images to train/good")  # fmt: skip
+    threshold_at(np.zeros(len(data.val_normals)), false_alarm_rate)
+    if _all_flat(data.normals):
+        colours = sorted({tuple(colour) for colour in data.normals[:, :, 0, 0].tolist()})[:3]
+        raise BadInput("every normal image to train on is of one colour all over", seen=f"colours {colours}",
+                       next_step="look at train/good: the camera was covered, or the files hold no picture")  # fmt: skip
     masks = data.known_masks
     if masks is not None and (masks.dtype != torch.bool or masks.shape != (len(data.known), *shape[1:])):
         raise BadInput("known_masks must be bool [K,H,W]", seen=(str(masks.dtype), tuple(masks.shape)),
                        next_step="convert by xadflow.images.mask_to_input")  # fmt: skip
+
+
+def _all_flat(images: Tensor) -> bool:
+    """Whether no image varies; ends at the first that does, which is nearly always the first."""
+    return all(bool((batch == batch[:, :, :1, :1]).all()) for batch in torch.split(images, 64))

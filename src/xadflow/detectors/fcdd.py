@@ -18,23 +18,21 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from xadflow.calibration import threshold_at
 from xadflow.detectors import saved
 from xadflow.detectors.backbones import Trunk, trunk_spec
 from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData
 from xadflow.detectors.calibrated import CalibratedDetector, check_training_data
 from xadflow.detectors.fcdd_settings import FCDDSettings, fcdd_settings
-from xadflow.detectors.feature_bank import FeatureBank, bank_batches, build_bank
-from xadflow.detectors.heads import HeatmapHead, Whitening
+from xadflow.detectors.feature_bank import BankBatch, FeatureBank, bank_batches, build_bank, drawn_rows, some_of
+from xadflow.detectors.heads import HeatmapHead, Whitening, kept_channels
 from xadflow.detectors.losses import image_level_loss, pixel_level_loss, pooled
+from xadflow.detectors.splitting import Network, Problem
 from xadflow.detectors.training import Progress, Schedule, Trained, resolve_device, seeded, train
 from xadflow.detectors.upsampling import GaussianUpsampling
 from xadflow.errors import BadSettings, BadWeights
@@ -69,13 +67,15 @@ class FCDD(CalibratedDetector):
 
         Raises:
             TooFewNormals: fewer held-out normals than the false-alarm rate needs; said before any work.
-            BadInput: images of different shapes or types, or too few normals.
+            BadInput: images of different shapes or types, too few normals, or flat ones alone.
             BadSettings: neither synthetic nor known defects to train against.
-            TrainingFailed: the loss stopped being a number.
+            TrainingFailed: the loss or a score stopped being a number.
         """
         s = self.settings
-        threshold_at(np.zeros(len(data.val_normals)), run.false_alarm_rate)
-        _check_data(data, s)
+        check_training_data(data, run.false_alarm_rate)
+        if s.synthetic_rounds == 0 and len(data.known) == 0:
+            raise BadSettings("there is nothing anomalous to train against", seen="synthetic_rounds 0, no known defects",
+                              next_step="set synthetic_rounds of the detector to 1 or more in params.yaml")  # fmt: skip
         started = time.monotonic()
         self._device = resolve_device(run.device)
         trunk = Trunk(s.trunk, s.stages).to(self._device)
@@ -101,9 +101,8 @@ class FCDD(CalibratedDetector):
         self._calibration = self.calibrated(data, run, s.synthesiser, s.batch_features)
         ended = time.monotonic()
         figures = {"features_s": featured - started, "head_s": trained - featured, "calibration_s": ended - trained,
-                   "calibration_error": self._calibration.calibration_error}  # fmt: skip
-        steps = s.steps(len(sample.normals))
-        return FitReport(ended - started, steps, outcome.resumed_from, outcome.history, figures)
+                   "calibration_error": self._calibration.calibration_error, "batch_parts": float(outcome.parts)}  # fmt: skip
+        return FitReport(ended - started, outcome.steps, outcome.resumed_from, outcome.history, figures)
 
     def fit_head(
         self, trunk: Trunk, whitening: Whitening, bank: FeatureBank, input_shape: tuple[int, int, int], run: FitRun,
@@ -116,36 +115,36 @@ class FCDD(CalibratedDetector):
         s = self.settings
         self._calibration, self._device = None, bank.normals.device
         fitted = Fitted(s, trunk, whitening, input_shape, seeded(run.seed, "head")).to(self._device)
-        z = {"normal": bank.normals, "synthetic": bank.synthetic, "known": bank.known}
-        normals = len(bank.normals) // s.normal_copies
-        take = {"synthetic": s.batch_synthetic, "known": min(s.batch_known, len(bank.known))}
 
-        def losses_of(response: nn.Module, generator: Generator) -> Mapping[str, Tensor]:
-            images = _rows(normals, s.batch_normals, generator)
-            turned = torch.randint(s.normal_copies, images.shape, generator=generator, device=images.device)
-            rows = {"normal": images + normals * turned}
-            rows |= {name: _rows(len(z[name]), most, generator) for name, most in take.items() if len(z[name])}
-            maps = response(torch.cat([z[name][chosen] for name, chosen in rows.items()]).float(), generator)
-            parts = torch.split(maps, [len(chosen) for chosen in rows.values()])
-            return {name: self._loss(fitted, name, part, rows[name], bank)
-                    for name, part in zip(rows, parts, strict=True)}  # fmt: skip
+        def draw(generator: Generator) -> BankBatch:
+            batch = drawn_rows(bank, s, generator)
+            count = sum(map(len, batch.values()))
+            return BankBatch(batch, kept_channels(count, trunk.channels, s.dropout, generator))
 
-        schedule = Schedule(s.steps(normals), s.learning_rate, s.weight_decay)
+        def cost(response: Network, batch: BankBatch, part: slice) -> Tensor:
+            rows = batch.part(part)
+            z = torch.cat([bank.group(name)[chosen] for name, chosen in rows.items()])  # (b, P, C)
+            maps = torch.split(response(z.float(), batch.kept[part]), [len(chosen) for chosen in rows.values()])
+            return torch.cat([self._loss(fitted, name, some, rows[name], bank)
+                              for name, some in zip(rows, maps, strict=True)])  # fmt: skip
+
+        schedule = Schedule(s.steps(len(bank.normals) // s.normal_copies), s.learning_rate, s.weight_decay)
         progress = progress or Progress(run, schedule.steps)
-        outcome = train(fitted.head.response, losses_of, schedule, run, identity, progress, self._device)
+        problem = Problem(draw, cost)
+        outcome = train(fitted.head.response, problem, schedule, run, identity, progress, self._device)
         self._fitted = fitted.requires_grad_(False)
         return outcome
 
     def _loss(self, fitted: Fitted, name: str, maps: Tensor, rows: Tensor, bank: FeatureBank) -> Tensor:
-        """Mean loss of one group of low-resolution maps [B,P]."""
+        """Loss of each of the low-resolution maps [B,P] of one group."""
         is_anomaly = torch.full((len(maps),), name != "normal", device=maps.device)
         s = self.settings
         if s.level == "image":
-            return image_level_loss(pooled(maps, s.pool()), is_anomaly, STATISTIC_FLOOR).mean()
+            return image_level_loss(pooled(maps, s.pool()), is_anomaly, STATISTIC_FLOOR)
         up = fitted.upsampling(fitted.on_grid(maps))  # (B, H, W)
         masks = {"synthetic": bank.synthetic_masks, "known": bank.known_masks}
         defect = masks[name][rows] if name in masks else torch.zeros_like(up, dtype=torch.bool)
-        return pixel_level_loss(up, defect, s.defect_area, STATISTIC_FLOOR).mean()
+        return pixel_level_loss(up, defect, s.defect_area, STATISTIC_FLOOR)
 
     def score(self, images: Tensor) -> Scores:
         """Raw scores [B] and maps [B,H,W] of float32 [B,C,H,W] in [0,1]; differentiable in `images`.
@@ -214,19 +213,7 @@ class Fitted(nn.Module):
         return cells.view(len(cells), *self.grid)
 
 
-def _rows(count: int, most: int, generator: Generator) -> Tensor:
-    """At most `most` different indices below `count`, in random order."""
-    return torch.randperm(count, generator=generator, device=generator.device)[:most]
-
-
 def _sampled(data: TrainingData, most: int, generator: Generator) -> TrainingData:
     if len(data.normals) <= most:
         return data
-    return dataclasses.replace(data, normals=data.normals[_rows(len(data.normals), most, generator).sort().values])
-
-
-def _check_data(data: TrainingData, settings: FCDDSettings) -> None:
-    check_training_data(data)
-    if settings.synthetic_rounds == 0 and len(data.known) == 0:
-        raise BadSettings("there is nothing anomalous to train against", seen="synthetic_rounds 0, no known defects",
-                          next_step="set synthetic_rounds to 1 or more")  # fmt: skip
+    return dataclasses.replace(data, normals=data.normals[some_of(len(data.normals), most, generator).sort().values])

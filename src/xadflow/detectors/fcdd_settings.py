@@ -48,7 +48,7 @@ class FCDDSettings(MethodSettings):
     synthesiser: Literal["defects", "confetti"] = "defects"
     synthetic_rounds: Annotated[int, Field(ge=0)] = 2
     flips: Literal["all", "known", "none"] = "all"
-    max_normals: Positive = 4096
+    max_normals: Annotated[int, Field(ge=2)] = 4096
     epochs: Annotated[float, Field(gt=0.0)] = 6.0
     min_steps: Positive = 96
     learning_rate: Annotated[float, Field(gt=0.0)] = 3e-3

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
 
 from xadflow.detectors.backbones import Trunk
 from xadflow.detectors.base import TrainingData, as_float
+from xadflow.detectors.fcdd_settings import FCDDSettings
 from xadflow.detectors.heads import Whitening
 from xadflow.detectors.synthesis import synthetic_rounds
 
@@ -33,10 +35,62 @@ class FeatureBank:
         """(u, v) of the features."""
         return self.normals.shape[2], self.normals.shape[3]
 
+    def group(self, name: str) -> Tensor:
+        """The features of `normal`, `synthetic` or `known`."""
+        return {"normal": self.normals, "synthetic": self.synthetic, "known": self.known}[name]
+
     def whitened(self, whitening: Whitening) -> FeatureBank:
         """The same with z [*,P,C] in place of features, float16."""
         z = {name: whitening.in_half(getattr(self, name)) for name in ("normals", "synthetic", "known")}
         return replace(self, **z)
+
+
+@dataclass(frozen=True)
+class BankBatch:
+    """Rows of each group of the bank, and dropout's factor `kept` [B,C] for all of them, group after group.
+
+    The loss of a group is the mean over its own images.
+    """
+
+    rows: Mapping[str, Tensor]
+    kept: Tensor
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """Group to the weight of every image of the batch, [B]."""
+        found, start = {}, 0
+        for name, chosen in self.rows.items():
+            found[name] = torch.zeros(len(self.kept), device=self.kept.device)
+            found[name][start : start + len(chosen)] = 1.0 / len(chosen)
+            start += len(chosen)
+        return found
+
+    def part(self, whole: slice) -> dict[str, Tensor]:
+        """The rows of some of its images, by group; groups without one are left out."""
+        found, start = {}, 0
+        for name, chosen in self.rows.items():
+            inside = chosen[max(0, whole.start - start) : max(0, whole.stop - start)]
+            start += len(chosen)
+            if len(inside):
+                found[name] = inside
+        return found
+
+
+def drawn_rows(bank: FeatureBank, settings: FCDDSettings, generator: Generator) -> dict[str, Tensor]:
+    """Rows of the bank for one step: normals, each in one of its flips, synthetic and known defects where there are some."""
+    s, normals = settings, len(bank.normals) // settings.normal_copies
+    images = some_of(normals, s.batch_normals, generator)
+    turned = torch.randint(s.normal_copies, images.shape, generator=generator, device=images.device)
+    rows = {"normal": images + normals * turned}
+    for name, most in (("synthetic", s.batch_synthetic), ("known", s.batch_known)):
+        if len(bank.group(name)):
+            rows[name] = some_of(len(bank.group(name)), most, generator)
+    return rows
+
+
+def some_of(count: int, most: int, generator: Generator) -> Tensor:
+    """At most `most` different indices below `count`, in random order."""
+    return torch.randperm(count, generator=generator, device=generator.device)[:most]
 
 
 def features_of(

@@ -31,9 +31,9 @@ class HeatmapHead(nn.Module):
         s, channels = settings, len(whitening.mean)
         self.whitening = whitening
         self.response: nn.Module = (
-            MahalanobisHead(channels, s.outputs, s.dropout, generator)
+            MahalanobisHead(channels, s.outputs, generator)
             if s.head == "mahalanobis"
-            else ScalarHead(channels, s.hidden, s.dropout, generator)
+            else ScalarHead(channels, s.hidden, generator)
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -139,9 +139,8 @@ class MahalanobisHead(nn.Module):
     z is whitened, K the `outputs` of V. At w = 1, V small, it ranks as the Mahalanobis distance of the location.
     """
 
-    def __init__(self, channels: int, outputs: int, dropout: float, generator: Generator) -> None:
+    def __init__(self, channels: int, outputs: int, generator: Generator) -> None:
         super().__init__()
-        self.dropout = dropout
         self.channel_weight = nn.Parameter(torch.ones(channels))
         start = torch.randn(outputs, channels, generator=generator) * (0.1 / math.sqrt(channels))
         self.projection = nn.Parameter(start)
@@ -149,17 +148,16 @@ class MahalanobisHead(nn.Module):
         self.log_gain = nn.Parameter(torch.zeros(()))
         self.offset = nn.Parameter(torch.tensor(1.3))
 
-    def forward(self, z: Tensor, generator: Generator | None = None) -> Tensor:
-        """A [B,P], float32. With a generator, training: dropout on the channels of z, drawn from it.
+    def forward(self, z: Tensor, kept: Tensor | None = None) -> Tensor:
+        """A [B,P], float32. With `kept` [B,C] of :func:`kept_channels`, training: dropout on the channels of z.
 
         Dropout is folded into the weights of each image, so that z is read twice and never copied.
         """
         weight, projection = self.channel_weight, self.projection.T  # (C,), (C, K)
-        if generator is None:
+        if kept is None:
             weighted = z.square() @ weight.square()
             learned = z @ projection + self.bias
         else:
-            kept = _kept(z, self.dropout, generator)  # (B, C)
             weighted = (z.square() @ (weight * kept).square()[..., None]).squeeze(-1)
             learned = z @ (projection * kept[..., None]) + self.bias  # (B, P, K)
         distance = (weighted.float() / z.shape[-1] + learned.float().square().mean(dim=-1) + 1e-6).sqrt()
@@ -173,9 +171,9 @@ class ScalarHead(nn.Module):
     `hidden` = 0 is a single 1x1 convolution.
     """
 
-    def __init__(self, channels: int, hidden: int, dropout: float, generator: Generator) -> None:
+    def __init__(self, channels: int, hidden: int, generator: Generator) -> None:
         super().__init__()
-        self.dropout, self.hidden = dropout, hidden
+        self.hidden = hidden
         last = hidden or channels
         if hidden:
             bound = math.sqrt(6.0 / channels)
@@ -184,16 +182,16 @@ class ScalarHead(nn.Module):
         self.last_weight = nn.Parameter(torch.randn(1, last, generator=generator) / math.sqrt(last))
         self.last_bias = nn.Parameter(torch.zeros(1))
 
-    def forward(self, z: Tensor, generator: Generator | None = None) -> Tensor:
-        """A [B,P], float32. With a generator, training: dropout on the channels of z, drawn from it."""
-        if generator is not None:
-            z = z * _kept(z, self.dropout, generator)[:, None]
+    def forward(self, z: Tensor, kept: Tensor | None = None) -> Tensor:
+        """A [B,P], float32. With `kept` [B,C] of :func:`kept_channels`, training: dropout on the channels of z."""
+        if kept is not None:
+            z = z * kept[:, None]
         if self.hidden:
             z = F.leaky_relu(F.linear(z, self.first_weight, self.first_bias), 0.01)
         return pseudo_huber(F.linear(z, self.last_weight, self.last_bias).squeeze(-1))
 
 
-def _kept(z: Tensor, dropout: float, generator: Generator) -> Tensor:
+def kept_channels(count: int, channels: int, dropout: float, generator: Generator) -> Tensor:
     """Dropout's factor for each image and channel, [B,C]: 0, or 1 / (1 - dropout); one draw for all locations."""
-    kept = torch.rand(z.shape[0], z.shape[2], generator=generator, device=z.device) >= dropout
+    kept = torch.rand(count, channels, generator=generator, device=generator.device) >= dropout
     return kept / (1.0 - dropout)

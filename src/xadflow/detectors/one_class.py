@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
 
-import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from xadflow.calibration import threshold_at
 from xadflow.detectors import saved
 from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData, as_float
 from xadflow.detectors.calibrated import CalibratedDetector, check_training_data
-from xadflow.detectors.exposure import Exposure
+from xadflow.detectors.exposure import Batch, Exposure, held_out
 from xadflow.detectors.networks import network_for
 from xadflow.detectors.objectives import BinaryCrossEntropy, DeepSAD, DeepSVDD, HypersphereClassifier
 from xadflow.detectors.one_class_settings import (
@@ -34,6 +31,7 @@ from xadflow.detectors.one_class_settings import (
     one_class_settings,
 )
 from xadflow.detectors.responses import DenseResponse, ReconstructionResponse, Response, VectorResponse
+from xadflow.detectors.splitting import Network, Problem
 from xadflow.detectors.training import Progress, Schedule, resolve_device, seeded, train
 
 CHECKPOINT_EVERY = 50  # steps; a whole network and its optimiser are written
@@ -80,16 +78,16 @@ class OneClass(CalibratedDetector, Generic[Kind]):
 
         Raises:
             TooFewNormals: fewer held-out normals than the false-alarm rate needs; said before any work.
-            BadInput: images of different shapes or types, or too few normals.
+            BadInput: images of different shapes or types, too few normals, or flat ones alone.
             BadSettings: no anomalies to train against, for a method that needs them.
-            TrainingFailed: the loss stopped being a number.
+            TrainingFailed: the loss or a score stopped being a number.
         """
         s = self.settings
-        threshold_at(np.zeros(len(data.val_normals)), run.false_alarm_rate)
-        check_training_data(data)
+        check_training_data(data, run.false_alarm_rate)
         started = time.monotonic()
         self._device, self._calibration = resolve_device(run.device), None
-        exposure = Exposure(data, s, self._device, anomalies=self.learns_from_anomalies)
+        learned, checked = held_out(data, s, seeded(run.seed, "held out"))
+        exposure = Exposure(learned, s, self._device, anomalies=self.learns_from_anomalies)
         channels, height, width = data.normals.shape[1:]
         self._shape = (channels, height, width)
         response = self._built(run.seed).to(self._device)
@@ -98,28 +96,31 @@ class OneClass(CalibratedDetector, Generic[Kind]):
             response.eval()
             self.start(response, exposure.normals)
 
-        def losses_of(module: nn.Module, generator: Generator) -> Mapping[str, Tensor]:
-            batch = exposure.batch(generator)
-            losses = response.losses(module(batch.images), batch)  # (B,)
-            normal = (~batch.is_anomaly).float()
-            parts = {"normal": (losses * normal).mean()}
-            return parts | ({"anomaly": (losses * (1.0 - normal)).mean()} if exposure.kinds else {})
+        def cost(network: Network, batch: Batch, rows: slice) -> Tensor:
+            some = batch[rows]
+            return response.losses(network(some.images), some)  # (b,)
 
-        steps = s.steps(len(data.normals))
+        checked_on = None
+        if checked is not None:
+            unseen = Exposure(checked, s, self._device, anomalies=self.learns_from_anomalies)
+            checked_on = unseen.batch(seeded(run.seed, "check", device=self._device))
+        steps = s.steps(len(learned.normals))
         schedule = Schedule(
             steps, s.learning_rate, s.weight_decay, optimiser=s.optimiser, curve=s.curve,
-            decay=s.decay ** (s.batch_size / len(data.normals)), checkpoint_every=CHECKPOINT_EVERY,
+            decay=s.decay ** (s.batch_size / len(learned.normals)), checkpoint_every=CHECKPOINT_EVERY,
+            patience=s.patience, compile=s.compile,
         )  # fmt: skip
         identity = saved.work_identity(self.method, s.model_dump(mode="json"), run.seed, data)
         response.train()
-        outcome = train(response, losses_of, schedule, run, identity, Progress(run, steps), self._device)
+        problem = Problem(exposure.batch, cost)
+        outcome = train(response, problem, schedule, run, identity, Progress(run, steps), self._device, checked_on)
         self._response = response.requires_grad_(False).eval()
         trained = time.monotonic()
         self._calibration = self.calibrated(data, run, s.synthesiser, _ONE_PASS)
         ended = time.monotonic()
         figures = {"training_s": trained - started, "calibration_s": ended - trained,
-                   "calibration_error": self._calibration.calibration_error}  # fmt: skip
-        return FitReport(ended - started, steps, outcome.resumed_from, outcome.history, figures)
+                   "calibration_error": self._calibration.calibration_error, "batch_parts": float(outcome.parts)}  # fmt: skip
+        return FitReport(ended - started, outcome.steps, outcome.resumed_from, outcome.history, figures)
 
     def _built(self, seed: int) -> Response:
         shape = self.input_shape

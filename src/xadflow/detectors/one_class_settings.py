@@ -27,6 +27,11 @@ class OneClassSettings(MethodSettings):
     noise             standard deviation of Gaussian noise added to training images, of a range of 1
     epochs, min_steps passes over the normals, and the fewest steps whatever their number
     optimiser, curve  adamw, or sgd with Nesterov momentum .9; one cosine cycle, or learning_rate * decay^epoch
+    patience          end after this many checks, one every 50 steps, that were no better than the best, and keep the weights
+                      of that one; None: never. A tenth of the train normals, at most a batch, is then held out of the steps
+                      for the check: the held-out normals that set the threshold must not choose weights too. It suits
+                      `exponential`: a cosine cycle that is cut short never gets to its small steps
+    compile           through torch.compile, where there is a compiler; pays for itself on a GPU and in long trainings
     """
 
     network: str | None = None
@@ -44,6 +49,8 @@ class OneClassSettings(MethodSettings):
     decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.98
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-6
+    patience: Positive | None = None
+    compile: bool = False
 
     def steps(self, normals: int) -> int:
         """Training steps for this many normal images."""

@@ -6,25 +6,25 @@ no random state and a training that was killed and resumed ends with the same we
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import logging
 import math
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import Generator, Tensor, nn
 
 from xadflow.detectors.base import FitRun
+from xadflow.detectors.checkpoints import CHECKPOINT, read_checkpoint, write_checkpoint
+from xadflow.detectors.compiling import Compiled
+from xadflow.detectors.splitting import Batch, Network, Problem, Splitting
+from xadflow.detectors.stopping import Stopping
 from xadflow.errors import BadSettings, TrainingFailed
 
-log = logging.getLogger(__name__)
-
-CHECKPOINT = "checkpoint.pt"
+LOWER = "lower learning_rate of the detector in params.yaml"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Schedule:
 
     `optimiser` is adamw (weight decay decoupled) or sgd (Nesterov momentum .9); `curve` one cosine cycle, or
     exponential: the rate times `decay` after each step. A checkpoint every `checkpoint_every` steps: the default suits
-    a head, whose checkpoint is small and written in milliseconds.
+    a head, whose checkpoint is small and written in milliseconds. `patience`, in checks of which each checkpoint has one,
+    ends it earlier (see stopping.py); `compile` runs the network through torch.compile.
     """
 
     steps: int
@@ -43,14 +44,21 @@ class Schedule:
     curve: Literal["cosine", "exponential"] = "cosine"
     decay: float = 1.0
     checkpoint_every: int = 10
+    patience: int | None = None
+    compile: bool = False
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a loop did: the step a checkpoint gave (0 without one) and (step, name, value) of every step."""
+    """What a loop did: the step a checkpoint gave (0 without one), how many were done, (step, name, value) of each.
+
+    `parts` is in how many parts the last batch went through the network.
+    """
 
     resumed_from: int
+    steps: int
     history: tuple[tuple[int, str, float], ...]
+    parts: int
 
 
 @dataclass
@@ -89,22 +97,26 @@ def seeded(seed: int, *purpose: object, device: torch.device | str = "cpu") -> G
 
 def train(
     module: nn.Module,
-    losses_of: Callable[[nn.Module, Generator], Mapping[str, Tensor]],
+    problem: Problem[Batch],
     schedule: Schedule,
     run: FitRun,
     identity: str,
     progress: Progress,
     device: torch.device,
+    checked_on: Batch | None = None,
 ) -> Trained:
-    """Minimise the sum of the losses that `losses_of(module, generator)` gives in each step; in place.
+    """Minimise the sum of the problem's losses, step by step; in place.
 
     The forward pass runs in bfloat16 autocast on a GPU and in float32 on a CPU. Checkpoints, the last step's included,
     are written to `run.folder`; one there with the same `identity` (digest of data, settings and seed) is continued,
     any other is ignored and overwritten. On a GPU the losses are looked at where a checkpoint is due, so that no step
-    waits for the one before.
+    waits for the one before. A batch that does not fit into memory is split, see :class:`Splitting`; the checkpoint
+    remembers into how many parts. With `schedule.patience` the loss on `checked_on` is looked at there too, and the
+    weights of the best check are those that the training ends with.
 
     Raises:
-        TrainingFailed: a loss or a weight is not a number; the checkpoint of before stays.
+        TrainingFailed: a loss or a weight is not a number, or memory does not hold two images; the checkpoint of before
+            stays.
     """
     on_gpu = device.type == "cuda"
     fabric = Fabric(
@@ -113,33 +125,45 @@ def train(
     )  # fmt: skip
     module.to(device)
     optimiser, curve = _optimiser(module, schedule)
+    splitting, stopping = Splitting(module), Stopping(schedule.patience if checked_on is not None else None)
+    start, history = 0, History([])
     path = run.folder / CHECKPOINT
-    start, history = _resume(path, identity, module, optimiser, curve)
-    wrapped, fabric_optimiser = fabric.setup(module, optimiser)
+    if (saved := read_checkpoint(path, identity)) is not None:
+        module.load_state_dict(saved["module"])
+        optimiser.load_state_dict(saved["optimiser"])
+        curve.load_state_dict(saved["curve"])
+        stopping.restore(saved["stopping"], device)
+        start, splitting.parts, history = int(saved["step"]), int(saved["parts"]), History(saved["history"])
+    plain, fabric_optimiser = fabric.setup(module, optimiser)
+    network: Network = plain
+    if schedule.compile:
+        network = Compiled(fabric.setup_module(cast(nn.Module, torch.compile(module))), plain)
     progress.advance(units=start)
-    unseen: list[tuple[int, dict[str, Tensor]]] = []
-    figures: dict[str, float] = {}
-    for step in range(start, schedule.steps):
-        losses = losses_of(wrapped, seeded(run.seed, "step", step, device=device))
-        total = torch.stack(list(losses.values())).sum()
-        unseen.append((step, {name: value.detach() for name, value in losses.items()}))
-        is_due = (step + 1) % schedule.checkpoint_every == 0 or step + 1 == schedule.steps
+    done, figures = start, {}
+    while done < schedule.steps and not stopping.is_over:
+        generator = functools.partial(seeded, run.seed, "step", done, device=device)
+        losses = splitting.gradients(problem, network, generator, fabric_optimiser, fabric.backward)
+        done = history.add(done, losses)
+        is_due = done % schedule.checkpoint_every == 0 or done == schedule.steps
         if is_due or not on_gpu:
-            figures = _seen(unseen, history)
-        fabric_optimiser.zero_grad()
-        fabric.backward(total)
+            figures = history.look()
         fabric_optimiser.step()
         curve.step()
         if is_due:
             if not all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values()):
-                raise TrainingFailed("a weight stopped being a number", seen=f"step {step}",
-                                     next_step="lower learning_rate of the detector in params.yaml")  # fmt: skip
-            _write(path, {
-                "identity": identity, "step": step + 1, "module": module.state_dict(),
-                "optimiser": optimiser.state_dict(), "curve": curve.state_dict(), "history": history,
+                raise TrainingFailed("a weight stopped being a number", seen=f"step {done - 1}", next_step=LOWER)
+            if checked_on is not None and schedule.patience is not None:
+                history.note(done, "check", stopping.check(problem, plain, checked_on, splitting.parts, module))
+            write_checkpoint(path, identity, {
+                "step": done, "module": module.state_dict(), "optimiser": optimiser.state_dict(),
+                "curve": curve.state_dict(), "history": history.seen, "parts": splitting.parts, "stopping": stopping.state(),
             })  # fmt: skip
         progress.advance(figures)
-    return Trained(start, tuple(history))
+    if done < schedule.steps:
+        progress.advance(figures, schedule.steps - done)
+    if stopping.weights:
+        module.load_state_dict(stopping.weights)
+    return Trained(start, done, tuple((step, name, value) for step, name, value in history.seen), splitting.parts)
 
 
 def _optimiser(
@@ -156,48 +180,33 @@ def _optimiser(
     return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=rate, total_steps=schedule.steps)
 
 
-def _seen(unseen: list[tuple[int, dict[str, Tensor]]], history: list[tuple[int, str, float]]) -> dict[str, float]:
-    """Bring losses to the host, in one copy, and into the history; returns the last. Raises TrainingFailed."""
-    values = iter(torch.stack([value for _, losses in unseen for value in losses.values()]).tolist())
-    figures: dict[str, float] = {}
-    for step, losses in unseen:
-        figures = {name: next(values) for name in losses}
-        if not math.isfinite(sum(figures.values())):
-            raise TrainingFailed("the loss stopped being a number", seen=f"step {step}: {figures}",
-                                 next_step="lower learning_rate of the detector in params.yaml")  # fmt: skip
-        history.extend((step + 1, name, value) for name, value in figures.items())
-    unseen.clear()
-    return figures
+class History:
+    """Losses of the steps: what the host has seen, (step, name, value) with steps from 1, and what is on the device yet."""
 
+    def __init__(self, seen: Sequence[tuple[int, str, float]]) -> None:
+        self.seen = [(int(step), str(name), float(value)) for step, name, value in seen]
+        self._unseen: list[tuple[int, dict[str, Tensor]]] = []
 
-def _resume(
-    path: Path,
-    identity: str,
-    module: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    curve: torch.optim.lr_scheduler.LRScheduler,
-) -> tuple[int, list[tuple[int, str, float]]]:
-    if not path.is_file():
-        return 0, []
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums of what it reads
-            if (damaged := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(damaged)
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as err:  # both raise many kinds on a damaged archive; each means "no checkpoint"
-        log.warning("checkpoint %s cannot be read (%s); training starts over", path.name, type(err).__name__)
-        return 0, []
-    if saved.get("identity") != identity:
-        log.info("checkpoint %s is of other work; training starts over", path.name)
-        return 0, []
-    module.load_state_dict(saved["module"])
-    optimiser.load_state_dict(saved["optimiser"])
-    curve.load_state_dict(saved["curve"])
-    return int(saved["step"]), [(int(step), str(name), float(value)) for step, name, value in saved["history"]]
+    def add(self, step: int, losses: dict[str, Tensor]) -> int:
+        """Take the losses of a step, counted from 0, without looking at them; returns how many steps are done."""
+        self._unseen.append((step, losses))
+        return step + 1
 
+    def note(self, done: int, name: str, value: float) -> None:
+        """Add a figure that the host knows. Raises TrainingFailed when it is not a number."""
+        if not math.isfinite(value):
+            raise TrainingFailed(f"the loss of a {name} is not a number", seen=f"step {done - 1}: {value}", next_step=LOWER)
+        self.seen.append((done, name, value))
 
-def _write(path: Path, state: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)  # a kill leaves the old checkpoint or the new one, never half of one
+    def look(self) -> dict[str, float]:
+        """Bring losses to the host, in one copy; returns the last step's. Raises TrainingFailed."""
+        values = iter(torch.stack([value for _, losses in self._unseen for value in losses.values()]).tolist())
+        figures: dict[str, float] = {}
+        for step, losses in self._unseen:
+            figures = {name: next(values) for name in losses}
+            if not math.isfinite(sum(figures.values())):
+                raise TrainingFailed("the loss stopped being a number", seen=f"step {step}: {figures}", next_step=LOWER if step
+                                     else "look at the training images: no weight has been changed yet")  # fmt: skip
+            self.seen.extend((step + 1, name, value) for name, value in figures.items())
+        self._unseen.clear()
+        return figures
