@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ class Cell:
 
     `raw`, `marked` [N]: scores without and with the mark. `heat` [N]: share of the marked image's heat inside the mark;
     `heat_raw` [N]: share at the same place of the image without it. `maps` [P,H,W]: heatmaps of the marked images shown.
+    `seconds` is what the training took.
     """
 
     raw: Floats
@@ -37,6 +39,7 @@ class Cell:
     heat: Floats
     heat_raw: Floats
     maps: NDArray[np.float32]
+    seconds: float
 
     def save(self, path: Path) -> None:
         """Write one .npz; a kill leaves the old file or none."""
@@ -49,18 +52,21 @@ class Cell:
     def load(cls, path: Path) -> Cell:
         """Read what `save` wrote. Raises WorkFailed when it is broken."""
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                return cls(**{field.name: stored[field.name] for field in fields(cls)})
-        except (OSError, ValueError, KeyError) as err:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+                read = {field.name: stored[field.name] for field in fields(cls)}
+                return cls(**{**read, "seconds": float(read["seconds"])})
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as err:
             raise WorkFailed("a cell of the probe cannot be read", seen=f"{path.parent.name[:12]}: {err}",
                              next_step=f"remove var/probe/*/cells/{path.parent.name}; it is made again") from err  # fmt: skip
 
 
-def measured(detector: Detector, test: TestImages, shown: list[int], batch_size: int, device: str) -> Cell:
+def measured(
+    detector: Detector, test: TestImages, shown: list[int], batch_size: int, device: str, seconds: float = 0.0
+) -> Cell:
     """Score all test images without and with the mark; heat shares of both, and the maps of the images `shown`."""
     raw, heat_raw, _ = _passed(detector, test.images, test.masks, [], batch_size, device)
     marked, heat, maps = _passed(detector, test.marked, test.masks, shown, batch_size, device)
-    return Cell(raw, marked, heat, heat_raw, maps)
+    return Cell(raw, marked, heat, heat_raw, maps, seconds)
 
 
 def _passed(

@@ -98,7 +98,7 @@ def _auroc_curves(axes: Axes, rows: Sequence[Mapping[str, Any]], rates: Sequence
         _band(axes, rates, figures, "value", colour, label)
         axes.plot(rates, [one["control"] for one in figures], color=colour, linewidth=1.0, linestyle=(0, (4, 2)))
     axes.plot([], [], color=QUIET, linewidth=1.0, linestyle=(0, (4, 2)), label="dashed: control, same copy")
-    _dress(axes, "Image AUROC, by where the test images carry it")
+    _dress(axes, "Image AUROC, by which test images are marked")
 
 
 def _band(

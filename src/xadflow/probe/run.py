@@ -104,7 +104,8 @@ def run_probe(home: Home, settings: Settings, plan: ProbePlan, track: Track) -> 
     for rate in plan.rates:
         carrying = carriers(labels, plan.side, rate, 0)
         figures = judged([cells[rate, seed] for seed in plan.seeds], control, labels, area, carrying, plan.side)
-        rows.append({"rate": rate, "planted": counts(work.ground, rate), **figures})
+        seconds = sum(cells[rate, seed].seconds for seed in plan.seeds)
+        rows.append({"rate": rate, "planted": counts(work.ground, rate), "training_seconds": round(seconds, 1), **figures})
     report = {
         "dataset": plan.dataset, "detector": plan.detector, "method": mine.method, "side": plan.side,
         "settings": mine.settings, "seeds": list(plan.seeds), "mark": asdict(plan.mark), "rates": rows,
@@ -171,8 +172,9 @@ class _Work:
         fit = path.parent / "fit"
         fit.mkdir(parents=True, exist_ok=True)
         with self.track(f"{plan.dataset} {plan.detector}: {what}") as update:
-            detector.fit(data, FitRun(fit, seed, order.false_alarm_rate, self.settings.device, update))
-        cell = measured(detector, self.test, self.shown, self.settings.explain.batch_size, self.settings.device)
+            fitted = detector.fit(data, FitRun(fit, seed, order.false_alarm_rate, self.settings.device, update))
+        cell = measured(detector, self.test, self.shown, self.settings.explain.batch_size, self.settings.device,
+                        fitted.seconds)  # fmt: skip
         cell.save(path)  # its presence says that the cell is done
         shutil.rmtree(fit)
         self.trained += 1
