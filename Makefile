@@ -13,7 +13,7 @@ QUICK ?=
 QUICK_FLAG := $(if $(QUICK),--quick,)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-server server bench-elpv bench-nightly bench-audit figures errors-page clean
+.PHONY: help setup demo check test test-server server bench-elpv bench-nightly bench-audit bench-probe figures errors-page clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1;\2/p' $(MAKEFILE_LIST) | awk -F';' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ bench-nightly: setup ## the nightly path end to end, and what the orchestrator c
 
 bench-audit: setup ## verifying 100,000 rows of evidence, and adding to them (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.audit $(QUICK_FLAG)
+
+bench-probe: setup ## what a planted watermark does to heatmaps and AUROC (QUICK=1 for a subset)
+	@$(BIN)/python -m benchmarks.probe $(QUICK_FLAG)
 
 figures: setup ## write docs/reference/benchmarks.md from benchmarks/results
 	@$(BIN)/python -m benchmarks.render

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,16 @@ def test_the_help_names_what_is_written():
     text = CliRunner().invoke(probe, ["--help"]).output
     for word in ("--side", "--rate", "--seeds", "--quick", "probe.json", "probe.png", "Examples"):
         assert word in text
+
+
+def test_the_commands_of_the_page_are_understood_and_its_pictures_are_there():
+    page = PROJECT / "docs/how-to/probe-for-shortcuts.md"
+    text = page.read_text(encoding="utf-8")
+    commands = re.findall(r"^\$ xadflow probe (.*)$", text, flags=re.M)
+    assert len(commands) >= 3
+    for words in commands:
+        assert probe.make_context("probe", words.split()).params["dataset"]
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
+    assert pictures
+    for picture in pictures:
+        assert (page.parent / picture).is_file()
