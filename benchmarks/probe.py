@@ -44,7 +44,7 @@ CASES = (
     Case("Fashion-MNIST dresses, outliers and synthetic defects (the default)", "fashion-mnist-3",
          {**SHORT, "min_steps": 400, "batch_size": 64}, rates=(0.0, 1.0)),
     Case("brick, defects drawn beforehand and synthetic ones", "textures-brick",
-         {**SHORT, "min_steps": 200, "batch_size": 32}, pictures=("fcdd_conv",)),
+         {**SHORT, "min_steps": 200, "batch_size": 32}, rates=(0.0, 0.5, 1.0), pictures=("fcdd_conv",)),
 )  # fmt: skip
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 

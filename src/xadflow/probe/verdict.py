@@ -51,7 +51,8 @@ def judged(
     removal = _interval(_drawn(scores["planted"][0], labels) - _drawn(scores["raw"][0], labels))
     figures: dict[str, Any] = {
         "heat": {**heat, "chance": area}, "auroc": ranks,
-        "removal": {"change": ranks["raw"]["value"] - ranks["planted"]["value"], "low": -removal[1], "high": -removal[0]},
+        "removal": {"change": ranks["raw"]["value"] - ranks["planted"]["value"], "low": 0.0 - removal[1],
+                    "high": 0.0 - removal[0]},
         "seed_spread": {"heat": _spread([float(one[of_side].mean()) for one in own]),
                         "auroc_raw": _spread([auroc(one, labels) for one in scores["raw"][0]])},
     }  # fmt: skip
