@@ -14,7 +14,7 @@ QUICK ?=
 QUICK_FLAG := $(if $(QUICK),--quick,)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-server server bench-elpv bench-nightly bench-audit bench-speed faults figures errors-page clean
+.PHONY: help setup demo check test test-server server bench-elpv bench-nightly bench-audit bench-speed bench-probe bench-one-class bench-textures faults figures errors-page clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1;\2/p' $(MAKEFILE_LIST) | awk -F';' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -60,8 +60,18 @@ bench-audit: setup ## verifying 100,000 rows of evidence, and adding to them (QU
 
 faults: setup ## break one thing at a time under real runs, see what becomes of the work; half an hour or more (QUICK=1: kills of a night)
 	@$(BIN)/python -m benchmarks.faults $(QUICK_FLAG)
+
+bench-one-class: setup ## one-vs-rest image AUROC on Fashion-MNIST and MNIST, cell by cell (QUICK=1: 3 classes, 1 seed)
+	@$(BIN)/python -m benchmarks.one_class $(QUICK_FLAG)
+
+bench-textures: setup ## image and pixel AUROC and AUPRO on textures with exact masks (QUICK=1 for a subset)
+	@$(BIN)/python -m benchmarks.textures $(QUICK_FLAG)
+
 bench-speed: setup ## how fast the one-class family is fed and trained, beside a loader of single images (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.one_class_speed $(QUICK_FLAG)
+
+bench-probe: setup ## what a planted watermark does to heatmaps and AUROC (QUICK=1 for a subset)
+	@$(BIN)/python -m benchmarks.probe $(QUICK_FLAG)
 
 figures: setup ## write docs/reference/benchmarks.md from benchmarks/results
 	@$(BIN)/python -m benchmarks.render

@@ -30,7 +30,7 @@ def test_xadflow_commands_of_the_readme_exist_with_their_options() -> None:
 
 
 def test_every_command_of_the_contract_exists() -> None:
-    for name in ("demo", "data", "retrain", "explain", "score", "models", "audit", "doctor"):
+    for name in ("demo", "data", "retrain", "explain", "score", "models", "audit", "probe", "doctor"):
         assert cli.get_command(None, name) is not None
     for group, names in (("data", ("add", "manifest", "validate")), ("models", ("list",)), ("audit", ("verify", "show"))):
         assert set(names) <= set(cli.get_command(None, group).commands)

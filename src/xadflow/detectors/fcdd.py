@@ -56,6 +56,11 @@ class FCDD(CalibratedDetector):
         return self.fitted.input_shape
 
     @property
+    def anomaly_sources(self) -> tuple[str, ...]:
+        """What it trains against where the data have it: known and, unless switched off, synthetic anomalies."""
+        return ("known", "synthetic") if self.settings.synthetic_rounds else ("known",)
+
+    @property
     def fitted(self) -> Fitted:
         """Trunk, head and upsampling. Raises BadWeights before fit."""
         if self._fitted is None:

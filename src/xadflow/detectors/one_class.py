@@ -66,6 +66,11 @@ class OneClass(CalibratedDetector, Generic[Kind]):
             raise self.not_fitted()
         return self._response
 
+    @property
+    def anomaly_sources(self) -> tuple[str, ...]:
+        """What it trains against where the data have it, out of outliers, known and synthetic."""
+        return self.settings.anomalies if self.learns_from_anomalies and self.settings.anomaly_rate > 0 else ()
+
     @abstractmethod
     def build(self, network: str, shape: tuple[int, int, int]) -> Response:
         """An untrained response; its weights come from torch's global generator."""

@@ -88,6 +88,24 @@ def concentration(heatmap: Heat, share: float) -> float:
     return float(heat[-count:].sum() / heat.sum()) if heat[-1] > 0 else count / heat.size
 
 
+def heat_inside(heatmaps: NDArray[np.floating], masks: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Share of each map's heat (map minus its own minimum) inside its mask: maps and masks [N,H,W] to [N].
+
+    A flat map gives the mask's share of the image, which is also the chance level. Raises BadInput.
+
+    >>> heat_inside(np.array([[[1.0, 1.0], [2.0, 4.0]]]), np.array([[[False, False], [False, True]]]))
+    array([0.75])
+    """
+    if heatmaps.ndim != 3 or heatmaps.shape != masks.shape or not np.isfinite(heatmaps).all():
+        raise BadInput("heatmaps and masks are [N,H,W] of one shape, heatmaps finite", seen=(heatmaps.shape, masks.shape),
+                       next_step="look at the images or the weights that gave them")  # fmt: skip
+    flat = heatmaps.reshape(len(heatmaps), -1).astype(np.float64)
+    heat, inside = flat - flat.min(axis=1, keepdims=True), masks.reshape(len(masks), -1)
+    total = heat.sum(axis=1)
+    share = (heat * inside).sum(axis=1) / np.where(total > 0, total, 1.0)
+    return np.asarray(np.where(total > 0, share, inside.mean(axis=1)), dtype=np.float64)
+
+
 def peak(heatmap: Heat) -> tuple[int, int]:
     """(y, x) of the hottest pixel; the first in reading order where several are."""
     y, x = np.unravel_index(int(np.argmax(_finite(heatmap))), heatmap.shape)

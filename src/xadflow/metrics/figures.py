@@ -75,7 +75,7 @@ def score_histogram(
         axes.axvline(threshold, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), label=f"threshold {threshold:.4g}")
         figure.text(0.1, 0.868, _rates(normals, anomalies, threshold), size=SMALL_PT, color=QUIET)
     axes.legend(frameon=False, fontsize=TEXT_PT, labelcolor=INK, loc="upper right")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def roc_with_interval(scores: ArrayLike, labels: ArrayLike, path: Path, seed: int = 0, bootstrap: int = 1000) -> None:
@@ -107,7 +107,7 @@ def roc_with_interval(scores: ArrayLike, labels: ArrayLike, path: Path, seed: in
     figure.text(0.135, 0.945, f"AUROC {auroc(scores, labels):.3f}", size=TITLE_PT, weight="bold", color=INK)
     figure.text(0.135, 0.902, f"95 % interval {interval.low:.3f} to {interval.high:.3f} over {normals.sum():,} normals "
                 f"and {anomalies.sum():,} anomalies", size=SMALL_PT, color=QUIET)  # fmt: skip
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def contact_sheet(rows: Sequence[SheetRow | tuple[Any, ...]], path: Path, title: str = "Explanations") -> None:
@@ -126,7 +126,7 @@ def contact_sheet(rows: Sequence[SheetRow | tuple[Any, ...]], path: Path, title:
     cell, gap, caption, margin, head, foot = 1.55, 0.07, 0.34, 0.2, 0.78, 0.62  # inches
     width = 2 * margin + 4 * cell + 3 * gap
     height = head + len(sheet) * (cell + caption) + foot
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
 
     def place(column: int, top: float) -> Axes:
         left = margin + column * (cell + gap)
@@ -156,7 +156,7 @@ def contact_sheet(rows: Sequence[SheetRow | tuple[Any, ...]], path: Path, title:
         axes.set_axis_off()
         for x, text, side in ((0, f"{ends[0]:.3g}", "left"), (0.5, name, "center"), (1, f"{ends[1]:.3g}", "right")):
             axes.text(x, -0.6, text, size=SMALL_PT, color=QUIET, ha=side, va="top", transform=axes.transAxes)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def heat_overlay(
@@ -258,7 +258,8 @@ def _percent_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """A white figure of this size in inches, on the Agg canvas."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Drawing
 
@@ -269,21 +270,27 @@ def _figure(width: float, height: float) -> Figure:
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure with one axes in the house look."""
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
     axes = figure.add_subplot()
+    house_look(axes)
+    return figure, axes
+
+
+def house_look(axes: Axes) -> None:
+    """Quiet axes and rules, the same in every chart."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(QUIET)
     axes.tick_params(labelsize=SMALL_PT, colors=QUIET, labelcolor=INK, length=3)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write it as PNG, whole or not at all; equal figures give equal bytes."""
     stream = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a name in a script that the font lacks shows as boxes
-        figure.savefig(stream, format="png", metadata={"Software": None})  # equal figures give equal bytes
+        figure.savefig(stream, format="png", metadata={"Software": None})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(stream.getvalue())

@@ -91,6 +91,11 @@ class Home:
         return self.state / "runs"
 
     @property
+    def probes(self) -> Path:
+        """Folder of what `xadflow probe` measured."""
+        return self.state / "probe"
+
+    @property
     def mlflow_uri(self) -> str:
         """$MLFLOW_TRACKING_URI, or the embedded SQLite store."""
         return os.environ.get("MLFLOW_TRACKING_URI") or self.embedded_mlflow_uri
