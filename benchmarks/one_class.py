@@ -96,7 +96,8 @@ def training_settings() -> dict[str, Any]:
     shared = {"anomalies": ("outliers",), "batch_size": 128}
     if resolve_device("auto").type == "cuda":
         return {"network": "cnn28_w", "epochs": 100.0, "min_steps": 1, **shared}
-    return {"network": "cnn28", "epochs": 0.01, "min_steps": 600, "learning_rate": 5e-3, **shared}
+    return {"network": "cnn28", "epochs": 0.01, "min_steps": 1500, "optimiser": "sgd", "curve": "exponential",
+            "learning_rate": 1e-2, **shared}
 
 
 def _chosen(cell: Cell, only: Sequence[str]) -> bool:

@@ -104,12 +104,14 @@ def _say_gate(outcomes: list[dict[str, Any]]) -> None:
 @click.option("--date", "day", type=_DAY, help="Day of the run (partition run_date); default: today, UTC.")
 @click.option("--inbox", type=click.Path(path_type=Path), help="Folder of new images, for one --dataset.")
 @click.option("--backfill", nargs=2, type=_DAY, metavar="FROM TO", help="Images the inbox brought on these days.")
+@click.option("--detector", "detectors", multiple=True,
+              help="Detector whose champion explains; default: those of retrain.detectors that have one.")
 @click.option("--explainer", "explainers", multiple=True, help="Explainer to run; default: explain.explainers.")
 @click.option("--only-inbox", is_flag=True, help="Leave out the data set's own test images.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def explain(
-    datasets: tuple[str, ...], day: Any, inbox: Path | None, backfill: tuple[Any, Any] | None, explainers: tuple[str, ...],
-    only_inbox: bool, as_json: bool,
+    datasets: tuple[str, ...], day: Any, inbox: Path | None, backfill: tuple[Any, Any] | None, detectors: tuple[str, ...],
+    explainers: tuple[str, ...], only_inbox: bool, as_json: bool,
 ) -> None:
     """Score images that have no row yet with the champion, explain the anomalous ones, append to the tables.
 
@@ -119,6 +121,7 @@ def explain(
     Examples:
       xadflow explain
       xadflow explain --dataset screws --inbox /camera/today
+      xadflow explain --dataset fashion-mnist-3 --detector hsc
       xadflow explain --dataset screws --backfill 2026-11-01 2026-11-07
     """
     if inbox is not None and len(datasets) != 1:
@@ -126,7 +129,9 @@ def explain(
     if inbox is not None and not inbox.is_dir():
         raise WrongUse("--inbox is not a folder", seen=str(inbox), next_step="name a folder of images")
     days = _days(*backfill) if backfill else None
-    results = _run_explain(list(datasets), day.date() if day else None, inbox, None, days, only_inbox, list(explainers))
+    results = _run_explain(
+        list(datasets), day.date() if day else None, inbox, None, days, only_inbox, list(explainers), list(detectors)
+    )
     if as_json:
         click.echo(json.dumps(results, default=str))
         return
@@ -149,14 +154,15 @@ def _run_explain(
     days: list[date] | None = None,
     only_inbox: bool = False,
     explainers: list[str] | None = None,
+    detectors: list[str] | None = None,
 ) -> list[dict[str, Any]]:
-    _check_first(datasets, explainers=explainers or ())
+    _check_first(datasets, detectors or (), explainers or ())
     interactive_environment()
     from flows.explain import explain as flow
 
     with progress_board(), _answered():
         folder = str(inbox.resolve()) if inbox else None
-        return flow(datasets or None, day, folder, sample, days, only_inbox, explainers or None)
+        return flow(datasets or None, day, folder, sample, days, only_inbox, explainers or None, detectors or None)
 
 
 def _say_explained(results: list[dict[str, Any]]) -> None:

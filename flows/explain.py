@@ -11,7 +11,7 @@ from typing import Any
 from prefect import flow, runtime, unmapped
 
 from tasks.dataset import build_dataset
-from tasks.explaining import plan, shard
+from tasks.explaining import detectors_in_service, plan, shard
 from tasks.publishing import finish, notify_failure
 from tasks.runtime import ensure_limits, local_runner
 from xadflow.errors import WorkFailed
@@ -30,8 +30,9 @@ def explain(
     only_dates: list[date] | None = None,
     only_inbox: bool = False,
     explainers: list[str] | None = None,
+    detectors: list[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Score and explain what has no row yet, data set by data set; returns each one's report and figures.
+    """Score and explain what has no row yet, by data set and detector; returns each one's report and figures.
 
     Args:
         run_date: partition of the tables; the scheduled day by default, never the clock's (a run can start early).
@@ -40,6 +41,7 @@ def explain(
         only_dates: only images that the inbox brought on these dates.
         only_inbox: leave out the data set's own test images.
         explainers: which of them to run; explain.explainers by default.
+        detectors: whose champions; those of retrain.detectors that have one by default.
     """
     home = Home.find()
     quiet_environment(home)
@@ -49,6 +51,8 @@ def explain(
         settings.dataset(name)
     for name in explainers or ():
         settings.explainer(name)
+    for name in detectors or ():
+        settings.detector(name)
     ensure_limits()
     day = run_date or scheduled_day()
     run = str(runtime.flow_run.id or datetime.now(UTC).strftime("%Y%m%dT%H%M%S"))
@@ -56,12 +60,15 @@ def explain(
     failed: list[str] = []
     for dataset in wanted:
         build_dataset(dataset)
-        night = plan(dataset, day, f"{run}-{dataset}", inbox, sample, only_dates, only_inbox, explainers)
-        shards = shard.map(unmapped(night["path"]), list(range(night["shards"])))
-        shards.wait()
-        failures = [str(one.state.message) for one in shards if not one.state.is_completed()]
-        results.append(finish(night["path"], failures))
-        failed += [f"{dataset}: {message}" for message in failures]
+        for detector in detectors_in_service(dataset, detectors):
+            night = plan(
+                dataset, detector, day, f"{run}-{dataset}-{detector}", inbox, sample, only_dates, only_inbox, explainers
+            )
+            shards = shard.map(unmapped(night["path"]), list(range(night["shards"])))
+            shards.wait()
+            failures = [str(one.state.message) for one in shards if not one.state.is_completed()]
+            results.append(finish(night["path"], failures))
+            failed += [f"{dataset}, {detector}: {message}" for message in failures]
     if failed:
         raise WorkFailed(f"{len(failed)} shards failed, the others are published", seen=failed[0][:500],
                          next_step="mend the cause and run the same command again: only what is missing is done")  # fmt: skip

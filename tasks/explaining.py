@@ -14,14 +14,33 @@ from prefect.cache_policies import NO_CACHE
 from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project, slot
 from xadflow.nightly import explain_shard, plan_night, read_plan
 from xadflow.progress import track
+from xadflow.registry import CHAMPION
+
+
+@task(name="detectors in service", cache_policy=NO_CACHE, retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS,
+      retry_condition_fn=is_transient)  # fmt: skip
+def detectors_in_service(dataset: str, named: list[str] | None) -> list[str]:
+    """The detectors of `named` that explain a data set; by default those of retrain.detectors that have a champion.
+
+    Raises NoChampion when a named one has none, or none of the default ones has.
+    """
+    project = open_project()
+    project.registry.prepare()
+    wanted = named or list(project.settings.retrain.detectors)
+    found = [name for name in wanted if project.registry.alias(f"xad.{dataset}.{name}", CHAMPION) is not None]
+    missing = [name for name in wanted if name not in found]
+    if missing and (named or not found):
+        project.registry.champion(f"xad.{dataset}.{missing[0]}")  # says what to do
+    return found
 
 
 @task(
-    name="plan night", task_run_name="plan {dataset} {run_date}", cache_policy=NO_CACHE, retries=len(RETRY_DELAYS),
+    name="plan night", task_run_name="plan {dataset} {detector} {run_date}", cache_policy=NO_CACHE, retries=len(RETRY_DELAYS),
     retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
 )  # fmt: skip
 def plan(
     dataset: str,
+    detector: str,
     run_date: date,
     run_id: str,
     inbox: str | None,
@@ -35,8 +54,8 @@ def plan(
     project.registry.prepare()
     project.store.prepare()
     path = plan_night(
-        project.home, project.settings, project.registry, project.store, dataset=dataset, run_date=run_date,
-        run_id=run_id, inbox=Path(inbox) if inbox else None, sample=sample, only_dates=only_dates,
+        project.home, project.settings, project.registry, project.store, dataset=dataset, detector=detector,
+        run_date=run_date, run_id=run_id, inbox=Path(inbox) if inbox else None, sample=sample, only_dates=only_dates,
         only_inbox=only_inbox, explainers=explainers,
     )  # fmt: skip
     night = read_plan(path)

@@ -234,7 +234,7 @@ def test_both_deployments_run_to_completion(evening: Evening) -> None:
 def test_the_model_is_in_the_mlflow_server_and_the_rows_are_in_the_tables(evening: Evening) -> None:
     assert (evening.champion["name"], evening.champion["version"]) == ("xad.screws.fcdd", "1")
     scores, explanations = evening.table("scores"), evening.table("explanations")
-    mine = scores[scores.run_id == f"{evening.late['id']}-screws"]
+    mine = scores[scores.run_id == f"{evening.late['id']}-screws-fcdd"]
     assert len(mine) >= 30  # the data set's test images
     assert mine.is_anomaly.any()
     assert set(mine.model_version) == {1}
@@ -246,7 +246,7 @@ def test_a_night_that_starts_late_keeps_the_day_it_was_scheduled_for(evening: Ev
     assert due < begun
     for name in ("scores", "explanations"):
         rows = evening.table(name)
-        assert set(rows[rows.run_id == f"{evening.late['id']}-screws"].run_date) == {due}
+        assert set(rows[rows.run_id == f"{evening.late['id']}-screws-fcdd"].run_date) == {due}
 
 
 def test_the_cron_starts_a_run_by_itself_and_its_rows_have_the_scheduled_day(evening: Evening) -> None:
@@ -257,7 +257,7 @@ def test_the_cron_starts_a_run_by_itself_and_its_rows_have_the_scheduled_day(eve
     due = datetime.fromisoformat(run["expected_start_time"])
     assert (due.second, due.microsecond) == (0, 0)
     scores = evening.table("scores")
-    mine = scores[scores.run_id == f"{run['id']}-screws"]
+    mine = scores[scores.run_id == f"{run['id']}-screws-fcdd"]
     assert len(mine) == 3  # what came into the inbox; the file that is no image is in quarantine
     assert set(mine.run_date) == {due.date()}
 

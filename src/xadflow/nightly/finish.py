@@ -65,7 +65,7 @@ def finish_night(
     plan: NightPlan,
     failures: Sequence[str],
 ) -> FinishedNight:
-    """Write var/reports/<dataset>-<date>-<run>.html and log the night's figures to the model version's run.
+    """Write var/reports/<dataset>-<detector>-<date>-<run>.html and log the night's figures to the model version's run.
 
     `failures` are the messages of shards that failed; they head the page's warnings.
     """
@@ -74,7 +74,7 @@ def finish_night(
     explained = _of_run(store, "explanations", plan, WITHOUT_PICTURES)
     shown = _rows_of_worst(store, plan, explained)
     report = _report(home, settings, registry, store, plan, shards, scores, explained, shown, failures)
-    path = home.reports / f"{plan.dataset}-{plan.run_date}-{plan.run_id[:8]}.html"
+    path = home.reports / f"{plan.dataset}-{plan.detector}-{plan.run_date}-{plan.run_id[:8]}.html"
     write_nightly_report(report, path)
 
     figures: dict[str, float | int] = {
