@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -153,12 +154,22 @@ class RealServers:
                               text=True, check=False, timeout=PATIENCE_S)  # fmt: skip
 
     def ask(self, path: str, body: object = None, method: str | None = None) -> Any:
-        """Prefect's answer to a GET, to a POST of `body`, or to another method."""
+        """Prefect's answer to a GET, to a POST of `body`, or to another method.
+
+        While its database is locked it answers 503, as its own clients know: they ask again.
+        """
         content = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.api}/{path}", content, headers, method=method)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read() or "null")
+        for wait in (1.0, 2.0, 4.0, 8.0, 0.0):
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.loads(answer.read() or "null")
+            except urllib.error.HTTPError as err:
+                if err.code != 503 or not wait:
+                    raise
+                time.sleep(wait)
+        return None
 
     def ask_mlflow(self, path: str) -> Any:
         """MLflow's answer to a GET."""

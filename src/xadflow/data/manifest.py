@@ -131,7 +131,8 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as err:
-        raise BadManifest("the manifest cannot be read", seen=f"{folder.name}: {err}"[:200],
+        why = getattr(err, "strerror", None) or str(err).replace(str(path), path.name).splitlines()[0]
+        raise BadManifest("the manifest cannot be read", seen=f"{folder.name}: {why}"[:200],
                           next_step=f"run `dvc repro manifest@{folder.name}`") from err  # fmt: skip
     if table.schema.names != SCHEMA.names:
         raise BadManifest("the manifest has other columns than its schema", seen=table.schema.names,

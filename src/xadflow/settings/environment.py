@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from base64 import b64encode
@@ -140,9 +141,14 @@ def child_environment(**changes: str) -> dict[str, str]:
 def interactive_environment() -> None:
     """In a person's command Prefect is silent: the progress board says what runs, and our own one line what failed.
 
-    Prefect logs every failure with a traceback; `PREFECT_LOGGING_LEVEL=ERROR` brings that back.
+    Prefect logs every failure with a traceback; `PREFECT_LOGGING_LEVEL=ERROR` brings that back. Other libraries' logs, by
+    `PREFECT_LOGGING_ROOT_LEVEL=WARNING`: the server that lives as long as the command sometimes ends within a query.
     """
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_ROOT_LEVEL", "CRITICAL")
+    ours = logging.getLogger("xadflow")
+    if ours.level == logging.NOTSET:
+        ours.setLevel(logging.WARNING)  # not by the root's level any more
 
 
 def quiet_environment(home: Home) -> None:
