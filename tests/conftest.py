@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes with a thread for e
 TOGETHER = ("flows", "server", "hostile", "faults", "registry", "explainers")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Name each test's group for pytest-xdist's `loadgroup`, and bring long groups forward."""
     for item in items:
