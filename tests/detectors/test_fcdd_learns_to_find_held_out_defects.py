@@ -12,6 +12,7 @@ from xadflow.data.synthetic import synthetic_defects
 from xadflow.detectors import FitRun, TrainingData, as_float
 from xadflow.detectors.fcdd import FCDD
 from xadflow.metrics.detection import auroc
+from xadflow.metrics.localisation import pixel_auroc
 
 
 def measured(detector: FCDD, normals: torch.Tensor, defective: torch.Tensor, masks: torch.Tensor) -> tuple[float, float]:
@@ -22,7 +23,7 @@ def measured(detector: FCDD, normals: torch.Tensor, defective: torch.Tensor, mas
     maps = torch.cat([score.map for score in scores])
     labels = torch.cat([torch.zeros(len(normals)), torch.ones(len(defective))]).long().numpy()
     truth = torch.cat([torch.zeros_like(masks[: len(normals)]), masks])
-    return auroc(images, labels)(maps.double().numpy(), truth.numpy())
+    return auroc(images, labels), pixel_auroc(maps.double().numpy(), truth.numpy())
 
 
 @pytest.mark.parametrize("head", ["mahalanobis", "scalar"])

@@ -127,6 +127,16 @@ def no_champion(plant: Any) -> Iterator[None]:
         client.set_registered_model_alias("xad.bolts.fcdd", "champion", "1")
 
 
+@contextmanager
+def empty_tables(plant: Any) -> Iterator[None]:
+    """The tables are there, as after a night that found nothing to do."""
+    from tasks.runtime import open_project
+
+    with plant.inside():
+        open_project().store.prepare()
+    yield
+
+
 def flipped(content: bytes) -> bytes:
     """One bit is another one."""
     middle = len(content) // 2
@@ -317,6 +327,6 @@ SITUATIONS = (
     Situation(
         DISK, "An image that no table has",
         "The tables are made by the first night. Until then, and for an image that no night has seen, there is no row.",
-        "xadflow audit show 1234567", 2,
+        "xadflow audit show 1234567", 2, empty_tables,
     ),
 )  # fmt: skip
