@@ -41,7 +41,7 @@ check: setup ## ruff, mypy --strict, import contracts
 	@$(BIN)/lint-imports --no-cache
 
 test: check ## check, then every test (JOBS=4 for four processes; each takes about 3 GB)
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --durations=20
+	@$(BIN)/python -m pytest -n $(JOBS) --durations=20
 
 test-server: setup ## only the tests that start real servers
 	@$(BIN)/python -m pytest -m server
