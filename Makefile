@@ -37,7 +37,7 @@ demo: setup ## the whole loop on real images, from data to audited explanations
 
 check: setup ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .
-	@$(BIN)/mypy
+	@$(BIN)/mypy -n $(JOBS)
 	@$(BIN)/lint-imports --no-cache
 
 test: check ## check, then every test (JOBS=4 for four processes; each takes about 3 GB)
