@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from benchmarks.faults_kit.weeks import flip, truncate
 
 SERVERS, DISKS, FILES = "servers and worker", "disks", "files that rot"
 BACK_S, MINUTE_S = 20.0, 60.0
+LOCKED = 503
 FEW = 2  # a run asks several times more before it gives up, and five retries are a minute each time
 HALF_DONE = KillPoint("half done", "xadflow.store:EvidenceStore.publish", call=2, of="scores")
 
@@ -171,10 +173,18 @@ def _final(api: str, run: str) -> str | None:
 
 
 def _ask(url: str, question: dict[str, Any] | None = None) -> Any:
+    """The answer as JSON. While its database is locked a server answers 503: as its own clients know, one asks again."""
     body = None if question is None else json.dumps(question).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
+    for wait in (1.0, 2.0, 4.0, 8.0, 16.0, 0.0):
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as err:
+            if err.code != LOCKED or not wait:
+                raise
+            time.sleep(wait)
+    return None
 
 
 def disks(bench: Bench, reference: Evidence, undisturbed: Path) -> list[Fault]:
