@@ -73,6 +73,7 @@ class Protocol:
     """Rows (into the list of all used images) of each part, test labels and cell types."""
 
     train: np.ndarray
+    val: np.ndarray
     test: np.ndarray
     known: np.ndarray
     labels: np.ndarray
@@ -97,10 +98,10 @@ def protocols(names: tuple[str, ...]) -> tuple[list[Path], dict[str, Protocol]]:
             ))  # fmt: skip
         carved = carve(rows, DatasetSettings(source="elpv", val_share=VAL_SHARE))
         parts = {kind: sorted((row for row in carved if row.split in kind), key=lambda row: row.image_id)
-                 for kind in ((Split.TRAIN,), (Split.TEST, Split.GATE), (Split.KNOWN,))}  # fmt: skip
-        train, test, known = parts.values()
+                 for kind in ((Split.TRAIN,), (Split.VAL,), (Split.TEST, Split.GATE), (Split.KNOWN,))}  # fmt: skip
+        train, val, test, known = parts.values()
         found[name] = Protocol(
-            *(np.array([int(row.path) for row in part]) for part in (train, test, known)),
+            *(np.array([int(row.path) for row in part]) for part in (train, val, test, known)),
             np.array([row.label for row in test]), np.array([row.category for row in test]),
         )  # fmt: skip
     return list(numbers), found

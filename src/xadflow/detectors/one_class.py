@@ -24,6 +24,7 @@ from xadflow.detectors.exposure import Batch, Exposure, held_out
 from xadflow.detectors.networks import network_for
 from xadflow.detectors.objectives import BinaryCrossEntropy, DeepSAD, DeepSVDD, HypersphereClassifier
 from xadflow.detectors.one_class_settings import (
+    CentredSettings,
     DenseSettings,
     FocalSettings,
     OneClassSettings,
@@ -193,17 +194,17 @@ class HSC(OneClass[VectorSettings]):
 
     def build(self, network: str, shape: tuple[int, int, int]) -> Response:
         """A vector response."""
-        return VectorResponse(network, shape, HypersphereClassifier(), self.settings.outputs)
+        return VectorResponse(network, shape, HypersphereClassifier(), self.settings, self.settings.outputs)
 
 
-class DSVDD(OneClass[VectorSettings]):
+class DSVDD(OneClass[CentredSettings]):
     """Deep SVDD: normals alone, pulled to a centre that the untrained network gives; a network without biases."""
 
-    method, kind, learns_from_anomalies = "dsvdd", VectorSettings, False
+    method, kind, learns_from_anomalies = "dsvdd", CentredSettings, False
 
     def build(self, network: str, shape: tuple[int, int, int]) -> Response:
         """A vector response without biases."""
-        response = VectorResponse(network, shape, nn.Identity(), self.settings.outputs, bias=False)
+        response = VectorResponse(network, shape, nn.Identity(), self.settings, self.settings.outputs, bias=False)
         outputs = [layer.out_features for layer in response.modules() if isinstance(layer, nn.Linear)][-1]
         response.objective = DeepSVDD(outputs)
         return response
@@ -223,7 +224,7 @@ class DeepSADDetector(OneClass[VectorSettings]):
 
     def build(self, network: str, shape: tuple[int, int, int]) -> Response:
         """A vector response."""
-        return VectorResponse(network, shape, DeepSAD(), self.settings.outputs)
+        return VectorResponse(network, shape, DeepSAD(), self.settings, self.settings.outputs)
 
 
 class BCE(OneClass[FocalSettings]):
@@ -233,7 +234,7 @@ class BCE(OneClass[FocalSettings]):
 
     def build(self, network: str, shape: tuple[int, int, int]) -> Response:
         """A vector response of one logit."""
-        return VectorResponse(network, shape, BinaryCrossEntropy(self.settings.gamma), 1)
+        return VectorResponse(network, shape, BinaryCrossEntropy(self.settings.gamma), self.settings, 1)
 
 
 class AE(OneClass[OneClassSettings]):
@@ -243,4 +244,4 @@ class AE(OneClass[OneClassSettings]):
 
     def build(self, network: str, shape: tuple[int, int, int]) -> Response:
         """A reconstruction response."""
-        return ReconstructionResponse(network, shape)
+        return ReconstructionResponse(network, shape, self.settings)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field
 
 from xadflow.detectors.networks import network_spec
+from xadflow.detectors.preprocessing import Preparation
 from xadflow.detectors.synthesis import Synthesiser
 from xadflow.settings.of_methods import MethodSettings, validated
 
@@ -19,6 +20,8 @@ class OneClassSettings(MethodSettings):
     """Every choice that the methods share; a method that does not use one ignores it.
 
     network           one of xadflow.detectors.networks; None: the published one for the image size
+    preparation       contrast (each image's brightness and contrast are taken out, as published) or standard (they stay);
+                      see preprocessing.py
     anomaly_rate      chance that a normal image of a batch is replaced by an anomaly (published: one half)
     anomalies         what replaces it, in equal shares of those that are there: outliers (of the data set), known
                       (labelled defects) and synthetic ones; `synthesiser` draws the last
@@ -35,6 +38,7 @@ class OneClassSettings(MethodSettings):
     """
 
     network: str | None = None
+    preparation: Preparation = "contrast"
     anomaly_rate: Rate = 0.5
     anomalies: tuple[Literal["outliers", "known", "synthetic"], ...] = ("outliers", "known", "synthetic")
     synthesiser: Synthesiser = "defects"
@@ -77,6 +81,12 @@ class VectorSettings(OneClassSettings):
     """Settings of the methods that end in a vector; `outputs` None: as many as the network's published twin has."""
 
     outputs: Positive | None = None
+
+
+class CentredSettings(VectorSettings):
+    """Settings of `dsvdd`, which learns from normals alone: taking brightness out takes much of what it could see."""
+
+    preparation: Preparation = "standard"
 
 
 class FocalSettings(OneClassSettings):

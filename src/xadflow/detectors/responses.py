@@ -15,17 +15,17 @@ from xadflow.detectors.exposure import Batch
 from xadflow.detectors.losses import image_level_loss, pixel_level_loss, pseudo_huber
 from xadflow.detectors.networks import Autoencoder, dense_network, fields_of, network_spec, vector_network
 from xadflow.detectors.objectives import FLOOR, Objective
-from xadflow.detectors.one_class_settings import DenseSettings
-from xadflow.detectors.preprocessing import ContrastNormalisation
+from xadflow.detectors.one_class_settings import DenseSettings, OneClassSettings
+from xadflow.detectors.preprocessing import Preparation, preparation
 from xadflow.detectors.upsampling import Field, GaussianUpsampling, gaussian_matrix
 
 
 class Response(nn.Module, ABC):
     """Preparation and network of one input shape (C, H, W)."""
 
-    def __init__(self, network: str, shape: tuple[int, int, int]) -> None:
+    def __init__(self, network: str, shape: tuple[int, int, int], prepared: Preparation) -> None:
         super().__init__()
-        self.prepare = ContrastNormalisation(shape[0])
+        self.prepare = preparation(prepared, shape[0])
         self.fields = fields_of(network, *shape[1:])
 
     @abstractmethod
@@ -45,7 +45,7 @@ class DenseResponse(Response):
     """FCDD: pseudo-Huber of one response a cell; score its mean, heatmap its Gaussian upsampling."""
 
     def __init__(self, network: str, shape: tuple[int, int, int], settings: DenseSettings) -> None:
-        super().__init__(network, shape)
+        super().__init__(network, shape, settings.preparation)
         self.settings = settings
         self.network = dense_network(network, shape[0])
         sigma = settings.sigma_px or network_spec(network).sigma_px
@@ -84,9 +84,10 @@ class VectorResponse(Response):
     """
 
     def __init__(
-        self, network: str, shape: tuple[int, int, int], objective: nn.Module, outputs: int | None, *, bias: bool = True
-    ) -> None:
-        super().__init__(network, shape)
+        self, network: str, shape: tuple[int, int, int], objective: nn.Module, settings: OneClassSettings,
+        outputs: int | None, *, bias: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(network, shape, settings.preparation)
         self.network = vector_network(network, shape[0], outputs, bias=bias)
         self.objective = objective
         self.blur = blur_over(shape[1:], self.fields, network_spec(network).sigma_px)
@@ -114,8 +115,8 @@ class VectorResponse(Response):
 class ReconstructionResponse(Response):
     """An autoencoder on prepared images: squared error, its mean as the score, its blurred channel mean as the map."""
 
-    def __init__(self, network: str, shape: tuple[int, int, int]) -> None:
-        super().__init__(network, shape)
+    def __init__(self, network: str, shape: tuple[int, int, int], settings: OneClassSettings) -> None:
+        super().__init__(network, shape, settings.preparation)
         self.network = Autoencoder(network, shape)
         self.blur = blur_over(shape[1:], self.fields, network_spec(network).sigma_px)
 

@@ -1,0 +1,310 @@
+"""Which of FCDD's family is best on ELPV: `python -m benchmarks.elpv_family [--quick]`.
+
+Protocols, carving, known defects (k = 20) and PaDiM's pooling are those of benchmarks/elpv.py. A member is one trunk at
+one size; what is tried with it:
+
+- larger images (192 px) and the second trunk (MobileNetV2);
+- statistics of each cell type (mono- or polycrystalline) in the place of one whitening for both. The type is read
+  from ELPV's list, which a plant knows of its own cells and the product does not ask for;
+- the last two stages fine-tuned after the head, whitening kept (`fine-tuned`);
+- four mirrored copies of a test image, mean of their scores (`flips`);
+- several members together: the mean of their scores, each standardised on validation normals.
+
+PaDiM gets the same flips and the same members, so that what is left is what was learned. The best is named by the mean
+of peer-0, blocks-0 and blocks-1 (which were looked at before, see elpv.py) on the first seed; blocks 2-4 chose nothing.
+Scores are kept in var/bench-elpv-family, so a run that was stopped goes on where it was while the code is the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks import elpv
+from benchmarks.elpv import Protocol, protocols, summarise
+from benchmarks.results import write_results
+from xadflow.detectors import FitRun
+from xadflow.detectors.backbones import TRUNKS, Trunk
+from xadflow.detectors.fcdd import FCDD
+from xadflow.detectors.feature_bank import FeatureBank, features_of, flipped, some_of
+from xadflow.detectors.heads import Whitening
+from xadflow.detectors.losses import image_level_loss, pooled
+from xadflow.detectors.synthesis import synthetic_rounds
+from xadflow.detectors.training import seeded
+from xadflow.images import load_input
+from xadflow.lineage import code_digest
+from xadflow.metrics.ranks import auroc
+
+KNOWN = 20
+SEEDS = (0, 1, 2)
+SEARCHED = ("peer-0", "blocks-0", "blocks-1")
+KEPT = Path("var/bench-elpv-family")
+CPU = torch.device("cpu")
+FLOOR = 1e-6
+FINE_STEPS, FINE_RATE = 60, 1e-4
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trunk at one input size, and what is done with it beyond the default."""
+
+    trunk: str
+    px: int
+    by_type: bool = False
+    fine: bool = False
+
+    @property
+    def name(self) -> str:
+        """For files."""
+        return f"{self.trunk}-{self.px}{'-types' if self.by_type else ''}{'-fine' if self.fine else ''}"
+
+
+LITE, LARGE = Member("lite0", 128), Member("lite0", 192)
+MOBILE, MOBILE_LARGE = Member("mobilenet_v2", 128), Member("mobilenet_v2", 192)
+TYPES, FINE = Member("lite0", 128, by_type=True), Member("lite0", 128, fine=True)
+ROWS: dict[str, tuple[Member, ...]] = {
+    "Lite0, 128 px (default)": (LITE,),
+    "Lite0, 192 px": (LARGE,),
+    "MobileNetV2, 128 px": (MOBILE,),
+    "MobileNetV2, 192 px": (MOBILE_LARGE,),
+    "Lite0, statistics of each cell type": (TYPES,),
+    "Lite0, stages 5 and 6 fine-tuned": (FINE,),
+    "both trunks, 128 px": (LITE, MOBILE),
+    "both trunks, 192 px": (LARGE, MOBILE_LARGE),
+    "Lite0, both sizes": (LITE, LARGE),
+    "both trunks, both sizes": (LITE, LARGE, MOBILE, MOBILE_LARGE),
+}
+MEMBERS = (LITE, LARGE, MOBILE, MOBILE_LARGE, TYPES, FINE)
+Scores = dict[str, np.ndarray]  # "fcdd", "padim", "fcdd val", "padim val" -> [4 flips, N]
+
+
+class Pictures:
+    """Features of every image at one size by one trunk, computed when first asked for."""
+
+    def __init__(self, paths: list[Path], found: dict[str, Protocol], trunk: str, px: int) -> None:
+        self.images = torch.stack([torch.tensor(load_input(path, (px, px), 1)) for path in paths])
+        self.trunk = Trunk(trunk, FCDD().settings.stages)
+        self.rows = np.unique(np.concatenate([protocol.train for protocol in found.values()]))
+        self.place = {int(row): place for place, row in enumerate(self.rows)}
+        self.flips = [self._features(part, "images, one flip") for part in flipped(self.images, 4).chunk(4)]
+        self._synthetic: dict[int, tuple[Tensor, ...]] = {}
+
+    def synthetic(self, seed: int) -> tuple[Tensor, ...]:
+        """Rounds of synthetic defects on every normal image that trains somewhere."""
+        if seed not in self._synthetic:
+            s = FCDD().settings
+            drawn, _ = synthetic_rounds(
+                self.images[self.rows], s.synthesiser, s.synthetic_rounds, 32, CPU, seeded(seed, "synthetic")
+            )
+            self._synthetic[seed] = self._features(drawn, f"synthetic, seed {seed}").chunk(s.synthetic_rounds)
+        return self._synthetic[seed]
+
+    def _features(self, images: Tensor, what: str) -> Tensor:
+        started = time.perf_counter()
+        features = features_of(self.trunk, images, 32, CPU)
+        seconds = time.perf_counter() - started
+        print(f"  {self.trunk.name}, {images.shape[-1]} px: {len(images)} {what}: {seconds:.0f} s", flush=True)
+        return features
+
+
+class Whitenings:
+    """One whitening, or one for each cell type."""
+
+    def __init__(self, features: Tensor, types: np.ndarray, trunk: Trunk) -> None:
+        s = FCDD().settings
+        self.by_type = {}
+        for kind in np.unique(types):
+            fitted = Whitening(trunk.channels, (features.shape[2], features.shape[3]), "location", s.whitening_floor,
+                               s.shrinkage)  # fmt: skip
+            fitted.fit(features[types == kind])
+            self.by_type[str(kind)] = fitted
+
+    def __call__(self, features: Tensor, types: np.ndarray) -> Tensor:
+        """z [N,P,C] float16, each image by the statistics of its type."""
+        first = next(iter(self.by_type.values()))
+        if len(self.by_type) == 1:
+            return first.in_half(features)
+        z = torch.empty(len(features), features.shape[2] * features.shape[3], features.shape[1], dtype=torch.float16)
+        for kind, whitening in self.by_type.items():
+            chosen = torch.from_numpy(np.flatnonzero(types == kind))
+            z[chosen] = whitening.in_half(features[chosen])
+        return z
+
+
+def run_member(member: Member, protocol: Protocol, pictures: Pictures, types: np.ndarray, seed: int) -> Scores:
+    """FCDD (k = 20) and PaDiM: scores of validation normals and of the test set, for each of four flips."""
+    s = FCDD(trunk=member.trunk).settings
+    kinds = types if member.by_type else np.full_like(types, "any")
+    places = np.array([pictures.place[int(row)] for row in protocol.train])
+    known = protocol.known[:KNOWN]
+    parts = {
+        "normals": (torch.cat([pictures.flips[flip][protocol.train] for flip in (0, 1)]), np.tile(kinds[protocol.train], 2)),
+        "synthetic": (torch.cat([part[places] for part in pictures.synthetic(seed)]), np.tile(kinds[protocol.train], 2)),
+        "known": (torch.cat([flip[known] for flip in pictures.flips]), np.tile(kinds[known], 4)),
+    }  # fmt: skip
+    whiten = Whitenings(*parts["normals"], pictures.trunk)
+    none = torch.zeros(0, member.px, member.px, dtype=torch.bool)  # masks: not used at image level
+    z = {name: whiten(*part) for name, part in parts.items()}
+    bank = FeatureBank(z["normals"], z["synthetic"], none, z["known"], none)
+    detector = FCDD(trunk=member.trunk)
+    with tempfile.TemporaryDirectory() as folder:
+        run = FitRun(Path(folder), seed, 0.05, "cpu")
+        first = next(iter(whiten.by_type.values()))
+        detector.fit_head(pictures.trunk, first, bank, (1, member.px, member.px), run, f"{member.name} {seed}")
+    response = detector.fitted.head.response
+    padim: Callable[[Tensor], Tensor] = lambda z: z.square().mean(dim=-1).sqrt()  # noqa: E731
+    found: Scores = {}
+    tuned = _fine_tuned(pictures.trunk, first, response, {n: p for n, (p, _) in parts.items()}, seed) if member.fine else None
+    for name, rows in (("", protocol.test), (" val", protocol.val)):
+        fcdd, beside = [], []
+        for flip in pictures.flips:
+            z_test = whiten(flip[rows], kinds[rows])
+            beside.append(_scores(padim, z_test, s.pool()))
+            fcdd.append(_scores(response, z_test, s.pool()) if tuned is None else tuned(flip[rows]))
+        found |= {f"fcdd{name}": np.stack(fcdd), f"padim{name}": np.stack(beside)}
+    return found
+
+
+@torch.no_grad()
+def _scores(response: Callable[[Tensor], Tensor], z: Tensor, share: float) -> np.ndarray:
+    maps = torch.cat([response(part.float()) for part in torch.split(z, 128)])
+    return pooled(maps, share).double().numpy()
+
+
+def _fine_tuned(
+    trunk: Trunk, whitening: Whitening, response: nn.Module, parts: dict[str, Tensor], seed: int
+) -> Callable[[Tensor], np.ndarray]:
+    """Stages 5 and 6 and the head trained on from the stored output of stage 4; returns the scoring of such features.
+
+    The rows, the loss and the pooling are those of the head's own training; the whitening stays as it is.
+    """
+    s = FCDD().settings
+    body = copy.deepcopy(nn.Sequential(*trunk.body[5:7])).requires_grad_(True).eval()
+    response = copy.deepcopy(response).requires_grad_(True)
+    width = TRUNKS[trunk.name].channels[4]
+    optimiser = torch.optim.AdamW(
+        [{"params": body.parameters(), "lr": FINE_RATE}, {"params": response.parameters(), "lr": 10 * FINE_RATE}],
+        weight_decay=s.weight_decay,
+    )  # fmt: skip
+
+    def statistic(features: Tensor) -> Tensor:
+        fourth = features[:, :width].float()
+        fifth = body[0](fourth)
+        sixth = body[1](fifth)
+        upper = [nn.functional.interpolate(one, size=fourth.shape[2:], mode="bilinear") for one in (fifth, sixth)]
+        return pooled(response(whitening(torch.cat([fourth, *upper], dim=1))), s.pool())
+
+    for step in range(FINE_STEPS):
+        draw = seeded(seed, "fine", step)
+        loss = torch.zeros(())
+        for name, most in (("normals", 64), ("synthetic", 64), ("known", 32)):
+            batch = parts[name][some_of(len(parts[name]), most, draw)]
+            loss = loss + image_level_loss(statistic(batch), torch.full((len(batch),), name != "normals"), FLOOR).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    @torch.no_grad()
+    def scored(features: Tensor) -> np.ndarray:
+        return torch.cat([statistic(part) for part in torch.split(features, 128)]).double().numpy()
+
+    return scored
+
+
+def kept_at(member: Member, name: str, seed: int) -> Path:
+    """Where the scores of one cell are kept."""
+    code = code_digest("detectors", "data/synthetic.py")[:12]
+    return KEPT / f"{member.name}-{name}-{seed}-{code}.npz"
+
+
+def keep(path: Path, scores: Scores) -> None:
+    """Write them whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **scores)
+    partial.replace(path)
+
+
+def combined(cells: list[Scores], method: str, flips: int) -> np.ndarray:
+    """Scores [N] of some members together: mean over flips, standardised on validation normals, mean over members."""
+    total = 0.0
+    for cell in cells:
+        val, test = (cell[key][:flips].mean(axis=0) for key in (f"{method} val", method))
+        total = total + ((test - val.mean()) / val.std() if len(cells) > 1 else test)
+    return total / len(cells)
+
+
+def main() -> None:
+    """Run what is missing, name the best, print the table, write benchmarks/results/elpv-family.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the first seed and the protocols that choose, alone")
+    quick = parser.parse_args().quick
+    started = time.perf_counter()
+    paths, found = protocols(SEARCHED if quick else elpv.PROTOCOLS)
+    types = _types(paths, found)
+    searched = _cells(paths, found, types, MEMBERS, SEARCHED, SEEDS[:1])
+    means = {(row, flips): float(np.mean([auroc(combined([searched[m, name, 0] for m in members], "fcdd", flips),
+                                                found[name].labels) for name in SEARCHED]))
+             for row, members in ROWS.items() for flips in (1, 4)}  # fmt: skip
+    best, flips = max(means, key=means.__getitem__)
+    for (row, count), mean in means.items():
+        print(f"{row + (', four flips' if count == 4 else ''):50}{mean:.4f}")
+    print(f"best: {best}, {flips} flips")
+    figures: dict[str, object] = {"searched": {f"{row}, {count} flips": mean for (row, count), mean in means.items()},
+                                  "best": {"row": best, "flips": flips}}  # fmt: skip
+    if not quick:
+        whole = _cells(paths, found, types, ROWS[best], elpv.PROTOCOLS, SEEDS)
+        table = {method: {name: [combined([whole[m, name, seed] for m in ROWS[best]], method, flips) for seed in SEEDS]
+                          for name in elpv.PROTOCOLS} for method in ("fcdd", "padim")}  # fmt: skip
+        rows = {label: summarise(table[method], table["padim"], found)
+                for label, method in (("FCDD, best of the family", "fcdd"), ("PaDiM, same members and flips", "padim"))}
+        figures["rows"] = rows
+        for label, row in rows.items():
+            for group in ("peer-0", "blocks", "blocks 2-4"):
+                print(label, group, {key: round(value, 4) for key, value in row[group].items()})  # type: ignore[attr-defined]
+    seconds = time.perf_counter() - started
+    path = write_results("elpv-family", figures, seeds=SEEDS, seconds=seconds, quick=quick)
+    print(f"\n{seconds:.0f} s; written to benchmarks/results/{path.name}")
+
+
+def _types(paths: list[Path], found: dict[str, Protocol]) -> np.ndarray:
+    from xadflow.data.sources.base import Candidate
+    from xadflow.data.sources.elpv import Elpv
+
+    category = {str(one.content): one.category for name in found for one in Elpv("elpv", {"protocol": name}).candidates()
+                if isinstance(one, Candidate)}  # fmt: skip
+    return np.array([str(category[str(path)]) for path in paths])
+
+
+def _cells(
+    paths: list[Path], found: dict[str, Protocol], types: np.ndarray, members: tuple[Member, ...],
+    names: tuple[str, ...], seeds: tuple[int, ...],
+) -> dict[tuple[Member, str, int], Scores]:  # fmt: skip
+    """Scores of every cell; what is not kept is measured, one trunk and size after the other."""
+    cells = [(member, name, seed) for member in members for seed in seeds for name in names]
+    missing = [cell for cell in cells if not kept_at(*cell).exists()]
+    for trunk, px in dict.fromkeys((member.trunk, member.px) for member, _, _ in missing):
+        pictures = Pictures(paths, found, trunk, px)
+        for member, name, seed in missing:
+            if (member.trunk, member.px) == (trunk, px):
+                begun = time.perf_counter()
+                keep(kept_at(member, name, seed), run_member(member, found[name], pictures, types, seed))
+                print(f"  {member.name}, {name}, seed {seed}: {time.perf_counter() - begun:.0f} s", flush=True)
+    read: dict[tuple[Member, str, int], Scores] = {}
+    for cell in cells:
+        with np.load(kept_at(*cell)) as stored:
+            read[cell] = dict(stored)
+    return read
+
+
+if __name__ == "__main__":
+    main()
