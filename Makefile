@@ -14,7 +14,7 @@ QUICK ?=
 QUICK_FLAG := $(if $(QUICK),--quick,)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-server server bench-elpv bench-nightly bench-audit bench-speed bench-probe bench-one-class bench-textures faults figures errors-page clean
+.PHONY: help setup demo check test test-server server bench-elpv bench-elpv-family bench-nightly bench-audit bench-speed bench-probe bench-one-class bench-textures faults figures errors-page clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1;\2/p' $(MAKEFILE_LIST) | awk -F';' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ server: setup ## Prefect server, MLflow server and a worker on loopback; both fl
 
 bench-elpv: setup ## image AUROC on ELPV, random and block split (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.elpv $(QUICK_FLAG)
+
+bench-elpv-family: setup ## what else FCDD can be on ELPV: sizes, trunks, cell types, fine-tuning (QUICK=1: the search alone)
+	@$(BIN)/python -m benchmarks.elpv_family $(QUICK_FLAG)
 
 bench-nightly: setup ## the nightly path end to end, and what the orchestrator costs (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.nightly $(QUICK_FLAG)

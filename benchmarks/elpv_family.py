@@ -259,7 +259,7 @@ def main() -> None:
     for (row, count), mean in means.items():
         print(f"{row + (', four flips' if count == 4 else ''):50}{mean:.4f}")
     print(f"best: {best}, {flips} flips")
-    figures: dict[str, object] = {"searched": {f"{row}, {count} flips": mean for (row, count), mean in means.items()},
+    figures: dict[str, object] = {"tried": {row: {"1": means[row, 1], "4": means[row, 4]} for row in ROWS},
                                   "best": {"row": best, "flips": flips}}  # fmt: skip
     if not quick:
         whole = _cells(paths, found, types, ROWS[best], elpv.PROTOCOLS, SEEDS)
