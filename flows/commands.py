@@ -25,29 +25,32 @@ _DAY = click.DateTime(formats=["%Y-%m-%d"])
 @click.command()
 @click.option("--dataset", "datasets", multiple=True, help="Data set to train on; default: retrain.datasets.")
 @click.option("--detector", "detectors", multiple=True, help="Detector to train; default: retrain.detectors.")
+@click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0),
+              help="Seed to train with, a version for each; default: retrain.seeds, else seed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the gate's verdicts as JSON.")
-def retrain(datasets: tuple[str, ...], detectors: tuple[str, ...], as_json: bool) -> None:
+def retrain(datasets: tuple[str, ...], detectors: tuple[str, ...], seeds: tuple[int, ...], as_json: bool) -> None:
     """Train, evaluate, gate and register detectors; what did not change is not trained again.
 
     \b
     Examples:
       xadflow retrain
       xadflow retrain --dataset textures-brick --detector fcdd
+      xadflow retrain --dataset fashion-mnist-3 --detector hsc --seed 0 --seed 1 --seed 2
     """
-    outcomes = _run_retrain(list(datasets), list(detectors))
+    outcomes = _run_retrain(list(datasets), list(detectors), list(seeds))
     if as_json:
         click.echo(json.dumps(outcomes, default=str))
         return
     _say_gate(outcomes)
 
 
-def _run_retrain(datasets: list[str], detectors: list[str]) -> list[dict[str, Any]]:
+def _run_retrain(datasets: list[str], detectors: list[str], seeds: list[int] | None = None) -> list[dict[str, Any]]:
     _check_first(datasets, detectors=detectors)
     interactive_environment()
     from flows.retrain import retrain as flow
 
     with progress_board(), _answered():
-        return flow(datasets or None, detectors or None)
+        return flow(datasets or None, detectors or None, seeds or None)
 
 
 def _check_first(datasets: Iterable[str], detectors: Iterable[str] = (), explainers: Iterable[str] = ()) -> None:

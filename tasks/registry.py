@@ -12,14 +12,14 @@ from xadflow.retraining import judge_challenger, register_trained, training_orde
 
 
 @task(
-    name="register", task_run_name="register {detector} of {dataset}", cache_policy=NO_CACHE, retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
+    name="register", task_run_name="register {detector} of {dataset}, seed {seed}", cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
 )  # fmt: skip
-def register(dataset: str, detector: str, trained: dict[str, Any]) -> dict[str, Any]:
+def register(dataset: str, detector: str, seed: int, trained: dict[str, Any]) -> dict[str, Any]:
     """Evaluate on `test` and register as challenger; a training that is registered already is only found again."""
     project = open_project()
     project.registry.prepare()
-    order = training_order(project.home, project.settings, dataset, detector)
+    order = training_order(project.home, project.settings, dataset, detector, seed)
     with slot(GPU):
         ref = register_trained(project.home, project.settings, project.registry, order)
     return {"model": ref.name, "version": ref.version, "run_id": ref.run_id, "trained": trained["trained"]}

@@ -16,21 +16,21 @@ from xadflow.settings import Home, load_settings
 def training_cache_key(context: Any, parameters: dict[str, Any]) -> str | None:
     """Key of a training whose files are there, else None (no cache): data, parameters, seed and code decide it."""
     home = Home.find()
-    order = training_order(home, load_settings(home.params), parameters["dataset"], parameters["detector"])
+    order = training_order(home, load_settings(home.params), parameters["dataset"], parameters["detector"], parameters["seed"])
     return f"train-{order.data_md5.removesuffix('.dir')}-{order.key}" if order.is_done(home) else None
 
 
 @task(
-    name="train", task_run_name="train {detector} on {dataset}", cache_key_fn=training_cache_key, persist_result=True,
-    result_serializer="json", retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS,
+    name="train", task_run_name="train {detector} on {dataset}, seed {seed}", cache_key_fn=training_cache_key,
+    persist_result=True, result_serializer="json", retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=is_transient,
 )  # fmt: skip
-def train(dataset: str, detector: str, dvc_md5: str) -> dict[str, Any]:
+def train(dataset: str, detector: str, seed: int, dvc_md5: str) -> dict[str, Any]:
     """Train one detector on one data set version; goes on from its checkpoint. Returns the training's key and folder."""
     project = open_project()
-    order = training_order(project.home, project.settings, dataset, detector)
+    order = training_order(project.home, project.settings, dataset, detector, seed)
     started_done = order.is_done(project.home)
     limit = contextlib.nullcontext() if started_done else slot(GPU)
-    with limit, track(f"train {detector} on {dataset}") as update:
+    with limit, track(f"train {detector} on {dataset}, seed {seed}") as update:
         folder = train_detector(project.home, project.settings, order, update)
     return {"key": order.key, "folder": str(folder), "trained": not started_done, "dvc_md5": dvc_md5}

@@ -231,3 +231,15 @@ def test_the_demo_on_what_is_done_already_adds_nothing_and_says_where_everything
     for what in ("tables", "report", "MLflow", "audit"):
         assert what in done.stdout
     assert (len(table(explained, "scores")), len(table(explained, "explanations"))) == before
+
+
+def test_each_seed_is_a_version_of_its_own_gated_against_the_champion(explained: Path, xadflow) -> None:
+    from mlflow import MlflowClient
+
+    done = xadflow("retrain", "--dataset", "screws", "--seed", "0", "--seed", "5", "--json")
+    first, second = json.loads(done.stdout.splitlines()[-1])
+    assert (first["version"], first["trained"]) == (1, False)
+    assert (second["version"], second["trained"], second["judged"]) == (2, True, True)
+    client = MlflowClient(f"sqlite:///{explained / 'var' / 'mlflow.db'}")
+    runs = [client.get_model_version("xad.screws.fcdd", str(number)).run_id for number in (1, 2)]
+    assert [client.get_run(run).data.params["seed"] for run in runs] == ["0", "5"]

@@ -50,8 +50,12 @@ class TrainingOrder:
         return (self.folder(home) / REPORT).is_file() and (self.saved(home) / "detector.json").is_file()
 
 
-def training_order(home: Home, settings: Settings, dataset: str, detector: str) -> TrainingOrder:
-    """Everything that decides a training, read once. Raises BadManifest when the data set has not been built."""
+def training_order(home: Home, settings: Settings, dataset: str, detector: str, seed: int | None = None) -> TrainingOrder:
+    """Everything that decides a training, read once; `seed` None is the project's.
+
+    Raises BadManifest when the data set has not been built.
+    """
+    chosen_seed = settings.seed if seed is None else seed
     chosen = settings.detector(detector)
     data = dvc_hashes(home.project, dataset)
     if "manifest" not in data:
@@ -68,12 +72,12 @@ def training_order(home: Home, settings: Settings, dataset: str, detector: str) 
         "dataset": settings.dataset(dataset).model_dump(mode="json"),
         "method": chosen.method,
         "settings": chosen.settings,
-        "seed": settings.seed,
+        "seed": chosen_seed,
         "calibration": settings.calibration.model_dump(mode="json"),
         "code": code_digest(*CODE),
     }
     return TrainingOrder(
-        dataset=dataset, detector=detector, method=chosen.method, settings=chosen.settings, seed=settings.seed,
+        dataset=dataset, detector=detector, method=chosen.method, settings=chosen.settings, seed=chosen_seed,
         false_alarm_rate=settings.calibration.false_alarm_rate, data_md5=data["manifest"],
         key=sha256_json(decides)[:32],
     )  # fmt: skip

@@ -100,10 +100,11 @@ class GateSettings(_Frozen):
 
 
 class RetrainSettings(_Frozen):
-    """What the weekly flow trains."""
+    """What the weekly flow trains; each of `seeds` (by default the project's one) becomes a version of its own."""
 
     datasets: tuple[Name, ...]
     detectors: tuple[MethodName, ...]
+    seeds: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
 
 
 class ExplainSettings(_Frozen):
