@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xadflow.data import public_sets
+from xadflow.data import fetching
+from xadflow.data.fetching import fetch
 from xadflow.data.idx import parse_idx
 from xadflow.data.manifest import Split
-from xadflow.data.public_sets import SETS, fetch, raw_folder, read_raw
+from xadflow.data.public_sets import SETS, public_set
+from xadflow.data.raw_files import raw_folder
+from xadflow.data.reading import read_raw
 from xadflow.data.sources import Candidate, open_source
 from xadflow.digests import sha256_bytes
 from xadflow.errors import BadInput, BadSettings, DataUnavailable, UnknownName
@@ -91,12 +94,12 @@ def test_a_class_that_is_not_there_is_refused(home: Home):
     with pytest.raises(BadSettings, match="dress"):
         source(normal="gown")
     with pytest.raises(UnknownName, match="mnist"):
-        public_sets.public_set("mnits")
+        public_set("mnits")
 
 
 def test_files_that_are_there_are_not_fetched(home: Home, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(public_sets, "_from_torchvision", None)
-    monkeypatch.setattr(public_sets, "_from_package", None)
+    monkeypatch.setattr(fetching, "_from_torchvision", None)
+    monkeypatch.setattr(fetching, "_from_package", None)
     assert fetch(home, "fashion-mnist", lambda _: None) == "files that were there"
 
 
@@ -114,8 +117,8 @@ def test_other_content_is_refused_and_named(home: Home, monkeypatch: pytest.Monk
         (temporary / "train-labels-idx1-ubyte").write_bytes(b"something else")
         return temporary
 
-    monkeypatch.setattr(public_sets, "_from_torchvision", broken)
-    monkeypatch.setattr(public_sets, "_from_package", other)
+    monkeypatch.setattr(fetching, "_from_torchvision", broken)
+    monkeypatch.setattr(fetching, "_from_package", other)
     with pytest.raises(DataUnavailable) as caught:
         fetch(home, "fashion-mnist", lambda _: None)
     assert all(word in str(caught.value) for word in ("no route to host", "other content", "raw/fashion-mnist"))
@@ -124,7 +127,7 @@ def test_other_content_is_refused_and_named(home: Home, monkeypatch: pytest.Monk
 def test_what_was_fetched_is_kept_whole(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = raw_folder(home, "fashion-mnist")
     elsewhere = folder.rename(tmp_path / "elsewhere")
-    monkeypatch.setattr(public_sets, "_from_torchvision", lambda *_: elsewhere)
+    monkeypatch.setattr(fetching, "_from_torchvision", lambda *_: elsewhere)
     assert fetch(home, "fashion-mnist", lambda _: None) == "torchvision"
     assert read_raw(home, "fashion-mnist").train.shape == (40, 28, 28)
     assert not list(folder.parent.glob(".*"))

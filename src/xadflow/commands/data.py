@@ -82,8 +82,9 @@ def fetch(name: str) -> None:
       xadflow data fetch fashion-mnist-3
       xadflow data fetch photos-any
     """
-    from xadflow.data.public_sets import SETS, raw_folder
-    from xadflow.data.public_sets import fetch as bring
+    from xadflow.data.fetching import fetch as bring
+    from xadflow.data.public_sets import SETS
+    from xadflow.data.raw_files import raw_folder
     from xadflow.errors import WrongUse
 
     home, settings = _project()

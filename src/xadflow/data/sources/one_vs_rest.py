@@ -1,7 +1,7 @@
 """MNIST and Fashion-MNIST as one-vs-rest: one class is normal, the test images of all others are anomalous.
 
 The protocol of Ruff et al. (ICML 2018) and of the FCDD paper: train on the published train images of one class, test
-on all published test images. Raw files come by `xadflow data fetch mnist` (or fashion-mnist); see public_sets.py.
+on all published test images. Raw files come by `xadflow data fetch mnist` (or fashion-mnist); see fetching.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from xadflow.data.manifest import Split
-from xadflow.data.public_sets import public_set, read_raw
+from xadflow.data.public_sets import public_set
+from xadflow.data.reading import read_raw
 from xadflow.data.sources.base import Candidate, Options, Refused, read_options
 from xadflow.data.stored_png import stored_png
 from xadflow.errors import BadSettings
