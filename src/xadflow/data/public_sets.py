@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 
 import numpy as np
@@ -20,24 +20,26 @@ from xadflow.errors import UnknownName
 
 @dataclass(frozen=True)
 class PublicSet:
-    """One public data set: sha256 of each raw file unpacked, and the package that carries them.
+    """One public data set: sha256 of each raw file unpacked, and who gives them.
 
-    `package` is (`apt` or `npm`, name with version); `inside` is where the files are in it; `torchvision` names the
-    class that knows a mirror; `classes` are those of the labels, where there are any.
+    `package` is (`apt` or `npm`, name with version), None where no package carries them; `inside` is where the files are
+    in it; `torchvision` names the class that knows a mirror; `addresses` are those of archives, by file, that are kept
+    as they come. `classes` are those of the labels, where there are any; the first file holds the train images then.
     """
 
     name: str
     digests: Mapping[str, str]
     licence: str
-    package: tuple[str, str]
-    inside: str
+    package: tuple[str, str] | None = None
+    inside: str = ""
     classes: tuple[str, ...] = ()
     torchvision: str | None = None
+    addresses: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RawImages:
-    """Images uint8 [N,28,28] and labels uint8 [N] of both published parts."""
+    """Images uint8 [N,H,W], or [N,H,W,3] in colour, and labels uint8 [N] of both published parts."""
 
     train: NDArray[np.uint8]
     train_labels: NDArray[np.uint8]
@@ -46,6 +48,16 @@ class RawImages:
 
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+# In the order of GTSRB's class numbers, 0 to 42.
+_SIGNS = (
+    "speed-20", "speed-30", "speed-50", "speed-60", "speed-70", "speed-80", "end-of-speed-80", "speed-100", "speed-120",
+    "no-passing", "no-passing-for-trucks", "right-of-way-at-crossing", "priority-road", "yield", "stop", "no-vehicles",
+    "no-trucks", "no-entry", "caution", "curve-left", "curve-right", "double-curve", "bumpy-road", "slippery-road",
+    "narrows-on-right", "road-works", "traffic-lights", "pedestrians", "children", "bicycles", "ice-or-snow",
+    "wild-animals", "end-of-all-limits", "turn-right", "turn-left", "ahead-only", "ahead-or-right", "ahead-or-left",
+    "keep-right", "keep-left", "roundabout", "end-of-no-passing", "end-of-no-passing-for-trucks",
+)  # fmt: skip
 
 
 def _idx(*values: str) -> dict[str, str]:
@@ -81,6 +93,24 @@ SETS = {
         "MIT", ("apt", "dataset-fashion-mnist"), "usr/share/datasets/fashion-mnist",
         ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"),
         "FashionMNIST",
+    ),
+    "cifar10": PublicSet(
+        "cifar10", {"cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"},
+        "none stated",
+        classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        addresses={"cifar-10-python.tar.gz": "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"},
+    ),
+    "gtsrb": PublicSet(
+        "gtsrb",
+        {
+            "GTSRB-Training_fixed.zip": "df4144942083645bd60b594de348aa6930126c3e0e5de09e39611630abf8455a",
+            "GTSRB_Final_Test_Images.zip": "48ba6fab7e877eb64eaf8de99035b0aaecfbc279bee23e35deca4ac1d0a837fa",
+            "GTSRB_Final_Test_GT.zip": "f94e5a7614d75845c74c04ddb26b8796b9e483f43541dd95dd5b726504e16d6d",
+        },
+        "none stated; given freely for research",
+        classes=_SIGNS,
+        addresses={file: f"https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/{file}" for file in (
+            "GTSRB-Training_fixed.zip", "GTSRB_Final_Test_Images.zip", "GTSRB_Final_Test_GT.zip")},
     ),
     "opencv-photos": PublicSet(
         "opencv-photos", _listed("opencv-photos"), "Apache-2.0, a few files otherwise: see the package's copyright file",
