@@ -31,9 +31,11 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.results import write_results
+from xadflow.data.fetching import fetch
 from xadflow.data.letters import letters
 from xadflow.data.photo_crops import PHOTO_SETS, crops, photos
-from xadflow.data.public_sets import SETS, RawImages, fetch, read_raw
+from xadflow.data.public_sets import SETS, RawImages
+from xadflow.data.reading import read_raw
 from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
 from xadflow.detectors.training import resolve_device, seeded
 from xadflow.digests import sha256_json
@@ -53,7 +55,7 @@ EXPOSURE = {"fashion-mnist": f"crops of {', '.join(PHOTO_SETS)}", "mnist": "lett
 STEPS, FEW_STEPS = 2500, 400
 PUBLISHED = {"fcdd_conv": 0.89, "dsvdd": 0.93, "ae": 0.82}  # means on Fashion-MNIST, fcdd.md section 9
 BOOTSTRAP = 1000
-DATA_CODE = ("data/public_sets.py", "data/photo_crops.py", "data/letters.py")
+DATA_CODE = ("data/public_sets.py", "data/reading.py", "data/photo_crops.py", "data/letters.py")
 CODE = ("detectors", *DATA_CODE)
 
 

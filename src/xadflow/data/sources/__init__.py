@@ -1,4 +1,4 @@
-"""Sources of images, one file each: `elpv`, `folder`, `one_vs_rest`, `photo_crops`, `textures`."""
+"""Sources of images, one file each: `coloured_mnist`, `elpv`, `folder`, `letters`, `one_vs_rest`, `photo_crops`, `textures`."""
 
 from xadflow.data.sources.base import Candidate, Refused, Source, open_source
 

@@ -68,6 +68,9 @@ def not_a_file(path: Path) -> tuple[str, str] | None:
 class Source(Protocol):
     """Where the images of one data set come from."""
 
+    def raw_sets(self) -> tuple[str, ...]:
+        """Names of the public sets whose raw files it reads, which `xadflow data fetch` brings."""
+
     def origin(self) -> str:
         """One line that changes whenever the images may have changed. Raises DataUnavailable."""
 
@@ -104,8 +107,10 @@ def read_options(kind: type[OptionsKind], name: str, options: Mapping[str, Any])
 
 
 _BUILT_IN = {
+    "coloured_mnist": "xadflow.data.sources.coloured_mnist:ColouredMnist",
     "elpv": "xadflow.data.sources.elpv:Elpv",
     "folder": "xadflow.data.sources.folder:Folder",
+    "letters": "xadflow.data.sources.letters:Letters",
     "one_vs_rest": "xadflow.data.sources.one_vs_rest:OneVsRest",
     "photo_crops": "xadflow.data.sources.photo_crops:PhotoCrops",
     "textures": "xadflow.data.sources.textures:Textures",

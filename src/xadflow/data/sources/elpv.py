@@ -93,6 +93,10 @@ class Elpv:
         self._name = name
         self._options = read_options(ElpvOptions, name, options)
 
+    def raw_sets(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     def origin(self) -> str:
         """`elpv-dataset==<version>`. Raises DataUnavailable when the package is missing."""
         try:

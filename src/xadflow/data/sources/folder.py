@@ -49,6 +49,10 @@ class Folder:
         self._name = name
         self._options = read_options(FolderOptions, name, options)
 
+    def raw_sets(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     def origin(self) -> str:
         """Digest over relative path, size, modification time and rights of every file: cheap, and new when a file is.
 

@@ -1,7 +1,7 @@
-"""MNIST and Fashion-MNIST as one-vs-rest: one class is normal, the test images of all others are anomalous.
+"""MNIST, Fashion-MNIST, CIFAR-10 and GTSRB as one-vs-rest: one class is normal, the test images of all others are anomalous.
 
 The protocol of Ruff et al. (ICML 2018) and of the FCDD paper: train on the published train images of one class, test
-on all published test images. Raw files come by `xadflow data fetch mnist` (or fashion-mnist); see public_sets.py.
+on all published test images. Raw files come by `xadflow data fetch mnist` (or another name); see fetching.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from xadflow.data.manifest import Split
-from xadflow.data.public_sets import public_set, read_raw
+from xadflow.data.public_sets import public_set
+from xadflow.data.reading import read_raw
 from xadflow.data.sources.base import Candidate, Options, Refused, read_options
 from xadflow.data.stored_png import stored_png
 from xadflow.errors import BadSettings
@@ -27,7 +28,7 @@ class OneVsRestOptions(Options):
     `train` and `test_per_class` take the first so many images of the published order; None takes all.
     """
 
-    set: Literal["mnist", "fashion-mnist"]
+    set: Literal["mnist", "fashion-mnist", "cifar10", "gtsrb"]
     normal: int | str
     train: int | None = Field(default=None, ge=1)
     test_per_class: int | None = Field(default=None, ge=1)
@@ -49,9 +50,13 @@ class OneVsRest:
                               next_step=f"one of 0 to {len(classes) - 1}, {', '.join(classes)}, or all")  # fmt: skip
         self._normal = frozenset(chosen)
 
+    def raw_sets(self) -> tuple[str, ...]:
+        """The set."""
+        return (self._public.name,)
+
     def origin(self) -> str:
-        """The set and the digest of its train images."""
-        digest = self._public.digests["train-images-idx3-ubyte"]
+        """The set and the digest of the file that holds its train images."""
+        digest = next(iter(self._public.digests.values()))
         return f"{self._public.name}, train images sha256 {digest[:16]}"
 
     def candidates(self) -> Iterator[Candidate | Refused]:

@@ -41,6 +41,10 @@ class PhotoCrops:
             raise BadSettings(f"datasets.{name}.options.sets names no set of pictures", seen=unknown,
                               next_step=f"some of {', '.join(PHOTO_SETS)}")  # fmt: skip
 
+    def raw_sets(self) -> tuple[str, ...]:
+        """The sets of pictures."""
+        return self._options.sets
+
     def origin(self) -> str:
         """The sets and the digest of their files' digests."""
         digests = {name: dict(public_set(name).digests) for name in self._options.sets}

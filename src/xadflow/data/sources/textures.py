@@ -93,6 +93,10 @@ class Textures:
         self._name = name
         self._options = read_options(TexturesOptions, name, options)
 
+    def raw_sets(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     def origin(self) -> str:
         """`scikit-image==<version>` and the texture. Raises DataUnavailable when the package is missing."""
         try:
