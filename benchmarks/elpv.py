@@ -35,8 +35,8 @@ from xadflow.detectors.feature_bank import FeatureBank, features_of, flipped
 from xadflow.detectors.heads import Whitening
 from xadflow.detectors.losses import pooled
 from xadflow.detectors.synthesis import synthetic_rounds
-from xadflow.detectors.training import seeded
 from xadflow.digests import sha256_file
+from xadflow.engine.seeds import seeded
 from xadflow.images import load_input
 from xadflow.metrics.intervals import resampled_tables
 from xadflow.metrics.ranks import auroc, auroc_of, rank

@@ -39,7 +39,7 @@ from xadflow.detectors.feature_bank import FeatureBank, features_of, flipped, so
 from xadflow.detectors.heads import Whitening
 from xadflow.detectors.losses import image_level_loss, pooled
 from xadflow.detectors.synthesis import synthetic_rounds
-from xadflow.detectors.training import seeded
+from xadflow.engine.seeds import seeded
 from xadflow.images import load_input
 from xadflow.lineage import code_digest
 from xadflow.metrics.ranks import auroc
@@ -222,7 +222,7 @@ def _fine_tuned(
 
 def kept_at(member: Member, name: str, seed: int) -> Path:
     """Where the scores of one cell are kept."""
-    code = code_digest("detectors", "data/synthetic.py")[:12]
+    code = code_digest("detectors", "engine", "data/synthetic.py")[:12]
     return KEPT / f"{member.name}-{name}-{seed}-{code}.npz"
 
 

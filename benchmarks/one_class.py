@@ -37,8 +37,9 @@ from xadflow.data.photo_crops import PHOTO_SETS, crops, photos
 from xadflow.data.public_sets import SETS, RawImages
 from xadflow.data.reading import read_raw
 from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
-from xadflow.detectors.training import resolve_device, seeded
 from xadflow.digests import sha256_json
+from xadflow.engine.devices import resolve_device
+from xadflow.engine.seeds import seeded
 from xadflow.images import to_input
 from xadflow.lineage import code_digest
 from xadflow.metrics.intervals import resampled_tables
@@ -56,7 +57,7 @@ STEPS, FEW_STEPS = 2500, 400
 PUBLISHED = {"fcdd_conv": 0.89, "dsvdd": 0.93, "ae": 0.82}  # means on Fashion-MNIST, fcdd.md section 9
 BOOTSTRAP = 1000
 DATA_CODE = ("data/public_sets.py", "data/reading.py", "data/photo_crops.py", "data/letters.py")
-CODE = ("detectors", *DATA_CODE)
+CODE = ("detectors", "engine", *DATA_CODE)
 
 
 @dataclass(frozen=True)

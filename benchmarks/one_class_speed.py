@@ -37,7 +37,7 @@ from xadflow.detectors.losses import image_level_loss
 from xadflow.detectors.objectives import FLOOR
 from xadflow.detectors.one_class_settings import DenseSettings
 from xadflow.detectors.responses import DenseResponse
-from xadflow.detectors.training import resolve_device
+from xadflow.engine.devices import resolve_device
 
 BATCH, WORKERS, THREADS, SEED = 128, 2, 1, 0  # two threads wait for each other on a machine with other work
 CASES = {"28 px, confetti": (28, "confetti", 24), "96 px, confetti": (96, "confetti", 8), "96 px, defects": (96, "defects", 6)}

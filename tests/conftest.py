@@ -25,7 +25,7 @@ class ByPlant(LoadScopeScheduling):
         return path.parent.name if path.parent.name in TOGETHER else str(path)
 
 
-@pytest.hookimpl
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
     """The scheduler for `-n`, whatever `--dist` says."""
     config.option.loadscopereorder = False  # the order below, not the number of tests

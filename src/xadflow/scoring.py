@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xadflow.detectors.base import Detector, as_float, load_detector
-from xadflow.detectors.training import resolve_device
+from xadflow.engine.devices import resolve_device
 
 
 def open_detector(folder: Path, device: str) -> Detector:

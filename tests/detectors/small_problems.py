@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from xadflow.detectors import FitRun
 from xadflow.detectors.splitting import Problem
-from xadflow.detectors.training import Progress, Schedule, Trained, train
+from xadflow.detectors.training import Schedule, Trained, train
+from xadflow.engine.progress import Progress
 
 STEPS, BATCH = 24, 12
 SCHEDULE = Schedule(STEPS, 0.05, 1e-4, checkpoint_every=4)

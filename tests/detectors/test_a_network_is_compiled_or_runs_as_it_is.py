@@ -11,7 +11,7 @@ import torch
 
 from tests.detectors.small_problems import Limited, same_weights, trained
 from xadflow.detectors import build_detector
-from xadflow.detectors.checkpoints import CHECKPOINT, write_checkpoint
+from xadflow.engine.checkpoints import CHECKPOINT, write_checkpoint
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:

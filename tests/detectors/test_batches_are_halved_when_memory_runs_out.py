@@ -15,7 +15,7 @@ from xadflow.detectors.base import WEIGHTS
 from xadflow.detectors.heads import MahalanobisHead
 from xadflow.detectors.responses import VectorResponse
 from xadflow.detectors.splitting import Problem, Splitting
-from xadflow.detectors.training import CHECKPOINT
+from xadflow.engine.checkpoints import CHECKPOINT
 from xadflow.errors import TrainingFailed
 
 

@@ -17,7 +17,11 @@ from xadflow.detectors.backbones import Trunk
 from xadflow.detectors.base import WEIGHTS
 from xadflow.detectors.fcdd import FCDD
 from xadflow.detectors.splitting import Problem
-from xadflow.detectors.training import CHECKPOINT, Progress, Schedule, resolve_device, seeded, train
+from xadflow.detectors.training import Schedule, train
+from xadflow.engine.checkpoints import CHECKPOINT
+from xadflow.engine.devices import resolve_device
+from xadflow.engine.progress import Progress
+from xadflow.engine.seeds import seeded
 from xadflow.errors import BadSettings, TrainingFailed
 
 SETTINGS = {

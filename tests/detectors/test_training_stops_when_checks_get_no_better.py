@@ -14,7 +14,8 @@ from xadflow.detectors import FitRun, TrainingData, build_detector
 from xadflow.detectors.base import WEIGHTS, as_float
 from xadflow.detectors.exposure import held_out
 from xadflow.detectors.one_class_settings import OneClassSettings
-from xadflow.detectors.training import CHECKPOINT, seeded
+from xadflow.engine.checkpoints import CHECKPOINT
+from xadflow.engine.seeds import seeded
 from xadflow.errors import BadSettings, TrainingFailed
 
 

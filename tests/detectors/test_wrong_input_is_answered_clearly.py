@@ -17,8 +17,9 @@ from xadflow.data.loading import training_data
 from xadflow.data.manifest import SCHEMA, Manifest, Split
 from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
 from xadflow.detectors.base import detector_names
-from xadflow.detectors.training import CHECKPOINT, Schedule
+from xadflow.detectors.training import Schedule
 from xadflow.digests import sha256_bytes
+from xadflow.engine.checkpoints import CHECKPOINT
 from xadflow.errors import BadInput, BadManifest, BadSettings, TooFewNormals, TrainingFailed, XadflowError
 from xadflow.settings import DatasetSettings
 

@@ -11,7 +11,9 @@ from torch import nn
 
 from xadflow.detectors import FitRun
 from xadflow.detectors.splitting import Problem
-from xadflow.detectors.training import CHECKPOINT, Progress, Schedule, train
+from xadflow.detectors.training import Schedule, train
+from xadflow.engine.checkpoints import CHECKPOINT
+from xadflow.engine.progress import Progress
 
 STEPS = 20
 

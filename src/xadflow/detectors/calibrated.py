@@ -13,7 +13,7 @@ from torch import Tensor
 from xadflow.calibration import Calibration, calibrate, threshold_at
 from xadflow.detectors.base import FitRun, Scores, TrainingData, as_float
 from xadflow.detectors.synthesis import synthetic_rounds
-from xadflow.detectors.training import seeded
+from xadflow.engine.seeds import seeded
 from xadflow.errors import BadInput, BadWeights, TrainingFailed
 
 FEWEST_CALIBRATION_DEFECTS = 10  # below this the temperature is fitted on held-out synthetic defects instead

@@ -33,8 +33,11 @@ from xadflow.detectors.feature_bank import BankBatch, FeatureBank, bank_batches,
 from xadflow.detectors.heads import HeatmapHead, Whitening, kept_channels
 from xadflow.detectors.losses import image_level_loss, pixel_level_loss, pooled
 from xadflow.detectors.splitting import Network, Problem
-from xadflow.detectors.training import Progress, Schedule, Trained, resolve_device, seeded, train
+from xadflow.detectors.training import Schedule, Trained, train
 from xadflow.detectors.upsampling import GaussianUpsampling
+from xadflow.engine.devices import resolve_device
+from xadflow.engine.progress import Progress
+from xadflow.engine.seeds import seeded
 from xadflow.errors import BadSettings, BadWeights
 
 STATISTIC_FLOOR = 1e-6  # of the image statistic inside the anomaly term while training

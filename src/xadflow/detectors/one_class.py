@@ -33,7 +33,10 @@ from xadflow.detectors.one_class_settings import (
 )
 from xadflow.detectors.responses import DenseResponse, ReconstructionResponse, Response, VectorResponse
 from xadflow.detectors.splitting import Network, Problem
-from xadflow.detectors.training import Progress, Schedule, resolve_device, seeded, train
+from xadflow.detectors.training import Schedule, train
+from xadflow.engine.devices import resolve_device
+from xadflow.engine.progress import Progress
+from xadflow.engine.seeds import seeded
 
 CHECKPOINT_EVERY = 50  # steps; a whole network and its optimiser are written
 _ONE_PASS = 256  # images scored at once while fitting

@@ -7,24 +7,21 @@ no random state and a training that was killed and resumed ends with the same we
 from __future__ import annotations
 
 import functools
-import hashlib
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
 from lightning_fabric import Fabric
-from torch import Generator, Tensor, nn
+from torch import nn
 
 from xadflow.detectors.base import FitRun
-from xadflow.detectors.checkpoints import CHECKPOINT, read_checkpoint, write_checkpoint
 from xadflow.detectors.compiling import Compiled
 from xadflow.detectors.splitting import Batch, Network, Problem, Splitting
 from xadflow.detectors.stopping import Stopping
-from xadflow.errors import BadSettings, TrainingFailed
-
-LOWER = "lower learning_rate of the detector in params.yaml"
+from xadflow.engine.checkpoints import CHECKPOINT, read_checkpoint, write_checkpoint
+from xadflow.engine.progress import LOWER, History, Progress
+from xadflow.engine.seeds import seeded
+from xadflow.errors import TrainingFailed
 
 
 @dataclass(frozen=True)
@@ -59,40 +56,6 @@ class Trained:
     steps: int
     history: tuple[tuple[int, str, float], ...]
     parts: int
-
-
-@dataclass
-class Progress:
-    """Counts the units of one fit, all phases together, and tells whoever listens."""
-
-    run: FitRun
-    total: int
-    done: int = field(default=0)
-
-    def advance(self, figures: Mapping[str, float] | None = None, units: int = 1) -> None:
-        """One more unit done."""
-        self.done = min(self.done + units, self.total)
-        if self.run.progress is not None:
-            self.run.progress(self.done, self.total, figures or {})
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is the first GPU where there is one, else the CPU. Raises BadSettings for what is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as err:
-        raise BadSettings("no such device", seen=name, next_step="set device to auto, cpu or cuda") from err
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BadSettings("no such GPU on this machine", seen=name, next_step="set device to auto or cpu")
-    return device
-
-
-def seeded(seed: int, *purpose: object, device: torch.device | str = "cpu") -> Generator:
-    """A generator that depends on the seed and on what it is for, on nothing else."""
-    digest = hashlib.sha256("/".join(map(str, (seed, *purpose))).encode()).digest()
-    return Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def train(
@@ -178,35 +141,3 @@ def _optimiser(
     if schedule.curve == "exponential":
         return optimiser, torch.optim.lr_scheduler.ExponentialLR(optimiser, schedule.decay)
     return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=rate, total_steps=schedule.steps)
-
-
-class History:
-    """Losses of the steps: what the host has seen, (step, name, value) with steps from 1, and what is on the device yet."""
-
-    def __init__(self, seen: Sequence[tuple[int, str, float]]) -> None:
-        self.seen = [(int(step), str(name), float(value)) for step, name, value in seen]
-        self._unseen: list[tuple[int, dict[str, Tensor]]] = []
-
-    def add(self, step: int, losses: dict[str, Tensor]) -> int:
-        """Take the losses of a step, counted from 0, without looking at them; returns how many steps are done."""
-        self._unseen.append((step, losses))
-        return step + 1
-
-    def note(self, done: int, name: str, value: float) -> None:
-        """Add a figure that the host knows. Raises TrainingFailed when it is not a number."""
-        if not math.isfinite(value):
-            raise TrainingFailed(f"the loss of a {name} is not a number", seen=f"step {done - 1}: {value}", next_step=LOWER)
-        self.seen.append((done, name, value))
-
-    def look(self) -> dict[str, float]:
-        """Bring losses to the host, in one copy; returns the last step's. Raises TrainingFailed."""
-        values = iter(torch.stack([value for _, losses in self._unseen for value in losses.values()]).tolist())
-        figures: dict[str, float] = {}
-        for step, losses in self._unseen:
-            figures = {name: next(values) for name in losses}
-            if not math.isfinite(sum(figures.values())):
-                raise TrainingFailed("the loss stopped being a number", seen=f"step {step}: {figures}", next_step=LOWER if step
-                                     else "look at the training images: no weight has been changed yet")  # fmt: skip
-            self.seen.extend((step + 1, name, value) for name, value in figures.items())
-        self._unseen.clear()
-        return figures

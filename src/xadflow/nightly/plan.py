@@ -23,7 +23,7 @@ from xadflow.settings import Home, Settings
 from xadflow.store import EvidenceStore
 from xadflow.tracking.model_versions import ModelRef
 
-CODE = ("detectors", "explainers", "calibration.py", "images.py", "nightly")
+CODE = ("detectors", "engine", "explainers", "calibration.py", "images.py", "nightly")
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _identity(home: Home, settings: Settings, dataset: str, champion: ModelRef, 
     import torch
 
     from xadflow.detectors.base import WEIGHTS
-    from xadflow.detectors.training import resolve_device
+    from xadflow.engine.devices import resolve_device
 
     return RunIdentity(
         commit=git_commit(home.project),

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from xadflow.detectors.base import Detector, as_float
-from xadflow.detectors.training import resolve_device
 from xadflow.digests import sha256_json
+from xadflow.engine.devices import resolve_device
 from xadflow.errors import BadImage
 from xadflow.explainers.base import Explanation, build_explainer
 from xadflow.images import ImageLimits, load_input

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xadflow.detectors.base import Detector, as_float
-from xadflow.detectors.training import resolve_device
+from xadflow.engine.devices import resolve_device
 from xadflow.errors import WorkFailed
 from xadflow.explainers.heatmap import HeatmapSettings, gradient_maps
 from xadflow.metrics.explanation import heat_inside

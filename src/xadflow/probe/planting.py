@@ -26,7 +26,7 @@ from torch import Generator, Tensor
 
 from xadflow.detectors.base import Detector, TrainingData
 from xadflow.detectors.synthesis import SYNTHESISERS
-from xadflow.detectors.training import seeded
+from xadflow.engine.seeds import seeded
 from xadflow.errors import WrongUse
 from xadflow.probe.watermark import Watermark
 

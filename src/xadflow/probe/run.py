@@ -20,8 +20,8 @@ import numpy as np
 from xadflow.data.loading import load_images, training_data
 from xadflow.data.manifest import Split, read_manifest
 from xadflow.detectors.base import FitRun, TrainingData, build_detector
-from xadflow.detectors.training import seeded
 from xadflow.digests import sha256_json
+from xadflow.engine.seeds import seeded
 from xadflow.errors import BadManifest, WrongUse
 from xadflow.lineage import code_digest, git_commit
 from xadflow.probe.cells import Cell, measured

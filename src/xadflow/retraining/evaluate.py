@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xadflow.data.loading import load_images
 from xadflow.data.manifest import Manifest, ManifestRow, Split, read_manifest
 from xadflow.detectors.base import Detector, as_float
-from xadflow.detectors.training import resolve_device
+from xadflow.engine.devices import resolve_device
 from xadflow.explainers.base import Explanation, build_explainer
 from xadflow.gate import AUROC, CHANGE_INSIDE, FLIP_RATE
 from xadflow.metrics.detection import DetectionSummary, summarise_detection

@@ -13,7 +13,7 @@ from xadflow.errors import BadManifest
 from xadflow.lineage import code_digest, dvc_hashes
 from xadflow.settings import Home, Settings
 
-CODE = ("detectors", "data/synthetic.py", "data/confetti.py", "data/loading.py", "calibration.py", "images.py")
+CODE = ("detectors", "engine", "data/synthetic.py", "data/confetti.py", "data/loading.py", "calibration.py", "images.py")
 REPORT = "fit.json"
 
 Update = Callable[[int, int, Mapping[str, float]], None]

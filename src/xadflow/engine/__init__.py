@@ -1,0 +1,1 @@
+"""What every training needs, detectors' and explainers' alike: device, seeds, checkpoints, history, progress."""

@@ -1,0 +1,1 @@
+"""Diverse counterfactuals: one generator gives several different images that a frozen detector calls normal."""

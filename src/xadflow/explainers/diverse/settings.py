@@ -1,0 +1,64 @@
+"""Settings of the diverse counterfactuals: every weight and size, with the measured configuration as the default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from xadflow.detectors.base import Detector
+from xadflow.explainers.diverse.losses import AnomalyProbability
+from xadflow.explainers.settings import ExplainerSettings, Share
+
+Weight = Annotated[float, Field(ge=0.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class DiverseSettings(ExplainerSettings):
+    """Defaults are those of coloured-mnist-recipe.md, "Recommended configuration".
+
+    concepts          K, how many alternatives an image gets
+    probability       what the anomaly probability of a score is: calibrated (threshold and temperature of the detector),
+                      logit (the score is one, as of BCE) or exponential (1 - exp(-score / typical), for distances; HSC,
+                      DSVDD, FCDD), where typical is 1 or, with `typical: median`, the median of held-out normals
+    width, patch      of the generator; patch None: 2 px up to 48 px, else 4
+    adversarial .. proximity   weights l_gan, l_phi, l_rec, l_cyc, l_r, l_div, l_prox of the terms; 0 leaves one out
+    margin            cosine between two edits of an image above which they count as alike
+    images            different images in a step, half of them normal; each goes through with every concept
+    pure              chance that alpha is 0; else it is drawn from [0,1]
+    learning_rate     of Adam (betas 0 and .9): constant for the first half, then linear down to `final` of it
+    clip              largest norm of the generator's gradient
+    noise             on what the concept classifier sees
+    """
+
+    concepts: Annotated[int, Field(ge=1, le=4)] = 2
+    probability: Literal["calibrated", "logit", "exponential"] = "calibrated"
+    typical: Literal["one", "median"] = "one"
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 24
+    patch: Literal[2, 4] | None = None
+    adversarial: Weight = 1.0
+    score: Weight = 1.0
+    reconstruction: Weight = 10.0
+    cycle: Weight = 0.0
+    concept: Weight = 1.0
+    diversity: Weight = 2.0
+    margin: Annotated[float, Field(ge=-1.0, lt=1.0)] = 0.3
+    proximity: Weight = 1.0
+    steps: Positive = 1600
+    images: Annotated[int, Field(ge=2, multiple_of=2)] = 16
+    pure: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
+    final: Share = 0.05
+    clip: Annotated[float, Field(gt=0.0)] = 5.0
+    noise: Weight = 0.2
+
+    def anomaly_probability(self, detector: Detector) -> AnomalyProbability:
+        """phi of this detector's scores."""
+        calibration = detector.calibration
+        if self.probability == "calibrated":
+            return AnomalyProbability("logistic", calibration.threshold, calibration.temperature)
+        if self.probability == "logit":
+            return AnomalyProbability("logistic")
+        ordered = sorted(float(score) for score in calibration.normal_scores)
+        typical = ordered[len(ordered) // 2] if self.typical == "median" else 1.0
+        return AnomalyProbability("exponential", 0.0, max(typical, 1e-6))
