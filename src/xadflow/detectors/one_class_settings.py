@@ -24,7 +24,7 @@ class OneClassSettings(MethodSettings):
                       see preprocessing.py
     anomaly_rate      chance that a normal image of a batch is replaced by an anomaly (published: one half)
     anomalies         what replaces it, in equal shares of those that are there: outliers (of the data set), known
-                      (labelled defects) and synthetic ones; `synthesiser` draws the last
+                      (labelled defects) and synthetic ones; `synthesiser` draws the last, see synthesis.py
     crop_px           each training image is shifted by up to this many pixels, the border repeated
     flip              left-right mirror images are normal too
     noise             standard deviation of Gaussian noise added to training images, of a range of 1

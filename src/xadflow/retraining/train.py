@@ -13,7 +13,8 @@ from xadflow.errors import BadManifest
 from xadflow.lineage import code_digest, dvc_hashes
 from xadflow.settings import Home, Settings
 
-CODE = ("detectors", "data/synthetic.py", "data/confetti.py", "data/loading.py", "calibration.py", "images.py")
+CODE = ("detectors", "data/synthetic.py", "data/confetti.py", "data/perlin.py", "data/loading.py", "calibration.py",
+        "images.py")  # fmt: skip
 REPORT = "fit.json"
 
 Update = Callable[[int, int, Mapping[str, float]], None]
