@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from xadflow.detectors.preprocessing import preparation
+from xadflow.errors import BadSettings
 
 CHANNELS = 3
 
@@ -56,3 +57,15 @@ def test_flat_images_stay_finite_and_so_do_their_gradients(name: str) -> None:
     assert torch.isfinite(prepared).all()
     assert torch.isfinite(flat.grad).all()
     assert prepared.abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pretrained_is_the_mean_and_deviation_that_are_given_and_three_channels(normals, images, channels: int) -> None:
+    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    module = preparation("pretrained", channels, (mean, deviation))
+    module.fit(normals[:, :channels], 8)
+    wanted = (images[:, :channels].double().numpy() - np.reshape(mean, (3, 1, 1))) / np.reshape(deviation, (3, 1, 1))
+    np.testing.assert_allclose(module(images[:, :channels]).numpy(), wanted, atol=2e-6)
+    assert not module.state_dict()  # known by name: nothing of it is saved
+    with pytest.raises(BadSettings, match="only a trunk"):
+        preparation("pretrained", channels)

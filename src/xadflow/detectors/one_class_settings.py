@@ -7,9 +7,13 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
-from xadflow.detectors.networks import network_spec
-from xadflow.detectors.preprocessing import Preparation
+from xadflow.detectors.backbones import TRUNKS
+from xadflow.detectors.networks import NETWORKS, network_spec
+from xadflow.detectors.preprocessing import Preparation, preparation
 from xadflow.detectors.synthesis import Synthesiser
+from xadflow.detectors.trunk_outline import is_trunk
+from xadflow.detectors.trunk_settings import TrunkSettings
+from xadflow.errors import BadSettings
 from xadflow.settings.of_methods import MethodSettings, validated
 
 Positive = Annotated[int, Field(ge=1)]
@@ -19,12 +23,14 @@ Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 class OneClassSettings(MethodSettings):
     """Every choice that the methods share; a method that does not use one ignores it.
 
-    network           one of xadflow.detectors.networks; None: the published one for the image size
-    preparation       contrast (each image's brightness and contrast are taken out, as published) or standard (they stay);
-                      see preprocessing.py
+    network           one of xadflow.detectors.networks, or a trunk: lite0, mobilenet_v2 or torchvision:NAME; None: the
+                      published one for the image size
+    trunk             of a network that is a trunk: weights, cut, frozen, freeze_bn; see trunk_settings.py
+    preparation       contrast (each image's brightness and contrast are taken out, as published), standard (they stay) or
+                      pretrained (as the trunk's weights were trained, the default of a trunk); see preprocessing.py
     anomaly_rate      chance that a normal image of a batch is replaced by an anomaly (published: one half)
     anomalies         what replaces it, in equal shares of those that are there: outliers (of the data set), known
-                      (labelled defects) and synthetic ones; `synthesiser` draws the last
+                      (labelled defects) and synthetic ones; `synthesiser` draws the last, see synthesis.py
     crop_px           each training image is shifted by up to this many pixels, the border repeated
     flip              left-right mirror images are normal too
     noise             standard deviation of Gaussian noise added to training images, of a range of 1
@@ -38,6 +44,7 @@ class OneClassSettings(MethodSettings):
     """
 
     network: str | None = None
+    trunk: TrunkSettings | None = None
     preparation: Preparation = "contrast"
     anomaly_rate: Rate = 0.5
     anomalies: tuple[Literal["outliers", "known", "synthetic"], ...] = ("outliers", "known", "synthetic")
@@ -95,9 +102,30 @@ class FocalSettings(OneClassSettings):
     gamma: Annotated[float, Field(ge=0.0)] = 0.0
 
 
+class ReconstructionSettings(OneClassSettings):
+    """Settings of `ae`, whose decoder mirrors its network: a trunk has no mirror image."""
+
+
 def one_class_settings(kind: type[Kind], given: Mapping[str, object], method: str) -> Kind:
-    """Settings checked, the network's name included. Raises BadSettings, UnknownName."""
+    """Settings checked, network and trunk included; for a trunk with its steps and its preparation filled in.
+
+    Raises:
+        BadSettings: a key or a value that does not fit, `trunk` without one, a trunk for a method that takes none.
+        UnknownName: no network of that name.
+    """
     checked = validated(kind, given, f"detector {method}")
-    if checked.network is not None:
-        network_spec(checked.network)
-    return checked
+    network = checked.network
+    if network is None or not is_trunk(network):
+        if network is not None:
+            network_spec(network)
+        if checked.trunk is not None:
+            raise BadSettings(f"`trunk` of detector {method} is for a network that is one", seen=f"network {network}",
+                              next_step=f"set network to one of {[*TRUNKS, 'torchvision:NAME']} in params.yaml")  # fmt: skip
+        preparation(checked.preparation, 1)  # refuses `pretrained`
+        return checked
+    if issubclass(kind, ReconstructionSettings):
+        raise BadSettings(f"detector {method} mirrors its network, and a trunk has no mirror image", seen=f"network {network}",
+                          next_step=f"use one of {sorted(NETWORKS)}")  # fmt: skip
+    prepared = checked.preparation if "preparation" in checked.model_fields_set else "pretrained"
+    trunk = (checked.trunk or TrunkSettings()).resolved(network)
+    return checked.model_copy(update={"trunk": trunk, "preparation": prepared})

@@ -1,20 +1,24 @@
 """What is done to an image before a network. Differentiable, and inside the detector: callers give plain images.
 
-contrast  as published (fcdd.md, section 5, "LCN"): x - mean, over the mean absolute value of that, each image for itself;
-          then every channel is mapped so that the train normals fill [0,1]. Brightness and contrast are gone.
-standard  (x - mean) / standard deviation of each channel over the train normals. Brightness and contrast stay.
+contrast    as published (fcdd.md, section 5, "LCN"): x - mean, over the mean absolute value of that, each image for itself;
+            then every channel is mapped so that the train normals fill [0,1]. Brightness and contrast are gone.
+standard    (x - mean) / standard deviation of each channel over the train normals. Brightness and contrast stay.
+pretrained  (x - mean) / standard deviation of each channel of the images that a trunk's weights were trained with. A grey image
+            becomes three channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from xadflow.detectors.base import as_float
+from xadflow.errors import BadSettings
 
-Preparation = Literal["contrast", "standard"]
+Preparation = Literal["contrast", "standard", "pretrained"]
 
 FLAT = 1e-3  # mean absolute contrast, of a range of 1: below it an image counts as flat and stays (nearly) 0
 
@@ -74,9 +78,41 @@ class Standardisation(nn.Module):
         return (images - self.mean) / self.deviation
 
 
-def preparation(name: Preparation, channels: int) -> ContrastNormalisation | Standardisation:
-    """The module of that name, not fitted."""
-    return ContrastNormalisation(channels) if name == "contrast" else Standardisation(channels)
+class FixedStandardisation(nn.Module):
+    """Images [B,1|3,H,W] in [0,1] to [B,3,H,W], by a mean and deviation that are given; nothing is learned or saved."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, mean: Sequence[float], deviation: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(deviation).view(-1, 1, 1), persistent=False)
+
+    def fit(self, normals: Tensor, batch_size: int) -> None:
+        """Nothing to take from the train normals."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Three channels, float32."""
+        return (images - self.mean) / self.deviation
+
+
+def preparation(
+    name: Preparation, channels: int, statistics: tuple[Sequence[float], Sequence[float]] | None = None
+) -> ContrastNormalisation | Standardisation | FixedStandardisation:
+    """The module of that name, not fitted; `statistics` are the mean and deviation of `pretrained`.
+
+    Raises:
+        BadSettings: `pretrained` without statistics.
+    """
+    if name == "contrast":
+        return ContrastNormalisation(channels)
+    if name == "standard":
+        return Standardisation(channels)
+    if statistics is None:
+        raise BadSettings("only a trunk has statistics of what it was trained with", seen=f"preparation {name}",
+                          next_step="set preparation to contrast or standard in params.yaml, or name a trunk")  # fmt: skip
+    return FixedStandardisation(*statistics)
 
 
 def _contrast(images: Tensor) -> Tensor:

@@ -11,22 +11,25 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from xadflow.detectors.designs import Design
 from xadflow.detectors.exposure import Batch
 from xadflow.detectors.losses import image_level_loss, pixel_level_loss, pseudo_huber
-from xadflow.detectors.networks import Autoencoder, dense_network, fields_of, network_spec, vector_network
+from xadflow.detectors.networks import Autoencoder
 from xadflow.detectors.objectives import FLOOR, Objective
 from xadflow.detectors.one_class_settings import DenseSettings, OneClassSettings
-from xadflow.detectors.preprocessing import Preparation, preparation
+from xadflow.detectors.preprocessing import preparation
 from xadflow.detectors.upsampling import Field, GaussianUpsampling, gaussian_matrix
+from xadflow.errors import BadSettings
 
 
 class Response(nn.Module, ABC):
     """Preparation and network of one input shape (C, H, W)."""
 
-    def __init__(self, network: str, shape: tuple[int, int, int], prepared: Preparation) -> None:
+    def __init__(self, network: str, shape: tuple[int, int, int], settings: OneClassSettings) -> None:
         super().__init__()
-        self.prepare = preparation(prepared, shape[0])
-        self.fields = fields_of(network, *shape[1:])
+        self.design = Design(network, shape, settings.trunk)
+        self.prepare = preparation(settings.preparation, shape[0], self.design.statistics)
+        self.fields = self.design.fields
 
     @abstractmethod
     def losses(self, output: Tensor, batch: Batch) -> Tensor:
@@ -45,16 +48,19 @@ class DenseResponse(Response):
     """FCDD: pseudo-Huber of one response a cell; score its mean, heatmap its Gaussian upsampling."""
 
     def __init__(self, network: str, shape: tuple[int, int, int], settings: DenseSettings) -> None:
-        super().__init__(network, shape, settings.preparation)
+        super().__init__(network, shape, settings)
         self.settings = settings
-        self.network = dense_network(network, shape[0])
-        sigma = settings.sigma_px or network_spec(network).sigma_px
+        self.network = self.design.dense()
+        sigma = settings.sigma_px or self.design.sigma_px
         rows, columns = (
-            gaussian_matrix(size, field.cells, stride=field.stride, start=field.start, extent=field.extent, sigma=sigma,
+            gaussian_matrix(size, field.cells, stride=field.stride, start=field.start, extent=extent, sigma=sigma,
                             dtype=torch.float32)
-            for size, field in zip(shape[1:], self.fields, strict=True)
+            for size, field, extent in zip(shape[1:], self.fields, self.design.extents, strict=True)
         )  # fmt: skip
         self.upsampling = GaussianUpsampling(rows, columns, settings.upsampling)
+        if settings.upsampling != "none" and not bool((self.upsampling.gain() > 0).all()):
+            raise BadSettings("sigma_px is so small that some pixels get no heat from any cell", seen=sigma,
+                              next_step=f"raise it: the cells of {network} are {self.fields[0].stride} px apart")  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:
         """A [B,u,v] >= 0."""
@@ -87,10 +93,10 @@ class VectorResponse(Response):
         self, network: str, shape: tuple[int, int, int], objective: nn.Module, settings: OneClassSettings,
         outputs: int | None, *, bias: bool = True,
     ) -> None:  # fmt: skip
-        super().__init__(network, shape, settings.preparation)
-        self.network = vector_network(network, shape[0], outputs, bias=bias)
+        super().__init__(network, shape, settings)
+        self.network = self.design.vector(outputs, bias=bias)
         self.objective = objective
-        self.blur = blur_over(shape[1:], self.fields, network_spec(network).sigma_px)
+        self.blur = blur_over(shape[1:], self.fields, self.design.sigma_px)
 
     def forward(self, images: Tensor) -> Tensor:
         """f [B,d], float32."""
@@ -116,9 +122,9 @@ class ReconstructionResponse(Response):
     """An autoencoder on prepared images: squared error, its mean as the score, its blurred channel mean as the map."""
 
     def __init__(self, network: str, shape: tuple[int, int, int], settings: OneClassSettings) -> None:
-        super().__init__(network, shape, settings.preparation)
+        super().__init__(network, shape, settings)
         self.network = Autoencoder(network, shape)
-        self.blur = blur_over(shape[1:], self.fields, network_spec(network).sigma_px)
+        self.blur = blur_over(shape[1:], self.fields, self.design.sigma_px)
 
     def forward(self, images: Tensor) -> Tensor:
         """Squared error [B,C,H,W], float32."""

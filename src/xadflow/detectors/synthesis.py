@@ -1,21 +1,31 @@
-"""Synthetic defects by name, and rounds of them over a set of images."""
+"""Synthetic defects by name, and rounds of them over a set of images.
+
+defects    drawn squares, pastes, blotches and cracks, one kind an image (xadflow.data.synthetic)
+confetti   of the FCDD paper (xadflow.data.confetti)
+cut_paste  a rectangle of the image pasted elsewhere with less gain (CutPaste, Li et al., CVPR 2021), one of the kinds above
+perlin     another image of the batch shines through where Perlin noise is high (DRAEM; xadflow.data.perlin)
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from xadflow.data.confetti import confetti
+from xadflow.data.perlin import perlin
 from xadflow.data.synthetic import synthetic_defects
 
-Synthesiser = Literal["defects", "confetti"]
+Synthesiser = Literal["defects", "confetti", "cut_paste", "perlin"]
 
 SYNTHESISERS: dict[str, Callable[[Tensor, Generator], tuple[Tensor, Tensor]]] = {
     "defects": synthetic_defects,
     "confetti": confetti,
+    "cut_paste": partial(synthetic_defects, kinds=("cut_paste",)),
+    "perlin": perlin,
 }
 
 

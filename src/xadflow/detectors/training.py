@@ -133,11 +133,12 @@ def _optimiser(
     module: nn.Module, schedule: Schedule
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     rate, decay = schedule.learning_rate, schedule.weight_decay
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]  # a frozen trunk's are not
     optimiser: torch.optim.Optimizer
     if schedule.optimiser == "sgd":
-        optimiser = torch.optim.SGD(module.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=decay)
+        optimiser = torch.optim.SGD(trained, lr=rate, momentum=0.9, nesterov=True, weight_decay=decay)
     else:
-        optimiser = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=decay)
+        optimiser = torch.optim.AdamW(trained, lr=rate, weight_decay=decay)
     if schedule.curve == "exponential":
         return optimiser, torch.optim.lr_scheduler.ExponentialLR(optimiser, schedule.decay)
     return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=rate, total_steps=schedule.steps)

@@ -27,10 +27,11 @@ def frechet_distance(first: Features, second: Features) -> float:
     if one.shape[1] != other.shape[1]:
         raise BadInput("both sets of features have one length", seen=(one.shape, other.shape),
                        next_step="take both from the same network")  # fmt: skip
-    roots, traces = [], 0.0
+    roots: list[NDArray[np.float64]] = []
+    traces = 0.0
     for features in (one, other):
         centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
-        roots.append(np.linalg.qr(centred, mode="r"))  # R with R^T R = S, of at most D rows
+        roots.append(np.asarray(np.linalg.qr(centred, mode="r")))  # R with R^T R = S, of at most D rows
         traces += float(np.square(centred).sum())
     # (S1 S2)^(1/2) has the eigenvalues that are the singular values of R1 R2^T
     overlap = float(np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum())

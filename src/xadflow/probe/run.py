@@ -37,7 +37,7 @@ from xadflow.settings import DetectorSettings, Home, Settings
 CODE = ("probe/watermark.py", "probe/planting.py", "probe/cells.py", "data/confetti.py", "explainers/heatmap.py",
         "metrics/explanation.py")  # fmt: skip
 SHOWN = 3
-FAMILY = {"network": "cnn28", "min_steps": 200, "epochs": 0.01, "batch_size": 64}
+FAMILY = {"network": "cnn28", "trunk": None, "min_steps": 200, "epochs": 0.01, "batch_size": 64}
 QUICK: Mapping[str, Mapping[str, object]] = {
     "fcdd": {"max_normals": 256, "min_steps": 48, "epochs": 1.0, "synthetic_rounds": 1},
     **dict.fromkeys(("fcdd_conv", "hsc", "dsvdd", "deep_sad", "bce", "ae"), FAMILY),

@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from xadflow.digests import sha256_json
+from xadflow.digests import sha256_file, sha256_json
 from xadflow.errors import BadManifest
 from xadflow.lineage import code_digest, dvc_hashes
 from xadflow.settings import Home, Settings
 
-CODE = ("detectors", "engine", "data/synthetic.py", "data/confetti.py", "data/loading.py", "calibration.py", "images.py")
+CODE = ("detectors", "engine", "data/synthetic.py", "data/confetti.py", "data/perlin.py", "data/loading.py",
+        "calibration.py", "images.py")  # fmt: skip
 REPORT = "fit.json"
 
 Update = Callable[[int, int, Mapping[str, float]], None]
@@ -66,8 +67,10 @@ def training_order(home: Home, settings: Settings, dataset: str, detector: str, 
     if outliers and "manifest" not in foreign:
         raise BadManifest("the data set of outliers has not been built by DVC", seen=outliers,
                           next_step=f"run `dvc repro validate@{outliers}`")  # fmt: skip
+    weights = _weights_of(home.project, chosen.settings)
     decides = {
         "data": data,
+        **({"weights": weights} if weights else {}),
         **({"outliers": foreign} if outliers else {}),
         "dataset": settings.dataset(dataset).model_dump(mode="json"),
         "method": chosen.method,
@@ -81,6 +84,18 @@ def training_order(home: Home, settings: Settings, dataset: str, detector: str, 
         false_alarm_rate=settings.calibration.false_alarm_rate, data_md5=data["manifest"],
         key=sha256_json(decides)[:32],
     )  # fmt: skip
+
+
+def _weights_of(project: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Digest of every file of weights that settings name, blocks within them included: another file is another training."""
+    found: dict[str, str] = {}
+    for value in settings.values():
+        if isinstance(value, Mapping):
+            found |= _weights_of(project, value)
+        elif isinstance(value, str) and value.endswith(".safetensors"):
+            path = project / value
+            found[value] = sha256_file(path) if path.is_file() else ""  # the detector says what is wrong with it
+    return found
 
 
 def train_detector(home: Home, settings: Settings, order: TrainingOrder, update: Update | None = None) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -32,9 +32,22 @@ def validated(kind: type[Kind], given: Mapping[str, object], what: str) -> Kind:
         first = err.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"])) or "settings"
         if first["type"] == "extra_forbidden":
-            known = sorted(kind.model_fields)
+            known = _known(kind, first["loc"])
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             raise BadSettings(f"{what} has no setting {key!r}", seen=first["input"],
                               next_step=f"did you mean {near[0]!r}?" if near else f"known keys: {known}") from err  # fmt: skip
         raise BadSettings(f"setting {key} of {what}: {first['msg']}", seen=first["input"],
                           next_step="mend it in params.yaml") from err  # fmt: skip
+
+
+def _known(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """Keys beside the one at `place`, which may lie in a block of settings within the settings."""
+    block, prefix = kind, ""
+    for name in place[:-1]:
+        field = block.model_fields.get(str(name))
+        annotations = (field.annotation, *get_args(field.annotation)) if field else ()
+        inner = [part for part in annotations if isinstance(part, type) and issubclass(part, BaseModel)]
+        if not inner:
+            return sorted(kind.model_fields)
+        block, prefix = inner[0], f"{prefix}{name}."
+    return sorted(prefix + key for key in block.model_fields)

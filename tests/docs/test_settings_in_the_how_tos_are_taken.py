@@ -1,0 +1,32 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from xadflow.detectors import build_detector, detector_names
+
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
+
+
+def blocks() -> list[tuple[str, dict[str, object]]]:
+    found = []
+    for page in sorted(HOW_TO.glob("*.md")):
+        for text in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S):
+            for name, detector in (yaml.safe_load(text).get("detectors") or {}).items():
+                found.append((f"{page.stem}: {name}", detector))
+    return found
+
+
+@pytest.mark.parametrize(("where", "detector"), blocks())
+def test_detectors_of_the_how_tos_can_be_built(where: str, detector: dict[str, object]) -> None:
+    if detector["method"] in detector_names():  # `my-detector` is for the reader to write
+        build_detector(detector["method"], **detector.get("settings", {}))
+
+
+def test_the_trunk_of_the_how_to_is_the_published_one() -> None:
+    detector = dict(blocks())["train-against-outliers: fcdd_vgg"]
+    settings = build_detector(detector["method"], **detector["settings"]).settings
+    defaults = build_detector("fcdd_conv", network="torchvision:vgg11_bn").settings
+    assert settings.trunk.cut == defaults.trunk.cut == 21
+    assert settings.trunk.frozen == 15
