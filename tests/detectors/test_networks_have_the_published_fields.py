@@ -79,7 +79,7 @@ def test_reconstructions_have_the_size_of_their_image(name: str, size: tuple[int
 
 
 def test_the_network_follows_the_image_size():
-    assert [network_for(side, 20) for side in (28, 29, 64, 65)] == ["cnn28_w", "cnn32_lw3k", "cnn32_lw3k", "cnn224"]
+    assert [network_for(side, 20) for side in (28, 29, 64, 65)] == ["cnn28", "cnn32_lw3k", "cnn32_lw3k", "cnn224"]
 
 
 def test_an_unknown_network_is_answered_by_the_nearest():

@@ -23,8 +23,8 @@ Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 class OneClassSettings(MethodSettings):
     """Every choice that the methods share; a method that does not use one ignores it.
 
-    network           one of xadflow.detectors.networks, or a trunk: lite0, mobilenet_v2 or torchvision:NAME; None: the
-                      published one for the image size
+    network           one of xadflow.detectors.networks, or a trunk: lite0, mobilenet_v2 or torchvision:NAME; None:
+                      what suits the image size, see network_for
     trunk             of a network that is a trunk: weights, cut, frozen, freeze_bn; see trunk_settings.py
     preparation       contrast (each image's brightness and contrast are taken out, as published), standard (they stay) or
                       pretrained (as the trunk's weights were trained, the default of a trunk); see preprocessing.py
