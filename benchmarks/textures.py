@@ -72,10 +72,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one texture, one seed, the frozen trunk only")
     parser.add_argument("--frozen-only", action="store_true", help="without the rows that are trained end to end")
+    parser.add_argument("--seeds", type=int, default=3, help="how many; default 3")
     arguments = parser.parse_args()
     quick, frozen_only = arguments.quick, arguments.quick or arguments.frozen_only
     started = time.perf_counter()
-    seeds = (0,) if quick else (0, 1, 2)
+    seeds = tuple(range(1 if quick else arguments.seeds))
     rows: dict[str, list[list[Measured]]] = {}  # row -> texture -> seed
     for name in TEXTURES[:1] if quick else TEXTURES:
         for row, measured in _rows(_texture(name), seeds, frozen_only=frozen_only):
