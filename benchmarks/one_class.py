@@ -16,12 +16,14 @@ those are classes of --quick, so the other classes are the honest ones.
 from __future__ import annotations
 
 import argparse
+import os
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -145,8 +147,17 @@ def _measure(home: Home, cells: Sequence[Cell], jobs: int, until: float) -> None
 
 
 def _alone(on_gpu: bool) -> None:
+    """One thread on a CPU; and no cell trains on for a run that was killed."""
+    threading.Thread(target=_end_with_the_run, daemon=True).start()
     if not on_gpu:
         torch.set_num_threads(1)
+
+
+def _end_with_the_run() -> None:
+    run = parent_process()
+    if run is not None:
+        run.join()
+        os._exit(1)
 
 
 @cache
