@@ -55,6 +55,7 @@ def textures_section(figures: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     for row, one in figures["rows"].items():
         each = " | ".join(f"{value:.3f}" for value in one["pixel_auroc_each"])
+        spread = f"{one['seed_sd']:.3f}" if one["seeds"] > 1 else "one seed"
         lines.append(f"| {row} | **{one['pixel_auroc']:.3f}** [{one['low']:.3f}, {one['high']:.3f}] | {each} | "
-                     f"{one['aupro']:.3f} | {one['image_auroc']:.3f} | {one['seeds']} | {one['seed_sd']:.3f} |")  # fmt: skip
+                     f"{one['aupro']:.3f} | {one['image_auroc']:.3f} | {one['seeds']} | {spread} |")  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -93,8 +93,8 @@ def network_spec(name: str) -> NetworkSpec:
 def network_for(height: int, width: int) -> str:
     """What suits images of this size: cnn28 up to 28 px, cnn32_lw3k up to 64, above cnn224.
 
-    The last two are the published choices. Up to 28 px that is cnn28_w, eight to sixteen times as wide as cnn28: on two cores
-    one trains for over 20 minutes, the other for one or two.
+    The last two are the published choices. Up to 28 px that is cnn28_w, eight to sixteen times as wide as cnn28, and slow
+    without a GPU.
     """
     side = max(height, width)
     return "cnn28" if side <= 28 else "cnn32_lw3k" if side <= 64 else "cnn224"
