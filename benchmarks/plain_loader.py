@@ -46,7 +46,7 @@ class PlainImages(Dataset[tuple[Tensor, int]]):
         self.settings, self.length, self.seed = settings, length, seed
         side = normals.shape[-1]
         self.transform = transforms.Compose([
-            transforms.RandomCrop(side, padding=settings.crop_px, padding_mode="edge"),
+            transforms.RandomCrop(side, padding=settings.shift(side, side), padding_mode="edge"),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
         ])  # fmt: skip

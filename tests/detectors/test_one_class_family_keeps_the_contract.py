@@ -163,10 +163,8 @@ def test_wrong_input_is_refused_by_name(data: TrainingData, family: dict[str, De
 
 def test_half_of_a_batch_is_replaced_from_every_kind_there_is(data: TrainingData):
     marked = torch.full((3, 1, 32, 32), 255, dtype=torch.uint8)
-    exposure = Exposure(
-        dataclasses.replace(data, outliers=marked), OneClassSettings(batch_size=64, crop_px=3), torch.device("cpu"),
-        anomalies=True,
-    )  # fmt: skip
+    settings = OneClassSettings(batch_size=64, crop_px=3, anomalies=("outliers", "known", "synthetic"))
+    exposure = Exposure(dataclasses.replace(data, outliers=marked), settings, torch.device("cpu"), anomalies=True)
     generator = torch.Generator().manual_seed(0)
     batches = [exposure.batch(generator) for _ in range(30)]
     rate = np.mean([batch.is_anomaly.float().mean().item() for batch in batches])
@@ -179,6 +177,16 @@ def test_half_of_a_batch_is_replaced_from_every_kind_there_is(data: TrainingData
     assert not (whole | partly)[~anomalous].any()
     assert abs(whole[anomalous].float().mean() - 1 / 3) < 0.06
     assert abs(partly[anomalous].float().mean() - 2 / 3) < 0.06
+
+
+def test_by_default_outliers_make_synthetic_defects_superfluous(data: TrainingData):
+    """With outliers: they and the known defects; without: known and synthetic ones."""
+    outliers = dataclasses.replace(data, outliers=data.normals)
+    for given, kinds in ((outliers, ["outliers", "known"]), (data, ["known", "synthetic"])):
+        assert Exposure(given, OneClassSettings(), torch.device("cpu"), anomalies=True).kinds == kinds
+        assert build_detector("hsc").anomaly_sources(given) == tuple(kinds)
+    assert [OneClassSettings().shift(side, 2 * side) for side in (28, 96, 224)] == [1, 2, 4]
+    assert OneClassSettings(crop_px=0).shift(224, 224) == 0
 
 
 def test_images_and_masks_are_shifted_and_mirrored_together(data: TrainingData):

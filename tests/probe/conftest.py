@@ -34,7 +34,9 @@ class TemplateDetector:
     """
 
     method = "template"
-    anomaly_sources = ("outliers",)
+
+    def anomaly_sources(self, data: TrainingData) -> tuple[str, ...]:
+        return ("outliers",)
 
     def __init__(self) -> None:
         self.template: Tensor | None = None

@@ -86,4 +86,6 @@ def test_without_any_bank_defects_are_drawn_beforehand_and_said(same_kind: Train
 def test_it_says_that_synthetic_anomalies_carry_the_mark_of_normals(same_kind: TrainingData):
     bare = dataclasses.replace(same_kind, outliers=same_kind.outliers[:0])
     assert "it tells nothing apart" in ground(build_detector("hsc", **SMALL), bare, "normals", 0).notes[0]
-    assert "only outliers do not" in ground(build_detector("hsc", **SMALL), same_kind, "normals", 0).notes[0]
+    both = build_detector("hsc", **SMALL, anomalies=("outliers", "synthetic"))
+    assert "only outliers do not" in ground(both, same_kind, "normals", 0).notes[0]
+    assert ground(build_detector("hsc", **SMALL), same_kind, "normals", 0).notes == ()  # with outliers none are drawn

@@ -43,14 +43,13 @@ class Exposure:
         self.settings = settings
         self.normals = data.normals.to(device)
         banks = {"outliers": data.outliers, "known": data.known}
-        self.kinds = [
-            kind for kind in settings.anomalies if kind not in banks or len(banks[kind])
-        ] if anomalies and settings.anomaly_rate > 0 else []  # fmt: skip
+        sources = anomaly_sources(settings, data) if anomalies and settings.anomaly_rate > 0 else ()
+        self.kinds = [kind for kind in sources if kind not in banks or len(banks[kind])]
         if anomalies and settings.anomaly_rate == 0:
             raise BadSettings("there is nothing anomalous to train against", seen="anomaly_rate 0",
                               next_step="raise anomaly_rate of the detector in params.yaml")  # fmt: skip
         if anomalies and not self.kinds:
-            raise BadSettings("there is nothing anomalous to train against", seen=_how_many(settings.anomalies, banks),
+            raise BadSettings("there is nothing anomalous to train against", seen=_how_many(sources, banks),
                               next_step="add `synthetic` to anomalies of the detector in params.yaml, or name a data set "
                               "under outliers of this one")  # fmt: skip
         self.banks: dict[str, Tensor] = {kind: bank.to(device) for kind, bank in banks.items() if kind in self.kinds}
@@ -98,8 +97,8 @@ class Exposure:
         rows = torch.arange(height, device=device).expand(batch, height)  # (B, H): where each row comes from
         columns = torch.arange(width, device=device).expand(batch, width)
         turned = torch.rand(batch, 1, generator=generator, device=device) < 0.5 if s.flip else None
-        if s.crop_px:
-            shift = torch.randint(2 * s.crop_px + 1, (2, batch, 1), generator=generator, device=device) - s.crop_px
+        if most := s.shift(height, width):
+            shift = torch.randint(2 * most + 1, (2, batch, 1), generator=generator, device=device) - most
             rows, columns = (rows + shift[0]).clamp(0, height - 1), (columns + shift[1]).clamp(0, width - 1)
         if turned is not None:
             columns = torch.where(turned, width - 1 - columns, columns)
@@ -111,6 +110,17 @@ class Exposure:
             images = images + s.noise * torch.randn(images.shape, generator=generator, device=device)
             images = images.clamp_(0.0, 1.0)
         return images, masks
+
+
+def anomaly_sources(settings: OneClassSettings, data: TrainingData) -> tuple[str, ...]:
+    """What normals are replaced by where the data have it: `settings.anomalies`, or when that is None by what is there.
+
+    Synthetic defects beside outliers are mostly normal image and teach a classifier to doubt normals: BCE on Fashion-MNIST's
+    dresses had an AUROC of .75 with them and .87 without (one seed, half of the test images).
+    """
+    if settings.anomalies is not None:
+        return settings.anomalies
+    return ("outliers", "known") if len(data.outliers) else ("known", "synthetic")
 
 
 def held_out(

@@ -58,8 +58,7 @@ class FCDD(CalibratedDetector):
         """(C, H, W) of the images it was fitted on. Raises BadWeights before fit."""
         return self.fitted.input_shape
 
-    @property
-    def anomaly_sources(self) -> tuple[str, ...]:
+    def anomaly_sources(self, data: TrainingData) -> tuple[str, ...]:
         """What it trains against where the data have it: known and, unless switched off, synthetic anomalies."""
         return ("known", "synthetic") if self.settings.synthetic_rounds else ("known",)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from xadflow.detectors import saved
 from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData, as_float
 from xadflow.detectors.calibrated import CalibratedDetector, check_training_data
-from xadflow.detectors.exposure import Batch, Exposure, held_out
+from xadflow.detectors.exposure import Batch, Exposure, anomaly_sources, held_out
 from xadflow.detectors.networks import network_for
 from xadflow.detectors.objectives import BinaryCrossEntropy, DeepSAD, DeepSVDD, HypersphereClassifier
 from xadflow.detectors.one_class_settings import (
@@ -72,10 +72,9 @@ class OneClass(CalibratedDetector, Generic[Kind]):
             raise self.not_fitted()
         return self._response
 
-    @property
-    def anomaly_sources(self) -> tuple[str, ...]:
+    def anomaly_sources(self, data: TrainingData) -> tuple[str, ...]:
         """What it trains against where the data have it, out of outliers, known and synthetic."""
-        return self.settings.anomalies if self.learns_from_anomalies and self.settings.anomaly_rate > 0 else ()
+        return anomaly_sources(self.settings, data) if self.learns_from_anomalies and self.settings.anomaly_rate > 0 else ()
 
     @abstractmethod
     def build(self, network: str, shape: tuple[int, int, int]) -> Response:

@@ -30,8 +30,10 @@ class OneClassSettings(MethodSettings):
                       pretrained (as the trunk's weights were trained, the default of a trunk); see preprocessing.py
     anomaly_rate      chance that a normal image of a batch is replaced by an anomaly (published: one half)
     anomalies         what replaces it, in equal shares of those that are there: outliers (of the data set), known
-                      (labelled defects) and synthetic ones; `synthesiser` draws the last, see synthesis.py
-    crop_px           each training image is shifted by up to this many pixels, the border repeated
+                      (labelled defects) and synthetic ones; `synthesiser` draws the last, see synthesis.py. None: outliers
+                      and known where there are outliers, else known and synthetic
+    crop_px           each training image is shifted by up to this many pixels, the border repeated; None: a 64th of the
+                      shorter side, at least 1
     flip              left-right mirror images are normal too
     noise             standard deviation of Gaussian noise added to training images, of a range of 1
     epochs, min_steps passes over the normals, and the fewest steps whatever their number
@@ -47,9 +49,9 @@ class OneClassSettings(MethodSettings):
     trunk: TrunkSettings | None = None
     preparation: Preparation = "contrast"
     anomaly_rate: Rate = 0.5
-    anomalies: tuple[Literal["outliers", "known", "synthetic"], ...] = ("outliers", "known", "synthetic")
+    anomalies: tuple[Literal["outliers", "known", "synthetic"], ...] | None = None
     synthesiser: Synthesiser = "defects"
-    crop_px: Annotated[int, Field(ge=0)] = 2
+    crop_px: Annotated[int, Field(ge=0)] | None = None
     flip: bool = True
     noise: Rate = 0.0
     epochs: Annotated[float, Field(gt=0.0)] = 30.0
@@ -62,6 +64,10 @@ class OneClassSettings(MethodSettings):
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-6
     patience: Positive | None = None
     compile: bool = False
+
+    def shift(self, height: int, width: int) -> int:
+        """Most pixels that a training image of this size is shifted by."""
+        return max(1, round(min(height, width) / 64)) if self.crop_px is None else self.crop_px
 
     def steps(self, normals: int) -> int:
         """Training steps for this many normal images."""

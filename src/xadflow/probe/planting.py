@@ -57,15 +57,15 @@ class TestImages:
     masks: Tensor
 
 
-def anomaly_sources(detector: Detector) -> tuple[str, ...]:
+def anomaly_sources(detector: Detector, data: TrainingData) -> tuple[str, ...]:
     """What the detector trains against, out of outliers, known and synthetic; a method that does not say: the banks."""
-    sources: tuple[str, ...] = getattr(detector, "anomaly_sources", BANKS)
-    return sources
+    says = getattr(detector, "anomaly_sources", None)
+    return BANKS if says is None else tuple(says(data))
 
 
 def ground(detector: Detector, data: TrainingData, side: Side, seed: int) -> Ground:
     """The data to plant on, and where. Raises WrongUse where a mark there could not have any effect."""
-    method, sources = str(getattr(detector, "method", type(detector).__name__)), anomaly_sources(detector)
+    method, sources = str(getattr(detector, "method", type(detector).__name__)), anomaly_sources(detector, data)
     banks = tuple(part for part in BANKS if part in sources and len(getattr(data, part)))
     if side == "normals":
         notes = _of_synthetic(banks) if "synthetic" in sources else ()
