@@ -55,7 +55,7 @@ CODE = ("detectors", "engine", "metrics/localisation.py", "data/synthetic.py", "
 Score = Callable[[Tensor], tuple[Tensor, Tensor]]  # float images [B,1,H,W] to raw scores [B] and maps [B,H,W]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One detector of the table; without a `method` a floor, of the detector `settings` where it says `padim`."""
 
@@ -96,32 +96,33 @@ def main() -> None:
     """Measure what is missing, then write benchmarks/results/textures.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="brick, one seed, the frozen trunk only")
-    parser.add_argument("--frozen-only", action="store_true", help="without the rows that are trained end to end")
-    parser.add_argument("--seeds", type=int, default=3, help="how many; default 3")
+    parser.add_argument("--seeds", type=int, default=3, help="of the rows on a frozen trunk; default 3")
+    parser.add_argument("--end-to-end-seeds", type=int, default=3, help="of the others; default 3, 0 leaves them out")
     arguments = parser.parse_args()
     quick = arguments.quick
-    rows = [row for row in ROWS if row.method != "fcdd_conv" or not (quick or arguments.frozen_only)]
+    end_to_end, frozen = (0, 1) if quick else (arguments.end_to_end_seeds, arguments.seeds)
+    seeds = {row: range((end_to_end if row.method == "fcdd_conv" else frozen) if row.trained else 1) for row in ROWS}
+    rows = [row for row in ROWS if seeds[row]]
     textures = TEXTURES[:1] if quick else TEXTURES
-    seeds = range(1 if quick else arguments.seeds)
     state = Home.find().state / "bench-textures"
     started, spent = time.perf_counter(), 0.0
     found: dict[tuple[str, str, str, int], Measured] = {}  # rung, texture, row, seed
     for name in textures:
-        for seed in seeds:
-            for row in rows:
-                for rung, measured in _cell(state, name, row, seed if row.trained else 0).items():
+        for row in rows:
+            for seed in seeds[row]:
+                for rung, measured in _cell(state, name, row, seed).items():
                     found[rung, name, row.title, seed] = measured
-                    spent += float(measured["seconds"]) if row.trained or seed == 0 else 0.0
+                    spent += float(measured["seconds"])
                     print(f"{time.perf_counter() - started:5.0f} s  {name:<7} {rung:<7} seed {seed}  {row.title:<46} "
                           f"image {measured['image_auroc']:.3f}  pixel {measured['pixel_auroc']:.3f}  "
                           f"aupro {measured['aupro']:.3f}", flush=True)  # fmt: skip
     by_rung = {}
     for rung in RUNGS:
-        table = {row.title: [[found[rung, name, row.title, seed] for seed in (seeds if row.trained else (0,))]
-                             for name in textures] for row in rows if rung in row.rungs}  # fmt: skip
+        table = {row.title: [[found[rung, name, row.title, seed] for seed in seeds[row]] for name in textures]
+                 for row in rows if rung in row.rungs}  # fmt: skip
         by_rung[rung] = {title: _figures(cells, table[PADIM.title]) for title, cells in table.items()}
     figures = {"known": KNOWN, "textures": list(textures), "targets": TARGETS, "target_rung": MIDDLE, "rungs": by_rung}
-    write_results("textures", figures, seeds=list(seeds), seconds=spent, quick=quick)
+    write_results("textures", figures, seeds=range(max(end_to_end, frozen)), seconds=spent, quick=quick)
 
 
 def _cell(state: Path, name: str, row: Row, seed: int) -> dict[str, Measured]:
