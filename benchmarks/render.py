@@ -126,11 +126,12 @@ def _family(figures: Mapping[str, Any]) -> str:
     lines += [f"| {name} | {row['1']:.4f} | {row['4']:.4f} |" for name, row in figures["tried"].items()]
     best = figures["best"]
     views = "one view" if best["flips"] == 1 else "four flips"
-    lines += [f"\nBest: **{best['row']}, {views}**.\n",
-              "| | " + " | ".join([*GROUPS, *(f"{group} minus PaDiM (p)" for group in GROUPS)]) + " |",
-              "|---" * (2 * len(GROUPS) + 1) + "|"]  # fmt: skip
+    groups = [group for group in GROUPS if all(group in row for row in figures["rows"].values())]
+    lines += [f"\nBest: **{best['row']}, {views}**; measured on {', '.join(figures['protocols'])}.\n",
+              "| | " + " | ".join([*groups, *(f"{group} minus PaDiM (p)" for group in groups)]) + " |",
+              "|---" * (2 * len(groups) + 1) + "|"]  # fmt: skip
     for name, row in figures["rows"].items():
-        cells = [_value(row[group]) for group in GROUPS] + [_gap(row[group]) for group in GROUPS]
+        cells = [_value(row[group]) for group in groups] + [_gap(row[group]) for group in groups]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
