@@ -127,7 +127,7 @@ def _family(figures: Mapping[str, Any]) -> str:
     best = figures["best"]
     views = "one view" if best["flips"] == 1 else "four flips"
     fine = figures["fine_tuned"]
-    lines.append(f"\nStages 5 and 6 of Lite0 fine-tuned after the head, on peer-0 alone: {fine['fine-tuned']:.4f}; the head alone: "
+    lines.append(f"\nStages 5 and 6 of Lite0 fine-tuned after the head, on peer-0 alone: {fine['fine-tuned']:.4f}; head alone: "
                  f"{fine['head alone']:.4f}.")  # fmt: skip
     groups = [group for group in GROUPS if all(group in row for row in figures["rows"].values())]
     lines += [f"\nBest: **{best['row']}, {views}**; measured on {', '.join(figures['protocols'])}.\n",
