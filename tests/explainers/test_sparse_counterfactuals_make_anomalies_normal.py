@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -64,6 +65,20 @@ def test_figures_are_those_of_the_stored_image(trained, explained):
         mask = top_share(one.heatmap, 0.25)
         if found.l1 > 0:
             assert one.metrics["change_inside"] == change_inside(images[row].numpy(), found.image, mask)
+
+
+def test_a_target_that_no_normal_image_reaches_is_lowered_to_their_median(trained, defective):
+    """With a high temperature even the best normal has P(normal) near .5: .6 would never be there, and the search not end."""
+    flat = copy.copy(trained)
+    flat._calibration = dataclasses.replace(trained.calibration, temperature=100 * trained.calibration.temperature)
+    median = float(np.median(flat.calibration.normal_scores))
+    target = 1 / (1 + np.exp((median - flat.calibration.threshold) / flat.calibration.temperature))
+    assert 0.5 < target < 0.6
+    told = SparseExplainer().explain(flat, as_float(defective[0][:8]))
+    assert [one.metrics["reached"] for one in told] == [1.0] * 8
+    for one in told:
+        assert one.metrics["p_normal_after"] >= target - 1e-6
+        assert one.counterfactuals[0].is_normal
 
 
 def test_rounding_costs_a_reached_image_nothing_but_what_is_stated(trained, explained):
@@ -239,7 +254,7 @@ def test_wrong_settings_are_refused(settings, words):
 def test_the_version_follows_the_settings():
     assert SparseExplainer().version == SparseExplainer(p=1.5).version
     assert SparseExplainer().version != SparseExplainer(p=2.0).version
-    assert SparseExplainer().version.startswith("1-")
+    assert SparseExplainer().version.startswith("2-")
     assert len(SparseExplainer().version) == 10
     assert SparseExplainer(seed=7).seed == 7
     assert isinstance(SparseExplainer(), Explainer)

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from xadflow.calibration import Calibration
 from xadflow.detectors.base import Detector, as_float
 from xadflow.explainers.base import Counterfactual, Explanation
 from xadflow.explainers.frank_wolfe import auto_frank_wolfe
@@ -43,7 +44,7 @@ from xadflow.settings.of_methods import validated
 
 __all__ = ["SparseExplainer", "SparseSettings", "linear_maximisation_oracle"]
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 REFERENCE_VALUES = 3 * 224 * 224  # radii are stated for this many; eps ~ d^{1/p} keeps the mean change equal
 
 
@@ -52,14 +53,17 @@ class SparseSettings(ExplainerSettings):
 
     `p` of the ball; `radii` of the ladder, as at 3x224x224 values; `rung_iterations` at each rung; `iterations` of the
     last attempt, where the ladder failed: at the top radius, with steps as short as on the first rung, in the whole image
-    if `widen_mask`; `target_p_normal` to reach on the 8-bit image; `first_step`, `momentum`: see auto_frank_wolfe;
+    if `widen_mask`; `target_p_normal` to reach on the 8-bit image, or that of the median held-out normal where it is
+    lower: a score that cannot fall below 0 may leave no image near .6; `first_step`, `momentum`: see auto_frank_wolfe;
     `heat_share`: hottest share of the map that is the heatmap's mask; `dilation` of the direction mask, share of the
     longer side; `shrink_steps` of the final bisection; `random_start` on the smallest ball's surface instead of at the
     image.
     """
 
     p: Annotated[float, Field(gt=1.0, le=16.0)] = 1.5
-    radii: tuple[Annotated[float, Field(gt=0.0)], ...] = Field((6.25, 12.5, 25.0, 50.0, 100.0, 200.0, 400.0), min_length=1)
+    radii: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
+        (6.25, 12.5, 25.0, 50.0, 100.0, 200.0, 400.0, 800.0), min_length=1
+    )
     iterations: Annotated[int, Field(ge=1)] = 75
     rung_iterations: Annotated[int, Field(ge=1)] = 20
     target_p_normal: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.6
@@ -89,6 +93,7 @@ class _Answers:
     iterations: Tensor
     rungs: Tensor
     widened: Tensor
+    target: float
 
 
 class SparseExplainer:
@@ -182,9 +187,10 @@ class SparseExplainer:
         """The ladder; where its top fails, once more and longer, in the whole image if that is allowed."""
         s = self.settings
         count = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        target = min(s.target_p_normal, _p_of_median_normal(detector.calibration))
         answers = _Answers(
-            z=x.clone(), reached=before >= s.target_p_normal, eps=torch.zeros_like(before), iterations=count,
-            rungs=count.clone(), widened=torch.zeros_like(before, dtype=torch.bool),
+            z=x.clone(), reached=before >= target, eps=torch.zeros_like(before), iterations=count,
+            rungs=count.clone(), widened=torch.zeros_like(before, dtype=torch.bool), target=target,
         )  # fmt: skip
         radii = [radius * (x[0].numel() / REFERENCE_VALUES) ** (1 / s.p) for radius in s.radii]
         for radius in radii:
@@ -205,7 +211,7 @@ class SparseExplainer:
         rows = (~answers.reached).nonzero().flatten()
         if rows.numel() == 0:
             return
-        goal = math.log(s.target_p_normal)
+        goal = math.log(answers.target)
         first = bool((answers.rungs[rows] == 0).all())
         found = auto_frank_wolfe(
             lambda z, _: F.logsigmoid(detector.normal_logit(_rounded(z))),
@@ -220,14 +226,14 @@ class SparseExplainer:
     def _shrunk(self, detector: Detector, x: Tensor, before: Tensor, answers: _Answers) -> _Answers:
         """Draw reached answers back along the line to the image: the segment is inside ball, box and mask."""
         s = self.settings
-        rows = (answers.reached & (before < s.target_p_normal)).nonzero().flatten()
+        rows = (answers.reached & (before < answers.target)).nonzero().flatten()
         origin, far = x[rows], answers.z[rows]
         low = torch.zeros(len(rows), device=x.device)
         high = torch.ones_like(low)
         for _ in range(s.shrink_steps if rows.numel() else 0):
             middle = (low + high) / 2
             with torch.no_grad():
-                there = _p_normal(detector, _rounded(_between(origin, far, middle))) >= s.target_p_normal
+                there = _p_normal(detector, _rounded(_between(origin, far, middle))) >= answers.target
             high, low = torch.where(there, middle, high), torch.where(there, low, middle)
         answers.z[rows] = _between(origin, far, high)
         return answers
@@ -240,6 +246,12 @@ def _between(origin: Tensor, far: Tensor, share: Tensor) -> Tensor:
 def _rounded(z: Tensor) -> Tensor:
     """z rounded to 8 bit, with the gradient of z."""
     return z + (torch.round(z.detach() * 255) / 255 - z.detach())
+
+
+def _p_of_median_normal(calibration: Calibration) -> float:
+    """P(normal) of the median held-out normal; at least .5, as the threshold is no less than their median."""
+    margin = calibration.threshold - float(np.median(calibration.normal_scores))
+    return 1.0 / (1.0 + math.exp(-max(0.0, margin) / calibration.temperature))
 
 
 def _p_normal(detector: Detector, images: Tensor) -> Tensor:
