@@ -69,6 +69,7 @@ bench-one-class: setup ## one-vs-rest image AUROC on Fashion-MNIST and MNIST, ce
 
 bench-textures: setup ## image and pixel AUROC and AUPRO on textures with exact masks (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.textures $(QUICK_FLAG)
+	@$(if $(QUICK),,$(BIN)/python -m benchmarks.textures_ceiling)
 
 bench-speed: setup ## how fast the one-class family is fed and trained, beside a loader of single images (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.one_class_speed $(QUICK_FLAG)
