@@ -25,6 +25,7 @@ from xadflow.tracking.model_versions import (
     Explains,
     ModelRef,
     ModelSummary,
+    Part,
     VersionSummary,
     check_files,
     checked_name,
@@ -134,7 +135,8 @@ class Registry:
             RegistryUnavailable: as everywhere; the run is then marked FAILED and no version is registered.
         """
         checked_name(model_name)
-        part, of = ("explainer", explains.as_tags()) if explains is not None else ("detector", {})
+        part: Part = "detector" if explains is None else "explainer"
+        of = explains.as_tags() if explains is not None else {}
         files = saved_files(folder, part)
         run_name = f"{model_name} {dataset_digest[:8]}"
         with self._explained() as client, quiet():
