@@ -110,7 +110,8 @@ def _say_gate(outcomes: list[dict[str, Any]]) -> None:
 @click.option("--backfill", nargs=2, type=_DAY, metavar="FROM TO", help="Images the inbox brought on these days.")
 @click.option("--detector", "detectors", multiple=True,
               help="Detector whose champion explains; default: those of retrain.detectors that have one.")
-@click.option("--explainer", "explainers", multiple=True, help="Explainer to run; default: explain.explainers and those trained for the detector.")
+@click.option("--explainer", "explainers", multiple=True,
+              help="Explainer to run; default: explain.explainers and those trained for the detector.")
 @click.option("--only-inbox", is_flag=True, help="Leave out the data set's own test images.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def explain(
