@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self, cast, runtime_checkable
+from typing import Protocol, Self, cast
 
 import torch
 from torch import Tensor
@@ -53,7 +53,6 @@ class Training(Protocol):
         """Losses of the steps."""
 
 
-@runtime_checkable
 class TrainedExplainer(Explainer, Protocol):
     """An explainer that has to be trained; its `version` changes with its weights."""
 

@@ -45,13 +45,13 @@ def judge_explainer(
     The same version with the same rules and data is not measured twice.
     """
     rules = settings.gate.generator
-    others = other_champions(settings, registry, dataset, detector)
     key = sha256_json({"rules": rules.model_dump(mode="json"), "data": dvc_hashes(home.project, dataset)})
     if explainer.tags.get(KEY) == key:
         reasons = tuple(json.loads(explainer.tags.get(REASONS, "[]")))
         return GateOutcome(explainer.name, explainer.version, explainer.tags.get(GATE) == PASSED, reasons, False, {})
     loaded = load_explainer(registry.explainer_folder(explainer)).to(resolve_device(settings.device))
     opened = open_detector(registry.detector_folder(detector), settings.device)
+    others = other_champions(settings, registry, dataset, detector)
     views = {name: open_detector(registry.detector_folder(ref), settings.device) for name, ref in others.items()}
     figures, concepts = generator_figures(home, settings, dataset, loaded, opened, views)
     verdict = judge_generator(rules, figures, concepts)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from xadflow.digests import sha256_json
 from xadflow.errors import BadManifest, WrongUse
@@ -109,8 +109,7 @@ def train_explainer(
     folder = order.folder(home)
     folder.mkdir(parents=True, exist_ok=True)
     detector = open_detector(registry.detector_folder(order.detector), settings.device)
-    explainer = build_explainer(order.explainer, **order.settings)
-    assert isinstance(explainer, TrainedExplainer)
+    explainer = cast(TrainedExplainer, build_explainer(order.explainer, **order.settings))  # the order has checked it
     dataset = settings.dataset(order.dataset)
     outliers = read_manifest(home.dataset(dataset.outliers)) if dataset.outliers else None
     data = training_data(read_manifest(home.dataset(order.dataset)), dataset, outliers=outliers)
