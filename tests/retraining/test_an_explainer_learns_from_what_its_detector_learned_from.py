@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from xadflow.detectors import build_detector
 from xadflow.detectors.base import TrainingData
 from xadflow.errors import BadManifest, WrongUse
 from xadflow.retraining import explainer_order, explainer_training
@@ -28,7 +29,7 @@ DATA = TrainingData(
 
 
 def learning_from(*sources: str) -> SimpleNamespace:
-    return SimpleNamespace(anomaly_sources=sources, settings=SimpleNamespace(synthesiser="confetti"))
+    return SimpleNamespace(anomaly_sources=lambda data: sources, settings=SimpleNamespace(synthesiser="confetti"))
 
 
 def values(images: torch.Tensor) -> list[int]:
@@ -51,7 +52,12 @@ def test_synthetic_ones_are_drawn_on_train_normals_and_follow_the_seed() -> None
     assert not torch.equal(bank, training_anomalies(learning_from("synthetic"), DATA, 1)[0])
 
 
-@pytest.mark.parametrize("detector", [learning_from(), object()])
+def test_the_kinds_of_a_real_detector_are_those_of_its_batches() -> None:
+    assert training_anomalies(build_detector("hsc"), DATA, 0)[1] == {"outliers": 20, "known": 3}
+    assert training_anomalies(build_detector("fcdd"), DATA, 0)[1] == {"known": 3, "synthetic": 40}
+
+
+@pytest.mark.parametrize("detector", [learning_from(), object(), build_detector("dsvdd")])
 def test_a_detector_that_learns_from_normals_alone_leaves_every_kind(detector: object) -> None:
     _, kinds = training_anomalies(detector, DATA, 0)
     assert kinds == {"outliers": 20, "known": 3, "synthetic": 40}

@@ -135,7 +135,8 @@ def training_anomalies(detector: Detector, data: TrainingData, seed: int) -> tup
     from xadflow.detectors.synthesis import synthetic_rounds
     from xadflow.engine.seeds import seeded
 
-    sources = getattr(detector, "anomaly_sources", ()) or EVERY_KIND
+    learned_from = getattr(detector, "anomaly_sources", None)
+    sources = (learned_from(data) if learned_from is not None else ()) or EVERY_KIND
     found = {"outliers": data.outliers, "known": data.known}
     banks = {kind: found[kind] for kind in sources if kind in found and len(found[kind])}
     if "synthetic" in sources:
