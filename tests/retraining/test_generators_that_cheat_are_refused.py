@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.explainers.conftest import patterned, trained, with_defects  # noqa: F401 a fixture
+from tests.explainers.conftest import patterned, with_defects
 from xadflow.data.manifest import ManifestRow, Split, write_manifest
 from xadflow.detectors.base import as_float
 from xadflow.explainers.base import Counterfactual, Explanation
@@ -105,7 +105,7 @@ def settings():
 
 
 @pytest.fixture(scope="module")
-def measured(home, settings, trained):  # noqa: F811
+def measured(home, settings, trained):
     """Figures of one painter."""
     def measure(paint, others=None):
         figures, concepts = generator_figures(home, settings, "stripes", Painter(paint), trained, others or {})
@@ -132,7 +132,7 @@ def test_each_cheat_breaks_its_own_rule(measured) -> None:
     assert CHANGE_OF_NORMALS in broken(figures["redrawn"])
 
 
-def test_an_honest_one_breaks_none(measured, trained) -> None:  # noqa: F811
+def test_an_honest_one_breaks_none(measured, trained) -> None:
     figures = measured(honest, {"twin": trained})
     assert broken(figures) == set()
     assert figures[CHANGE_OF_NORMALS] < 0.3
