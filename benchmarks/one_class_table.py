@@ -57,7 +57,8 @@ def textures_section(figures: Mapping[str, Any]) -> str:
     """A table a rung; one row a detector, each texture's pixel AUROC beside the mean."""
     names = figures["textures"]
     parts = [TEXTURES_TEXT.format(textures=", ".join(names), rung=figures["target_rung"], known=figures["known"])]
-    for rung, rows in figures["rungs"].items():
+    for rung in ("easy", "middle", "hard"):
+        rows = figures["rungs"][rung]
         lines = [
             f"### {rung}\n",
             f"| | pixel AUROC | above PaDiM | {' | '.join(names)} | AUPRO | image AUROC | seeds | sd of seeds |",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from xadflow.digests import sha256_json
 from xadflow.errors import BadWeights
+from xadflow.explainers.base import build_explainer
 from xadflow.gate import Verdict, judge
 from xadflow.in_service import PASSED, REASONS, REFUSED, Moved, put_in_service
 from xadflow.lineage import dvc_hashes
@@ -53,7 +54,7 @@ def judge_challenger(
     in_service = champion.version if champion is not None else None
     key = sha256_json({
         "rules": settings.gate.model_dump(mode="json", exclude={"generator"}), "data": dvc_hashes(home.project, dataset),
-        "sparse": settings.explainers.get("sparse"),
+        "sparse": build_explainer("sparse", **settings.explainers["sparse"]).version,  # its code decides too
         "champion": in_service if in_service != challenger.version else None,
     })  # fmt: skip
     if in_service == challenger.version:
