@@ -3,8 +3,8 @@
 Normal is cyan with any digit, or a 1 in any colour (arXiv 2402.14469), so there are two ways from an anomaly to a normal
 image: another colour, or another digit. A generator is trained for each detector and has to find both. Neither it nor
 the detector sees a label of an anomaly: both learn against recoloured train digits (training.py says why that is nearly
-supervision). Explained are the first 1500 anomalies among MNIST's 10,000 test digits; no setting was chosen by them, but
-by the 5001st to the 6000th anomaly.
+supervision). Explained are the first 1500 anomalies among MNIST's 10,000 test digits; the generator's settings were tried on
+the 5001st to the 6000th, the detector's on all test digits.
 
 Each cell (detector, variant, seed) is kept in var/bench-counterfactuals/ and is neither trained nor measured twice while
 settings and code are the same; a training that is stopped goes on. Cells that were not run are listed as missing.
@@ -118,9 +118,10 @@ def _words(cell: Cell) -> tuple[str, str, str]:
 
 def _kept(home: Home, cell: Cell) -> Path:
     """The figures of a cell."""
-    trained = generator_folder(home, cell).name if cell.variant != "baselines" else detector_folder(home, cell.method, cell.seed).name
-    code = code_digest(*(SEARCHES if cell.variant == "baselines" else CODE))
-    key = sha256_json({**asdict(cell), "trained": trained, "measures": MEASURES, "code": code})[:12]
+    bare = cell.variant == "baselines"
+    trained = detector_folder(home, cell.method, cell.seed) if bare else generator_folder(home, cell)
+    code = code_digest(*(SEARCHES if bare else CODE))
+    key = sha256_json({**asdict(cell), "trained": trained.name, "measures": MEASURES, "code": code})[:12]
     return place(home) / f"figures-{cell.method}-{cell.variant}-{cell.seed}-{key}.json"
 
 
