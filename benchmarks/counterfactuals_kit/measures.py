@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.counterfactuals_kit.images import CYAN, ONE, Coloured, random_train, test_images
@@ -98,9 +99,10 @@ def generator_figures(judged: Judged, explainer: DiverseExplainer) -> tuple[dict
     figures = made_figures(judged, of, made)
     normal = test_normals()
     unchanged = edit_sizes(normal.images, counterfactuals(explainer, detector, normal.images))
-    learnt = kept_outliers(judged.home, judged.method, judged.seed)[: len(normals()[0]) // made.shape[1]]
-    others = counterfactuals(explainer, detector, learnt.images).reshape(-1, *learnt.images.shape[1:])
-    substitute = substituted(judged.method, others, learnt, judged.seed)
+    outliers = kept_outliers(judged.home, judged.method, judged.seed)
+    learnt = outliers.images[: len(normals()[0]) // made.shape[1]]  # as many counterfactuals as there were normals
+    others = counterfactuals(explainer, detector, learnt).reshape(-1, *learnt.shape[1:])
+    substitute = substituted(judged.method, others, outliers, judged.seed)
     images = test_images()
     figures |= {
         "normals_l1": unchanged.mean(axis=0).tolist(),
@@ -148,8 +150,6 @@ def made_figures(judged: Judged, of: Coloured, made: NDArray[np.uint8]) -> dict[
 
 def counterfactuals(explainer: DiverseExplainer, detector: Detector, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What the explainer stores, uint8 [N,K,3,28,28]."""
-    import torch
-
     told = []
     for part in torch.from_numpy(images).split(_EXPLAINED_AT_ONCE):
         told += [[one.image for one in row.counterfactuals] for row in explainer.explain(detector, as_float(part))]
