@@ -52,7 +52,8 @@ def concept_accuracy(
         optimiser.step()
     network.eval()
     with torch.no_grad():
-        told = [network(_scaled(pairs[rows].flatten(0, 1))).argmax(dim=1).view(-1, len(concepts)) for rows in torch.split(held, 256)]
+        told = [network(_scaled(pairs[rows].flatten(0, 1))).argmax(dim=1).view(-1, len(concepts))
+                for rows in torch.split(held, 256)]  # fmt: skip
     return float((torch.cat(told) == concepts).float().mean())
 
 
