@@ -69,6 +69,7 @@ bench-one-class: setup ## one-vs-rest image AUROC on Fashion-MNIST and MNIST, ce
 
 bench-textures: setup ## image and pixel AUROC and AUPRO on textures with exact masks (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.textures $(QUICK_FLAG)
+	@$(if $(QUICK),,$(BIN)/python -m benchmarks.textures_ceiling)
 
 bench-counterfactuals: setup ## several counterfactuals an anomaly on Coloured-MNIST, judged by readers, cell by cell (QUICK=1: 1 seed, fewer steps)
 	@$(BIN)/python -m benchmarks.counterfactuals $(QUICK_FLAG)

@@ -110,12 +110,12 @@ def main() -> None:
     for name in textures:
         for row in rows:
             for seed in seeds[row]:
-                for rung, measured in _cell(state, name, row, seed).items():
-                    found[rung, name, row.title, seed] = measured
-                    spent += float(measured["seconds"])
+                for rung, one in _cell(state, name, row, seed).items():
+                    found[rung, name, row.title, seed] = one
+                    spent += float(one["seconds"])
                     print(f"{time.perf_counter() - started:5.0f} s  {name:<7} {rung:<7} seed {seed}  {row.title:<46} "
-                          f"image {measured['image_auroc']:.3f}  pixel {measured['pixel_auroc']:.3f}  "
-                          f"aupro {measured['aupro']:.3f}", flush=True)  # fmt: skip
+                          f"image {one['image_auroc']:.3f}  pixel {one['pixel_auroc']:.3f}  "
+                          f"aupro {one['aupro']:.3f}", flush=True)  # fmt: skip
     by_rung = {}
     for rung in RUNGS:
         table = {row.title: [[found[rung, name, row.title, seed] for seed in seeds[row]] for name in textures]
@@ -134,10 +134,10 @@ def _cell(state: Path, name: str, row: Row, seed: int) -> dict[str, Measured]:
         score: Score | None = None
         for rung in row.rungs:
             begun = time.perf_counter()
-            texture = _texture(name, rung)
+            texture = texture_of(name, rung)
             if score is None or row.known:  # known defects are those of the rung; all else is the same on each
-                score = _score_of(row, texture, seed)
-            for key, value in _measured(texture, score).items():
+                score = score_of(row, texture, seed)
+            for key, value in measured(texture, score).items():
                 found[f"{rung} {key}"] = np.asarray(value)
             found[f"{rung} seconds"] = np.asarray(time.perf_counter() - begun)
         state.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,8 @@ def _cell(state: Path, name: str, row: Row, seed: int) -> dict[str, Measured]:
                 for rung in row.rungs}  # fmt: skip
 
 
-def _score_of(row: Row, texture: Texture, seed: int) -> Score:
+def score_of(row: Row, texture: Texture, seed: int) -> Score:
+    """The row's detector, trained on this texture."""
     if row.method is None:
         return _statistics(texture.data.normals)
     settings = {key: value for key, value in row.settings.items() if key != "padim"}
@@ -157,8 +158,9 @@ def _score_of(row: Row, texture: Texture, seed: int) -> Score:
     return _padim(fitted) if "padim" in row.settings else _scored(fitted)
 
 
-def _texture(name: str, rung: str) -> Texture:
-    settings = DatasetSettings(source="textures", options={"texture": name, "rung": rung, "known": KNOWN})
+def texture_of(name: str, rung: str, known: int = KNOWN) -> Texture:
+    """Images of one rung, with so many known defects of the train band."""
+    settings = DatasetSettings(source="textures", options={"texture": name, "rung": rung, "known": known})
     offered = [one for one in open_source(f"textures-{name}", settings).candidates() if isinstance(one, Candidate)]
     parts = {split: [one for one in offered if one.split == split] for split in Split}
     images = {split: _stacked([one.content for one in part]) for split, part in parts.items() if part}
@@ -232,7 +234,8 @@ def _statistics(normals: Tensor) -> Score:
     return score
 
 
-def _measured(texture: Texture, score: Score) -> Measured:
+def measured(texture: Texture, score: Score) -> Measured:
+    """Figures on the test images."""
     with torch.no_grad():
         parts = [score(as_float(batch)) for batch in texture.test.split(32)]
     images = torch.cat([image for image, _ in parts]).double().cpu().numpy()

@@ -95,7 +95,8 @@ def _no_prefect(said: str) -> WorkFailed:
 def _say_gate(outcomes: list[dict[str, Any]]) -> None:
     for one in outcomes:
         what = "trained" if one["trained"] else "unchanged, not trained again"
-        click.echo(f"{one['model']} version {one['version']}: {what}; {'champion' if one['passed'] else 'challenger'}")
+        place = "champion" if one.get("in_service", one["passed"]) else "not in service" if "explains" in one else "challenger"
+        click.echo(f"{one['model']} version {one['version']}: {what}; {place}")
         for reason in one["reasons"]:
             click.echo(f"  {reason}")
         if not one["passed"]:
@@ -109,7 +110,8 @@ def _say_gate(outcomes: list[dict[str, Any]]) -> None:
 @click.option("--backfill", nargs=2, type=_DAY, metavar="FROM TO", help="Images the inbox brought on these days.")
 @click.option("--detector", "detectors", multiple=True,
               help="Detector whose champion explains; default: those of retrain.detectors that have one.")
-@click.option("--explainer", "explainers", multiple=True, help="Explainer to run; default: explain.explainers.")
+@click.option("--explainer", "explainers", multiple=True,
+              help="Explainer to run; default: explain.explainers and those trained for the detector.")
 @click.option("--only-inbox", is_flag=True, help="Leave out the data set's own test images.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def explain(
@@ -172,6 +174,8 @@ def _say_explained(results: list[dict[str, Any]]) -> None:
     for one in results:
         for name, value in one["figures"].items():
             click.echo(f"  {name:<28} {value:.4g}" if isinstance(value, float) else f"  {name:<28} {value}")
+        for name, why in one["left_out"].items():
+            click.echo(f"  {name} did not run: {why}")
         click.echo(f"  report                       {one['report']}")
 
 
@@ -181,6 +185,8 @@ def _say_quality(outcomes: list[dict[str, Any]]) -> None:
 
     registry = open_project().registry
     for one in outcomes:
+        if "explains" in one:
+            continue  # a trained explainer: test images are shown to people, no figure of them is kept
         logged = registry.figures(registry.resolve(f"{one['model']}/{one['version']}"))
         test = {name.removeprefix("test."): value for name, value in logged.items() if name.startswith("test.")}
         click.echo(
@@ -194,12 +200,13 @@ def _real_anomalies_explained(dataset: str) -> int:
     """How many labelled anomalies of a data set have a row of every explainer in use, of the present champion."""
     from tasks.runtime import open_project
     from xadflow.data.manifest import read_manifest
-    from xadflow.nightly.plan import explainer_versions
+    from xadflow.nightly.chosen import choose_explainers
 
     project = open_project()
-    champion = project.registry.champion(f"xad.{dataset}.{project.settings.retrain.detectors[0]}")
+    detector = project.settings.retrain.detectors[0]
+    champion = project.registry.champion(f"xad.{dataset}.{detector}")
     explained = project.store.explained(champion.name, champion.version)
-    versions = explainer_versions({name: project.settings.explainer(name) for name in project.settings.explain.explainers})
+    versions = choose_explainers(project.settings, project.registry, dataset, detector, champion).versions
     anomalous = {row.image_id for row in read_manifest(project.home.dataset(dataset)).rows(label=1)}
     return sum(all((one, name, version) in explained for name, version in versions.items()) for one in anomalous)
 

@@ -40,7 +40,7 @@ def explain(
         sample: (anomalies, normals) labelled test images only, as the demo does.
         only_dates: only images that the inbox brought on these dates.
         only_inbox: leave out the data set's own test images.
-        explainers: which of them to run; explain.explainers by default.
+        explainers: which of them to run; by default explain.explainers and those trained for the detector.
         detectors: whose champions; those of retrain.detectors that have one by default.
     """
     home = Home.find()

@@ -1,4 +1,4 @@
-"""The weekly flow: data set stages, then train, register and gate each detector.
+"""The weekly flow: data set stages, then train, register and gate each detector, and the explainers trained for it.
 
     prefect deployment run 'retrain/weekly'      or      xadflow retrain --dataset elpv
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow, unmapped
+from prefect.futures import PrefectFuture, wait
 
 from tasks.dataset import build_dataset
 from tasks.publishing import notify_failure, report_gate
-from tasks.registry import gate, register
+from tasks.registry import gate, put_in_service_of, register, register_explainer_of
 from tasks.runtime import ensure_limits, local_runner
-from tasks.training import train
+from tasks.training import train, train_explainer_of
+from xadflow.errors import WorkFailed
 from xadflow.settings import Home, load_settings, quiet_environment
 
 
@@ -28,6 +30,9 @@ def retrain(
 
     Defaults come from `retrain` in params.yaml. What did not change is not trained again. Trainings of all detectors and
     seeds run side by side as the limit `gpu` allows; the seeds are versions of one model, so they are gated in turn.
+
+    Where a detector gets explainers of its own (retrain.explainers), they are trained for the version that the gate lets
+    serve, and both move into service together. An explainer whose training fails leaves the detector without it.
     """
     home = Home.find()
     quiet_environment(home)
@@ -41,6 +46,7 @@ def retrain(
         settings.detector(name)
     ensure_limits()
     outcomes: list[dict[str, Any]] = []
+    failed: list[str] = []
     for dataset in wanted:
         if outliers := settings.dataset(dataset).outliers:
             build_dataset(outliers)
@@ -48,6 +54,38 @@ def retrain(
         trained = {seed: train.map(unmapped(dataset), methods, unmapped(seed), unmapped(hashes["manifest"])) for seed in drawn}
         for seed in drawn:
             challengers = register.map(unmapped(dataset), methods, unmapped(seed), trained[seed])
-            outcomes += gate.map(unmapped(dataset), challengers).result()
+            held = [bool(settings.trained_explainers(dataset, name)) for name in methods]
+            judged = gate.map(unmapped(dataset), challengers, held).result()
+            outcomes += judged
+            for name, outcome in zip(methods, judged, strict=True):
+                explained, trouble = _explainers(dataset, outcome, settings.trained_explainers(dataset, name))
+                outcomes += explained
+                failed += trouble
     report_gate(outcomes)
+    if failed:
+        raise WorkFailed(f"{len(failed)} explainers were not trained; the detectors are gated", seen=failed[0][:500],
+                         next_step="mend the cause and run the same command again: only what is missing is done")  # fmt: skip
     return outcomes
+
+
+def _explainers(dataset: str, outcome: dict[str, Any], names: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Train, register and gate explainers for the version that is to serve, then put all of it into service.
+
+    Returns the verdicts on them, and what went wrong.
+    """
+    if not names or outcome["serves"] is None:
+        return [], []
+    model, version = outcome["model"], outcome["serves"]
+    trained = {name: train_explainer_of.submit(dataset, model, version, name) for name in names}
+    registered = {name: register_explainer_of.submit(dataset, model, version, name, trained[name]) for name in names}
+    wait(list(registered.values()))
+    found = [one.result() for one in registered.values() if one.state.is_completed()]
+    trouble = [f"{model} version {version}, {name}: {_said(trained[name], one)}"
+               for name, one in registered.items() if not one.state.is_completed()]  # fmt: skip
+    serving = put_in_service_of(outcome)
+    return [{**one, "in_service": serving.get(one["model"]) == one["version"]} for one in found], trouble
+
+
+def _said(trained: PrefectFuture[Any], registered: PrefectFuture[Any]) -> str:
+    """The message of whichever of the two failed first."""
+    return str(next(one.state.message for one in (trained, registered) if not one.state.is_completed()))

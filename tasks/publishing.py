@@ -44,7 +44,7 @@ def finish(plan_path: str, failures: list[str]) -> dict[str, Any]:
     )
     if done.sheet is not None:
         create_image_artifact(key=f"{night.dataset}-worst", image_url=done.sheet.as_uri())
-    return {"report": str(done.report), "figures": done.figures}
+    return {"report": str(done.report), "figures": done.figures, "left_out": dict(night.left_out)}
 
 
 @task(name="report gate", cache_policy=NO_CACHE)
@@ -54,7 +54,7 @@ def report_gate(outcomes: list[dict[str, Any]]) -> None:
         key="retrain-gate",
         table=[
             {"model": one["model"], "version": one["version"], "trained": one["trained"],
-             "champion": one["passed"], "reasons": "; ".join(one["reasons"])}
+             "champion": one.get("in_service", one["passed"]), "reasons": "; ".join(one["reasons"])}
             for one in outcomes
         ],
         description="What the gate said",

@@ -1,4 +1,4 @@
-"""Registry tasks: register a trained detector as challenger, and let the gate decide."""
+"""Registry tasks: register what was trained, let the gate decide, and put its decision into force."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project, slot
-from xadflow.retraining import judge_challenger, register_trained, training_order
+from tasks.training import order_of
+from xadflow.retraining import (
+    judge_challenger,
+    judge_explainer,
+    register_explainer,
+    register_trained,
+    settle,
+    training_order,
+)
 
 
 @task(
@@ -29,14 +37,43 @@ def register(dataset: str, detector: str, seed: int, trained: dict[str, Any]) ->
     name="gate", task_run_name="gate {dataset}", cache_policy=NO_CACHE, retries=len(RETRY_DELAYS),
     retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
 )  # fmt: skip
-def gate(dataset: str, challenger: dict[str, Any]) -> dict[str, Any]:
-    """Champion against challenger on split `gate`; moves the alias `champion` when every rule holds."""
+def gate(dataset: str, challenger: dict[str, Any], hold: bool) -> dict[str, Any]:
+    """Champion against challenger on split `gate`; moves the alias `champion` when every rule holds, unless `hold`."""
     project = open_project()
     ref = project.registry.resolve(f"{challenger['model']}/{challenger['version']}")
     with slot(GPU):
-        outcome = judge_challenger(project.home, project.settings, project.registry, dataset, ref)
+        outcome = judge_challenger(project.home, project.settings, project.registry, dataset, ref, hold=hold)
     return {
         "model": outcome.model_name, "version": outcome.version, "passed": outcome.passed, "judged": outcome.judged,
         "reasons": list(outcome.reasons), "figures": dict(outcome.figures),
-        "link": project.registry.run_link(ref), "trained": challenger["trained"],
+        "link": project.registry.run_link(ref), "trained": challenger["trained"], "serves": outcome.serves,
+        "key": outcome.key,
     }  # fmt: skip
+
+
+@task(
+    name="register explainer", task_run_name="register {explainer} for {model} version {version}", cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
+)  # fmt: skip
+def register_explainer_of(
+    dataset: str, model: str, version: int, explainer: str, trained: Any
+) -> dict[str, Any]:
+    """Register a trained explainer as a version of its own model, and let the gate say whether it may serve."""
+    project = open_project()
+    order = order_of(project, dataset, model, version, explainer)
+    with slot(GPU):
+        ref = register_explainer(project.home, project.settings, project.registry, order)
+        outcome = judge_explainer(project.home, project.settings, project.registry, dataset, ref, order.detector)
+    return {
+        "model": ref.name, "version": ref.version, "explains": version, "passed": outcome.passed, "judged": outcome.judged,
+        "reasons": list(outcome.reasons), "figures": dict(outcome.figures), "link": project.registry.run_link(ref),
+        "trained": trained["trained"],
+    }  # fmt: skip
+
+
+@task(name="put in service", task_run_name="put in service {outcome[model]} version {outcome[serves]}", cache_policy=NO_CACHE,
+      retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient)  # fmt: skip
+def put_in_service_of(outcome: dict[str, Any]) -> dict[str, int | None]:
+    """Put a gate's decision that was held into force, detector and explainers together. Returns the explainers' versions."""
+    moved = settle(open_project().registry, outcome["model"], outcome["version"], outcome["serves"], outcome["key"])
+    return dict(moved.explainers) if moved is not None else {}

@@ -1,4 +1,4 @@
-"""Training: one task a detector, under the limit `gpu`, cached by the DVC hash and the training's key."""
+"""Training: one task a detector and one an explainer, under the limit `gpu`, cached by the DVC hash and the training's key."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import contextlib
 from typing import Any
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
-from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project, slot
+from tasks.runtime import GPU, RETRY_DELAYS, Project, is_transient, open_project, slot
 from xadflow.progress import track
-from xadflow.retraining import train_detector, training_order
+from xadflow.retraining import ExplainerOrder, explainer_order, train_detector, train_explainer, training_order
 from xadflow.settings import Home, load_settings
 
 
@@ -34,3 +35,23 @@ def train(dataset: str, detector: str, seed: int, dvc_md5: str) -> dict[str, Any
     with limit, track(f"train {detector} on {dataset}, seed {seed}") as update:
         folder = train_detector(project.home, project.settings, order, update)
     return {"key": order.key, "folder": str(folder), "trained": not started_done, "dvc_md5": dvc_md5}
+
+
+@task(
+    name="train explainer", task_run_name="train {explainer} for {model} version {version}", cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
+)  # fmt: skip
+def train_explainer_of(dataset: str, model: str, version: int, explainer: str) -> dict[str, Any]:
+    """Train one explainer for a detector version; goes on from its checkpoint. Returns the training's key and folder."""
+    project = open_project()
+    order = order_of(project, dataset, model, version, explainer)
+    started_done = order.is_done(project.home)
+    limit = contextlib.nullcontext() if started_done else slot(GPU)
+    with limit, track(f"train {explainer} for {model} version {version}") as update:
+        folder = train_explainer(project.home, project.settings, project.registry, order, update)
+    return {"key": order.key, "folder": str(folder), "trained": not started_done}
+
+
+def order_of(project: Project, dataset: str, model: str, version: int, explainer: str) -> ExplainerOrder:
+    """The training of an explainer for a registered detector version."""
+    return explainer_order(project.home, project.settings, dataset, project.registry.resolve(f"{model}/{version}"), explainer)

@@ -26,7 +26,7 @@ from xadflow.detectors.base import WEIGHTS, Detector, load_detector
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.explainers.diverse.explainer import DiverseExplainer
 from xadflow.explainers.diverse.settings import DiverseSettings
-from xadflow.explainers.diverse.training import GeneratorRun
+from xadflow.explainers.trained import GeneratorRun
 from xadflow.lineage import code_digest
 from xadflow.settings import Home
 

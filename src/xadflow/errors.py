@@ -85,7 +85,7 @@ class BadWeights(WorkFailed):
     """Pretrained weights or a saved detector that do not fit."""
 
 
-class BadInput(WorkFailed):
+class BadInput(WorkFailed, ValueError):
     """A tensor of the wrong shape, type or range."""
 
 

@@ -1,4 +1,7 @@
-"""The promotion gate: may a challenger become champion? Rules from params.yaml, figures from the gate split only."""
+"""The promotion gate: may a challenger become champion, and may a trained explainer serve beside it?
+
+Rules from params.yaml, figures from the gate split only.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xadflow.settings.params import GateSettings
+from xadflow.settings.params import GateSettings, GeneratorGateSettings
 
 AUROC = "auroc"
 FLIP_RATE = "flip_rate"
 CHANGE_INSIDE = "change_inside"
 FIGURES = (AUROC, FLIP_RATE, CHANGE_INSIDE)
+SHARE_NORMAL, LIKENESS, APART = "share_normal", "likeness", "apart"
+FRECHET, CHANGE_OF_NORMALS = "frechet", "change_of_normals"
 
 _SLACK = 1e-12  # .90 - .89 is 0.010000000000000009, and must count as a drop of .01
 
@@ -64,6 +69,35 @@ def judge(rules: GateSettings, challenger: Mapping[str, float], champion: Mappin
                 )
             else:
                 kept.append(f"{name} is {ours:.4f}, the champion's {theirs:.4f}; allowed drop {most:g} ({key}).")
+    return Verdict(not broken, tuple(broken or kept))
+
+
+def judge_generator(rules: GeneratorGateSettings, figures: Mapping[str, float], concepts: int) -> Verdict:
+    """Judge the counterfactuals of a trained explainer on the gate split; every rule is absolute.
+
+    A generator belongs to one detector version, so there is no champion to compare with. Each rule stands for a failure that
+    the others let pass (coloured-mnist-recipe.md): the detector's score alone accepts blank images, a small distance to
+    the normals alone accepts the same image for each concept. With one concept the two rules of diversity do not apply.
+    A figure that is missing or not a finite number breaks its rule.
+    """
+    broken: list[str] = []
+    kept: list[str] = []
+    diverse = [(LIKENESS, rules.max_likeness, "max", "its concepts make the same edit"),
+               (APART, rules.min_apart, "min", "its concepts give the same image")]  # fmt: skip
+    for name, limit, kind, what in (
+        (SHARE_NORMAL, rules.min_share_normal, "min", "the detector does not call its images normal"),
+        *(diverse if concepts > 1 else ()),
+        (FRECHET, rules.max_frechet, "max", "its images are hardly nearer to the normals than the anomalies are"),
+        (CHANGE_OF_NORMALS, rules.max_change_of_normals, "max", "it changes what is normal already"),
+    ):
+        value, key = figures.get(name, math.nan), f"gate.generator.{kind}_{name}"
+        side = ("below", "at least") if kind == "min" else ("above", "at most")
+        if not math.isfinite(value):
+            broken.append(f"{name} was not measured ({_seen(figures, name)}), so {key} cannot be judged.")
+        elif (limit - value if kind == "min" else value - limit) > _SLACK:
+            broken.append(f"{name} is {value:.4g}, {side[0]} {limit:g} ({key}): {what}.")
+        else:
+            kept.append(f"{name} is {value:.4g}, {side[1]} {limit:g} ({key}).")
     return Verdict(not broken, tuple(broken or kept))
 
 

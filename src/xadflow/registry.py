@@ -18,16 +18,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from xadflow.errors import BadWeights, NoChampion, RegistryUnavailable, UnknownName
+from xadflow.errors import BadWeights, NoChampion, RegistryUnavailable, UnknownName, WrongUse
 from xadflow.tracking.ledger_anchor import EXPERIMENT, read_anchor, write_anchor
 from xadflow.tracking.model_versions import (
+    FILES,
+    Explains,
     ModelRef,
     ModelSummary,
+    Part,
     VersionSummary,
     check_files,
     checked_name,
-    detector_files,
+    detector_of,
     parse_spec,
+    saved_files,
 )
 from xadflow.tracking.run_log import log_batches, log_dataset, log_files, log_model, open_run, quiet
 from xadflow.tracking.tracking_store import is_server, prepare_store, shown
@@ -38,11 +42,10 @@ if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-TRAINING_KEY, GATE, FILES = "xadflow.training_key", "xadflow.gate", "xadflow.files"
+TRAINING_KEY, GATE = "xadflow.training_key", "xadflow.gate"
 PREVIOUS = "xadflow.previous_champion"  # tag of the registered model: what rollback goes back to
 LOCAL_UI = "http://127.0.0.1:5000"  # where `make server` shows the embedded store
 
-_DETECTOR = "detector"  # folder of the detector's own files inside a logged model, as pyfunc_model.py names it
 
 class Registry:
     """MLflow as the rest of xadflow sees it.
@@ -100,7 +103,7 @@ class Registry:
         self,
         *,
         model_name: str,
-        detector_folder: Path,
+        folder: Path,
         experiment: str,
         params: Mapping[str, object],
         metrics: Mapping[str, float],
@@ -109,28 +112,32 @@ class Registry:
         dataset_name: str,
         dataset_digest: str,
         dataset_frame: pd.DataFrame,
-        input_shape: tuple[int, int, int],
         lineage: Mapping[str, object],
         tags: Mapping[str, str],
+        input_shape: tuple[int, int, int] | None = None,
+        explains: Explains | None = None,
     ) -> ModelRef:
-        """Log one training as one run and register its detector as a new version that carries `tags`.
+        """Log one training as one run and register what it made as a new version that carries `tags`.
 
         Args:
-            model_name: xad.<dataset>.<detector>.
-            detector_folder: what `Detector.save` wrote.
+            model_name: xad.<dataset>.<detector>, and .<explainer> for one that was trained for it.
+            folder: what `Detector.save` wrote, or `save` of a trained explainer.
             history: (step, name, value).
             figures: name to image file.
             dataset_digest: md5 that DVC has for the manifest, at most 36 characters.
             dataset_frame: the manifest; its schema and size are logged, not its rows.
-            input_shape: (C, H, W) of the model's signature.
             lineage: written beside the figures as lineage.json.
+            input_shape: (C, H, W) of a detector's signature; None for an explainer, which MLflow does not serve.
+            explains: the detector version that an explainer belongs to.
 
         Raises:
             BadWeights: the folder holds anything but JSON and safetensors.
             RegistryUnavailable: as everywhere; the run is then marked FAILED and no version is registered.
         """
         checked_name(model_name)
-        files = detector_files(detector_folder)
+        part: Part = "detector" if explains is None else "explainer"
+        of = explains.as_tags() if explains is not None else {}
+        files = saved_files(folder, part)
         run_name = f"{model_name} {dataset_digest[:8]}"
         with self._explained() as client, quiet():
             from mlflow import entities
@@ -138,7 +145,7 @@ class Registry:
 
             described = from_pandas(dataset_frame, name=dataset_name, digest=dataset_digest).to_dict()
             with open_run(client, self._experiment(client, experiment), run_name, tags) as run_id:
-                model_id = log_model(client, entities, run_id, detector_folder, files, input_shape)
+                model_id = log_model(client, entities, run_id, folder, files, input_shape, part)
                 log_batches(client, entities, run_id, metrics, params=params, history=history, model_id=model_id)
                 log_dataset(client, entities, run_id, described)
                 log_files(client, run_id, figures, lineage)
@@ -147,7 +154,7 @@ class Registry:
                 # MLflow looks `models:/<id>` up at its global address, which is right on a server only
                 source = f"models:/{model_id}" if self._remote else client.get_logged_model(model_id).artifact_location
                 found = client.create_model_version(
-                    model_name, source, run_id, tags={**tags, FILES: json.dumps(files, sort_keys=True)},
+                    model_name, source, run_id, tags={**tags, **of, FILES: json.dumps(files, sort_keys=True)},
                     model_id=model_id,
                 )  # fmt: skip
         return _ref(found)
@@ -178,20 +185,31 @@ class Registry:
 
         Files on a server are not fetched for that: they are compared when they are loaded.
         """
-        query = f"name = '{checked_name(model_name)}' and tags.`{TRAINING_KEY}` = '{training_key}'"
+        for one in self.versions(model_name, f"tags.`{TRAINING_KEY}` = '{training_key}'"):
+            if self._is_whole(one):
+                return one
+        return None
+
+    def versions(self, model_name: str, where: str = "") -> list[ModelRef]:
+        """All versions of a model, newest first; none of one that is not there. `where` narrows MLflow's query."""
+        query = f"name = '{checked_name(model_name)}'" + (f" and {where}" if where else "")
         with self._explained() as client:
             found = _pages(lambda token: client.search_model_versions(query, page_token=token))
-            for one in sorted(found, key=lambda version: -int(version.version)):
-                if self._is_whole(_ref(one)):
-                    return _ref(one)
-        return None
+        return sorted(map(_ref, found), key=lambda one: -one.version)
+
+    def explainer_models(self, detector_model: str) -> list[str]:
+        """Names of the models of explainers that were trained for any version of a detector."""
+        query = f"name LIKE '{checked_name(detector_model)}.%'"
+        with self._explained() as client:
+            found = _pages(lambda token: client.search_registered_models(query, page_token=token))
+        return sorted(str(one.name) for one in found)
 
     def _is_whole(self, ref: ModelRef) -> bool:
         local = self._local(ref)
         if local is None:
             return True
         try:
-            check_files(local, json.loads(ref.tags.get(FILES, "{}")), ref.name, ref.version)
+            check_files(local, ref.files, ref.name, ref.version)
         except BadWeights:
             return False
         return local.is_dir()
@@ -228,14 +246,18 @@ class Registry:
                 client.set_registered_model_tag(model_name, PREVIOUS, str(before.version))
             client.set_registered_model_alias(model_name, alias, str(version))
 
-    def rollback(self, model_name: str) -> ModelRef:
-        """Make the previous champion champion again; doing it twice undoes it. Raises NoChampion without one."""
+    def drop_alias(self, model_name: str, alias: str) -> None:
+        """Take an alias from whichever version carries it."""
+        with self._explained() as client:
+            client.delete_registered_model_alias(checked_name(model_name), alias)
+
+    def previous_champion(self, model_name: str) -> ModelRef:
+        """The version that was champion before the present one. Raises NoChampion without one."""
         model = self._model(model_name)
         previous = model.tags.get(PREVIOUS) if model is not None else None
         if previous is None:
             raise NoChampion("no earlier champion is remembered", seen=model_name,
                              next_step=f"choose one by `xadflow models promote {model_name} VERSION`")  # fmt: skip
-        self.set_alias(model_name, CHAMPION, int(previous))
         return self._version(model_name, int(previous))
 
     def tag(self, model_name: str, version: int, key: str, value: str) -> None:
@@ -246,10 +268,21 @@ class Registry:
     def detector_folder(self, ref: ModelRef) -> Path:
         """Local folder with a version's detector.json and weights.safetensors, seen to be the registered bytes.
 
-        From a server they are downloaded once, into `artifacts`. Raises BadWeights when a file is gone or changed.
+        From a server they are downloaded once, into `artifacts`. Raises BadWeights when a file is gone or changed, and
+        WrongUse for an explainer.
         """
+        if ref.part != "detector":
+            raise WrongUse("this model is an explainer, not a detector", seen=ref.name,
+                           next_step=f"name its detector, {detector_of(ref.name)}")  # fmt: skip
+        return self._folder(ref)
+
+    def explainer_folder(self, ref: ModelRef) -> Path:
+        """Local folder with a version's explainer.json and its safetensors, as :meth:`detector_folder`."""
+        return self._folder(ref)
+
+    def _folder(self, ref: ModelRef) -> Path:
         folder = self._local(ref) or self._downloaded(ref)
-        check_files(folder, json.loads(ref.tags.get(FILES, "{}")), ref.name, ref.version)
+        check_files(folder, ref.files, ref.name, ref.version)
         return folder
 
     def models(self) -> list[ModelSummary]:
@@ -339,12 +372,12 @@ class Registry:
                          next_step=f"run `{how}`")  # fmt: skip
 
     def _local(self, ref: ModelRef) -> Path | None:
-        """Folder of a version's detector when its artifacts are local files, else None."""
+        """Folder of a version's own files when its artifacts are local, else None."""
         with self._explained() as client:
             address = urllib.parse.urlparse(client.get_model_version_download_uri(ref.name, str(ref.version)))
         if address.scheme not in ("", "file"):
             return None
-        return Path(urllib.request.url2pathname(address.path)) / "artifacts" / _DETECTOR
+        return Path(urllib.request.url2pathname(address.path)) / "artifacts" / ref.part
 
     def _downloaded(self, ref: ModelRef) -> Path:
         target = self.artifacts / "downloaded" / ref.name / str(ref.version)
@@ -354,7 +387,7 @@ class Registry:
                 import mlflow.artifacts
 
                 got = mlflow.artifacts.download_artifacts(
-                    artifact_uri=f"models:/{ref.name}/{ref.version}/artifacts/{_DETECTOR}", dst_path=partial,
+                    artifact_uri=f"models:/{ref.name}/{ref.version}/artifacts/{ref.part}", dst_path=partial,
                     tracking_uri=self.uri, registry_uri=self.uri,
                 )  # fmt: skip
                 with suppress(OSError):  # another process was quicker
@@ -368,6 +401,7 @@ class Registry:
             VersionSummary(
                 int(one.version), str(one.run_id), datetime.fromtimestamp(one.creation_timestamp / 1000, UTC),
                 dict(client.get_run(one.run_id).data.metrics), one.tags.get(GATE, ""),
+                explains.version if (explains := _ref(one).explains) else None,
             )
             for one in sorted(found, key=lambda one: -int(one.version))
         ]  # fmt: skip

@@ -114,6 +114,8 @@ def test_the_page_has_every_seed_a_mean_for_several_and_what_is_missing():
     assert "| bce full | 0 | **51.0** (32 / 70)" in page
     assert "70.0 ± 14.1" in page
     assert "Not run: hsc full" in page
+    assert "**Missed**: bce full seed 0: second of the concept that recolours, second of the concept that redraws; " in page
+    assert "bce full seed 1: strict, second" in page
 
 
 def test_only_takes_detectors_variants_and_seeds():

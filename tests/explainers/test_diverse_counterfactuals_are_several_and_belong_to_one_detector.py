@@ -8,8 +8,8 @@ import torch
 from tests.explainers.conftest import patterned, with_defects
 from xadflow.detectors.base import as_float
 from xadflow.errors import BadInput, BadWeights
-from xadflow.explainers.diverse.explainer import CARD, WEIGHTS, DiverseExplainer
-from xadflow.explainers.diverse.training import GeneratorRun
+from xadflow.explainers.diverse.explainer import WEIGHTS, DiverseExplainer
+from xadflow.explainers.trained import CARD, GeneratorRun
 
 SHA = "ab" * 32
 

@@ -14,6 +14,7 @@ from scipy.optimize import brentq, minimize
 
 from xadflow.errors import BadInput
 from xadflow.explainers import oracle
+from xadflow.explainers.oracle import bounded_step
 from xadflow.explainers.sparse import linear_maximisation_oracle
 
 POWERS = [1.2, 1.5, 2.0, 4.0]
@@ -186,12 +187,17 @@ def test_the_limits_p_one_and_infinity():
     np.testing.assert_allclose(linear_maximisation_oracle(x, w, 0.3, math.inf), [0.3, -0.3, 0.1, 0.0], atol=1e-12)
 
 
-def test_entries_that_are_not_finite_count_as_zero():
-    x = torch.full((1, 4), 0.5)
-    w = torch.tensor([[math.nan, math.inf, 1.0, -1.0]])
-    got = linear_maximisation_oracle(x, w, 0.2, 2.0)
+def test_in_a_search_entries_that_are_not_finite_count_as_zero():
+    x, radius = torch.full((1, 4), 0.5), torch.tensor([0.2], dtype=torch.float64)
+    got, _ = bounded_step(x, torch.tensor([[math.nan, math.inf, 1.0, -1.0]]), radius, 2.0, None)
     torch.testing.assert_close(got, linear_maximisation_oracle(x, torch.tensor([[0.0, 0.0, 1.0, -1.0]]), 0.2, 2.0))
-    assert linear_maximisation_oracle(x, torch.full((1, 4), math.nan), 0.2).abs().sum() == 0
+    assert bounded_step(x, torch.full((1, 4), math.nan), radius, 1.5, None)[0].abs().sum() == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_are_a_value_error(bad):
+    with pytest.raises(ValueError, match="finite"):
+        linear_maximisation_oracle(torch.full((2, 3), 0.5), torch.tensor([[1.0, 2.0, 3.0], [1.0, bad, 0.0]]), 0.2)
 
 
 def test_half_precision_is_computed_in_float32():

@@ -12,7 +12,7 @@ import torch
 from xadflow.detectors.base import Scores, as_float
 from xadflow.errors import BadInput, BadSettings
 from xadflow.explainers.base import Explainer
-from xadflow.explainers.sparse import SparseExplainer
+from xadflow.explainers.sparse import SparseExplainer, SparseSettings
 from xadflow.metrics.explanation import change_inside, flip_rate, top_share
 
 SCALE = (24 * 24 / (3 * 224 * 224)) ** (1 / 1.5)
@@ -65,6 +65,18 @@ def test_figures_are_those_of_the_stored_image(trained, explained):
         mask = top_share(one.heatmap, 0.25)
         if found.l1 > 0:
             assert one.metrics["change_inside"] == change_inside(images[row].numpy(), found.image, mask)
+
+
+def test_with_p_one_fewer_pixels_change(trained, defective):
+    """Published radii at p = 1 are 400 to 800 where they are 50 to 100 at 1.5: the ladder of equal mean change has them."""
+    images = as_float(defective[0][:12])
+    few, more = (SparseExplainer(p=p).explain(trained, images) for p in (1.0, 1.5))
+    assert np.mean([one.counterfactuals[0].is_normal for one in few]) > 0.9
+    changed = [np.median([one.counterfactuals[0].changed_fraction for one in told]) for told in (few, more)]
+    assert changed[0] < 0.7 * changed[1]
+    ladder = SparseSettings(p=1.0).ladder(3 * 224 * 224)
+    assert ladder[0] < 400 < 800 < ladder[-1]
+    assert ladder[3] / 150528 == pytest.approx(50 / 150528 ** (1 / 1.5))  # mean |change| of an even change on the sphere
 
 
 def test_a_target_that_no_normal_image_reaches_is_lowered_to_their_median(trained, defective):
@@ -238,7 +250,7 @@ def test_wrong_images_are_refused(trained, images):
     ("settings", "words"),
     [
         ({"iteration": 5}, "did you mean 'iterations'"),
-        ({"p": 1.0}, "setting p"),
+        ({"p": 0.9}, "setting p"),
         ({"radii": (5.0, 1.0)}, "must grow"),
         ({"radii": ()}, "radii"),
         ({"target_p_normal": 0.5}, "target_p_normal"),

@@ -76,7 +76,7 @@ def register_champion() -> None:
     detector.fit(data, FitRun(opened.home.runs / "fit", seed=0, false_alarm_rate=0.1, device="cpu"))
     detector.save(opened.home.runs / "saved")
     ref = opened.registry.log_training(
-        model_name=f"xad.{PLATES}.fcdd", detector_folder=opened.home.runs / "saved", experiment="xad.plates", params={},
+        model_name=f"xad.{PLATES}.fcdd", folder=opened.home.runs / "saved", experiment="xad.plates", params={},
         metrics={}, history=[], figures={}, dataset_name=PLATES, dataset_digest="none",
         dataset_frame=pd.DataFrame({"image_id": ["a"]}), input_shape=(1, SIDE, SIDE), lineage={}, tags={},
     )  # fmt: skip

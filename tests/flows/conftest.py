@@ -1,5 +1,6 @@
 """One small project of its own, with its own DVC repository, MLflow store, tables and Prefect server."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 from benchmarks.small_project import draw_screws, make_project, project_environment
 from tests.hostile.hostile_files import add_hostile_files, write_vanishing_act
 
+README = Path(__file__).parents[2] / "README.md"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -43,6 +45,16 @@ def xadflow(project: Path, environment: dict[str, str]) -> Run:
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def explained(project: Path, xadflow: Run, screws: Path) -> Path:
+    """The README's three commands; returns the project."""
+    commands = re.findall(r"^\$ (xadflow .*screws.*)$", README.read_text(), flags=re.M)[:3]
+    assert [command.split()[1] for command in commands] == ["data", "retrain", "explain"]
+    for command in commands:
+        xadflow(*command.replace("~/screws", str(screws)).split()[1:])
+    return project
 
 
 @pytest.fixture(scope="session")

@@ -23,16 +23,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.server]
 README = Path(__file__).parents[2] / "README.md"
 
 
-@pytest.fixture(scope="module")
-def explained(project: Path, xadflow, screws: Path) -> Path:
-    """The README's three commands; returns the project."""
-    commands = re.findall(r"^\$ (xadflow .*screws.*)$", README.read_text(), flags=re.M)[:3]
-    assert [command.split()[1] for command in commands] == ["data", "retrain", "explain"]
-    for command in commands:
-        xadflow(*command.replace("~/screws", str(screws)).split()[1:])
-    return project
-
-
 def table(project: Path, name: str) -> pd.DataFrame:
     return DeltaTable(project / "var" / "tables" / name).to_pyarrow_table().to_pandas()
 

@@ -77,7 +77,7 @@ def _registered(plant: Plant) -> Path:
     detector.save(home.runs / "saved")
     registry = Registry(home.mlflow_uri, home.mlflow_artifacts)
     ref = registry.log_training(
-        model_name="xad.bolts.fcdd", detector_folder=home.runs / "saved", experiment="xad.bolts", params={}, metrics={},
+        model_name="xad.bolts.fcdd", folder=home.runs / "saved", experiment="xad.bolts", params={}, metrics={},
         history=[], figures={}, dataset_name="bolts", dataset_digest="none", dataset_frame=manifest.table.to_pandas(),
         input_shape=detector.input_shape, lineage={}, tags={},
     )  # fmt: skip

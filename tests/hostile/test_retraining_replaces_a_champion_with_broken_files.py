@@ -76,3 +76,10 @@ def test_a_challenger_with_broken_files_is_never_promoted(plant, opened, monkeyp
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(BadWeights, match="xadflow retrain --dataset bolts"):
         judged(opened, monkeypatch, GOOD)
+
+
+def test_a_refused_challenger_is_asked_again_only_when_what_explains_it_changed(plant, opened, monkeypatch) -> None:
+    bad = {**GOOD, "flip_rate": 0.4}
+    assert [judged(opened, monkeypatch, bad).judged for _ in range(2)] == [True, False]
+    monkeypatch.setattr("xadflow.explainers.sparse.CODE_VERSION", "other")
+    assert judged(opened, monkeypatch, bad).judged

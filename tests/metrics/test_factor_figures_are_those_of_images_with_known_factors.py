@@ -77,7 +77,7 @@ def test_a_blank_image_is_no_bar_whatever_the_reader_says():
 
 
 def test_the_gate_wants_fifteen_pixels_above_three_tenths_in_any_channel():
-    image = np.zeros((3, 6, 6), np.uint8)
+    image = np.zeros((3, 12, 12), np.uint8)
     image.reshape(3, -1)[1, :8], image.reshape(3, -1)[2, 8:15] = 77, 77
     assert legible(image)
     assert not legible(np.where(image > 0, 76, 0).astype(np.uint8))

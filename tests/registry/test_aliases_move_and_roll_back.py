@@ -9,6 +9,7 @@ from tiny_store import MODEL, Store
 
 from xadflow.commands.models import models
 from xadflow.errors import NoChampion, UnknownName, WrongUse
+from xadflow.in_service import roll_back
 
 
 @pytest.fixture
@@ -47,12 +48,12 @@ def test_rollback_goes_to_the_previous_champion_and_back(store: Store, second_ve
     registry = store.registry
     registry.set_alias(MODEL, "champion", 1)
     with pytest.raises(NoChampion, match="no earlier champion"):
-        registry.rollback(MODEL)
+        roll_back(registry, MODEL)
     registry.set_alias(MODEL, "champion", second_version)
     registry.set_alias(MODEL, "champion", second_version)  # again: nothing to remember
-    assert registry.rollback(MODEL).version == 1
+    assert roll_back(registry, MODEL).version == 1
     assert registry.champion(MODEL).version == 1
-    assert registry.rollback(MODEL).version == second_version
+    assert roll_back(registry, MODEL).version == second_version
 
 
 def test_an_alias_is_not_given_to_a_version_that_is_not_there(store: Store) -> None:

@@ -86,7 +86,7 @@ def test_the_run_holds_parameters_metrics_history_data_figures_and_lineage(store
     (used,) = run.inputs.dataset_inputs
     assert (used.dataset.name, used.dataset.digest) == ("tiny-set", DIGEST)
     assert [one.path for one in client.list_artifacts(store.ref.run_id, "figures")] == ["figures/roc.png"]
-    (lineage,) = store.state.rglob("lineage.json")
+    (lineage,) = store.state.rglob(f"{store.ref.run_id}/**/lineage.json")
     assert json.loads(lineage.read_text()) == {"commit": "abc"}
 
 

@@ -22,8 +22,8 @@ def rows_of(image_id, score, original, answers=(), heat=None):
     heatmap = None if heat is None else stored(np.rint(255 * (heat - heat.min()) / np.ptp(heat)).astype(np.uint8))
     low, high = (None, None) if heat is None else (float(heat.min()), float(heat.max()))
     counterfactuals = [
-        {"image": stored(image), "score": 0.5, "is_normal": is_normal, "changed_fraction": changed}
-        for image, is_normal, changed in answers
+        {"concept": concept, "image": stored(image), "score": 0.5, "is_normal": is_normal, "changed_fraction": changed}
+        for concept, (image, is_normal, changed) in enumerate(answers)
     ]
     return [
         shared | {"explainer": "heatmap", "heatmap": heatmap, "heatmap_min": low, "heatmap_max": high,
@@ -56,6 +56,20 @@ def test_the_counterfactual_shown_is_normal_and_changes_least(pictures):
     change = np.abs(pictures[1].astype(float) - pictures[0])[0]
     most = np.quantile(change, 0.999) / 255
     assert (failed.difference == difference_picture(pictures[0], pictures[1], most)).all()
+
+
+def test_all_counterfactuals_are_shown_of_an_explainer_that_gives_several_and_of_no_other(pictures):
+    single = rows_of("a", 3.0, pictures[0], [(pictures[1], True, 0.1)])
+    _, row = rows_of("a", 3.0, pictures[0], [(pictures[2], True, 0.3), (pictures[3], False, 0.4)])
+    several = row | {"explainer": "diverse"}
+    assert worst_cases(single)[0].alternatives == ()
+    (case,) = worst_cases([*single, several])
+    assert (case.counterfactual == pictures[1]).all()
+    found = [(one.explainer, one.concept, one.is_normal, one.changed_fraction) for one in case.alternatives]
+    assert found == [("diverse", 0, True, 0.3), ("diverse", 1, False, 0.4)]
+    for one, expected in zip(case.alternatives, pictures[2:], strict=True):
+        assert (one.picture == expected).all()
+        assert one.difference.shape == (3, 16, 16)
 
 
 def test_heat_is_laid_on_one_scale_from_restored_raw_values(pictures):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xadflow.report import page as report_module
-from xadflow.report.evidence import Drift, ExplainerFigures, ScoreQuantile, WorstCase
+from xadflow.report.evidence import Alternative, Drift, ExplainerFigures, ScoreQuantile, WorstCase
 from xadflow.report.page import (
     Link,
     NightCounts,
@@ -65,7 +65,8 @@ def full(name):
         explainers=(ExplainerFigures(name, 8, 8, 0.9, 0.03, 0.8),),
         seconds={name: 3.0, "write": 0.0},
         worst_cases=(
-            WorstCase(name, name, 12.0, 9.5, 0.005, grey, colour, grey, colour, True, 3.0, 0.02),
+            WorstCase(name, name, 12.0, 9.5, 0.005, grey, colour, grey, colour, True, 3.0, 0.02,
+                      (Alternative(name, 0, grey, colour, True, 3.0, 0.2), Alternative(name, 1, grey, None, False, 9.9, 0.4))),
             WorstCase(name, name, 11.0, 9.5, 0.005, grey, None, grey, colour, False, 9.9, 0.5),
             WorstCase("plain.png", "id", 10.0, 9.5, 0.005),
         ),
@@ -90,10 +91,17 @@ def test_hostile_names_stay_text():
 def test_every_picture_is_inline_and_nothing_else_is_fetched():
     page = render_nightly_report(full("name.png"))
     sources = [value for _, name, value in Elements(page).attributes if name in ("src", "srcset", "data", "poster")]
-    assert len(sources) == 7
+    assert len(sources) == 10
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r"url\(|@import", page)
     assert "default-src 'none'" in page
+
+
+def test_each_of_several_counterfactuals_says_what_the_model_calls_it():
+    page = render_nightly_report(full("diverse"))
+    assert "diverse 0: normal, score 3.000" in page
+    assert "diverse 1: still anomalous, score 9.900" in page
+    assert "Several ways" not in render_nightly_report(night(worst_cases=(WorstCase("a.png", "id", 10.0, 9.5, 0.005),)))
 
 
 def test_only_http_targets_become_links():

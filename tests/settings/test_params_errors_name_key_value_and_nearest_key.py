@@ -33,6 +33,11 @@ def test_the_projects_own_params_are_valid_and_frozen() -> None:
         (lambda raw: raw["explain"].update(batch_size="many"), ["explain.batch_size", "integer", "got 'many'"]),
         (lambda raw: raw["retrain"].update(datasets=["elpw"]), ["retrain.datasets", "got 'elpw'", "did you mean 'elpv'"]),
         (lambda raw: raw["explain"].update(explainers=["xyz"]), ["explain.explainers", "got 'xyz'", "heatmap, sparse"]),
+        (lambda raw: raw["retrain"]["explainers"].update(divers=raw["retrain"]["explainers"]["diverse"]),
+         ["retrain.explainers", "got 'divers'", "did you mean 'diverse'"]),
+        (lambda raw: raw["retrain"]["explainers"]["diverse"].update(detectors=["bcf"]),
+         ["retrain.explainers.diverse.detectors", "got 'bcf'", "did you mean 'bce'"]),
+        (lambda raw: raw["gate"]["generator"].update(max_frechet_=1), ["gate.generator.max_frechet_", "max_frechet"]),
         (lambda raw: raw["catalogue"].append("ghost"), ["catalogue", "got ['ghost']"]),
         (lambda raw: raw["catalogue"].append("elpv"), ["catalogue", "got ['elpv']", "once"]),
         (lambda raw: raw["catalogue"].remove("elpv"), ["catalogue", "got ['elpv']"]),
@@ -82,10 +87,18 @@ def test_an_unknown_data_set_is_answered_by_the_nearest() -> None:
 
 
 def test_every_key_of_the_settings_stands_in_params_yaml() -> None:
-    raw = yaml.safe_load(PARAMS.read_text())
+    def check(raw, settings, where: str) -> None:
+        for name in type(settings).model_fields:
+            assert name in raw, f"{where}{name}"
+            value = getattr(settings, name)
+            if hasattr(type(value), "model_fields"):
+                check(raw[name], value, f"{where}{name}.")
+
+    check(yaml.safe_load(PARAMS.read_text()), load_settings(PARAMS), "")
+
+
+def test_a_night_runs_explainers_that_are_trained_for_its_detector_beside_those_of_every_night() -> None:
     settings = load_settings(PARAMS)
-    for name in type(settings).model_fields:
-        assert name in raw, name
-        value = getattr(settings, name)
-        for inner in getattr(type(value), "model_fields", {}):
-            assert inner in raw[name], f"{name}.{inner}"
+    assert settings.nightly_explainers("elpv", "fcdd") == ["heatmap", "sparse"]
+    assert settings.nightly_explainers("coloured-mnist", "bce") == ["heatmap", "sparse", "diverse"]
+    assert settings.trained_explainers("coloured-mnist", "fcdd") == []

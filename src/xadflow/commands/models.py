@@ -12,11 +12,12 @@ from xadflow.settings import Home
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from xadflow.in_service import Moved
     from xadflow.registry import Registry
     from xadflow.tracking.model_versions import ModelSummary
 
-_KEY_FIGURES = ("test.auroc", "gate.auroc", "gate.flip_rate", "gate.change_inside")
-_PIPE_WIDTH = 180  # a pipe has no width to fit a table into
+_KEY_FIGURES = ("test.auroc", "gate.auroc", "gate.flip_rate", "gate.change_inside", "gate.share_normal", "gate.frechet")
+_PIPE_WIDTH = 220  # a pipe has no width to fit a table into
 
 
 @click.group()
@@ -28,6 +29,8 @@ def models() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a version.")
 def list_models(as_json: bool) -> None:
     """Show every version with its aliases, key figures and the gate's verdict.
+
+    A trained explainer is a model of its own, named after its detector; `explains` is the version it belongs to.
 
     \b
     Example:
@@ -44,11 +47,12 @@ def list_models(as_json: bool) -> None:
         return
     from rich.table import Table
 
-    table = Table("model", "version", "aliases", "gate", *_KEY_FIGURES, "created (UTC)")
+    table = Table("model", "version", "explains", "aliases", "gate", *_KEY_FIGURES, "created (UTC)")
     for model in found:
         for version in model.versions:
             table.add_row(
-                model.name, str(version.version), ", ".join(_aliases(model, version.version)), version.verdict or "-",
+                model.name, str(version.version), "-" if version.explains is None else f"version {version.explains}",
+                ", ".join(_aliases(model, version.version)), version.verdict or "-",
                 *(f"{version.figures[name]:.4f}" if name in version.figures else "-" for name in _KEY_FIGURES),
                 f"{version.created:%Y-%m-%d %H:%M}",
             )  # fmt: skip
@@ -61,29 +65,33 @@ def list_models(as_json: bool) -> None:
 def promote(name: str, version: int) -> None:
     """Make VERSION of NAME the champion, whatever the gate said; the next `explain` uses it.
 
+    A detector takes the explainers that were trained for this version along.
+
     \b
     Example:
       xadflow models promote xad.elpv.fcdd 3
     """
-    from xadflow.registry import CHAMPION
+    from xadflow.in_service import put_in_service
 
-    registry = _registry()
-    before = registry.alias(name, CHAMPION)
-    registry.set_alias(name, CHAMPION, version)
-    click.echo(f"{name}: champion is version {version}{f', was {before.version}' if before else ''}")
+    moved = put_in_service(_registry(), name, version)
+    click.echo(f"{name}: champion is version {version}{f', was {moved.before}' if moved.before else ''}")
+    _say_explainers(moved)
 
 
 @models.command()
 @click.argument("name")
 def rollback(name: str) -> None:
-    """Make the previous champion of NAME champion again; a second rollback undoes the first.
+    """Make the previous champion of NAME champion again, with its explainers; a second rollback undoes the first.
 
     \b
     Example:
       xadflow models rollback xad.elpv.fcdd
     """
-    now = _registry().rollback(name)
-    click.echo(f"{name}: champion is version {now.version} again")
+    from xadflow.in_service import roll_back
+
+    moved = roll_back(_registry(), name)
+    click.echo(f"{name}: champion is version {moved.version} again")
+    _say_explainers(moved)
 
 
 @models.command()
@@ -113,6 +121,12 @@ def compare(first: str, second: str, as_json: bool) -> None:
     _print(table)
 
 
+def _say_explainers(moved: Moved) -> None:
+    for model, version in moved.explainers.items():
+        click.echo(f"{model}: " + (f"champion is version {version}" if version is not None else
+                                   f"no champion, none that passed the gate explains version {moved.version}"))  # fmt: skip
+
+
 def _print(table: Table) -> None:
     from rich.console import Console
 
@@ -135,7 +149,7 @@ def _rows(model: ModelSummary) -> list[dict[str, object]]:
     return [
         {
             "model": model.name, "version": one.version, "aliases": _aliases(model, one.version), "gate": one.verdict,
-            "figures": dict(one.figures), "run_id": one.run_id, "created": one.created.isoformat(),
+            "explains": one.explains, "figures": dict(one.figures), "run_id": one.run_id, "created": one.created.isoformat(),
         }
         for one in model.versions
     ]  # fmt: skip

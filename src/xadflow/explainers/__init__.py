@@ -8,5 +8,16 @@ from xadflow.explainers.base import (
     build_explainer,
     explainer_names,
 )
+from xadflow.explainers.trained import TrainedExplainer, load_explainer, needs_training
 
-__all__ = ["Counterfactual", "Explainer", "Explanation", "ShownImage", "build_explainer", "explainer_names"]
+__all__ = [
+    "Counterfactual",
+    "Explainer",
+    "Explanation",
+    "ShownImage",
+    "TrainedExplainer",
+    "build_explainer",
+    "explainer_names",
+    "load_explainer",
+    "needs_training",
+]

@@ -91,13 +91,18 @@ def explainer_names() -> list[str]:
     return sorted(_explainers())
 
 
-def build_explainer(name: str, **settings: object) -> Explainer:
-    """A new explainer. Raises UnknownName, or BadSettings for settings it does not know."""
+def explainer_class(name: str) -> Any:
+    """The class registered under a name. Raises UnknownName."""
     if name not in _explainers():
         near = difflib.get_close_matches(name, explainer_names(), n=1)
         raise UnknownName(
             "no explainer of that name", seen=name,
             next_step=f"use {near[0]!r}" if near else f"one of {explainer_names()}",
         )  # fmt: skip
-    explainer: Explainer = _explainers()[name].load()(**settings)
+    return _explainers()[name].load()
+
+
+def build_explainer(name: str, **settings: object) -> Explainer:
+    """A new explainer. Raises UnknownName, or BadSettings for settings it does not know."""
+    explainer: Explainer = explainer_class(name)(**settings)
     return explainer

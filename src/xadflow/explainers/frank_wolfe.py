@@ -93,7 +93,7 @@ def auto_frank_wolfe(
     Args:
         objective: (images [b,...], rows [b] int64: their places in the batch) -> [b], differentiable in the images and
             each entry a function of its own image only. Only the input's gradient is taken: weights get none.
-        x: [B,...] float32 or float64 in [0,1]; eps: radius, a number or [B]; p > 1.
+        x: [B,...] float32 or float64 in [0,1]; eps: radius, a number or [B]; p >= 1.
         iterations: at most this many a sample; each costs one forward, one backward and one oracle.
         seed: of the Gaussian direction of the start, one draw shared by all samples.
         direction_mask: bool, broadcastable to x; delta stays exactly 0 where it is False.

@@ -24,10 +24,10 @@ def linear_maximisation_oracle(x: Tensor, w: Tensor, eps: float | Tensor, p: flo
 
     `x`, `w` [B,...] (1-D: one sample), `eps` a number or [B], p >= 1 (p = 1: greedy; p = inf: sign steps). Computed in
     float32 at least, float64 where x or w is or where p < 1.4 makes the powers too steep; the result has the inputs'
-    dtype, float32 for half precision. It does not depend on the scale of w; entries of w that are not finite count as 0.
+    dtype, float32 for half precision. It does not depend on the scale of w.
 
     Raises:
-        BadInput: x outside [0,1], eps negative or not a number, p < 1, shapes that differ.
+        BadInput (a ValueError): x outside [0,1], w not finite, eps negative or not a number, p < 1, shapes that differ.
 
     Source: KKT conditions, delta_i = sign(w_i) min(gamma_i, (|w_i| / (p mu))^{1/(p-1)}), gamma the room to the wall.
 
@@ -40,6 +40,9 @@ def linear_maximisation_oracle(x: Tensor, w: Tensor, eps: float | Tensor, p: flo
     if x.ndim == 1:
         return linear_maximisation_oracle(x[None], w[None], eps, p)[0]
     check_box(x)
+    if not bool(w.isfinite().all()):
+        raise BadInput("w must be finite", seen=f"{int((~w.isfinite()).sum())} of {w.numel()} entries that are not",
+                       next_step="see why the gradient of the score is not a number")  # fmt: skip
     return bounded_step(x, w, radius_of(eps, x), p, None)[0]
 
 
@@ -60,7 +63,10 @@ def radius_of(eps: float | Tensor, x: Tensor) -> Tensor:
 
 
 def bounded_step(x: Tensor, w: Tensor, eps: Tensor, p: float, start: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The oracle without checks of x and eps [B]: delta and the multiplier t [B], which may warm-start the next call."""
+    """The oracle without checks of x, w and eps [B]: delta and the multiplier t [B], which may warm-start the next call.
+
+    Entries of w that are not finite count as 0: a search goes on where a score has no gradient, and waits for no check.
+    """
     if not p >= 1.0:
         raise BadInput("the ball needs p >= 1 to be convex", seen=p, next_step="use p = 1.5 (sparse and smooth)")
     result = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)

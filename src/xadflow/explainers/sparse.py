@@ -46,24 +46,24 @@ __all__ = ["SparseExplainer", "SparseSettings", "linear_maximisation_oracle"]
 
 CODE_VERSION = "2"
 REFERENCE_VALUES = 3 * 224 * 224  # radii are stated for this many; eps ~ d^{1/p} keeps the mean change equal
+REFERENCE_P, LADDER = 1.5, (6.25, 12.5, 25.0, 50.0, 100.0, 200.0, 400.0, 800.0)
 
 
 class SparseSettings(ExplainerSettings):
     """Settings of the sparse counterfactuals.
 
-    `p` of the ball; `radii` of the ladder, as at 3x224x224 values; `rung_iterations` at each rung; `iterations` of the
-    last attempt, where the ladder failed: at the top radius, with steps as short as on the first rung, in the whole image
-    if `widen_mask`; `target_p_normal` to reach on the 8-bit image, or that of the median held-out normal where it is
-    lower: a score that cannot fall below 0 may leave no image near .6; `first_step`, `momentum`: see auto_frank_wolfe;
-    `heat_share`: hottest share of the map that is the heatmap's mask; `dilation` of the direction mask, share of the
-    longer side; `shrink_steps` of the final bisection; `random_start` on the smallest ball's surface instead of at the
-    image.
+    `p` of the ball (1: few whole pixels, 1.5: sparse and smooth); `radii` of the ladder, as at 3x224x224 values, None:
+    6.25 to 800, doubled each time, at p = 1.5, and the same mean change at another p; `rung_iterations` at each rung;
+    `iterations` of the last attempt, where the ladder failed: at the top radius, with steps as short as on the first
+    rung, in the whole image if `widen_mask`; `target_p_normal` to reach on the 8-bit image, or that of the median
+    held-out normal where it is lower: a score that cannot fall below 0 may leave no image near .6; `first_step`,
+    `momentum`: see auto_frank_wolfe; `heat_share`: hottest share of the map that is the heatmap's mask; `dilation` of the
+    direction mask, share of the longer side; `shrink_steps` of the final bisection; `random_start` on the smallest
+    ball's surface instead of at the image.
     """
 
-    p: Annotated[float, Field(gt=1.0, le=16.0)] = 1.5
-    radii: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
-        (6.25, 12.5, 25.0, 50.0, 100.0, 200.0, 400.0, 800.0), min_length=1
-    )
+    p: Annotated[float, Field(ge=1.0, le=16.0)] = 1.5
+    radii: tuple[Annotated[float, Field(gt=0.0)], ...] | None = Field(None, min_length=1)
     iterations: Annotated[int, Field(ge=1)] = 75
     rung_iterations: Annotated[int, Field(ge=1)] = 20
     target_p_normal: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.6
@@ -77,10 +77,15 @@ class SparseSettings(ExplainerSettings):
 
     @field_validator("radii")
     @classmethod
-    def _climb(cls, radii: tuple[float, ...]) -> tuple[float, ...]:
-        if list(radii) != sorted(set(radii)):
+    def _climb(cls, radii: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if radii is not None and list(radii) != sorted(set(radii)):
             raise ValueError("the radii of the ladder must grow")
         return radii
+
+    def ladder(self, values: int) -> list[float]:
+        """The radii for an image of so many values."""
+        given = self.radii or [radius * REFERENCE_VALUES ** (1 / self.p - 1 / REFERENCE_P) for radius in LADDER]
+        return [radius * (values / REFERENCE_VALUES) ** (1 / self.p) for radius in given]
 
 
 @dataclass
@@ -192,7 +197,7 @@ class SparseExplainer:
             z=x.clone(), reached=before >= target, eps=torch.zeros_like(before), iterations=count,
             rungs=count.clone(), widened=torch.zeros_like(before, dtype=torch.bool), target=target,
         )  # fmt: skip
-        radii = [radius * (x[0].numel() / REFERENCE_VALUES) ** (1 / s.p) for radius in s.radii]
+        radii = s.ladder(x[0].numel())
         for radius in radii:
             self._search(detector, x, region, radius, s.rung_iterations, s.first_step, answers)
         if s.widen_mask:

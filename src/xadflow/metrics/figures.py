@@ -135,7 +135,7 @@ def contact_sheet(rows: Sequence[SheetRow | tuple[Any, ...]], path: Path, title:
         axes.spines[:].set(color=RULE, linewidth=0.6)
         return axes
 
-    figure.text(margin / width, 1 - 0.3 / height, _plain(title), size=TITLE_PT, weight="bold", color=INK)
+    figure.text(margin / width, 1 - 0.3 / height, plain(title), size=TITLE_PT, weight="bold", color=INK)
     for column, name in enumerate(("original", "heatmap", "counterfactual", "difference")):
         x = (margin + column * (cell + gap)) / width
         figure.text(x, 1 - (head - 0.1) / height, name, size=TEXT_PT, color=QUIET)
@@ -146,7 +146,7 @@ def contact_sheet(rows: Sequence[SheetRow | tuple[Any, ...]], path: Path, title:
         _picture(place(2, top), row.counterfactual)
         change = None if row.difference is None else _signed(row.difference)
         _mapped(place(3, top), change, CHANGE, -most, most)
-        figure.text(margin / width, 1 - (top + cell + 0.17) / height, _plain(row.caption), size=SMALL_PT, color=INK)
+        figure.text(margin / width, 1 - (top + cell + 0.17) / height, plain(row.caption), size=SMALL_PT, color=INK)
     for column, (name, colours, ends) in enumerate((
         ("score per pixel", HEAT, (low, high)), ("darker / brighter, share of full range", CHANGE, (-most, most)),
     )):  # fmt: skip
@@ -245,7 +245,7 @@ def _absent(axes: Axes) -> None:
     axes.text(0.5, 0.5, "none", size=SMALL_PT, color=QUIET, ha="center", va="center", transform=axes.transAxes)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A file name as matplotlib may draw it: printable, on one line, at most 100 characters, and never a formula."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in text)
     shown = shown if len(shown) <= 100 else f"{shown[:48]} … {shown[-48:]}"

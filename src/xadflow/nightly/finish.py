@@ -180,7 +180,10 @@ def _report(
             Link("Audit", "xadflow audit verify", "checks every commit against the ledger"),
         ),
         queries=QUERIES,
-        warnings=tuple(f"A shard failed: {message}" for message in failures),
+        warnings=(
+            *(f"A shard failed: {message}" for message in failures),
+            *(f"The explainer {name} did not run. {why}" for name, why in plan.left_out.items()),
+        ),
     )
 
 

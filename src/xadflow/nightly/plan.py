@@ -18,6 +18,7 @@ from xadflow.digests import sha256_file, sha256_json
 from xadflow.errors import WorkFailed
 from xadflow.images import ImageLimits
 from xadflow.lineage import RunIdentity, code_digest, dvc_hashes, git_commit, library_versions
+from xadflow.nightly.chosen import choose_explainers
 from xadflow.registry import Registry
 from xadflow.settings import Home, Settings
 from xadflow.store import EvidenceStore
@@ -39,7 +40,7 @@ class PlannedImage:
 
 @dataclass(frozen=True)
 class NightPlan:
-    """One night of one data set."""
+    """One night of one data set; `trained` and `left_out` are those of :class:`xadflow.nightly.chosen.Chosen`."""
 
     dataset: str
     detector: str
@@ -56,6 +57,8 @@ class NightPlan:
     already: int
     admitted: int
     quarantined: Mapping[str, str] = field(default_factory=dict)
+    trained: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def explainers_digest(self) -> str:
@@ -92,17 +95,17 @@ def plan_night(
         sample: (anomalies, normals): only so many labelled images of split `test`, by image_id, and no inbox.
         only_dates: only images that the inbox brought on these dates (a backfill), nothing new.
         only_inbox: leave out the data set's test images.
-        explainers: names of the explainers to run; explain.explainers by default. What is left out now is done by a
-            later night that names it.
+        explainers: names of the explainers to run; explain.explainers and those trained for this detector by default.
+            What is left out now is done by a later night that names it.
 
     Raises:
-        NoChampion, BadManifest, WorkFailed (an inbox that is not a folder).
+        NoChampion, BadManifest, WorkFailed (an inbox that is not a folder), BadWeights (files that are not those
+        registered, or an explainer of another detector version).
     """
     detector = detector or settings.retrain.detectors[0]
     champion = registry.champion(f"xad.{dataset}.{detector}")
     folder = registry.detector_folder(champion)
-    chosen = {name: settings.explainer(name) for name in explainers or settings.explain.explainers}
-    versions = explainer_versions(chosen)
+    chosen = choose_explainers(settings, registry, dataset, detector, champion, explainers)
 
     manifests, quarantined, admitted = _manifests(home, settings, dataset, run_date, inbox, sample, only_dates)
     if only_inbox:
@@ -110,14 +113,15 @@ def plan_night(
     done = store.scored(champion.name, champion.version)
     explained = store.explained(champion.name, champion.version)
     shards, already = _shards(
-        _candidates(home, manifests, sample), done, explained, versions, settings.explain.shard_size
+        _candidates(home, manifests, sample), done, explained, chosen.versions, settings.explain.shard_size
     )
     plan = NightPlan(
         dataset=dataset, detector=detector, run_date=run_date.isoformat(), run_id=run_id,
         model_name=champion.name, model_version=champion.version, model_run=champion.run_id,
-        detector_folder=str(folder), explainers=chosen, explainer_versions=versions,
+        detector_folder=str(folder), explainers=chosen.settings, explainer_versions=chosen.versions,
         identity=asdict(_identity(home, settings, dataset, champion, folder)), shards=shards,
         already=already, admitted=admitted, quarantined=quarantined,
+        trained=chosen.trained, left_out=chosen.left_out,
     )  # fmt: skip
     path = home.runs / "explain" / run_id / "plan.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,13 +142,6 @@ def read_plan(path: Path) -> NightPlan:
 def resolve_root(home: Home, root: str) -> Path:
     """Folder that a planned image's path is relative to; only the two known roots are accepted."""
     return {"project": home.project, "state": home.state}[root]
-
-
-def explainer_versions(explainers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Version of each explainer, from its name and settings."""
-    from xadflow.explainers import build_explainer  # brings torch in
-
-    return {name: build_explainer(name, **settings).version for name, settings in explainers.items()}
 
 
 def _identity(home: Home, settings: Settings, dataset: str, champion: ModelRef, folder: Path) -> RunIdentity:

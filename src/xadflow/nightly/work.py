@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from xadflow.detectors.base import Detector, as_float
 from xadflow.digests import sha256_json
 from xadflow.engine.devices import resolve_device
-from xadflow.errors import BadImage
-from xadflow.explainers.base import Explanation, build_explainer
+from xadflow.errors import BadImage, BadWeights
+from xadflow.explainers import Explainer, build_explainer, load_explainer
+from xadflow.explainers.base import Explanation
 from xadflow.images import ImageLimits, load_input
 from xadflow.lineage import RunIdentity
 from xadflow.nightly.plan import NightPlan, PlannedImage, resolve_root
@@ -75,6 +76,29 @@ class _Scored:
 def _detector(folder: str, weights: str, device: str) -> Detector:
     """One detector a process; the weights' digest is part of the key, so a folder written anew is read anew."""
     return open_detector(Path(folder), device)
+
+
+@lru_cache(maxsize=4)
+def _trained(folder: str, files: str, weights: str, device: str) -> Explainer:
+    """One trained explainer a process; `files`, the digest of its files, makes a folder written anew be read anew."""
+    explainer = load_explainer(Path(folder)).to(resolve_device(device))
+    if explainer.explained.weights != weights:
+        raise BadWeights("the explainer was trained for another detector",
+                         seen=f"it explains weights {explainer.explained.weights[:12]}, in service are {weights[:12]}",
+                         next_step="train it again by `xadflow retrain`")  # fmt: skip
+    return explainer
+
+
+def _explainer(plan: NightPlan, name: str, weights: str, device: str) -> Explainer:
+    """An explainer of the plan, in the very version that was planned. Raises BadWeights."""
+    of = plan.trained.get(name)
+    if of is None:
+        return build_explainer(name, **plan.explainers[name])
+    explainer = _trained(of["folder"], of["files"], weights, device)
+    if explainer.version != plan.explainer_versions[name]:
+        raise BadWeights("the explainer's files changed since the night was planned", seen=explainer.version,
+                         next_step="run the same command again")  # fmt: skip
+    return explainer
 
 
 def explain_shard(
@@ -158,16 +182,18 @@ def _rows(
     ]
     explanations: list[dict[str, Any]] = []
     device = resolve_device(settings.device)
-    for name, explainer_settings in plan.explainers.items():
+    for name in plan.explainers:
         todo = [i for i, image in enumerate(planned) if scored.flagged[i] and name in image.missing]
-        explainer = build_explainer(name, **explainer_settings)
+        explainer = _explainer(plan, name, identity.weights, settings.device)
+        of = plan.trained.get(name, {})
+        lineage = {f"explainer_{key}": of[key] for key in ("model_name", "model_version", "files") if key in of}
         for start in range(0, len(todo), settings.explain.batch_size):
             batch = todo[start : start + settings.explain.batch_size]
             with figures.phase(f"explain {name}"):
                 told = explainer.explain(detector, as_float(images[batch].to(device)))
             with figures.phase("encode"):
                 explanations += _encode(
-                    left, planned, images, batch, told, identity, name, explainer.version, explainer.seed
+                    left, planned, images, batch, told, identity, name, explainer.version, explainer.seed, lineage
                 )
             if update is not None:
                 update(start + len(batch), len(todo), {})
@@ -184,6 +210,7 @@ def _encode(
     explainer: str,
     version: str,
     seed: int,
+    trained: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     members = sha256_json([planned[i].image_id for i in batch])
 
@@ -196,7 +223,7 @@ def _encode(
             seed=seed,
             original=images[i].numpy(),
             explanation=told[position],
-            lineage=identity.to_json(batch_members=members, batch_size=len(batch), batch_position=position),
+            lineage=identity.to_json(batch_members=members, batch_size=len(batch), batch_position=position, **trained),
         )
 
     with ThreadPoolExecutor(DECODE_THREADS) as pool:  # zlib releases the GIL

@@ -26,10 +26,24 @@ DRIFT_P_VALUE, DRIFT_DISTANCE = 0.01, 0.1
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """One of several counterfactuals that an explainer gives for an image; pictures are uint8 [C,H,W]."""
+
+    explainer: str
+    concept: int
+    picture: Picture
+    difference: Picture | None
+    is_normal: bool
+    score: float
+    changed_fraction: float
+
+
+@dataclass(frozen=True)
 class WorstCase:
     """One flagged image as the page shows it; pictures are uint8 [C,H,W] of one size, or None where there is none.
 
     `counterfactual_is_normal`, `counterfactual_score` and `changed_fraction` belong to the counterfactual shown.
+    `alternatives` are all counterfactuals of explainers that give more than one.
     """
 
     image_path: str
@@ -44,6 +58,7 @@ class WorstCase:
     counterfactual_is_normal: bool | None = None
     counterfactual_score: float | None = None
     changed_fraction: float | None = None
+    alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,6 +180,8 @@ def worst_cases(rows: Iterable[Row], top: int = 12) -> tuple[WorstCase, ...]:
             counterfactual_is_normal=part.answer["is_normal"] if part.answer else None,
             counterfactual_score=part.answer["score"] if part.answer else None,
             changed_fraction=part.answer["changed_fraction"] if part.answer else None,
+            alternatives=tuple(_alternative(explainer, answer, part.original, most)
+                               for explainer, answer in part.alternatives),
         )
         for part in parts
     )  # fmt: skip
@@ -177,15 +194,27 @@ class _Joined:
     heat: NDArray[np.float64] | None
     answer: Row | None
     counterfactual: Picture | None
+    alternatives: tuple[tuple[str, Row], ...]
 
 
 def _joined(rows: Sequence[Row]) -> _Joined:
     """What the rows of all explainers of one image show together; the first that has a thing gives it."""
     original = next((decode_png(row["original"]["bytes"]) for row in rows if _has(row["original"])), None)
     heat = next((_raw_heat(row) for row in rows if _has(row["heatmap"])), None)
-    answers = [answer for row in rows for answer in row["counterfactuals"] or () if _has(answer["image"])]
+    told = [(str(row["explainer"]), [one for one in row["counterfactuals"] or () if _has(one["image"])]) for row in rows]
+    answers = [answer for _, its in told for answer in its]
     answer = min(answers, key=lambda one: (not one["is_normal"], one["changed_fraction"]), default=None)
-    return _Joined(rows[0], original, heat, answer, decode_png(answer["image"]["bytes"]) if answer else None)
+    several = tuple((explainer, one) for explainer, its in told if len(its) > 1 for one in its)
+    return _Joined(rows[0], original, heat, answer, decode_png(answer["image"]["bytes"]) if answer else None, several)
+
+
+def _alternative(explainer: str, answer: Row, original: Picture | None, most: float) -> Alternative:
+    from xadflow.metrics.figures import difference_picture
+
+    picture = decode_png(answer["image"]["bytes"])
+    difference = None if original is None else difference_picture(original, picture, most)
+    return Alternative(explainer, int(answer["concept"]), picture, difference, bool(answer["is_normal"]),
+                       float(answer["score"]), float(answer["changed_fraction"]))  # fmt: skip
 
 
 def _has(image: Row | None) -> bool:

@@ -1,16 +1,25 @@
 """The weekly work, without any orchestrator: train one detector, evaluate it, gate it, register it."""
 
-from xadflow.retraining.challenge import GateOutcome, judge_challenger
+from xadflow.retraining.challenge import GateOutcome, judge_challenger, settle
 from xadflow.retraining.evaluate import gate_figures
+from xadflow.retraining.explainer_gate import judge_explainer
+from xadflow.retraining.explainer_register import register_explainer
+from xadflow.retraining.explainer_training import ExplainerOrder, explainer_order, train_explainer
 from xadflow.retraining.register import register_trained
 from xadflow.retraining.train import TrainingOrder, train_detector, training_order
 
 __all__ = [
+    "ExplainerOrder",
     "GateOutcome",
     "TrainingOrder",
+    "explainer_order",
     "gate_figures",
     "judge_challenger",
+    "judge_explainer",
+    "register_explainer",
     "register_trained",
+    "settle",
     "train_detector",
+    "train_explainer",
     "training_order",
 ]

@@ -8,20 +8,26 @@ from dataclasses import dataclass
 
 from xadflow.digests import sha256_json
 from xadflow.errors import BadWeights
+from xadflow.explainers.base import build_explainer
 from xadflow.gate import Verdict, judge
+from xadflow.in_service import PASSED, REASONS, REFUSED, Moved, put_in_service
 from xadflow.lineage import dvc_hashes
-from xadflow.registry import Registry
+from xadflow.registry import CHAMPION, GATE, Registry
 from xadflow.retraining.evaluate import flat, gate_figures
 from xadflow.scoring import open_detector
 from xadflow.settings import Home, Settings
 from xadflow.tracking.model_versions import ModelRef
 
-KEY, VERDICT, REASONS = "xadflow.gate_key", "xadflow.gate", "xadflow.gate_reasons"
+KEY = "xadflow.gate_key"
 
 
 @dataclass(frozen=True)
 class GateOutcome:
-    """What the gate said of one version; `judged` is False where the same question had been answered before."""
+    """What the gate said of one version; `judged` is False where the same question had been answered before.
+
+    `serves` is the detector version that is in service with this outcome, None without any. `key` is the question: it is
+    kept by :func:`settle` once its answer is in force, so that a crash before that asks again.
+    """
 
     model_name: str
     version: int
@@ -29,29 +35,34 @@ class GateOutcome:
     reasons: tuple[str, ...]
     judged: bool
     figures: Mapping[str, float]
+    serves: int | None = None
+    key: str = ""
 
 
 def judge_challenger(
-    home: Home, settings: Settings, registry: Registry, dataset: str, challenger: ModelRef
+    home: Home, settings: Settings, registry: Registry, dataset: str, challenger: ModelRef, *, hold: bool = False
 ) -> GateOutcome:
     """Measure challenger and present champion on split `gate`, move the alias `champion` if every rule holds.
+
+    With `hold` nothing is moved yet: the caller trains its explainers first, and then calls :func:`settle`.
 
     The same challenger against the same champion, rules and data is not measured twice. A challenger that is champion
     already stays it. A champion whose files are not those registered cannot be measured, nor serve: the absolute rules
     decide alone, and the reasons say so.
     """
-    champion = registry.alias(challenger.name, "champion")
+    champion = registry.alias(challenger.name, CHAMPION)
+    in_service = champion.version if champion is not None else None
     key = sha256_json({
-        "rules": settings.gate.model_dump(mode="json"), "data": dvc_hashes(home.project, dataset),
-        "sparse": settings.explainers.get("sparse"),
-        "champion": champion.version if champion and champion.version != challenger.version else None,
+        "rules": settings.gate.model_dump(mode="json", exclude={"generator"}), "data": dvc_hashes(home.project, dataset),
+        "sparse": build_explainer("sparse", **settings.explainers["sparse"]).version,  # its code decides too
+        "champion": in_service if in_service != challenger.version else None,
     })  # fmt: skip
-    if champion is not None and champion.version == challenger.version:
-        return GateOutcome(challenger.name, challenger.version, True, ("is champion already",), False, {})
+    if in_service == challenger.version:
+        return GateOutcome(challenger.name, challenger.version, True, ("is champion already",), False, {}, in_service)
     if challenger.tags.get(KEY) == key:
         reasons = tuple(json.loads(challenger.tags.get(REASONS, "[]")))
-        return GateOutcome(challenger.name, challenger.version, challenger.tags.get(VERDICT) == "passed", reasons,
-                           False, {})  # fmt: skip
+        return GateOutcome(challenger.name, challenger.version, challenger.tags.get(GATE) == PASSED, reasons, False, {},
+                           in_service)  # fmt: skip
     mine = _figures(home, settings, registry, dataset, challenger)
     theirs, broken = None, list[str]()
     if champion is not None:
@@ -62,13 +73,27 @@ def judge_challenger(
     judged = judge(settings.gate, mine, theirs)
     verdict = Verdict(judged.passed, (*broken, *judged.reasons))
     registry.log_metrics(challenger.run_id, flat("gate", mine))
-    registry.tag(challenger.name, challenger.version, VERDICT, "passed" if verdict.passed else "refused")
+    registry.tag(challenger.name, challenger.version, GATE, PASSED if verdict.passed else REFUSED)
     registry.tag(challenger.name, challenger.version, REASONS, json.dumps(verdict.reasons))
-    if verdict.passed:
-        registry.set_alias(challenger.name, "champion", challenger.version)
-    if not broken:  # a champion that is restored is asked after again
-        registry.tag(challenger.name, challenger.version, KEY, key)  # last: a crash before it asks the question again
-    return GateOutcome(challenger.name, challenger.version, verdict.passed, verdict.reasons, True, mine)
+    outcome = GateOutcome(
+        challenger.name, challenger.version, verdict.passed, verdict.reasons, True, mine,
+        serves=challenger.version if verdict.passed else in_service,
+        key="" if broken else key,  # a champion that is restored is asked after again
+    )  # fmt: skip
+    if not hold:
+        settle(registry, outcome.model_name, outcome.version, outcome.serves, outcome.key)
+    return outcome
+
+
+def settle(registry: Registry, model: str, version: int, serves: int | None, key: str) -> Moved | None:
+    """Put what the gate decided into force: version `serves` of a detector's model with the explainers that fit it.
+
+    `key` is the question that was answered of `version`; "" of one that is not to be remembered.
+    """
+    moved = put_in_service(registry, model, serves) if serves is not None else None
+    if key:
+        registry.tag(model, version, KEY, key)  # last: a crash before it asks the question again
+    return moved
 
 
 def _figures(home: Home, settings: Settings, registry: Registry, dataset: str, ref: ModelRef) -> dict[str, float]:

@@ -50,7 +50,7 @@ def register_trained(home: Home, settings: Settings, registry: Registry, order: 
     }  # fmt: skip
     ref = registry.log_training(
         model_name=order.model_name,
-        detector_folder=folder,
+        folder=folder,
         experiment=f"xad.{order.dataset}",
         params={
             "method": order.method, "seed": order.seed, "false_alarm_rate": order.false_alarm_rate,

@@ -88,6 +88,18 @@ class CalibrationSettings(_Frozen):
     false_alarm_rate: Share = 0.05
 
 
+class GeneratorGateSettings(_Frozen):
+    """What a trained explainer must reach on the gate split; see xadflow.gate.judge_generator."""
+
+    min_share_normal: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
+    max_likeness: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.5
+    min_apart: Annotated[float, Field(ge=0.0, le=1.0)] = 0.005
+    max_frechet: Annotated[float, Field(gt=0.0)] = 80.0
+    max_change_of_normals: Annotated[float, Field(gt=0.0)] = 0.6
+    features: Literal["lite0", "mobilenet_v2"] = "mobilenet_v2"
+    images: Annotated[int, Field(ge=2)] = 256
+
+
 class GateSettings(_Frozen):
     """What a challenger must reach on the gate split; see xadflow.gate."""
 
@@ -97,18 +109,30 @@ class GateSettings(_Frozen):
     max_flip_rate_drop: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     min_change_inside: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3
     explained: Positive = 48
+    generator: GeneratorGateSettings = GeneratorGateSettings()
+
+
+class TrainedForSettings(_Frozen):
+    """Which detectors on which data sets get an explainer of their own."""
+
+    datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
+    detectors: Annotated[tuple[MethodName, ...], Field(min_length=1)]
 
 
 class RetrainSettings(_Frozen):
-    """What the weekly flow trains; each of `seeds` (by default the project's one) becomes a version of its own."""
+    """What the weekly flow trains; each of `seeds` (by default the project's one) becomes a version of its own.
+
+    `explainers` are those that have to be trained, each for the champions of some detectors on some data sets.
+    """
 
     datasets: tuple[Name, ...]
     detectors: tuple[MethodName, ...]
+    explainers: dict[MethodName, TrainedForSettings] = Field(default_factory=dict)
     seeds: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
 
 
 class ExplainSettings(_Frozen):
-    """What the nightly flow explains, and in which portions."""
+    """What the nightly flow explains, and in which portions; explainers trained for a detector join those named here."""
 
     datasets: tuple[Name, ...]
     explainers: tuple[MethodName, ...]
@@ -189,6 +213,11 @@ class Settings(_Frozen):
             ("explain.datasets", self.explain.datasets, self.datasets),
             ("explain.explainers", self.explain.explainers, self.explainers),
             ("demo.dataset", (self.demo.dataset,), self.datasets),
+            ("retrain.explainers", tuple(self.retrain.explainers), self.explainers),
+            *((f"retrain.explainers.{name}.datasets", one.datasets, self.datasets)
+              for name, one in self.retrain.explainers.items()),
+            *((f"retrain.explainers.{name}.detectors", one.detectors, self.detectors)
+              for name, one in self.retrain.explainers.items()),
             *((f"datasets.{name}.outliers", (one.outliers,), self.datasets)
               for name, one in self.datasets.items() if one.outliers),
         )  # fmt: skip
@@ -221,6 +250,14 @@ class Settings(_Frozen):
             raise UnknownName("no explainer of that name in params.yaml", seen=name,
                               next_step=f"use one of {sorted(self.explainers)}")  # fmt: skip
         return dict(self.explainers[name])
+
+    def trained_explainers(self, dataset: str, detector: str) -> list[str]:
+        """Explainers that are trained for this detector's champions on this data set."""
+        return [name for name, one in self.retrain.explainers.items() if dataset in one.datasets and detector in one.detectors]
+
+    def nightly_explainers(self, dataset: str, detector: str) -> list[str]:
+        """Explainers of a night: explain.explainers, then those that are trained for this detector."""
+        return list(dict.fromkeys([*self.explain.explainers, *self.trained_explainers(dataset, detector)]))
 
 
 def load_settings(path: Path) -> Settings:

@@ -1,19 +1,40 @@
-"""What a registered model is, without MLflow: names, versions, and the rule for a detector's files."""
+"""What a registered model is, without MLflow: names, versions, and the rule for a model's files.
+
+A detector is xad.<dataset>.<detector>, an explainer that was trained for it xad.<dataset>.<detector>.<explainer>.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from xadflow.digests import sha256_file
 from xadflow.errors import BadWeights, WrongUse
 
 SAFE = frozenset({".json", ".safetensors"})
-NEEDED = ("detector.json", "weights.safetensors")
+Part = Literal["detector", "explainer"]
+DETECTOR_WEIGHTS = "weights.safetensors"
+NEEDED: Mapping[Part, tuple[str, ...]] = {"detector": ("detector.json", DETECTOR_WEIGHTS), "explainer": ("explainer.json",)}
+FILES = "xadflow.files"  # tag of a version: its files by sha256
+EXPLAINS_VERSION, EXPLAINS_WEIGHTS = "xadflow.explains_version", "xadflow.explains_weights"  # tags of an explainer
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+@dataclass(frozen=True)
+class Explains:
+    """The detector version that a trained explainer belongs to, and the sha256 of that version's weight file."""
+
+    version: int
+    weights: str
+
+    def as_tags(self) -> dict[str, str]:
+        """As an explainer's version carries it."""
+        return {EXPLAINS_VERSION: str(self.version), EXPLAINS_WEIGHTS: self.weights}
 
 
 @dataclass(frozen=True)
@@ -25,16 +46,42 @@ class ModelRef:
     run_id: str
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Its registered files by sha256."""
+        return dict(json.loads(self.tags.get(FILES, "{}")))
+
+    @property
+    def explains(self) -> Explains | None:
+        """Whom a trained explainer explains; None for a detector."""
+        if EXPLAINS_VERSION not in self.tags:
+            return None
+        return Explains(int(self.tags[EXPLAINS_VERSION]), self.tags.get(EXPLAINS_WEIGHTS, ""))
+
+    @property
+    def part(self) -> Part:
+        """What is registered."""
+        return "detector" if self.explains is None else "explainer"
+
+    @property
+    def as_explained(self) -> Explains:
+        """This detector version, as an explainer of it names it."""
+        return Explains(self.version, self.files.get(DETECTOR_WEIGHTS, ""))
+
 
 @dataclass(frozen=True)
 class VersionSummary:
-    """One version for listings: `figures` are its run's metrics, `verdict` what the gate said ("" when not asked)."""
+    """One version for listings: `figures` are its run's metrics, `verdict` what the gate said ("" when not asked).
+
+    `explains` is the detector version that a trained explainer belongs to.
+    """
 
     version: int
     run_id: str
     created: datetime
     figures: Mapping[str, float]
     verdict: str
+    explains: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,22 +114,27 @@ def parse_spec(spec: str) -> tuple[str, str | int]:
                    next_step=f"use e.g. {meant}@champion")  # fmt: skip
 
 
-def detector_files(folder: Path) -> dict[str, str]:
-    """Relative path to sha256 of every file a detector saved.
+def detector_of(explainer_model: str) -> str:
+    """Name of the detector's model, of the name of its explainer's."""
+    return explainer_model.rpartition(".")[0]
+
+
+def saved_files(folder: Path, part: Part) -> dict[str, str]:
+    """Relative path to sha256 of every file that a detector or trained explainer saved.
 
     Raises:
         BadWeights: a needed file is missing, or one is there that is neither JSON nor safetensors (a pickle can run
             code when it is loaded), or is not a plain file.
     """
-    if missing := [name for name in NEEDED if not (folder / name).is_file()]:
-        raise BadWeights("the folder holds no saved detector", seen=f"{folder.name} without {missing}",
-                         next_step="save it by Detector.save, or run `xadflow retrain`")  # fmt: skip
+    if missing := [name for name in NEEDED[part] if not (folder / name).is_file()]:
+        raise BadWeights(f"the folder holds no saved {part}", seen=f"{folder.name} without {missing}",
+                         next_step="save it by its own `save`, or run `xadflow retrain`")  # fmt: skip
     entries = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     unsafe = [path for path in entries if path.is_symlink() or not path.is_file() or path.suffix.lower() not in SAFE]
     if unsafe:
-        raise BadWeights("a saved detector may hold JSON and safetensors only, never pickle",
+        raise BadWeights(f"a saved {part} may hold JSON and safetensors only, never pickle",
                          seen=[path.relative_to(folder).as_posix() for path in unsafe][:5],
-                         next_step="save tensors by safetensors and settings as JSON in Detector.save")  # fmt: skip
+                         next_step="save tensors by safetensors and settings as JSON in `save`")  # fmt: skip
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in entries}
 
 

@@ -14,6 +14,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
+from xadflow.tracking.model_versions import Part
+
 _METRICS_A_BATCH, _PARAMS_A_BATCH = 900, 100  # MLflow takes 1000 entries, of which 100 parameters
 _PARAM_CHARACTERS = 6000
 _WARNINGS = threading.RLock()
@@ -41,21 +43,28 @@ def open_run(client: Any, experiment_id: str, name: str, tags: Mapping[str, str]
 
 
 def log_model(
-    client: Any, entities: Any, run_id: str, folder: Path, files: Iterable[str], input_shape: tuple[int, int, int]
-) -> str:
-    """Log the detector in `folder` as a pyfunc model of the run; returns the model's id."""
+    client: Any, entities: Any, run_id: str, folder: Path, files: Iterable[str], input_shape: tuple[int, int, int] | None,
+    part: Part,
+) -> str:  # fmt: skip
+    """Log what is saved in `folder` as a model of the run; returns the model's id.
+
+    A detector becomes a pyfunc model, which MLflow can serve. A trained explainer is its files alone: without its detector
+    there is nothing that it could answer.
+    """
     experiment_id = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(experiment_id, name="detector", source_run_id=run_id, model_type="detector")
+    logged = client.create_logged_model(experiment_id, name=part, source_run_id=run_id, model_type=part)
     model_id = str(logged.model_id)
     try:
         with quiet(), tempfile.TemporaryDirectory() as staging:
-            from xadflow.pyfunc_model import DETECTOR, save_pyfunc
-
-            staged, target = Path(staging) / DETECTOR, Path(staging) / "model"
+            target = Path(staging) / "model"
+            staged = Path(staging) / part if input_shape is not None else target / "artifacts" / part
             for name in files:
                 (staged / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / name, staged / name)
-            save_pyfunc(target, staged, input_shape, run_id, model_id)
+            if input_shape is not None:
+                from xadflow.pyfunc_model import save_pyfunc
+
+                save_pyfunc(target, staged, input_shape, run_id, model_id)
             client.log_model_artifacts(model_id, str(target))
         client.log_outputs(run_id, [entities.LoggedModelOutput(model_id, step=0)])
         client.finalize_logged_model(model_id, "READY")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,23 +25,16 @@ from xadflow.errors import BadWeights
 from xadflow.explainers.base import Counterfactual, Explanation
 from xadflow.explainers.diverse.networks import Generator
 from xadflow.explainers.diverse.settings import DiverseSettings
-from xadflow.explainers.diverse.training import GeneratorRun, Players, TrainedGenerator, train_generator
+from xadflow.explainers.diverse.training import Players, TrainedGenerator, train_generator
 from xadflow.explainers.settings import eight_bit
+from xadflow.explainers.trained import CARD, Explained, GeneratorRun
 from xadflow.metrics.explanation import l1_l2_changed
 from xadflow.settings.of_methods import validated
 
 CODE_VERSION = "1"
 FORMAT = 1
-CARD, WEIGHTS = "explainer.json", "generator.safetensors"
+WEIGHTS = "generator.safetensors"
 _TRAIN = "train it again by `xadflow retrain`"
-
-
-@dataclass(frozen=True)
-class Explained:
-    """Whom a generator explains: sha256 of the detector's weight file, and the images (C, H, W) it takes."""
-
-    weights: str
-    shape: tuple[int, int, int]
 
 
 class DiverseExplainer:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from xadflow.detectors.base import Detector, as_float
 from xadflow.engine.checkpoints import CHECKPOINT, read_checkpoint, write_checkpoint
-from xadflow.engine.progress import History, Listener, Progress
+from xadflow.engine.progress import History, Progress
 from xadflow.engine.seeds import seeded
 from xadflow.errors import BadInput
 from xadflow.explainers.diverse.losses import (
@@ -32,20 +31,10 @@ from xadflow.explainers.diverse.losses import (
 )
 from xadflow.explainers.diverse.networks import ConceptClassifier, Discriminator, Generator, patch_of
 from xadflow.explainers.diverse.settings import DiverseSettings
+from xadflow.explainers.trained import GeneratorRun
 
 CHECK_EVERY = 50  # steps between checkpoints; the losses are looked at there
 BETAS = (0.0, 0.9)
-
-
-@dataclass(frozen=True)
-class GeneratorRun:
-    """Where and how a generator is trained; `identity` names the work, for a checkpoint to be of it."""
-
-    folder: Path
-    seed: int
-    identity: str
-    device: torch.device
-    progress: Listener | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,95 @@
+"""Explainers that are trained for one detector: what they are beside an Explainer, and how a saved one is found again.
+
+A trained explainer is saved as explainer.json, with the key `explainer` (the name it is registered under), and safetensors;
+never pickle. It names the detector it belongs to by the sha256 of that detector's weight file.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self, cast
+
+import torch
+from torch import Tensor
+
+from xadflow.detectors.base import Detector
+from xadflow.engine.progress import Listener
+from xadflow.errors import BadWeights
+from xadflow.explainers.base import Explainer, explainer_class
+
+CARD = "explainer.json"
+
+
+@dataclass(frozen=True)
+class GeneratorRun:
+    """Where and how a generator is trained; `identity` names the work, for a checkpoint to be of it."""
+
+    folder: Path
+    seed: int
+    identity: str
+    device: torch.device
+    progress: Listener | None = None
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Whom a generator explains: sha256 of the detector's weight file, and the images (C, H, W) it takes."""
+
+    weights: str
+    shape: tuple[int, int, int]
+
+
+class Training(Protocol):
+    """What a training did: the step a checkpoint gave, and (step, name, value) of its losses."""
+
+    @property
+    def resumed_from(self) -> int:
+        """0 without a checkpoint."""
+
+    @property
+    def history(self) -> tuple[tuple[int, str, float], ...]:
+        """Losses of the steps."""
+
+
+class TrainedExplainer(Explainer, Protocol):
+    """An explainer that has to be trained; its `version` changes with its weights."""
+
+    @property
+    def explained(self) -> Explained:
+        """Whom it explains. Raises BadWeights before it is trained or loaded."""
+
+    def fit(self, detector: Detector, weights: str, normals: Tensor, anomalies: Tensor, run: GeneratorRun) -> Training:
+        """Train on uint8 [N,C,H,W] of both kinds for the detector whose weight file has the sha256 `weights`.
+
+        Goes on from `run.folder` where a checkpoint of the same identity is there.
+        """
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move to a device, in place."""
+
+    def save(self, folder: Path) -> None:
+        """Write explainer.json and safetensors."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote. Raises BadWeights."""
+
+
+def needs_training(name: str) -> bool:
+    """Whether an explainer is of use only after it was trained for a detector. Raises UnknownName."""
+    return hasattr(explainer_class(name), "fit")
+
+
+def load_explainer(folder: Path) -> TrainedExplainer:
+    """The trained explainer saved in `folder`, whatever its name. Raises BadWeights or UnknownName."""
+    try:
+        name = str(json.loads((folder / CARD).read_text(encoding="utf-8"))["explainer"])
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise BadWeights("the folder holds no saved explainer", seen=f"{folder.name}: {err}"[:200],
+                         next_step="register it again by `xadflow retrain`") from err  # fmt: skip
+    if not needs_training(name):
+        raise BadWeights("an explainer that is not trained has no saved files", seen=name,
+                         next_step="register the explainer again by `xadflow retrain`")  # fmt: skip
+    return cast(type[TrainedExplainer], explainer_class(name)).load(folder)

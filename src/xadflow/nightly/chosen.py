@@ -1,0 +1,63 @@
+"""Which explainers a night runs: those that need nothing, and those that were trained for the version in service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xadflow.digests import sha256_json
+from xadflow.errors import NoChampion
+from xadflow.in_service import explainer_in_service, why_none
+from xadflow.registry import Registry
+from xadflow.settings import Settings
+from xadflow.tracking.model_versions import ModelRef
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Explainers by name: `settings` and `versions` of all, and of a trained one its registered model (see `trained`).
+
+    `left_out` gives the reason for each that was asked for by params.yaml and has nothing in service.
+    """
+
+    settings: Mapping[str, Mapping[str, Any]]
+    versions: Mapping[str, str]
+    trained: Mapping[str, Mapping[str, Any]]
+    left_out: Mapping[str, str]
+
+
+def choose_explainers(
+    settings: Settings, registry: Registry, dataset: str, detector: str, champion: ModelRef,
+    named: Sequence[str] | None = None,
+) -> Chosen:  # fmt: skip
+    """The explainers of a night; by default those of params.yaml, less the trained ones that have nothing in service.
+
+    Raises:
+        NoChampion: one was named and has nothing in service.
+        BadWeights: what is in service was trained for another version of the detector, or its files changed.
+    """
+    from xadflow.explainers import build_explainer, load_explainer, needs_training  # brings torch in
+
+    given: dict[str, Mapping[str, Any]] = {}
+    versions: dict[str, str] = {}
+    trained: dict[str, Mapping[str, Any]] = {}
+    left_out: dict[str, str] = {}
+    for name in named or settings.nightly_explainers(dataset, detector):
+        its = settings.explainer(name)
+        if not needs_training(name):
+            given[name], versions[name] = its, build_explainer(name, **its).version
+            continue
+        ref = explainer_in_service(registry, champion, name)
+        if ref is None:
+            left_out[name] = why_none(registry, champion, name)
+            if named:
+                raise NoChampion(f"no {name} explainer is in service for {champion.name} version {champion.version}",
+                                 seen=left_out[name], next_step=f"run `xadflow retrain --dataset {dataset} --detector "
+                                 f"{detector}`, or leave out --explainer {name}")  # fmt: skip
+            continue
+        folder = registry.explainer_folder(ref)
+        given[name], versions[name] = its, load_explainer(folder).version
+        trained[name] = {"folder": str(folder), "model_name": ref.name, "model_version": ref.version,
+                         "files": sha256_json(ref.files)}  # fmt: skip
+    return Chosen(given, versions, trained, left_out)

@@ -1,0 +1,152 @@
+"""Measure what a trained explainer makes of the gate split, and let the gate judge it.
+
+Realism is measured with a network that took no part (params.yaml, gate.generator.features): a detector, the explained one or
+any other, calls images normal that no person would.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xadflow.data.manifest import Split, read_manifest
+from xadflow.detectors.backbones import Trunk
+from xadflow.detectors.base import Detector, as_float
+from xadflow.digests import sha256_json
+from xadflow.engine.devices import resolve_device
+from xadflow.errors import BadInput
+from xadflow.explainers import TrainedExplainer, load_explainer
+from xadflow.explainers.base import Explanation
+from xadflow.gate import APART, CHANGE_OF_NORMALS, FRECHET, LIKENESS, SHARE_NORMAL, judge_generator
+from xadflow.in_service import PASSED, REASONS, REFUSED
+from xadflow.lineage import dvc_hashes
+from xadflow.metrics.realism import normalised_frechet
+from xadflow.registry import CHAMPION, GATE, Registry
+from xadflow.retraining.challenge import KEY, GateOutcome
+from xadflow.retraining.evaluate import flat, score_split
+from xadflow.scoring import open_detector, score_images
+from xadflow.settings import Home, Settings
+from xadflow.tracking.model_versions import ModelRef
+
+SMALLEST_PX = 96  # images are enlarged to this for the features: the network's last cells cover 32 px
+BATCH = 32
+
+
+def judge_explainer(
+    home: Home, settings: Settings, registry: Registry, dataset: str, explainer: ModelRef, detector: ModelRef
+) -> GateOutcome:
+    """Measure one version of an explainer on split `gate` and tag it passed or refused, with the reasons. Moves no alias.
+
+    The same version with the same rules and data is not measured twice.
+    """
+    rules = settings.gate.generator
+    key = sha256_json({"rules": rules.model_dump(mode="json"), "data": dvc_hashes(home.project, dataset)})
+    if explainer.tags.get(KEY) == key:
+        reasons = tuple(json.loads(explainer.tags.get(REASONS, "[]")))
+        return GateOutcome(explainer.name, explainer.version, explainer.tags.get(GATE) == PASSED, reasons, False, {})
+    loaded = load_explainer(registry.explainer_folder(explainer)).to(resolve_device(settings.device))
+    opened = open_detector(registry.detector_folder(detector), settings.device)
+    others = other_champions(settings, registry, dataset, detector)
+    views = {name: open_detector(registry.detector_folder(ref), settings.device) for name, ref in others.items()}
+    figures, concepts = generator_figures(home, settings, dataset, loaded, opened, views)
+    verdict = judge_generator(rules, figures, concepts)
+    registry.log_metrics(explainer.run_id, flat("gate", figures))
+    registry.tag(explainer.name, explainer.version, GATE, PASSED if verdict.passed else REFUSED)
+    registry.tag(explainer.name, explainer.version, REASONS, json.dumps(verdict.reasons))
+    registry.tag(explainer.name, explainer.version, "xadflow.gate_features", rules.features)
+    registry.tag(explainer.name, explainer.version, KEY, key)  # last: a crash before it asks the question again
+    return GateOutcome(explainer.name, explainer.version, verdict.passed, verdict.reasons, True, figures)
+
+
+def other_champions(settings: Settings, registry: Registry, dataset: str, detector: ModelRef) -> dict[str, ModelRef]:
+    """Champions of this data set's other detectors: another view on the counterfactuals, reported and not judged."""
+    found = {name: registry.alias(f"xad.{dataset}.{name}", CHAMPION) for name in settings.detectors}
+    return {name: ref for name, ref in found.items() if ref is not None and ref.name != detector.name}
+
+
+def generator_figures(
+    home: Home, settings: Settings, dataset: str, explainer: TrainedExplainer, detector: Detector,
+    others: dict[str, Detector],
+) -> tuple[dict[str, float], int]:  # fmt: skip
+    """Figures that the gate judges, on split `gate`, and how many concepts there are.
+
+    share_normal        of the counterfactuals of flagged anomalies, by the explained detector, of the worst concept
+    likeness, apart     mean over images of the explanation's likeness_max and apart_min
+    frechet             normalised Frechet distance, one concept an image in turn, so that all sets have about one size
+    change_of_normals   mean |change| of normals that are not flagged, as a share of that of the anomalies
+    share_normal_by.*   share of all counterfactuals that another detector calls normal; reported only
+    """
+    rules = settings.gate.generator
+    scored = score_split(detector, read_manifest(home.dataset(dataset)), settings, dataset, Split.GATE)
+    flagged = scored.scores > detector.calibration.threshold
+    anomalies = scored.images[torch.from_numpy(np.flatnonzero((scored.labels == 1) & flagged)[: rules.images])]
+    normals = scored.images[torch.from_numpy(np.flatnonzero((scored.labels == 0) & ~flagged)[: rules.images])]
+    told = _explained(explainer, detector, anomalies, settings)
+    concepts = len(told[0].counterfactuals) if told else 0
+    if not told or not concepts:
+        return {"anomalies": float(len(anomalies))}, concepts
+    made = np.stack([[found.image for found in one.counterfactuals] for one in told])  # (N, K, C, H, W)
+    is_normal = np.array([[found.is_normal for found in one.counterfactuals] for one in told])  # (N, K)
+    changes = _mean_change(told)
+    kept = _mean_change(_explained(explainer, detector, normals, settings))
+    figures = {
+        SHARE_NORMAL: float(is_normal.mean(axis=0).min()), LIKENESS: _mean(told, "likeness_max"),
+        APART: _mean(told, "apart_min"), FRECHET: _frechet(made, normals, anomalies, settings),
+        CHANGE_OF_NORMALS: kept / changes if changes > 0 else float("nan"),
+        "change_of_anomalies": changes, "anomalies": float(len(anomalies)), "normals": float(len(normals)),
+    }  # fmt: skip
+    stored = torch.from_numpy(made.reshape(-1, *made.shape[2:]))
+    for name, other in others.items():
+        if tuple(other.input_shape) == tuple(detector.input_shape):
+            scores = score_images(other, stored, settings.explain.batch_size, settings.device)
+            figures[f"share_normal_by.{name}"] = float((scores <= other.calibration.threshold).mean())
+    return figures, concepts
+
+
+def _explained(explainer: TrainedExplainer, detector: Detector, images: Tensor, settings: Settings) -> list[Explanation]:
+    device = resolve_device(settings.device)
+    told: list[Explanation] = []
+    for batch in torch.split(images, settings.explain.batch_size):
+        told += explainer.explain(detector, as_float(batch.to(device))) if len(batch) else []
+    return told
+
+
+def _mean(told: list[Explanation], metric: str) -> float:
+    """Mean of a metric over the images that have it; NaN where none has."""
+    values = [one.metrics[metric] for one in told if metric in one.metrics]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _mean_change(told: list[Explanation]) -> float:
+    """Mean |change| of a value on the [0,1] scale, over all counterfactuals; NaN of none."""
+    sizes = [found.l1 / found.image.size for one in told for found in one.counterfactuals]
+    return float(np.mean(sizes)) if sizes else float("nan")
+
+
+def _frechet(made: NDArray[np.uint8], normals: Tensor, anomalies: Tensor, settings: Settings) -> float:
+    """NaN where there are too few images, or the features tell anomalies and normals not apart."""
+    count = len(made)
+    union = torch.from_numpy(made[np.arange(count), np.arange(count) % made.shape[1]])
+    trunk = Trunk(settings.gate.generator.features).to(resolve_device(settings.device))
+    try:
+        return normalised_frechet(*(_features(trunk, images, settings) for images in (union, normals, anomalies)))
+    except BadInput:
+        return float("nan")
+
+
+@torch.no_grad()
+def _features(trunk: Trunk, images: Tensor, settings: Settings) -> NDArray[np.float64]:
+    """Spatial means of the trunk's stages, [N,D]."""
+    device, found = resolve_device(settings.device), []
+    for batch in torch.split(images, BATCH):
+        pixels = as_float(batch.to(device))
+        least = min(pixels.shape[2:])
+        if least < SMALLEST_PX:
+            pixels = F.interpolate(pixels, scale_factor=SMALLEST_PX / least, mode="bilinear", align_corners=False)
+        found.append(trunk.trunk_features(pixels).mean(dim=(2, 3)).double().cpu())
+    return torch.cat(found).numpy() if found else np.zeros((0, trunk.channels))

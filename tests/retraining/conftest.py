@@ -1,0 +1,3 @@
+"""The toy detector of the explainers' tests, trained once for this folder."""
+
+from tests.explainers.conftest import trained  # noqa: F401 a fixture

@@ -1,0 +1,140 @@
+"""Each way in which a generator can please some measure without explaining anything breaks its own rule of the gate."""
+
+from __future__ import annotations
+
+import hashlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.explainers.conftest import patterned, with_defects
+from xadflow.data.manifest import ManifestRow, Split, write_manifest
+from xadflow.detectors.base import as_float
+from xadflow.explainers.base import Counterfactual, Explanation
+from xadflow.explainers.diverse.explainer import _between
+from xadflow.gate import APART, CHANGE_OF_NORMALS, FRECHET, LIKENESS, SHARE_NORMAL, judge_generator
+from xadflow.metrics.explanation import l1_l2_changed
+from xadflow.retraining.explainer_gate import generator_figures
+from xadflow.settings import GeneratorGateSettings, Home
+from xadflow.settings.params import DatasetSettings
+
+
+class Painter:
+    """An explainer that answers by a function of the pixels: uint8 [C,H,W] to one image for each concept."""
+
+    def __init__(self, paint) -> None:
+        self.paint = paint
+
+    def explain(self, detector, images):
+        told = []
+        for original in (images * 255).round().to(torch.uint8).numpy():
+            made = np.stack(self.paint(original))
+            with torch.no_grad():
+                scores = detector.score(as_float(torch.from_numpy(made))).image.double().numpy()
+            normal = scores <= detector.calibration.threshold
+            found = tuple(
+                Counterfactual(k, made[k], float(scores[k]), 0.5, bool(normal[k]), *l1_l2_changed(original, made[k]))
+                for k in range(len(made))
+            )
+            told.append(Explanation(counterfactuals=found, metrics=_between(original, made)))
+        return told
+
+
+def honest(original):
+    """Stripes in the place of the square, and for the second concept also moved by half a period; normals stay."""
+    stripes = np.median(original, axis=1, keepdims=True)
+    odd = np.abs(original.astype(float) - stripes) > 40
+    if odd.sum() < 12:
+        return [original, original]
+    noise = np.random.default_rng(int(original.sum())).normal(0, 0.03 * 255, original.shape)
+    filled = np.where(odd, np.clip(stripes + noise, 0, 255), original).astype(np.uint8)
+    return [filled, np.roll(filled, 4, axis=2)]
+
+
+def collapsed(original):
+    """Both concepts fill the square in alike."""
+    return [honest(original)[0]] * 2
+
+
+def unchanged(original):
+    """What came in."""
+    return [original, original]
+
+
+def blank(original):
+    """Grey all over, which the detector has nothing against."""
+    return [np.full_like(original, 120), np.full_like(original, 130)]
+
+
+def redrawn(original):
+    """Good new images that have nothing to do with the one that came in."""
+    drawn = patterned(2, int(original.sum()) % 1000).numpy()
+    return [drawn[0], drawn[1]]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A data set of stripes whose gate split holds 40 normals and 40 squares."""
+    root = tmp_path_factory.mktemp("stripes")
+    folder = root / "data" / "stripes"
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    squares = with_defects(patterned(40, 51), 52)[0]
+    for label, images in ((0, patterned(40, 50)), (1, squares)):
+        for number, image in enumerate(images.numpy()):
+            path = folder / "images" / f"{label}-{number}.png"
+            Image.fromarray(image[0]).save(path)
+            rows.append(ManifestRow(
+                image_id=hashlib.sha256(path.read_bytes()).hexdigest(), path=f"images/{path.name}", split=str(Split.GATE),
+                label=label, category="stripes", defect="square" if label else None, mask_path=None, width=24, height=24,
+                source="drawn", licence="none",
+            ))  # fmt: skip
+    write_manifest(folder / "manifest.parquet", rows)
+    return Home(root, root / "var")
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return SimpleNamespace(
+        gate=SimpleNamespace(generator=GeneratorGateSettings()), device="cpu", explain=SimpleNamespace(batch_size=32),
+        dataset=lambda name: DatasetSettings(source="drawn", size_px=24, channels=1),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def measured(home, settings, trained):
+    """Figures of one painter."""
+    def measure(paint, others=None):
+        figures, concepts = generator_figures(home, settings, "stripes", Painter(paint), trained, others or {})
+        assert concepts == 2
+        return figures
+    return measure
+
+
+def broken(figures):
+    verdict = judge_generator(GeneratorGateSettings(), figures, 2)
+    rules = {SHARE_NORMAL: "min_share_normal", LIKENESS: "max_likeness", APART: "min_apart", FRECHET: "max_frechet",
+             CHANGE_OF_NORMALS: "max_change_of_normals"}  # fmt: skip
+    found = {name for name, key in rules.items() if any(f"gate.generator.{key}" in reason for reason in verdict.reasons)}
+    return set() if verdict.passed else found
+
+
+def test_each_cheat_breaks_its_own_rule(measured) -> None:
+    figures = {paint.__name__: measured(paint) for paint in (collapsed, unchanged, blank, redrawn)}
+    assert {LIKENESS, APART} <= broken(figures["collapsed"])
+    assert not {SHARE_NORMAL, FRECHET} & broken(figures["collapsed"])
+    assert {SHARE_NORMAL, APART, FRECHET} <= broken(figures["unchanged"])
+    assert FRECHET in broken(figures["blank"])
+    assert SHARE_NORMAL not in broken(figures["blank"])
+    assert CHANGE_OF_NORMALS in broken(figures["redrawn"])
+
+
+def test_an_honest_one_breaks_none(measured, trained) -> None:
+    figures = measured(honest, {"twin": trained})
+    assert broken(figures) == set()
+    assert figures[CHANGE_OF_NORMALS] < 0.3
+    assert figures["anomalies"] > 30
+    assert figures["share_normal_by.twin"] >= figures[SHARE_NORMAL]
