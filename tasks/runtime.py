@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
@@ -77,21 +78,21 @@ def ensure_limits() -> None:
                 client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active_slots=0))
 
 
-_run_lock: list[TextIO] = []  # kept open, and so locked, as long as this process lives
+_run_lock: list[int] = []  # descriptor of a file kept open, and so locked, as long as this process lives
 
 
 def _alone(path: Path) -> bool:
     """Whether no other run of this state folder is alive; from now on this one counts as alive."""
     if _run_lock:
         return False
-    stream = path.open("a")
-    _run_lock.append(stream)
+    lock = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    _run_lock.append(lock)
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        fcntl.flock(stream, fcntl.LOCK_SH)
+        fcntl.flock(lock, fcntl.LOCK_SH)
         return False
-    fcntl.flock(stream, fcntl.LOCK_SH)
+    fcntl.flock(lock, fcntl.LOCK_SH)
     return True
 
 

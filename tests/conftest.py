@@ -1,11 +1,15 @@
 """Spreads the tests over processes: what shares one plant stays together, and the longest go first.
 
+What every plant needs and no test is about, MLflow's empty database, is made once and copied.
+
 pytest-xdist's own `--dist loadgroup` writes a group into the node's id, which pytest 9.2 no longer reads: every group was
 split, and each process built every plant again.
 """
 
 import os
-from pathlib import PurePosixPath
+import shutil
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -35,6 +39,30 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScope
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Bring long groups forward."""
     items.sort(key=lambda item: _place(item.path.parent.name))
+
+
+@pytest.fixture(scope="session")
+def put_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Puts a new MLflow database into a state folder.
+
+    xadflow makes it once for all processes of a run, as it does for a user; whoever comes meanwhile waits for its lock.
+    `xadflow retrain` in tests/flows and `make server` in tests/server make their own.
+    """
+    from xadflow.settings.environment import QUIET
+    from xadflow.tracking.tracking_store import prepare_store
+
+    base = tmp_path_factory.getbasetemp()
+    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "mlflow" / "mlflow.db"
+
+    def put(state: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in QUIET.items():
+                patch.setenv(name, value)
+            prepare_store(f"sqlite:///{made}", made.parent)
+        state.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(made, state / "mlflow.db")
+
+    return put
 
 
 def _place(folder: str) -> int:

@@ -342,7 +342,7 @@ def test_the_help_tells_every_key_of_the_object(sealed, monkeypatch, tmp_path):
     assert "xadflow audit verify --since-anchor" in help_text
 
 
-def test_a_project_anchors_in_both_places_and_finds_a_rewritten_mlflow(tmp_path, monkeypatch, keys):
+def test_a_project_anchors_in_both_places_and_finds_a_rewritten_mlflow(tmp_path, monkeypatch, keys, put_mlflow_database):
     """Opened as a night opens it, with a real MLflow database."""
     settings_with(tmp_path, anchor_file="share/heads.jsonl", signing_key=keys[0].name)
     (tmp_path / "dvc.yaml").touch()
@@ -350,6 +350,7 @@ def test_a_project_anchors_in_both_places_and_finds_a_rewritten_mlflow(tmp_path,
     monkeypatch.setenv("XADFLOW_PROJECT", str(tmp_path))
     for name in ("XADFLOW_HOME", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
+    put_mlflow_database(tmp_path / "var")
     home = Home.find()
     store = open_anchored_store(home, Registry(home.mlflow_uri, home.mlflow_artifacts), load_settings(home.params).evidence)
     store.prepare()

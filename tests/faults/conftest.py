@@ -5,8 +5,10 @@ import tiny_plant
 
 
 @pytest.fixture(scope="session")
-def plant(tmp_path_factory):
-    return tiny_plant.make(tmp_path_factory.mktemp("plant"))
+def plant(tmp_path_factory, put_mlflow_database):
+    root = tmp_path_factory.mktemp("plant")
+    put_mlflow_database(root / "trained")
+    return tiny_plant.make(root)
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,11 @@
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from warm_commands import WarmCommands
 
 from benchmarks.small_project import draw_screws, make_project, project_environment
 from tests.hostile.hostile_files import add_hostile_files, write_vanishing_act
@@ -40,9 +41,7 @@ def xadflow(project: Path, environment: dict[str, str]) -> Run:
             [sys.executable, "-m", "xadflow", *words], cwd=project, env=environment, capture_output=True, text=True,
             check=False,
         )  # fmt: skip
-        assert done.returncode == status, f"xadflow {' '.join(words)} ended {done.returncode}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
+        return checked(done, words, status)
 
     return run
 
@@ -55,6 +54,23 @@ def explained(project: Path, xadflow: Run, screws: Path) -> Path:
     for command in commands:
         xadflow(*command.replace("~/screws", str(screws)).split()[1:])
     return project
+
+
+@pytest.fixture(scope="session")
+def again(project: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """As `xadflow`, without the imports: for commands that a user's process has run from its cold start in another test."""
+    with WarmCommands(project, environment, tmp_path_factory.mktemp("said")) as commands:
+
+        def run(*words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+            return checked(commands.run(*words), words, status)
+
+        yield run
+
+
+def checked(done: subprocess.CompletedProcess[str], words: tuple[str, ...], status: int) -> subprocess.CompletedProcess[str]:
+    assert done.returncode == status, f"xadflow {' '.join(words)} ended {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
 
 
 @pytest.fixture(scope="session")

@@ -122,17 +122,17 @@ def test_the_readmes_queries_return_the_rows(explained: Path, environment) -> No
         assert len(done.stdout.splitlines()) > 3
 
 
-def test_a_second_night_adds_no_row_and_a_second_retrain_trains_nothing(explained: Path, xadflow) -> None:
+def test_a_second_night_adds_no_row_and_a_second_retrain_trains_nothing(explained: Path, again) -> None:
     before = len(table(explained, "scores")), len(table(explained, "explanations"))
-    (outcome,) = json.loads(xadflow("retrain", "--dataset", "screws", "--json").stdout.splitlines()[-1])
+    (outcome,) = json.loads(again("retrain", "--dataset", "screws", "--json").stdout.splitlines()[-1])
     assert outcome["trained"] is False
     assert outcome["version"] == 1
-    xadflow("explain", "--dataset", "screws")
+    again("explain", "--dataset", "screws")
     assert (len(table(explained, "scores")), len(table(explained, "explanations"))) == before
 
 
 def test_new_images_in_an_inbox_are_scored_explained_and_quarantined_the_same_way(
-    explained: Path, xadflow, tmp_path: Path, screws: Path
+    explained: Path, again, tmp_path: Path, screws: Path
 ) -> None:
     inbox = tmp_path / "today"
     inbox.mkdir()
@@ -141,7 +141,7 @@ def test_new_images_in_an_inbox_are_scored_explained_and_quarantined_the_same_wa
     Image.fromarray(picture).save(inbox / "new.png")
     (inbox / "note.png").write_text("no image")
     before = table(explained, "scores")
-    done = xadflow("explain", "--dataset", "screws", "--inbox", str(inbox), "--date", "2026-01-02", "--json")
+    done = again("explain", "--dataset", "screws", "--inbox", str(inbox), "--date", "2026-01-02", "--json")
     (result,) = json.loads(done.stdout.splitlines()[-1])
     after = table(explained, "scores")
     new = after[~after.image_id.isin(before.image_id)]
@@ -223,10 +223,10 @@ def test_the_demo_on_what_is_done_already_adds_nothing_and_says_where_everything
     assert (len(table(explained, "scores")), len(table(explained, "explanations"))) == before
 
 
-def test_each_seed_is_a_version_of_its_own_gated_against_the_champion(explained: Path, xadflow) -> None:
+def test_each_seed_is_a_version_of_its_own_gated_against_the_champion(explained: Path, again) -> None:
     from mlflow import MlflowClient
 
-    done = xadflow("retrain", "--dataset", "screws", "--seed", "0", "--seed", "5", "--json")
+    done = again("retrain", "--dataset", "screws", "--seed", "0", "--seed", "5", "--json")
     first, second = json.loads(done.stdout.splitlines()[-1])
     assert (first["version"], first["trained"]) == (1, False)
     assert (second["version"], second["trained"], second["judged"]) == (2, True, True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,8 +38,9 @@ def added(plant: Plant) -> Answer:
 
 
 @pytest.fixture(scope="session")
-def champion(plant: Plant, added: Answer) -> Path:
+def champion(plant: Plant, added: Answer, put_mlflow_database: Callable[[Path], None]) -> Path:
     """The folder of a small real detector, registered for ~/bolts and champion."""
+    put_mlflow_database(plant.state)
     with plant.inside():
         return _registered(plant)
 

@@ -1,9 +1,10 @@
-"""One real SQLite store for all registry tests, with one training logged into it (creating it costs seconds)."""
+"""One real SQLite store for all registry tests, with one training logged into it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,8 +17,9 @@ from xadflow.settings.environment import QUIET
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+def store(tmp_path_factory: pytest.TempPathFactory, put_mlflow_database: Callable[[Path], None]) -> Iterator[Store]:
     state = tmp_path_factory.mktemp("registry") / "var"
+    put_mlflow_database(state)
     before = dict(os.environ)
     os.environ.update(QUIET)
     registry = Registry(f"sqlite:///{state / 'mlflow.db'}", state / "mlartifacts")
