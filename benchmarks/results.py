@@ -16,7 +16,7 @@ def write_results(
 ) -> Path:
     """Write {name, date, commit, device, seeds, seconds, figures}; a quick run goes beside it as <name>-quick.json."""
     content = {
-        "name": name, "date": datetime.now(UTC).date().isoformat(), "commit": _commit(), "device": _device(),
+        "name": name, "date": datetime.now(UTC).date().isoformat(), "commit": commit(), "device": _device(),
         "seeds": list(seeds), "seconds": round(seconds, 1), "figures": figures,
     }  # fmt: skip
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -25,7 +25,7 @@ def write_results(
     return path
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit that was measured, with a plus sign when tracked files differ from it; "unknown" outside git."""
     try:
         head, changed = (

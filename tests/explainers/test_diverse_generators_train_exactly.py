@@ -8,7 +8,7 @@ from xadflow.detectors.base import as_float
 from xadflow.engine.progress import Listener
 from xadflow.errors import BadInput
 from xadflow.explainers.diverse.settings import DiverseSettings
-from xadflow.explainers.diverse.training import Game, Players, train_generator
+from xadflow.explainers.diverse.training import Game, Players, _one_concept_each, train_generator
 from xadflow.explainers.trained import GeneratorRun
 
 SMALL = {"width": 8, "images": 4, "steps": 6}
@@ -49,9 +49,10 @@ def test_same_seed_same_generator_and_another_seed_another(trained, tmp_path):
     assert any(not torch.equal(value, weights(other)[name]) for name, value in weights(first).items())
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_killed_training_goes_on_to_the_same_weights(trained, tmp_path, monkeypatch, precision):
     monkeypatch.setattr("xadflow.explainers.diverse.training.CHECK_EVERY", 2)
-    settings = DiverseSettings(**SMALL)
+    settings = DiverseSettings(**SMALL, precision=precision)
     whole = train_generator(trained, *banks(), settings, run(tmp_path / "whole"))
 
     def killed(done, total, figures):
@@ -108,6 +109,45 @@ def test_a_batch_repeats_each_image_for_each_concept_with_the_same_wish(trained)
     known = [as_float(bank) * 2 - 1 for bank in (normals, anomalies)]
     for row, image in enumerate(batch.images):
         assert (known[row // 2] == image).flatten(1).all(1).any()
+
+
+def test_one_concept_of_each_image_is_reconstructed_and_every_one_has_its_turn(trained):
+    settings = DiverseSettings(**{**SMALL, "concepts": 3})
+    game = Game(trained, settings, Players(trained.input_shape, settings))
+    drawn = []
+    for seed in range(8):
+        batch = game.batch(banks(), torch.Generator().manual_seed(seed))
+        drawn.append(_one_concept_each(batch, 3))
+        assert (drawn[-1] // 3).tolist() == [0, 1, 2, 3]
+    assert set((torch.cat(drawn) % 3).tolist()) == {0, 1, 2}
+
+
+def test_raw_scores_are_those_of_the_detector_and_no_heatmap_is_formed_for_them(trained, tmp_path, monkeypatch):
+    settings = DiverseSettings(**SMALL)
+    game = Game(trained, settings, Players(trained.input_shape, settings))
+    images = as_float(banks()[1])
+    torch.testing.assert_close(game._raw(images), trained.score(images).image, rtol=1e-5, atol=1e-6)
+
+    class NoMap(type(trained)):
+        def score(self, images):
+            raise AssertionError("a heatmap was asked for")
+
+        def normal_logit(self, images):
+            return trained.normal_logit(images)
+
+    blind = NoMap(trained.network, trained.input_shape, trained.calibration)
+    train_generator(blind, *banks(), DiverseSettings(**{**SMALL, "steps": 1}), run(tmp_path))
+
+
+def test_bfloat16_keeps_weights_in_float32_and_losses_close(trained, tmp_path):
+    exact, coarse = (
+        train_generator(trained, *banks(), DiverseSettings(**{**SMALL, "steps": 1}, precision=name), run(tmp_path / name))
+        for name in ("float32", "bfloat16")
+    )
+    assert all(value.dtype == torch.float32 for value in weights(coarse).values())
+    assert exact.history != coarse.history
+    for (_, name, value), (_, _, other) in zip(exact.history, coarse.history, strict=True):
+        assert other == pytest.approx(value, rel=0.1, abs=0.05), name  # 8 bits of mantissa through five layers
 
 
 def test_the_kept_generator_is_an_average_that_lags_behind(trained, tmp_path):

@@ -106,8 +106,9 @@ def train_generator(
     for step in range(start, settings.steps):
         for optimiser in (makers, judge):
             optimiser.param_groups[0]["lr"] = _rate(settings, step)
-        batch = game.batch(banks, seeded(run.seed, "diverse", step, device=run.device))
-        losses = game.judge_step(batch, judge) | game.maker_step(batch, makers, made_by)
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            batch = game.batch(banks, seeded(run.seed, "diverse", step, device=run.device))
+            losses = game.judge_step(batch, judge) | game.maker_step(batch, makers, made_by)
         players.follow(step)
         done = history.add(step, losses)
         if done % CHECK_EVERY == 0 or done == settings.steps:
@@ -152,13 +153,13 @@ class Game:
             as_float(bank[torch.randint(len(bank), (half,), generator=generator, device=device)]) for bank in banks
         ])  # fmt: skip
         with torch.no_grad():
-            probability = self.phi.of(self.detector.score(images).image)
+            probability = self.phi.of(self._raw(images))
         drawn = torch.rand(2, s.images, generator=generator, device=device)
         alpha = torch.where(drawn[0] < s.pure, 0.0, drawn[1])
         images = images * 2.0 - 1.0
         x, own, wanted = (value.repeat_interleave(s.concepts, dim=0) for value in (images, probability, alpha))
         concept = torch.arange(s.concepts, device=device).repeat(s.images)
-        made = self.players.generator(x, wanted, concept)
+        made = self.players.generator(x, wanted, concept).float()
         return GameBatch(images, probability, x, own, wanted, concept, made, generator)
 
     def judge_step(self, batch: GameBatch, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -166,7 +167,8 @@ class Game:
         if self.settings.adversarial == 0.0:
             return {}
         judge = self.players.discriminator
-        loss = discriminator_hinge(judge(batch.images, batch.probability), judge(batch.made.detach(), batch.wanted))
+        real, made = judge(batch.images, batch.probability), judge(batch.made.detach(), batch.wanted)
+        loss = discriminator_hinge(real.float(), made.float())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -193,21 +195,22 @@ class Game:
         targets = concept_targets(batch.concept, s.concepts, edit)
         found: dict[str, Tensor] = {}
         if s.adversarial:
-            found["adversarial"] = -players.discriminator(batch.made, batch.wanted).mean()
+            found["adversarial"] = -players.discriminator(batch.made, batch.wanted).float().mean()
         if s.score:
             found["score"] = self._cross_entropy(batch.made, batch.wanted)
-        kept = players.generator(batch.x, batch.s, batch.concept)
+        rows = _one_concept_each(batch, s.concepts)
+        kept = players.generator(batch.x[rows], batch.s[rows], batch.concept[rows]).float()
         if s.reconstruction:
-            found["reconstruction"] = (kept - batch.x).abs().mean()
-        pairs = [(batch.x, batch.made, targets), (batch.x, kept, torch.zeros_like(targets))]
+            found["reconstruction"] = (kept - batch.x[rows]).abs().mean()
+        pairs = [(batch.x, batch.made, targets), (batch.x[rows], kept, torch.zeros_like(targets[rows]))]
         if s.cycle:
-            back = players.generator(batch.made, batch.s, batch.concept)
+            back = players.generator(batch.made, batch.s, batch.concept).float()
             found["cycle"] = (back - batch.x).abs().mean()
             if s.score:
                 found["score"] = found["score"] + self._cross_entropy(back, batch.s)
             pairs += [(batch.made, back, targets), (batch.x, back, torch.zeros_like(targets))]
         if s.concept and s.concepts > 1:
-            logits = [players.classifier(first, second, batch.noise) for first, second, _ in pairs]
+            logits = [players.classifier(first, second, batch.noise).float() for first, second, _ in pairs]
             found["concept"] = F.binary_cross_entropy_with_logits(torch.cat(logits), torch.cat([one for *_, one in pairs]))
         edits = batch.made - batch.x
         if s.diversity and s.concepts > 1:
@@ -218,8 +221,18 @@ class Game:
         return found
 
     def _cross_entropy(self, images: Tensor, alpha: Tensor) -> Tensor:
-        scores = self.detector.score((images + 1.0) / 2.0).image
-        return self.phi.cross_entropy(scores, alpha).mean()
+        return self.phi.cross_entropy(self._raw((images + 1.0) / 2.0), alpha).mean()
+
+    def _raw(self, images: Tensor) -> Tensor:
+        """Raw scores [B] by way of the normal logit: `score` forms a heatmap too, for some detectors by one more pass."""
+        calibration = self.detector.calibration
+        return calibration.threshold - calibration.temperature * self.detector.normal_logit(images).float()
+
+
+def _one_concept_each(batch: GameBatch, concepts: int) -> Tensor:
+    """Rows [N] of a batch, one drawn concept for each image: L_rec is the same mean, for a fraction of the generator's work."""
+    images = torch.arange(len(batch.images), device=batch.x.device)
+    return images * concepts + torch.randint(concepts, (len(images),), generator=batch.noise, device=batch.x.device)
 
 
 def _rate(settings: DiverseSettings, step: int) -> float:

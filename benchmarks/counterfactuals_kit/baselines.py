@@ -1,0 +1,78 @@
+"""What counterfactuals are compared with: none of these is trained for the detector, but the first four know its score.
+
+Every function gives uint8 [N,1,3,28,28]. `recoloured by hand` is no method: it knows the strokes, and shows what the
+figures say of a perfect edit by one concept.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.counterfactuals_kit.images import CYAN, Coloured, coloured
+from benchmarks.counterfactuals_kit.measures import Judged
+from benchmarks.counterfactuals_kit.training import normals, scores_of
+from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
+from xadflow.explainers.sparse import SparseExplainer
+
+AUTOENCODER = {"network": "cnn28", "preparation": "standard", "crop_px": 0, "flip": False, "epochs": 0.01, "min_steps": 400}
+Pixels = NDArray[np.uint8]
+
+
+def nearest_normal(judged: Judged, of: Coloured) -> Pixels:
+    """The train normal at the smallest l2 distance, of those that the detector calls normal."""
+    bank = normals()[0].images
+    bank = bank[scores_of(judged.detector, bank) <= judged.detector.calibration.threshold]
+    flat = torch.from_numpy(bank).flatten(1).float()
+    found = [torch.cdist(rows.flatten(1).float(), flat).argmin(dim=1) for rows in torch.from_numpy(of.images).split(250)]
+    return bank[torch.cat(found).numpy()][:, None]
+
+
+def attack_l2(judged: Judged, of: Coloured) -> Pixels:
+    """The smallest l2 change that the detector calls normal: the explainer `sparse` with p = 2."""
+    return _searched(judged, of, p=2.0)
+
+
+def sparse(judged: Judged, of: Coloured) -> Pixels:
+    """The explainer `sparse` as it comes."""
+    return _searched(judged, of)
+
+
+def projection(judged: Judged, of: Coloured) -> Pixels:
+    """What an autoencoder of the train normals makes of the anomaly."""
+    train, held = normals()
+    none = torch.zeros(0, *train.images.shape[1:], dtype=torch.uint8)
+    data = TrainingData(torch.from_numpy(train.images), torch.from_numpy(held.images), none, None, none)
+    detector: Any = build_detector("ae", **AUTOENCODER)
+    with tempfile.TemporaryDirectory() as folder:
+        detector.fit(data, FitRun(Path(folder), judged.seed, 0.05, "cpu", None))
+    prepare, network = detector.response.prepare, detector.response.network
+    with torch.no_grad():
+        black, white = (prepare(torch.full((1, *of.images.shape[1:]), value)) for value in (0.0, 1.0))
+        made = torch.cat([network(prepare(as_float(part))) for part in torch.from_numpy(of.images).split(500)])
+        images = (made - black) / (white - black)  # the preparation is a scale and a shift of each channel
+    return (images * 255.0).round().clamp(0, 255).to(torch.uint8).numpy()[:, None]
+
+
+def by_hand(_: Judged, of: Coloured) -> Pixels:
+    """The same strokes in cyan."""
+    full = np.where(of.colours == 6, 2, 1)[:, None, None]  # grey is half of white
+    strokes = np.minimum(of.images.max(axis=1).astype(np.int64) * full, 255).astype(np.uint8)
+    return coloured(strokes, of.digits, np.full(len(of), CYAN)).images[:, None]
+
+
+def _searched(judged: Judged, of: Coloured, **settings: object) -> Pixels:
+    told = SparseExplainer(**settings).explain(judged.detector, as_float(torch.from_numpy(of.images)))
+    return np.stack([row.counterfactuals[0].image for row in told])[:, None]
+
+
+BASELINES: Mapping[str, Callable[[Judged, Coloured], Pixels]] = {
+    "nearest train normal": nearest_normal, "l2 attack": attack_l2, "sparse": sparse, "autoencoder": projection,
+    "recoloured by hand": by_hand,
+}  # fmt: skip
