@@ -12,6 +12,7 @@
         ├── TooFewNormals         not enough held-out normals for the false-alarm rate asked for
         ├── BadWeights            pretrained weights or a saved detector that do not fit
         ├── BadInput              a tensor of the wrong shape, type or range
+        │   └── NotFinite         values that are not numbers, or infinite; also a ValueError
         ├── TrainingFailed        the loss stopped being a number, or memory does not suffice
         ├── NoChampion            no registered model carries the alias asked for
         ├── RegistryUnavailable   MLflow cannot be reached or its store cannot be opened
@@ -85,8 +86,12 @@ class BadWeights(WorkFailed):
     """Pretrained weights or a saved detector that do not fit."""
 
 
-class BadInput(WorkFailed, ValueError):
+class BadInput(WorkFailed):
     """A tensor of the wrong shape, type or range."""
+
+
+class NotFinite(BadInput, ValueError):
+    """A tensor with values that are not numbers, or infinite; a ValueError for callers who know no other."""
 
 
 class TrainingFailed(WorkFailed):

@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from xadflow.detectors import build_detector
 from xadflow.explainers.diverse.losses import (
     AnomalyProbability,
     concept_targets,
@@ -10,6 +11,7 @@ from xadflow.explainers.diverse.losses import (
     diversity,
     is_edit,
 )
+from xadflow.explainers.diverse.settings import DiverseSettings
 
 HSC = AnomalyProbability("exponential")
 
@@ -56,6 +58,20 @@ def test_offset_and_scale_are_those_of_a_calibrated_detector(trained, anomalies)
         probability = AnomalyProbability("logistic", calibration.threshold, calibration.temperature)
         found = probability.of(trained.score(images).image)
         torch.testing.assert_close(found, torch.sigmoid(-trained.normal_logit(images)))
+
+
+def test_by_default_the_probability_is_what_the_detectors_loss_makes_of_the_score(trained):
+    """bce: sigmoid of the score; hsc and FCDD: 1 - exp(-score); a detector that does not say: threshold and temperature."""
+    scores = torch.tensor([0.1, 2.0])
+    for method, expected in (("bce", torch.sigmoid(scores)), ("hsc", 1 - torch.exp(-scores)), ("fcdd", 1 - torch.exp(-scores)),
+                             ("fcdd_conv", 1 - torch.exp(-scores))):  # fmt: skip
+        detector = build_detector(method)
+        detector._calibration = trained.calibration
+        torch.testing.assert_close(DiverseSettings().anomaly_probability(detector).of(scores), expected)
+    for detector in (trained, build_detector("dsvdd")):
+        detector._calibration = trained.calibration
+        same = DiverseSettings(probability="calibrated").anomaly_probability(detector).of(scores)
+        torch.testing.assert_close(DiverseSettings().anomaly_probability(detector).of(scores), same)
 
 
 def test_the_hinge_of_hand_values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -20,9 +20,14 @@ FEWEST_CALIBRATION_DEFECTS = 10  # below this the temperature is fitted on held-
 
 
 class CalibratedDetector(ABC):
-    """Base of this package's detectors. `method` is the name it is registered under."""
+    """Base of this package's detectors. `method` is the name it is registered under.
+
+    `score_is` says what its loss makes of the score s: `logit`, P(anomaly) = sigmoid(s); `radius`, 1 - exp(-s); None, neither,
+    and then the calibration alone makes a probability of it.
+    """
 
     method: str
+    score_is: ClassVar[Literal["logit", "radius"] | None] = None
 
     def __init__(self) -> None:
         self._device = torch.device("cpu")

@@ -46,7 +46,7 @@ STATISTIC_FLOOR = 1e-6  # of the image statistic inside the anomaly term while t
 class FCDD(CalibratedDetector):
     """The detector; contract of xadflow.detectors.base. Raises BadSettings for settings it does not know."""
 
-    method = "fcdd"
+    method, score_is = "fcdd", "radius"
 
     def __init__(self, **settings: object) -> None:
         super().__init__()

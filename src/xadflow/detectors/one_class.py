@@ -188,7 +188,7 @@ class OneClass(CalibratedDetector, Generic[Kind]):
 class ConvFCDD(OneClass[DenseSettings]):
     """FCDD as published: a fully convolutional network trained from the start; its output is the heatmap."""
 
-    method, kind = "fcdd_conv", DenseSettings
+    method, kind, score_is = "fcdd_conv", DenseSettings, "radius"
 
     def build(self, network: str, shape: tuple[int, int, int]) -> Response:
         """A dense response."""
@@ -198,7 +198,7 @@ class ConvFCDD(OneClass[DenseSettings]):
 class HSC(OneClass[VectorSettings]):
     """The hypersphere classifier."""
 
-    method, kind = "hsc", VectorSettings
+    method, kind, score_is = "hsc", VectorSettings, "radius"
 
     def build(self, network: str, shape: tuple[int, int, int]) -> Response:
         """A vector response."""
@@ -238,7 +238,7 @@ class DeepSADDetector(OneClass[VectorSettings]):
 class BCE(OneClass[FocalSettings]):
     """A plain classifier of normals against anomalies, by logistic or focal loss."""
 
-    method, kind = "bce", FocalSettings
+    method, kind, score_is = "bce", FocalSettings, "logit"
 
     def build(self, network: str, shape: tuple[int, int, int]) -> Response:
         """A vector response of one logit."""

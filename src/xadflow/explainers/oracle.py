@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from xadflow.errors import BadInput
+from xadflow.errors import BadInput, NotFinite
 
 MAX_NEWTON_STEPS = 64
 
@@ -27,7 +27,8 @@ def linear_maximisation_oracle(x: Tensor, w: Tensor, eps: float | Tensor, p: flo
     dtype, float32 for half precision. It does not depend on the scale of w.
 
     Raises:
-        BadInput (a ValueError): x outside [0,1], w not finite, eps negative or not a number, p < 1, shapes that differ.
+        BadInput: x outside [0,1], eps negative or not a number, p < 1, shapes that differ.
+        NotFinite: w is not finite; a BadInput and a ValueError.
 
     Source: KKT conditions, delta_i = sign(w_i) min(gamma_i, (|w_i| / (p mu))^{1/(p-1)}), gamma the room to the wall.
 
@@ -41,8 +42,8 @@ def linear_maximisation_oracle(x: Tensor, w: Tensor, eps: float | Tensor, p: flo
         return linear_maximisation_oracle(x[None], w[None], eps, p)[0]
     check_box(x)
     if not bool(w.isfinite().all()):
-        raise BadInput("w must be finite", seen=f"{int((~w.isfinite()).sum())} of {w.numel()} entries that are not",
-                       next_step="see why the gradient of the score is not a number")  # fmt: skip
+        raise NotFinite("w must be finite", seen=f"{int((~w.isfinite()).sum())} of {w.numel()} entries that are not",
+                        next_step="see why the gradient of the score is not a number")  # fmt: skip
     return bounded_step(x, w, radius_of(eps, x), p, None)[0]
 
 

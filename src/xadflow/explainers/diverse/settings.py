@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -14,13 +15,19 @@ Weight = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[int, Field(ge=1)]
 
 
+Form = Literal["calibrated", "logit", "exponential"]
+_FORMS: Mapping[object, Form] = {"logit": "logit", "radius": "exponential"}
+
+
 class DiverseSettings(ExplainerSettings):
     """Defaults are those of coloured-mnist-recipe.md, "Recommended configuration".
 
     concepts          K, how many alternatives an image gets
     probability       what the anomaly probability of a score is: calibrated (threshold and temperature of the detector),
-                      logit (the score is one, as of BCE) or exponential (1 - exp(-score / typical), for distances; HSC,
-                      DSVDD, FCDD), where typical is 1 or, with `typical: median`, the median of held-out normals
+                      logit (the score is one, as of BCE) or exponential (1 - exp(-score / typical), for distances),
+                      where typical is 1 or, with `typical: median`, the median of held-out normals. auto: what the
+                      detector's own loss says (`score_is`: logit of bce, exponential of hsc, fcdd and fcdd_conv), else
+                      calibrated, whose temperature is often so high without known defects that nothing is left to learn
     width, patch      of the generator; patch None: 2 px up to 48 px, else 4
     adversarial .. proximity   weights l_gan, l_phi, l_rec, l_cyc, l_r, l_div, l_prox of the terms; 0 leaves one out
     margin            cosine between two edits of an image above which they count as alike
@@ -34,7 +41,7 @@ class DiverseSettings(ExplainerSettings):
     """
 
     concepts: Annotated[int, Field(ge=1, le=4)] = 2
-    probability: Literal["calibrated", "logit", "exponential"] = "calibrated"
+    probability: Literal["auto", "calibrated", "logit", "exponential"] = "auto"
     typical: Literal["one", "median"] = "one"
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 24
     patch: Literal[2, 4] | None = None
@@ -57,10 +64,12 @@ class DiverseSettings(ExplainerSettings):
 
     def anomaly_probability(self, detector: Detector) -> AnomalyProbability:
         """phi of this detector's scores."""
-        calibration = detector.calibration
-        if self.probability == "calibrated":
+        calibration, form = detector.calibration, self.probability
+        if form == "auto":
+            form = _FORMS.get(getattr(detector, "score_is", None), "calibrated")
+        if form == "calibrated":
             return AnomalyProbability("logistic", calibration.threshold, calibration.temperature)
-        if self.probability == "logit":
+        if form == "logit":
             return AnomalyProbability("logistic")
         ordered = sorted(float(score) for score in calibration.normal_scores)
         typical = ordered[len(ordered) // 2] if self.typical == "median" else 1.0
