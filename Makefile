@@ -14,7 +14,7 @@ QUICK ?=
 QUICK_FLAG := $(if $(QUICK),--quick,)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-server server bench-elpv bench-elpv-family bench-nightly bench-audit bench-speed bench-probe bench-one-class bench-textures bench-counterfactuals faults figures errors-page clean
+.PHONY: help setup demo check test test-server server bench-elpv bench-elpv-family bench-nightly bench-audit bench-speed bench-probe bench-one-class bench-sparse bench-textures bench-counterfactuals faults figures errors-page clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1;\2/p' $(MAKEFILE_LIST) | awk -F';' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -76,6 +76,9 @@ bench-counterfactuals: setup ## several counterfactuals an anomaly on Coloured-M
 
 bench-speed: setup ## how fast the one-class family is fed and trained, beside a loader of single images (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.one_class_speed $(QUICK_FLAG)
+
+bench-sparse: setup ## how fast sparse counterfactuals are found, beside an oracle that sorts and bisects (QUICK=1 for 64 px)
+	@$(BIN)/python -m benchmarks.sparse_speed $(QUICK_FLAG)
 
 bench-probe: setup ## what a planted watermark does to heatmaps and AUROC (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.probe $(QUICK_FLAG)
