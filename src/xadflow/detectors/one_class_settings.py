@@ -99,8 +99,7 @@ class VectorSettings(OneClassSettings):
 class CentredSettings(VectorSettings):
     """Settings of `dsvdd`, which learns from normals alone: taking brightness out takes much of what it could see.
 
-    Many outputs serve it as many random views do: on Fashion-MNIST's bags 32, 128 and 512 gave an AUROC of .81, .85 and .87
-    (400 steps, one seed, half of the test images).
+    Many outputs serve it as many random views do; figures in docs/reference/benchmarks.md are with 512.
     """
 
     preparation: Preparation = "standard"
