@@ -26,7 +26,8 @@ def oracle(x: Tensor, w: Tensor, eps: float, p: float) -> Tensor:
     q = p / (p - 1)
     flat_x, flat_w = x.flatten(1), w.flatten(1)
     a = flat_w.abs() / flat_w.abs().amax(dim=1, keepdim=True).clamp(min=SMALLEST)
-    gamma = torch.where(flat_w > 0, 1 - flat_x, flat_x) * (a > 0)
+    sign = flat_w.sign()
+    gamma = torch.addcmul(sign.clamp(min=0), flat_x, sign, value=-1.0)  # 1 - x or x; torch.where is slow on a CPU
     walls = a / (p * gamma.clamp(min=SMALLEST).pow(p - 1))
     ordered, order = walls.sort(dim=1)
     free = torch.nn.functional.pad(a.pow(q).gather(1, order).double().cumsum(dim=1), (1, 0))  # (B, d+1): of the first k
@@ -43,8 +44,8 @@ def oracle(x: Tensor, w: Tensor, eps: float, p: float) -> Tensor:
         low, high = torch.where(too_long, (middle + 1).clamp(max=count), low), torch.where(too_long, high, middle)
     scale = (free.gather(1, low) / (budget - spent.gather(1, low)).clamp(min=SMALLEST)).pow(1 / q)  # p mu
     size = torch.minimum(gamma, (a / scale.clamp(min=SMALLEST).to(a.dtype)).pow(1 / (p - 1)))
-    size = torch.where(spent[:, :1] <= budget, gamma, size)  # the whole box fits into the ball
-    return (torch.sign(flat_w) * size).view_as(x)
+    size = torch.lerp(size, gamma, (spent[:, :1] <= budget).to(size.dtype))  # the whole box fits into the ball
+    return (sign * size).view_as(x)
 
 
 def search(
@@ -64,7 +65,7 @@ def search(
         value, gradient = _value_and_gradient(objective, z)
         values.append(value)
         better = value > best_value
-        best[better], best_gradient[better] = z[better], gradient[better]
+        best[better], best_gradient[better] = z[better], gradient[better]  # quicker than torch.where, too
         best_value = torch.where(better, value, best_value)
         if done in checks:
             window = checks[done]
