@@ -74,14 +74,15 @@ def bounded_step(x: Tensor, w: Tensor, eps: Tensor, p: float, start: Tensor | No
         raise BadInput("the ball needs p >= 1 to be convex", seen=p, next_step="use p = 1.5 (sparse and smooth)")
     result = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
     work = torch.float64 if p < 1.4 else result  # float32 |w|^{p/(p-1)} would lose entries below 1e-7 of the largest
-    at_once = len(x) if x.is_cuda else CACHED // max(math.prod(x.shape[1:]), 1)
-    wholes = (x.flatten(1), w.flatten(1), eps, torch.zeros_like(eps) if start is None else start)
-    parts = [_step(*part, p, work) for part in zip(*(whole.split(max(at_once, 1)) for whole in wholes), strict=True)]
+    at_once = max(1, len(x) if x.is_cuda else CACHED // max(math.prod(x.shape[1:]), 1))
+    start = torch.zeros_like(eps) if start is None else start
+    cut = [torch.split(whole, at_once) for whole in (x.flatten(1), w.flatten(1), eps, start)]
+    parts = [_step(*part, p=p, work=work) for part in zip(*cut, strict=True)]
     delta, t = (torch.cat(some) if len(some) > 1 else some[0] for some in zip(*parts, strict=True))
     return delta.to(result).view_as(x), t
 
 
-def _step(x: Tensor, w: Tensor, eps: Tensor, start: Tensor, p: float, work: torch.dtype) -> tuple[Tensor, Tensor]:
+def _step(x: Tensor, w: Tensor, eps: Tensor, start: Tensor, *, p: float, work: torch.dtype) -> tuple[Tensor, Tensor]:
     """Some rows of :func:`bounded_step`, x and w [b,d]. Written without `torch.where`: on a CPU it takes 15 products' time."""
     x, w = x.to(work), w.to(work)
     largest = w.abs().amax(dim=1, keepdim=True)

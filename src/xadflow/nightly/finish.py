@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from xadflow.images import decode_png
 from xadflow.metrics.figures import SheetRow, contact_sheet
+from xadflow.metrics.validity import distance_for, nearest_valid, validity_figure
 from xadflow.nightly.plan import NightPlan
 from xadflow.nightly.rows import restore_map
 from xadflow.nightly.work import ShardFigures, read_figures
@@ -81,17 +83,22 @@ def finish_night(
         "images": report.counts.scored, "anomalous": report.counts.anomalous, "explained": report.counts.explained,
         "already_there": report.counts.already_there, "quarantined": len(report.quarantined),
     }  # fmt: skip
-    for one in explainer_figures(_measured(store, plan)):
+    measured = _measured(store, plan)
+    for one in explainer_figures(measured):
         for name in ("flip_rate", "changed_fraction", "change_inside"):
             value = float(getattr(one, name))
             if np.isfinite(value):
                 figures[f"{one.explainer}.{name}"] = value
     sheet = _sheet(path.with_suffix(".png"), report, shown)
+    pictures = {f"worst-{plan.run_date}": sheet} if sheet else {}
+    if nearest := _nearest(measured):
+        figures |= {f"{name}.median_l2": far for name, each in nearest.items() if np.isfinite(far := distance_for(each))}
+        pictures[f"validity-{plan.run_date}"] = path.with_suffix(".validity.png")
+        validity_figure(nearest, pictures[f"validity-{plan.run_date}"], "l2 of the change, pixel values in [0, 1]")
     if report.counts.scored or explained.num_rows:
         ref = registry.resolve(f"{plan.model_name}/{plan.model_version}")
         registry.log_explanations(
-            ref, {f"night.{name}": float(value) for name, value in figures.items()},
-            {f"worst-{plan.run_date}": sheet} if sheet else {},
+            ref, {f"night.{name}": float(value) for name, value in figures.items()}, pictures,
         )  # fmt: skip
     return FinishedNight(path, figures, _link(registry, plan), sheet)
 
@@ -125,6 +132,16 @@ def _measured(store: EvidenceStore, plan: NightPlan) -> list[dict[str, Any]]:
             row["counterfactuals"] = [{**one, "image": None} for one in row["counterfactuals"] or ()]
             rows.append(row)
     return rows
+
+
+def _nearest(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:
+    """l2 of each image's nearest counterfactual that is normal, by explainer; inf for none."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if made := row["counterfactuals"]:
+            far = nearest_valid([[one["l2"] for one in made]], [[one["is_normal"] for one in made]])
+            found.setdefault(row["explainer"], []).append(float(far[0]))
+    return {name: np.array(each) for name, each in sorted(found.items())}
 
 
 def _report(
