@@ -185,6 +185,22 @@ def test_the_report_page_needs_nothing_from_outside(explained: Path) -> None:
         assert not re.findall(r"""<link|<script|src\s*=\s*["'](?!data:)|url\(\s*["']?https?:""", text)
 
 
+def test_the_nights_run_says_how_far_a_normal_counterfactual_is(explained: Path) -> None:
+    from mlflow import MlflowClient
+
+    rows = table(explained, "explanations")
+    first = rows[rows.run_id == rows.sort_values("created_at").run_id.iloc[0]]
+    made = [row.counterfactuals[0] for row in first[first.explainer == "sparse"].itertuples()]
+    far = sorted(one["l2"] if one["is_normal"] else float("inf") for one in made)
+    client = MlflowClient(f"sqlite:///{explained / 'var' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("xad.screws").experiment_id
+    runs = client.search_runs([experiment], "tags.`xadflow.kind` = 'explanations'", order_by=["start_time ASC"])
+    assert runs[0].data.metrics["night.sparse.median_l2"] == pytest.approx(far[(len(far) - 1) // 2])
+    folder = Path(runs[0].info.artifact_uri.removeprefix("file://")) / "figures"
+    (picture,) = folder.glob("validity-*.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_dvc_push_and_pull_bring_the_same_bytes_back(explained: Path, environment) -> None:
     def dvc(*words: str) -> None:
         subprocess.run([sys.executable, "-m", "dvc", *words], cwd=explained, env=environment, check=True, capture_output=True)
