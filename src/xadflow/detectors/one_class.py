@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
 
@@ -33,6 +34,7 @@ from xadflow.detectors.one_class_settings import (
     one_class_settings,
 )
 from xadflow.detectors.responses import DenseResponse, ReconstructionResponse, Response, VectorResponse
+from xadflow.detectors.robustness import RobustSettings, as_it_serves, worst_images
 from xadflow.detectors.splitting import Network, Problem
 from xadflow.detectors.training import Schedule, train
 from xadflow.detectors.trunk_weights import pretrain
@@ -110,7 +112,7 @@ class OneClass(CalibratedDetector, Generic[Kind]):
             self.start(response, exposure.normals)
 
         def cost(network: Network, batch: Batch, rows: slice) -> Tensor:
-            some = batch[rows]
+            some = batch[rows] if s.robust is None else _worst(response, batch[rows], s.robust)
             return response.losses(network(some.images), some)  # (b,)
 
         checked_on = None
@@ -183,6 +185,18 @@ class OneClass(CalibratedDetector, Generic[Kind]):
         response.load_state_dict(tensors, strict=True)
         detector._response, detector._calibration = response.requires_grad_(False).eval(), calibration
         return detector
+
+
+def _worst(response: Response, batch: Batch, settings: RobustSettings) -> Batch:
+    """The batch with its images moved to where they cost most, within the radii."""
+
+    def losses(images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):  # as the steps are, on a GPU
+            return response.losses(response(images), batch)
+
+    radii = settings.radii(batch.is_anomaly, batch.images[0].numel())
+    with as_it_serves(response):
+        return replace(batch, images=worst_images(losses, batch.images, radii, settings.steps))
 
 
 class ConvFCDD(OneClass[DenseSettings]):

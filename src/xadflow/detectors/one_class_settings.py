@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from xadflow.detectors.backbones import TRUNKS
 from xadflow.detectors.networks import NETWORKS, network_spec
 from xadflow.detectors.preprocessing import Preparation, preparation
+from xadflow.detectors.robustness import RobustSettings
 from xadflow.detectors.synthesis import Synthesiser
 from xadflow.detectors.trunk_outline import is_trunk
 from xadflow.detectors.trunk_settings import TrunkSettings
@@ -42,6 +43,8 @@ class OneClassSettings(MethodSettings):
                       of that one; None: never. A tenth of the train normals, at most a batch, is then held out of the steps
                       for the check: the held-out normals that set the threshold must not choose weights too. It suits
                       `exponential`: a cosine cycle that is cut short never gets to its small steps
+    robust            true, or a block of settings: train against the worst image nearby (see robustness.py), so that sparse
+                      counterfactuals become visible changes; (1 + steps) times the time. Not for `ae`
     compile           through torch.compile, where there is a compiler; pays for itself on a GPU and in long trainings
     """
 
@@ -63,7 +66,13 @@ class OneClassSettings(MethodSettings):
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-6
     patience: Positive | None = None
+    robust: RobustSettings | None = None
     compile: bool = False
+
+    @field_validator("robust", mode="before")
+    @classmethod
+    def _switched(cls, given: object) -> object:
+        return {True: RobustSettings(), False: None}[given] if isinstance(given, bool) else given
 
     def shift(self, height: int, width: int) -> int:
         """Most pixels that a training image of this size is shifted by."""
@@ -120,10 +129,13 @@ def one_class_settings(kind: type[Kind], given: Mapping[str, object], method: st
     """Settings checked, network and trunk included; for a trunk with its steps and its preparation filled in.
 
     Raises:
-        BadSettings: a key or a value that does not fit, `trunk` without one, a trunk for a method that takes none.
+        BadSettings: a key or a value that does not fit, `trunk` without one, a trunk or `robust` for a method that takes none.
         UnknownName: no network of that name.
     """
     checked = validated(kind, given, f"detector {method}")
+    if checked.robust is not None and issubclass(kind, ReconstructionSettings):
+        raise BadSettings(f"detector {method} compares an image with itself, so no image nearby is worse", seen="robust",
+                          next_step="leave `robust` out, or use bce, hsc or fcdd_conv")  # fmt: skip
     network = checked.network
     if network is None or not is_trunk(network):
         if network is not None:

@@ -16,7 +16,7 @@ differs, and why:
 - the search starts at the image itself with short steps and momentum instead of on the sphere with steps of .75
   (`random_start`, `first_step`, `momentum`): on small ELPV trials it reached more images in half the iterations.
 
-A detector that is not robustly trained can be flipped by changes that mean nothing to a person: read the picture as
+A detector that is not robustly trained (setting `robust` of the one-class family) can be flipped by changes that mean nothing to a person: read the picture as
 evidence about the detector first, about the product second.
 """
 

@@ -1,0 +1,89 @@
+"""Training against the worst image nearby, so that what changes a score is what a person could see.
+
+    min  E_normal max_{|d|_2 <= e1} loss(f(x + d), normal)  +  E_anomaly max_{|d|_2 <= e2} loss(f(x + d), anomalous)
+
+Source: RATIO (Augustin et al., ECCV 2020, arXiv 2003.09461): a robust term on the data, and one on the outliers that keeps
+confidence low around them. Its losses are a classifier's; here they are those of the one-class family. The inner maximum is
+searched by projected gradient steps of fixed length in the l2 ball and the pixel box (Madry et al., ICLR 2018), from the
+image itself: no step draws a random number, so a training that was killed goes on exactly.
+
+The search looks at the network in evaluation mode, as it will serve: running statistics do not move, and an image's worst
+neighbour does not depend on its batch mates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from xadflow.settings.of_methods import MethodSettings
+
+REFERENCE_VALUES = 3 * 32 * 32  # radii are stated for this many; eps ~ sqrt(d) keeps the mean square change equal
+STRIDE = 2.5  # all steps together are this many radii long, so that the search can go round
+
+
+class RobustSettings(MethodSettings):
+    """How a detector is made robust; radii are l2 on [0,1] values, as at 3x32x32 values, published: .5 and 1.
+
+    radius_normals, radius_anomalies   how far the worst image may be; 0 leaves that side as it is
+    steps                              of the search; each costs a forward and a backward pass of the batch
+    """
+
+    radius_normals: Annotated[float, Field(ge=0.0)] = 0.5
+    radius_anomalies: Annotated[float, Field(ge=0.0)] = 1.0
+    steps: Annotated[int, Field(ge=1)] = 5
+
+    def radii(self, is_anomaly: Tensor, values: int) -> Tensor:
+        """Radius of each image [B] of so many values."""
+        normal, anomaly = (one * math.sqrt(values / REFERENCE_VALUES) for one in (self.radius_normals, self.radius_anomalies))
+        return normal + (anomaly - normal) * is_anomaly.to(torch.float32)
+
+
+def worst_images(losses: Callable[[Tensor], Tensor], images: Tensor, radii: Tensor, steps: int) -> Tensor:
+    """Images nearby whose loss is large: float32 [B,C,H,W] in [0,1], each no farther than its radius [B] in l2.
+
+    `losses` gives one value an image, each a function of its own image alone. Only the gradient of the images is taken,
+    also where gradients are switched off; weights get none. An image without a gradient stays.
+    """
+    x, limit = images.detach(), radii.view(-1, 1, 1, 1)
+    stride = limit * (STRIDE / steps)
+    change = torch.zeros_like(x)
+    for _ in range(steps):
+        with torch.enable_grad():
+            leaf = (x + change).clamp_(0.0, 1.0).requires_grad_(True)
+            (gradient,) = torch.autograd.grad(losses(leaf).sum(), leaf)
+        gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+        change = change + stride * _unit(gradient)
+        change = change * (limit / _length(change).clamp(min=1e-12)).clamp(max=1.0)
+        change = (x + change).clamp_(0.0, 1.0) - x  # towards x, so the ball still holds
+    return (x + change).clamp_(0.0, 1.0)
+
+
+@contextmanager
+def as_it_serves(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode, and then back in the one it was in."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+def _length(values: Tensor) -> Tensor:
+    """l2 norm of each image, [B,1,1,1]."""
+    lengths: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
+    return lengths.view(-1, 1, 1, 1)
+
+
+def _unit(values: Tensor) -> Tensor:
+    """Each image divided by its length; scaled first, because squares of tiny gradients vanish in float32."""
+    largest = values.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo(values.dtype).tiny).view(-1, 1, 1, 1)
+    scaled: Tensor = values / largest
+    return scaled / _length(scaled).clamp(min=1e-12)
