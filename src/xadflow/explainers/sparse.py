@@ -16,8 +16,8 @@ differs, and why:
 - the search starts at the image itself with short steps and momentum instead of on the sphere with steps of .75
   (`random_start`, `first_step`, `momentum`): on small ELPV trials it reached more images in half the iterations.
 
-A detector that is not robustly trained (setting `robust` of the one-class family) can be flipped by changes that mean nothing to a person: read the picture as
-evidence about the detector first, about the product second.
+A detector that is not robustly trained can be flipped by changes that mean nothing to a person: read the picture as
+evidence about the detector first, about the product second. The one-class family has a setting `robust`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from xadflow.settings.of_methods import validated
 
 __all__ = ["SparseExplainer", "SparseSettings", "linear_maximisation_oracle"]
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 REFERENCE_VALUES = 3 * 224 * 224  # radii are stated for this many; eps ~ d^{1/p} keeps the mean change equal
 REFERENCE_P, LADDER = 1.5, (6.25, 12.5, 25.0, 50.0, 100.0, 200.0, 400.0, 800.0)
 
