@@ -266,7 +266,7 @@ def test_wrong_settings_are_refused(settings, words):
 def test_the_version_follows_the_settings():
     assert SparseExplainer().version == SparseExplainer(p=1.5).version
     assert SparseExplainer().version != SparseExplainer(p=2.0).version
-    assert SparseExplainer().version.startswith("2-")
+    assert SparseExplainer().version.startswith("3-")
     assert len(SparseExplainer().version) == 10
     assert SparseExplainer(seed=7).seed == 7
     assert isinstance(SparseExplainer(), Explainer)
