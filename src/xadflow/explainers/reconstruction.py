@@ -154,19 +154,20 @@ def _sheet(
         _map_tile(TITLES["expert_variance"], pictures["expert_variance"]),
         _map_tile(TITLES["counterfactual_change"], change),
     ]
-    terms = [(name.removeprefix("term."), raw) for name, raw in pictures.items() if name.startswith("term.")]
-    tiles += [_map_tile(_readable(name), raw) for name, raw in terms]
+    terms = {name.removeprefix("term."): raw for name, raw in pictures.items() if name.startswith("term.")}
+    tiles += [_map_tile(_readable(name), raw) for name, raw in terms.items() if not name.startswith("var-")]  # shown above
     return tile_sheet(tiles, COLUMNS)
 
 
 def _readable(term: str) -> str:
     """`low-x_hat` to "blurred x | x^", `x-m_hat` to "x | m^"."""
     text = f"x | {term.removeprefix('low-')}, blurred" if term.startswith("low-") else term.replace("-", " | ")
-    return text.replace("_hat", "^").replace("var | ", "var ")
+    return text.replace("_hat", "^")
 
 
 def _map_tile(name: str, raw: NDArray[np.float32]) -> Tile:
-    return Tile(name, raw, f"{raw.min():.2g} to {raw.max():.2g}")
+    low, high = float(raw.min()), float(raw.max())
+    return Tile(name, raw, f"{0.0 if abs(low) < 1e-3 * abs(high) else low:.2g} to {high:.2g}")
 
 
 def _eight(image: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -14,8 +14,9 @@ from tests.detectors.utad.conftest import TINY, crops, run_in, training_data
 from xadflow.detectors import as_float, build_detector, load_detector
 from xadflow.detectors.backbones import Trunk
 from xadflow.detectors.base import WEIGHTS, Reconstructing, Staged
-from xadflow.detectors.utad.detector import PARTS, Fitted, Utad
+from xadflow.detectors.utad.detector import Utad
 from xadflow.detectors.utad.expert_training import build_expert
+from xadflow.detectors.utad.fitted import PARTS
 from xadflow.detectors.utad.latent import nearest_distance
 from xadflow.detectors.utad.maps import TERMS, Combination, Measure, Views
 from xadflow.detectors.utad.settings import ExpertSettings, MapSettings
@@ -166,10 +167,7 @@ def test_contributions_add_up_to_the_map_and_parts_to_the_score(trained: Utad, d
 def other_map(trained: Utad, **settings: object) -> Utad:
     """The same networks under another map and score, calibrated anew."""
     detector = Utad(**{**trained.settings.model_dump(include={"impression", "expert"}), **settings})
-    fitted = Fitted(detector.settings, trained.input_shape, trained.fitted.impress, trained.fitted.expert)
-    data = training_data()
-    fitted.learn(data.normals, data.val_normals, torch.Generator().manual_seed(0))
-    detector._fitted = fitted
+    detector.take(trained, training_data(), seed=0)
     detector._calibration = trained.calibration
     return detector
 

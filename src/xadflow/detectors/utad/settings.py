@@ -37,8 +37,8 @@ class StageSettings(MethodSettings):
     """
 
     epochs: Annotated[float, Field(gt=0.0)] = 0.01
-    min_steps: Positive = 300
-    batch_size: Annotated[int, Field(ge=2)] = 32
+    min_steps: Positive = 250
+    batch_size: Positive = 32
     learning_rate: Rate = 3e-3
     learning_rate_judge: Rate = 3e-4
     betas: tuple[Share, Share] = (0.9, 0.999)
@@ -82,6 +82,7 @@ class ImpressionSettings(StageSettings):
     similarity: Weight = 0.0
     edges: Weight = 0.0
     learning_rate_code: Rate = 1e-3
+    batch_size: Annotated[int, Field(ge=2)] = 32  # the estimators need another image's map
     corrupt: Share = 0.85
     synthesiser: Synthesiser = "defects"
 
@@ -106,8 +107,8 @@ class ExpertSettings(StageSettings):
     paired_image: Weight = 10.0
     paired_impression: Weight = 10.0
     edges: Weight = 0.0
-    min_steps: Positive = 250
-    batch_size: Annotated[int, Field(ge=2)] = 16
+    min_steps: Positive = 150
+    batch_size: Positive = 16
     learning_rate: Rate = 2e-3
     betas: tuple[Share, Share] = (0.5, 0.99)
 
@@ -131,12 +132,12 @@ class MapSettings(MethodSettings):
     standardise  false: the plain sum, cut at 0
     """
 
-    terms: dict[Term, float] = {"low-x_hat": 1.0}
+    terms: dict[Term, float] = {"x-x_hat": 1.0, "low-x_hat": 1.0}
     distance: Literal["squared", "absolute", "ssim", "perceptual"] = "squared"
     perceptual: Literal["none", "lite0", "mobilenet_v2"] = "none"
     samples: Positive = 1
     jitter: Weight = 0.1
-    low_pass: Annotated[float, Field(ge=0.0, le=0.25)] = 0.03125
+    low_pass: Annotated[float, Field(ge=0.0, le=0.25)] = 0.02
     blur: Annotated[float, Field(ge=0.0, le=0.25)] = 0.015625
     standardise: bool = True
 
@@ -190,7 +191,7 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     },
     "expert": {
         "form": "munit", "width": 64, "adversarial": 1.0, "paired_image": 0.0, "paired_impression": 0.0, "epochs": 0.01,
-        "min_steps": 500_000, "batch_size": 2, "learning_rate": 1e-4, "learning_rate_judge": 1e-4, "betas": (0.5, 0.999),
+        "min_steps": 500_000, "batch_size": 1, "learning_rate": 1e-4, "learning_rate_judge": 1e-4, "betas": (0.5, 0.999),
         "weight_decay": 1e-4, "curve": "steps", "warm_up": 0.0,
     },
     "map": {
