@@ -116,6 +116,8 @@ def test_a_night_leaves_it_out_for_other_detectors_and_says_why():
 
 
 def test_variances_come_from_as_many_samples_as_asked_for(mender, anomalies):
+    (bare,) = ReconstructionExplainer(sheet=False).explain(mender, as_float(anomalies[:1]))
+    assert bare.images[-1].name == "map"
     few, many = (ReconstructionExplainer(samples=n).explain(mender, as_float(anomalies[:1]))[0] for n in (2, 16))
     assert few.metrics["variance_m_hat"] == 8 * many.metrics["variance_m_hat"]
     assert dataclasses.is_dataclass(few)

@@ -34,17 +34,22 @@ TITLES: Mapping[str, str] = {
 
 
 class ReconstructionSettings(ExplainerSettings):
-    """`samples` of detail codes behind means and variances; `heat_share`: hottest share of the map that is its mask."""
+    """Settings of the reconstructions.
+
+    `samples` of detail codes behind means and variances; `heat_share`: hottest share of the map that is its mask; `sheet`: one
+    more picture that shows all the others, some hundred kilobytes a row.
+    """
 
     samples: Annotated[int, Field(ge=2, le=64)] = 10
     heat_share: Share = 0.25
+    sheet: bool = True
 
 
 class ReconstructionExplainer:
     """Reconstructions of one image, and what each term of the map adds to its score. Raises BadSettings.
 
-    Images: impression, naive_mean, naive_variance, expert_mean, expert_variance, term.<name> (raw), map, sheet. The heatmap is
-    the detector's map. Counterfactual 0 is the expert reconstruction on 8 bits.
+    Images: impression, expert_mean, expert_variance, naive_mean, naive_variance, term.<name> (raw), map, sheet.
+    The heatmap is the detector's map. Counterfactual 0 is the expert reconstruction on 8 bits.
 
     Metrics: part.<name> (of the image score, before it is weighted), top.<term> and mean.<term> (what a term adds to the map,
     where the map is hottest and on average), fidelity_m and fidelity_x_hat (mean |difference| to the image), variance_x_hat and
@@ -98,10 +103,11 @@ class ReconstructionExplainer:
                 mask = top_share(heatmap, self.settings.heat_share)
                 metrics["change_inside"] = change_inside(originals[row], pixels[row], mask)
             pictures = {name: _raw(value) for name, value in _pictures(told, row).items()}
-            threshold = detector.calibration.threshold
-            sheet = _sheet(originals[row], pictures, before[row], threshold, twin)
             shown = [_shown(name, value) for name, value in pictures.items()]
-            found.append(Explanation(heatmap, (twin,), (*shown, ShownImage("sheet", sheet, 0.0, 1.0)), metrics))
+            if self.settings.sheet:
+                sheet = _sheet(originals[row], pictures, before[row], detector.calibration.threshold, twin)
+                shown.append(ShownImage("sheet", sheet, 0.0, 1.0))
+            found.append(Explanation(heatmap, (twin,), tuple(shown), metrics))
         return found
 
     def _metrics(self, told: Reconstructions, x: Tensor, row: int) -> dict[str, float]:
@@ -123,7 +129,8 @@ def _pictures(told: Reconstructions, row: int) -> dict[str, Tensor]:
     return {
         "impression": told.impression[row], "expert_mean": told.expert_mean[row], "expert_variance": told.expert_variance[row],
         "naive_mean": told.naive_mean[row], "naive_variance": told.naive_variance[row],
-        **{f"term.{name}": value[row] for name, value in told.terms.items()}, "map": told.map[row],
+        **{f"term.{name}": value[row] for name, value in told.terms.items() if not name.startswith("var-")},
+        "map": told.map[row],
     }  # fmt: skip
 
 
@@ -155,7 +162,7 @@ def _sheet(
         _map_tile(TITLES["counterfactual_change"], change),
     ]
     terms = {name.removeprefix("term."): raw for name, raw in pictures.items() if name.startswith("term.")}
-    tiles += [_map_tile(_readable(name), raw) for name, raw in terms.items() if not name.startswith("var-")]  # shown above
+    tiles += [_map_tile(_readable(name), raw) for name, raw in terms.items()]
     return tile_sheet(tiles, COLUMNS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from xadflow.detectors.utad.detector import Utad
 
 NONE = torch.zeros(0, 1, 32, 32, dtype=torch.uint8)
 SMALL = {
-    "impression": {"width": 4, "code": 8, "min_steps": 150, "batch_size": 16},
-    "expert": {"width": 16, "min_steps": 80, "batch_size": 8},
+    "impression": {"width": 4, "code": 8, "min_steps": 120, "batch_size": 16},
+    "expert": {"width": 16, "min_steps": 60, "batch_size": 8},
 }  # fmt: skip
 TINY = {
     "impression": {"width": 2, "code": 4, "min_steps": 12, "batch_size": 4, "adversarial": 0.1, "dropout": 0.2},
@@ -30,6 +31,7 @@ def crops(count: int, seed: int, channels: int = 1) -> torch.Tensor:
     return texture_crops(count, seed, slice(0, 512), channels)[:, :, ::2, ::2].contiguous()
 
 
+@functools.cache
 def training_data(channels: int = 1) -> TrainingData:
     """96 train normals, 40 held-out ones."""
     none = NONE.expand(0, channels, 32, 32)
