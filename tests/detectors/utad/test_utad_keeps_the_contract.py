@@ -223,6 +223,21 @@ def test_a_train_image_is_its_own_neighbour_and_a_held_out_one_is_not(trained: U
     assert nearest_distance(foreign, fitted.bank, 1).min() > 1e-6
 
 
+def test_the_published_configuration_trains_saves_and_scores(tmp_path: Path):
+    """A few steps of narrow networks: the form and the loss are what is looked at, not what they learn."""
+    narrow = {"impression": {"width": 2, "code": 4, "min_steps": 3, "epochs": 0.01, "batch_size": 4},
+              "expert": {"width": 4, "min_steps": 3}, "sheets": 1}  # fmt: skip
+    detector, data = build_detector("utad", configuration="published", **narrow), training_data(3)
+    report = detector.fit(data, run_in(tmp_path))
+    told = {name for _, name, _ in report.history}
+    assert {"impression.judge", "impression.mi_global", "expert.content", "expert.reconstruction", "expert.judge"} <= told
+    assert not any("paired" in name for name in told)
+    images = as_float(data.val_normals[:3])
+    check_scores(detector, images)
+    detector.save(tmp_path / "saved")
+    check_same(detector, load_detector(tmp_path / "saved"), images)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grey_and_colour_are_trained_alike_and_what_does_not_fit_is_refused(channels: int, tmp_path: Path):
     data = training_data(channels)
