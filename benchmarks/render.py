@@ -12,6 +12,7 @@ from benchmarks.faults_kit.page import faults_page
 from benchmarks.one_class_table import ceiling_section, one_class_section, textures_section
 from benchmarks.probe_table import HOW_TO, how_to_with, probe_section
 from benchmarks.sparse_table import sparse_speed_section
+from benchmarks.utad_table import utad_section
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "benchmarks.md"
@@ -215,6 +216,7 @@ SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "textures": textures_section, "textures-ceiling": ceiling_section, "one-class-speed": _speed, "probe": probe_section,
     "counterfactuals": counterfactuals_section,
     "sparse-speed": sparse_speed_section,
+    "utad": utad_section,
 }  # fmt: skip
 
 if __name__ == "__main__":

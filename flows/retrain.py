@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, unmapped
+from prefect import allow_failure, flow, unmapped
 from prefect.futures import PrefectFuture, wait
 
 from tasks.dataset import build_dataset
 from tasks.publishing import notify_failure, report_gate
 from tasks.registry import gate, put_in_service_of, register, register_explainer_of
 from tasks.runtime import ensure_limits, local_runner
-from tasks.training import train, train_explainer_of
+from tasks.training import train, train_explainer_of, train_stage_of
 from xadflow.errors import WorkFailed
+from xadflow.retraining import earlier_stages
 from xadflow.settings import Home, load_settings, quiet_environment
 
 
@@ -44,6 +45,7 @@ def retrain(
         settings.dataset(name)  # an unknown name stops the run before any work
     for name in methods:
         settings.detector(name)
+    stages = {name: earlier_stages(settings, name) for name in methods}
     ensure_limits()
     outcomes: list[dict[str, Any]] = []
     failed: list[str] = []
@@ -51,7 +53,8 @@ def retrain(
         if outliers := settings.dataset(dataset).outliers:
             build_dataset(outliers)
         hashes = build_dataset(dataset)
-        trained = {seed: train.map(unmapped(dataset), methods, unmapped(seed), unmapped(hashes["manifest"])) for seed in drawn}
+        md5 = hashes["manifest"]
+        trained = {seed: [_trained(dataset, name, seed, md5, stages[name]) for name in methods] for seed in drawn}
         for seed in drawn:
             challengers = register.map(unmapped(dataset), methods, unmapped(seed), trained[seed])
             held = [bool(settings.trained_explainers(dataset, name)) for name in methods]
@@ -66,6 +69,14 @@ def retrain(
         raise WorkFailed(f"{len(failed)} explainers were not trained; the detectors are gated", seen=failed[0][:500],
                          next_step="mend the cause and run the same command again: only what is missing is done")  # fmt: skip
     return outcomes
+
+
+def _trained(dataset: str, detector: str, seed: int, dvc_md5: str, earlier: list[str]) -> PrefectFuture[dict[str, Any]]:
+    """A training, its earlier stages first as tasks of their own; the last runs what is missing, and so says what failed."""
+    before: list[Any] = []
+    for stage in earlier:
+        before = [allow_failure(train_stage_of.submit(dataset, detector, seed, stage, return_state=False, wait_for=before))]
+    return train.submit(dataset, detector, seed, dvc_md5, return_state=False, wait_for=before)
 
 
 def _explainers(dataset: str, outcome: dict[str, Any], names: list[str]) -> tuple[list[dict[str, Any]], list[str]]:

@@ -1,4 +1,7 @@
-"""Training: one task a detector and one an explainer, under the limit `gpu`, cached by the DVC hash and the training's key."""
+"""Training: one task a detector (one a stage, where it has stages) and one an explainer, under the limit `gpu`.
+
+A detector's is cached by the DVC hash and the training's key.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,14 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.runtime import GPU, RETRY_DELAYS, Project, is_transient, open_project, slot
 from xadflow.progress import track
-from xadflow.retraining import ExplainerOrder, explainer_order, train_detector, train_explainer, training_order
+from xadflow.retraining import (
+    ExplainerOrder,
+    explainer_order,
+    train_detector,
+    train_explainer,
+    train_stage,
+    training_order,
+)
 from xadflow.settings import Home, load_settings
 
 
@@ -35,6 +45,20 @@ def train(dataset: str, detector: str, seed: int, dvc_md5: str) -> dict[str, Any
     with limit, track(f"train {detector} on {dataset}, seed {seed}") as update:
         folder = train_detector(project.home, project.settings, order, update)
     return {"key": order.key, "folder": str(folder), "trained": not started_done, "dvc_md5": dvc_md5}
+
+
+@task(
+    name="train stage", task_run_name="train {detector} on {dataset}, seed {seed}: {stage}", cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
+)  # fmt: skip
+def train_stage_of(dataset: str, detector: str, seed: int, stage: str) -> dict[str, Any]:
+    """Train one detector up to a stage; goes on from its checkpoint, and leaves one. Returns the training's key and folder."""
+    project = open_project()
+    order = training_order(project.home, project.settings, dataset, detector, seed)
+    limit = contextlib.nullcontext() if order.is_done(project.home) else slot(GPU)
+    with limit, track(f"train {detector} on {dataset}, seed {seed}: {stage}") as update:
+        folder = train_stage(project.home, project.settings, order, stage, update)
+    return {"key": order.key, "folder": str(folder)}
 
 
 @task(

@@ -32,7 +32,7 @@ def test_the_projects_own_params_are_valid_and_frozen() -> None:
         (lambda raw: raw["calibration"].update(false_alarm_rate=2), ["calibration.false_alarm_rate", "got 2"]),
         (lambda raw: raw["explain"].update(batch_size="many"), ["explain.batch_size", "integer", "got 'many'"]),
         (lambda raw: raw["retrain"].update(datasets=["elpw"]), ["retrain.datasets", "got 'elpw'", "did you mean 'elpv'"]),
-        (lambda raw: raw["explain"].update(explainers=["xyz"]), ["explain.explainers", "got 'xyz'", "heatmap, sparse"]),
+        (lambda raw: raw["explain"].update(explainers=["xyz"]), ["explain.explainers", "got 'xyz'", "reconstruction, sparse"]),
         (lambda raw: raw["retrain"]["explainers"].update(divers=raw["retrain"]["explainers"]["diverse"]),
          ["retrain.explainers", "got 'divers'", "did you mean 'diverse'"]),
         (lambda raw: raw["retrain"]["explainers"]["diverse"].update(detectors=["bcf"]),

@@ -23,6 +23,7 @@ from xadflow.errors import BadWeights, UnknownName
 GROUP = "xadflow.detectors"
 CARD = "detector.json"
 WEIGHTS = "weights.safetensors"
+SAMPLES = "samples"  # folder in a training's own where a method may leave PNG files for its MLflow run
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,46 @@ class Detector(Protocol):
         """Read what `save` wrote."""
 
 
+@runtime_checkable
+class Staged(Protocol):
+    """What a detector has beside the protocol whose training is several pieces of work, one after the other.
+
+    A class attribute `stages` names them in order. `fit` runs whatever is missing of all; each leaves its checkpoint in
+    `run.folder`, which is how the next one gets its result. The flow gives each a task of its own.
+    """
+
+    def fit_stage(self, stage: str, data: TrainingData, run: FitRun) -> FitReport:
+        """Run what is missing up to this stage, and no further. Raises as `fit`; UnknownName for another stage."""
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """What a detector thinks an image should look like, in two steps, and how its map and score follow from that.
+
+    Images [B,C,H,W] on the [0,1] scale, which they may leave a little; means and variances are over drawn samples.
+    `terms`: raw maps [B,H,W] of the differences between them. `contributions`: what each term that enters adds to the map
+    [B,H,W] before its last blur; `map` and `parts` (name to [B]) are those of `score`, `parts` before they are weighted.
+    """
+
+    impression: Tensor
+    naive_mean: Tensor
+    naive_variance: Tensor
+    expert_mean: Tensor
+    expert_variance: Tensor
+    terms: Mapping[str, Tensor]
+    contributions: Mapping[str, Tensor]
+    map: Tensor
+    parts: Mapping[str, Tensor]
+
+
+@runtime_checkable
+class Reconstructing(Protocol):
+    """What a detector has beside the protocol that can show its reconstructions."""
+
+    def reconstructions(self, images: Tensor, samples: int) -> Reconstructions:
+        """Of float32 [B,C,H,W] in [0,1]; `samples`, at least 2, for means and variances. The same images, the same answer."""
+
+
 @cache
 def _methods() -> dict[str, Any]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
@@ -114,7 +155,8 @@ def detector_names() -> list[str]:
     return sorted(_methods())
 
 
-def _method(name: str) -> type[Any]:
+def detector_class(name: str) -> type[Any]:
+    """The class registered under a name. Raises UnknownName."""
     if name not in _methods():
         near = difflib.get_close_matches(name, detector_names(), n=1)
         raise UnknownName(
@@ -127,8 +169,13 @@ def _method(name: str) -> type[Any]:
 
 def build_detector(name: str, **settings: object) -> Detector:
     """A new, unfitted detector. Raises UnknownName, or BadSettings for settings the method does not know."""
-    detector: Detector = _method(name)(**settings)
+    detector: Detector = detector_class(name)(**settings)
     return detector
+
+
+def training_stages(name: str) -> tuple[str, ...]:
+    """The stages of a method's training, in order; none where it is one piece of work. Raises UnknownName."""
+    return tuple(getattr(detector_class(name), "stages", ()))
 
 
 def load_detector(folder: Path) -> Detector:
@@ -139,7 +186,7 @@ def load_detector(folder: Path) -> Detector:
     except (OSError, ValueError, KeyError) as err:
         raise BadWeights("the folder holds no saved detector", seen=f"{folder.name}: {err}",
                          next_step="register the model again by `xadflow retrain`") from err  # fmt: skip
-    detector: Detector = _method(name).load(folder)
+    detector: Detector = detector_class(name).load(folder)
     return detector
 
 

@@ -7,6 +7,7 @@ from xadflow.explainers.base import (
     ShownImage,
     build_explainer,
     explainer_names,
+    why_unfit,
 )
 from xadflow.explainers.trained import TrainedExplainer, load_explainer, needs_training
 
@@ -20,4 +21,5 @@ __all__ = [
     "explainer_names",
     "load_explainer",
     "needs_training",
+    "why_unfit",
 ]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xadflow.detectors.base import Detector
+from xadflow.detectors.base import Detector, detector_class
 from xadflow.errors import UnknownName
 
 GROUP = "xadflow.explainers"
@@ -100,6 +100,18 @@ def explainer_class(name: str) -> Any:
             next_step=f"use {near[0]!r}" if near else f"one of {explainer_names()}",
         )  # fmt: skip
     return _explainers()[name].load()
+
+
+def why_unfit(name: str, detector_method: str) -> str | None:
+    """Why an explainer can say nothing of any detector of a method, None where it can. Raises UnknownName.
+
+    An explainer that needs more of a detector than the protocol names that by a class attribute `requires`.
+    """
+    needed = getattr(explainer_class(name), "requires", None)
+    if needed is None or issubclass(detector_class(detector_method), needed):
+        return None
+    has = ", ".join(sorted(one for one in vars(needed) if not one.startswith("_")))
+    return f"It needs a detector with `{has}`, which {detector_method} does not have."
 
 
 def build_explainer(name: str, **settings: object) -> Explainer:

@@ -1,4 +1,4 @@
-"""Which explainers a night runs: those that need nothing, and those that were trained for the version in service."""
+"""Which explainers a night runs: those that suit the detector, and those that were trained for the version in service."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xadflow.digests import sha256_json
-from xadflow.errors import NoChampion
+from xadflow.errors import NoChampion, WrongUse
 from xadflow.in_service import explainer_in_service, why_none
 from xadflow.registry import Registry
 from xadflow.settings import Settings
@@ -18,7 +18,8 @@ from xadflow.tracking.model_versions import ModelRef
 class Chosen:
     """Explainers by name: `settings` and `versions` of all, and of a trained one its registered model (see `trained`).
 
-    `left_out` gives the reason for each that was asked for by params.yaml and has nothing in service.
+    `left_out` gives the reason for each that was asked for by params.yaml and has nothing in service, or nothing to say of
+    detectors of this method.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
@@ -35,9 +36,10 @@ def choose_explainers(
 
     Raises:
         NoChampion: one was named and has nothing in service.
+        WrongUse: one was named that does not suit the detector.
         BadWeights: what is in service was trained for another version of the detector, or its files changed.
     """
-    from xadflow.explainers import build_explainer, load_explainer, needs_training  # brings torch in
+    from xadflow.explainers import build_explainer, load_explainer, needs_training, why_unfit  # brings torch in
 
     given: dict[str, Mapping[str, Any]] = {}
     versions: dict[str, str] = {}
@@ -45,6 +47,12 @@ def choose_explainers(
     left_out: dict[str, str] = {}
     for name in named or settings.nightly_explainers(dataset, detector):
         its = settings.explainer(name)
+        if (reason := why_unfit(name, settings.detector(detector).method)) is not None:
+            left_out[name] = reason
+            if named:
+                raise WrongUse(f"the explainer {name} has nothing to say of {champion.name}", seen=reason,
+                               next_step=f"leave out --explainer {name}, or name another --detector")  # fmt: skip
+            continue
         if not needs_training(name):
             given[name], versions[name] = its, build_explainer(name, **its).version
             continue

@@ -40,6 +40,7 @@ SHOWN = 3
 FAMILY = {"network": "cnn28", "trunk": None, "min_steps": 200, "epochs": 0.01, "batch_size": 64}
 QUICK: Mapping[str, Mapping[str, object]] = {
     "fcdd": {"max_normals": 256, "min_steps": 48, "epochs": 1.0, "synthetic_rounds": 1},
+    "utad": {"impression": {"min_steps": 100}, "expert": {"min_steps": 50}},
     **dict.fromkeys(("fcdd_conv", "hsc", "dsvdd", "deep_sad", "bce", "ae"), FAMILY),
 }
 """Settings of a quick probe, method by method; a method that is not here trains as it is set."""

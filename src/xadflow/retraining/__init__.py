@@ -6,12 +6,13 @@ from xadflow.retraining.explainer_gate import judge_explainer
 from xadflow.retraining.explainer_register import register_explainer
 from xadflow.retraining.explainer_training import ExplainerOrder, explainer_order, train_explainer
 from xadflow.retraining.register import register_trained
-from xadflow.retraining.train import TrainingOrder, train_detector, training_order
+from xadflow.retraining.train import TrainingOrder, earlier_stages, train_detector, train_stage, training_order
 
 __all__ = [
     "ExplainerOrder",
     "GateOutcome",
     "TrainingOrder",
+    "earlier_stages",
     "explainer_order",
     "gate_figures",
     "judge_challenger",
@@ -21,5 +22,6 @@ __all__ = [
     "settle",
     "train_detector",
     "train_explainer",
+    "train_stage",
     "training_order",
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from xadflow.data.manifest import Split, read_manifest
-from xadflow.detectors.base import WEIGHTS, Detector
+from xadflow.detectors.base import SAMPLES, WEIGHTS, Detector
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.lineage import dvc_hashes, git_commit, library_versions
 from xadflow.metrics.figures import SheetRow, contact_sheet, roc_with_interval, score_histogram
@@ -39,6 +39,7 @@ def register_trained(home: Home, settings: Settings, registry: Registry, order: 
     scored = score_split(detector, manifest, settings, order.dataset, Split.TEST)
     summary = scored.summary(detector.calibration.threshold, settings.seed)
     figures = _figures(order.folder(home) / "figures", settings, detector, scored)
+    figures |= {f"{SAMPLES}-{path.stem}": path for path in sorted((order.folder(home) / SAMPLES).glob("*.png"))}
     report = json.loads((order.folder(home) / REPORT).read_text())
     calibration = detector.calibration
     metrics = {

@@ -6,12 +6,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.errors import BadManifest
 from xadflow.lineage import code_digest, dvc_hashes
 from xadflow.settings import Home, Settings
+
+if TYPE_CHECKING:
+    from xadflow.detectors import FitRun, TrainingData
 
 CODE = ("detectors", "engine", "data/synthetic.py", "data/confetti.py", "data/perlin.py", "data/loading.py",
         "calibration.py", "images.py")  # fmt: skip
@@ -98,24 +101,50 @@ def _weights_of(project: Path, settings: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def earlier_stages(settings: Settings, detector: str) -> list[str]:
+    """Stages of a detector's training that are work of their own before :func:`train_detector`; most have none."""
+    from xadflow.detectors.base import training_stages  # brings torch in
+
+    return list(training_stages(settings.detector(detector).method)[:-1])
+
+
+def train_stage(home: Home, settings: Settings, order: TrainingOrder, stage: str, update: Update | None = None) -> Path:
+    """Train one detector up to a stage; returns the folder of its checkpoints, from which the next stage goes on."""
+    if not order.is_done(home):
+        from xadflow.detectors.base import Staged, build_detector
+
+        data, run = _work(home, settings, order, update)
+        detector = build_detector(order.method, **order.settings)
+        assert isinstance(detector, Staged)
+        detector.fit_stage(stage, data, run)
+    return order.folder(home)
+
+
 def train_detector(home: Home, settings: Settings, order: TrainingOrder, update: Update | None = None) -> Path:
     """Train, calibrate and save; returns the folder of the saved detector. Goes on from a checkpoint after a kill."""
     if order.is_done(home):
         return order.saved(home)
+    from xadflow.detectors import build_detector
+
+    data, run = _work(home, settings, order, update)
+    detector = build_detector(order.method, **order.settings)
+    report = detector.fit(data, run)
+    detector.save(order.saved(home))
+    (order.folder(home) / REPORT).write_text(json.dumps(asdict(report)))  # last: it says that the training has ended
+    return order.saved(home)
+
+
+def _work(home: Home, settings: Settings, order: TrainingOrder, update: Update | None) -> tuple[TrainingData, FitRun]:
+    """The images, and where and how to train on them; makes the folder."""
     from xadflow.data.loading import training_data
     from xadflow.data.manifest import read_manifest
-    from xadflow.detectors import FitRun, build_detector
+    from xadflow.detectors import FitRun
 
     folder = order.folder(home)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = read_manifest(home.dataset(order.dataset))
     dataset = settings.dataset(order.dataset)
     outliers = read_manifest(home.dataset(dataset.outliers)) if dataset.outliers else None
-    data = training_data(manifest, dataset, outliers=outliers)
-    detector = build_detector(order.method, **order.settings)
     run = FitRun(folder=folder, seed=order.seed, false_alarm_rate=order.false_alarm_rate, device=settings.device,
                  progress=update)  # fmt: skip
-    report = detector.fit(data, run)
-    detector.save(order.saved(home))
-    (folder / REPORT).write_text(json.dumps(asdict(report)))  # last: its presence says that the training has ended
-    return order.saved(home)
+    return training_data(manifest, dataset, outliers=outliers), run

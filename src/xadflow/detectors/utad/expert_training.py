@@ -1,0 +1,136 @@
+"""Stage 2: Expert-Net learns to turn impressions into images and images into naive impressions; IE-Net is frozen.
+
+    L = sum_dom w_adv L_adv + w_rec (|x_rec-x| + |m_rec-m|) + w_code (|S_I(x_hat)-S_I(x)| + |S_M(m_hat)-d|)
+        + w_content (|C_I(x_hat)-C_M(m)| + |C_M(m_hat)-C_I(x)|) + w_pair (|x_hat-x|, |m_hat-m|)
+
+Weights are the released ones but for the pairs, which are ours; the form is MUNIT's. The target S_I(x) is taken as it is (no
+gradient): S could otherwise please the term by saying the same of every image.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xadflow.detectors.base import FitRun
+from xadflow.detectors.utad.batches import drawn
+from xadflow.detectors.utad.expert_net import Expert
+from xadflow.detectors.utad.impression_net import ImpressionNet
+from xadflow.detectors.utad.judges import Judge, munit_judge, small_judge
+from xadflow.detectors.utad.losses import edge_loss, judge_loss, maker_loss
+from xadflow.detectors.utad.munit_expert import MunitExpert
+from xadflow.detectors.utad.residual_expert import ResidualExpert
+from xadflow.detectors.utad.settings import ExpertSettings
+from xadflow.detectors.utad.sheets import expert_sheet
+from xadflow.detectors.utad.stage_loop import Stage, Trained, is_warm, run_stage, weights_from
+from xadflow.engine.progress import Progress
+from xadflow.engine.seeds import seeded
+
+
+def build_expert(shape: tuple[int, int, int], settings: ExpertSettings) -> Expert:
+    """An untrained Expert-Net."""
+    return (MunitExpert if settings.form == "munit" else ResidualExpert)(shape[0], settings)
+
+
+class ExpertPlayers(nn.Module):
+    """Expert-Net and a discriminator for each domain."""
+
+    def __init__(self, shape: tuple[int, int, int], settings: ExpertSettings) -> None:
+        super().__init__()
+        self.expert = build_expert(shape, settings)
+        judge = munit_judge if settings.form == "munit" else small_judge
+        self.of_images: Judge = judge(shape[0], min(shape[1:]), settings.width)
+        self.of_impressions: Judge = judge(shape[0], min(shape[1:]), settings.width)
+
+
+class ExpertGame:
+    """One step of both sides; `normals` are uint8 [N,C,H,W] on the device, `impress` is frozen."""
+
+    def __init__(
+        self, players: ExpertPlayers, settings: ExpertSettings, impress: ImpressionNet, normals: Tensor, seed: int, steps: int
+    ) -> None:
+        self.players, self.settings, self.impress, self.normals = players, settings, impress, normals
+        self.seed, self.steps = seed, steps
+        s = settings
+        judges = [*players.of_images.parameters(), *players.of_impressions.parameters()]
+        self.made_by = list(players.expert.parameters())
+        self.maker = torch.optim.Adam(self.made_by, s.learning_rate, s.betas, weight_decay=s.weight_decay)
+        self.judge = torch.optim.Adam(judges, s.learning_rate_judge, s.betas, weight_decay=s.weight_decay)
+
+    def step(self, number: int) -> dict[str, Tensor]:
+        """Train once; returns the losses, detached."""
+        s = self.settings
+        generator = seeded(self.seed, "utad expert", number, device=self.normals.device)
+        x = drawn(self.normals, s, generator)
+        with torch.no_grad():
+            m = self.impress(x).m
+        d = torch.randn(len(x), s.detail, generator=generator, device=x.device)
+        warm = is_warm(s, self.steps, number)
+        expert = self.players.expert
+        own = expert.detail(x).flatten(1)
+        x_hat, m_hat = expert.image(m, own), expert.impression(x, d)
+        told: dict[str, Tensor] = {}
+        if warm and s.adversarial:
+            told["judge"] = self._judge(x, m, x_hat.detach(), m_hat.detach())
+        terms = self.terms(x, m, own, d, x_hat, m_hat, warm=warm)
+        weights = s.model_dump()
+        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+        for parameter, gradient in zip(
+            self.made_by, torch.autograd.grad(total, self.made_by, allow_unused=True), strict=True
+        ):  # fmt: skip
+            parameter.grad = gradient
+        self.maker.step()
+        return told | {name: value.detach() for name, value in terms.items()}
+
+    def _judge(self, x: Tensor, m: Tensor, x_hat: Tensor, m_hat: Tensor) -> Tensor:
+        images, impressions = self.players.of_images, self.players.of_impressions
+        loss = judge_loss(images(x), images(x_hat)) + judge_loss(impressions(m), impressions(m_hat))
+        self.judge.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.judge.step()
+        return loss.detach()
+
+    def terms(
+        self, x: Tensor, m: Tensor, own: Tensor, d: Tensor, x_hat: Tensor, m_hat: Tensor, *, warm: bool
+    ) -> dict[str, Tensor]:
+        """The terms whose weight is not 0, by the name of their weight; scalars."""
+        s, expert = self.settings, self.players.expert
+        terms: dict[str, Tensor] = {}
+        if s.paired_image:
+            terms["paired_image"] = F.l1_loss(x_hat, x)
+        if s.paired_impression:
+            terms["paired_impression"] = F.l1_loss(m_hat, m)
+        if s.reconstruction or s.content:
+            terms |= {name: value for name, value in expert.own_terms(x, m, x_hat, m_hat).items() if s.model_dump()[name]}
+        if s.code:
+            kept = F.l1_loss(expert.detail(x_hat).flatten(1), own.detach())
+            terms["code"] = kept + F.l1_loss(expert.detail_of_impression(m_hat).flatten(1), d)
+        if s.edges:
+            terms["edges"] = edge_loss(x_hat, x)
+        if s.adversarial and warm:
+            made = maker_loss(self.players.of_images(x_hat))
+            terms["adversarial"] = made + maker_loss(self.players.of_impressions(m_hat))
+        return terms
+
+
+def train_expert(
+    shape: tuple[int, int, int], settings: ExpertSettings, impress: ImpressionNet, normals: Tensor, run: FitRun,
+    identity: str, progress: Progress, sheets: int,
+) -> tuple[Expert, Trained]:  # fmt: skip
+    """Expert-Net, frozen and in evaluation mode; `impress` is not changed. Raises TrainingFailed."""
+    with weights_from(run.seed, "expert"):
+        players = ExpertPlayers(shape, settings).to(normals.device)
+    steps = settings.steps(len(normals))
+    game = ExpertGame(players.train(), settings, impress.requires_grad_(False).eval(), normals, run.seed, steps)
+
+    def sheet() -> bytes:
+        with torch.no_grad():
+            return expert_sheet(impress, players.expert, normals)
+
+    stage = Stage(
+        "expert", steps, settings, players, {"maker": game.maker, "judge": game.judge},
+        {"maker": settings.learning_rate, "judge": settings.learning_rate_judge}, game.step, sheet,
+    )  # fmt: skip
+    outcome = run_stage(stage, run, identity, progress, sheets)
+    return players.expert.requires_grad_(False).eval(), outcome
