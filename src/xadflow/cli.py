@@ -23,7 +23,7 @@ _BUILT_IN = {
     "data": ("xadflow.commands.data:data", "Bring images in: add a folder of your own, or run one DVC stage."),
     "score": ("xadflow.commands.score:score", "Score image files with a registered model."),
     "models": ("xadflow.commands.models:models", "List, compare, promote and roll back registered models."),
-    "audit": ("xadflow.commands.audit:audit", "Verify the evidence tables, or show what is known of one image."),
+    "audit": ("xadflow.commands.audit:audit", "Verify the evidence; replay, show or export one decision."),
     "probe": ("xadflow.commands.probe:probe", "Plant a watermark and measure how much a detector hangs on it."),
     "doctor": ("xadflow.commands.doctor:doctor", "Check versions, data, models and servers; says what mends each finding."),
 }

@@ -44,7 +44,7 @@ class RunIdentity:
         return sha256_json(asdict(self))
 
     def to_json(self, **batch: object) -> str:
-        """Sorted JSON for the `lineage` column; `batch` adds what belongs to the row's batch (membership, size)."""
+        """Sorted JSON for the `lineage` column; `batch` adds what belongs to the row: its batches and its explainer."""
         return json.dumps({**asdict(self), **batch}, sort_keys=True, separators=(",", ":"))
 
 

@@ -79,8 +79,8 @@ def test_exported_pictures_are_the_stored_ones(store, tmp_path):
 
 
 def test_an_explainers_names_cannot_leave_the_folder():
-    assert decisions._safe("../../etc/pass wd") == "_.._etc_pass_wd"
-    assert decisions._safe("..") == "_"
+    assert decisions.safe_name("../../etc/pass wd") == "_.._etc_pass_wd"
+    assert decisions.safe_name("..") == "_"
 
 
 def run(*arguments: str):

@@ -51,7 +51,7 @@ def show(store: EvidenceStore, image_id: str) -> list[dict[str, Any]]:
     Raises:
         StoreBroken: there are no tables yet, or they cannot be read.
     """
-    return [{"table": name, **_plain(row)} for name, row in _rows(store, image_id)]
+    return [{"table": name, **_plain(row)} for name, row in rows_of_image(store, image_id)]
 
 
 def export_images(store: EvidenceStore, image_id: str, folder: Path) -> list[Path]:
@@ -61,20 +61,21 @@ def export_images(store: EvidenceStore, image_id: str, folder: Path) -> list[Pat
         StoreBroken: there are no tables yet, or they cannot be read.
     """
     written: list[Path] = []
-    for name, row in _rows(store, image_id):
+    for name, row in rows_of_image(store, image_id):
         if name != "explanations":
             continue
         whose = f"{row['model_name']}-v{row['model_version']}-{row['explainer']}-{row['explainer_version']}"
-        for stem, picture in _pictures(row):
+        for stem, picture in pictures_of(row):
             if picture is not None and picture["bytes"] is not None:
-                path = folder / _safe(whose) / f"{_safe(stem)}.png"
+                path = folder / safe_name(whose) / f"{safe_name(stem)}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(picture["bytes"])
                 written.append(path)
     return written
 
 
-def _rows(store: EvidenceStore, image_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows_of_image(store: EvidenceStore, image_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(table, row) of every row of one image, pictures included, scores first. Raises StoreBroken."""
     order = [("model_name", "ascending"), ("model_version", "ascending")]
     for name in BY_NAME:
         rows = store.read(name, where=pc.field("image_id") == image_id)
@@ -83,7 +84,8 @@ def _rows(store: EvidenceStore, image_id: str) -> Iterator[tuple[str, dict[str, 
             yield name, rows.slice(place, 1).to_pylist()[0]
 
 
-def _pictures(row: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+def pictures_of(row: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+    """(name, picture) of every place for a picture in a row of `explanations`; the picture may be null."""
     yield "original", row["original"]
     yield "heatmap", row["heatmap"]
     for number, found in enumerate(row["counterfactuals"] or ()):
@@ -109,6 +111,6 @@ def _size(content: bytes) -> str:
     return f"{len(content)} bytes"
 
 
-def _safe(text: str) -> str:
+def safe_name(text: str) -> str:
     """A file name: explainers of third parties choose the texts."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip(".")[:120] or "_"

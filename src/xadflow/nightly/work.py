@@ -182,19 +182,20 @@ def _rows(
     ]
     explanations: list[dict[str, Any]] = []
     device = resolve_device(settings.device)
+    whole = settings.explain.batch_size  # of a batch, of scoring and of explaining
     for name in plan.explainers:
         todo = [i for i, image in enumerate(planned) if scored.flagged[i] and name in image.missing]
         explainer = _explainer(plan, name, identity.weights, settings.device)
         of = plan.trained.get(name, {})
         lineage = {f"explainer_{key}": of[key] for key in ("model_name", "model_version", "files") if key in of}
-        for start in range(0, len(todo), settings.explain.batch_size):
-            batch = todo[start : start + settings.explain.batch_size]
+        if not of:  # a trained one keeps its settings in its files
+            lineage["explainer_settings"] = dict(plan.explainers[name])
+        for start in range(0, len(todo), whole):
+            batch = todo[start : start + whole]
             with figures.phase(f"explain {name}"):
                 told = explainer.explain(detector, as_float(images[batch].to(device)))
             with figures.phase("encode"):
-                explanations += _encode(
-                    left, planned, images, batch, told, identity, name, explainer.version, explainer.seed, lineage
-                )
+                explanations += _encode(left, planned, images, batch, told, identity, name, explainer, lineage, whole)
             if update is not None:
                 update(start + len(batch), len(todo), {})
     return [row for row, image in zip(left, planned, strict=True) if not image.scored], explanations
@@ -207,23 +208,26 @@ def _encode(
     batch: Sequence[int],
     told: Sequence[Explanation],
     identity: RunIdentity,
-    explainer: str,
-    version: str,
-    seed: int,
-    trained: Mapping[str, Any],
+    name: str,
+    explainer: Explainer,
+    lineage: Mapping[str, Any],
+    whole: int,
 ) -> list[dict[str, Any]]:
     members = sha256_json([planned[i].image_id for i in batch])
 
     def encode(position: int) -> dict[str, Any]:
         i = batch[position]
+        scored_in = {"score_batch_size": min(whole, len(planned) - i // whole * whole), "score_batch_position": i % whole}
         return explanation_row(
             left[i],
-            explainer=explainer,
-            explainer_version=version,
-            seed=seed,
+            explainer=name,
+            explainer_version=explainer.version,
+            seed=explainer.seed,
             original=images[i].numpy(),
             explanation=told[position],
-            lineage=identity.to_json(batch_members=members, batch_size=len(batch), batch_position=position, **trained),
+            lineage=identity.to_json(
+                batch_members=members, batch_size=len(batch), batch_position=position, **scored_in, **lineage
+            ),
         )
 
     with ThreadPoolExecutor(DECODE_THREADS) as pool:  # zlib releases the GIL
