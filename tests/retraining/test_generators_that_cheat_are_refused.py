@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -107,8 +108,10 @@ def settings():
 @pytest.fixture(scope="module")
 def measured(home, settings, trained):
     """Figures of one painter."""
-    def measure(paint, others=None):
-        figures, concepts = generator_figures(home, settings, "stripes", Painter(paint), trained, others or {})
+    @cache
+    def measure(paint, beside=False):
+        others = {"twin": trained} if beside else {}
+        figures, concepts = generator_figures(home, settings, "stripes", Painter(paint), trained, others)
         assert concepts == 2
         return figures
     return measure
@@ -132,9 +135,19 @@ def test_each_cheat_breaks_its_own_rule(measured) -> None:
     assert CHANGE_OF_NORMALS in broken(figures["redrawn"])
 
 
-def test_an_honest_one_breaks_none(measured, trained) -> None:
-    figures = measured(honest, {"twin": trained})
+def test_an_honest_one_breaks_none(measured) -> None:
+    figures = measured(honest, beside=True)
     assert broken(figures) == set()
     assert figures[CHANGE_OF_NORMALS] < 0.3
     assert figures["anomalies"] > 30
     assert figures["share_normal_by.twin"] >= figures[SHARE_NORMAL]
+
+
+def test_distance_and_stability_are_reported(measured) -> None:
+    kept, other, still = measured(unchanged), measured(redrawn), measured(blank)
+    assert kept["perceptual"] == 0.0
+    assert other["perceptual"] > 0.02
+    assert (still["noise_pixels"], still["noise_probability"]) == (0.0, 0.0)  # grey whatever comes in
+    assert 0.008 < kept["noise_pixels"] < 0.0102  # the noise itself, .01, less what is clipped
+    assert other["noise_pixels"] > 0.05
+    assert 0.0 <= kept["noise_probability"] <= np.log(2)

@@ -7,6 +7,7 @@ any other, calls images normal that no person would.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -25,7 +26,9 @@ from xadflow.explainers.base import Explanation
 from xadflow.gate import APART, CHANGE_OF_NORMALS, FRECHET, LIKENESS, SHARE_NORMAL, judge_generator
 from xadflow.in_service import PASSED, REASONS, REFUSED
 from xadflow.lineage import dvc_hashes
+from xadflow.metrics.perceptual import perceptual_distances
 from xadflow.metrics.realism import normalised_frechet
+from xadflow.metrics.stability import noise_stability, noisy_copies
 from xadflow.registry import CHAMPION, GATE, Registry
 from xadflow.retraining.challenge import KEY, GateOutcome
 from xadflow.retraining.evaluate import flat, score_split
@@ -35,6 +38,7 @@ from xadflow.tracking.model_versions import ModelRef
 
 SMALLEST_PX = 96  # images are enlarged to this for the features: the network's last cells cover 32 px
 BATCH = 32
+LOOKED_AT = 32  # anomalies of the figures that are reported and not judged: noise asks for five explanations of each
 
 
 def judge_explainer(
@@ -80,6 +84,10 @@ def generator_figures(
     frechet             normalised Frechet distance, one concept an image in turn, so that all sets have about one size
     change_of_normals   mean |change| of normals that are not flagged, as a share of that of the anomalies
     share_normal_by.*   share of all counterfactuals that another detector calls normal; reported only
+    perceptual          mean perceptual distance of the counterfactuals to their images, in the stages of the feature network;
+                        not comparable with published LPIPS; reported only, of the first 32 anomalies, as are the next two
+    noise_pixels        mean squared difference, on the [-1,1] scale, of counterfactuals of copies with noise (stability.py)
+    noise_probability   Jensen-Shannon divergence of their calibrated anomaly probabilities, in nats
     """
     rules = settings.gate.generator
     scored = score_split(detector, read_manifest(home.dataset(dataset)), settings, dataset, Split.GATE)
@@ -100,6 +108,7 @@ def generator_figures(
         CHANGE_OF_NORMALS: kept / changes if changes > 0 else float("nan"),
         "change_of_anomalies": changes, "anomalies": float(len(anomalies)), "normals": float(len(normals)),
     }  # fmt: skip
+    figures |= _reported(explainer, detector, anomalies[:LOOKED_AT], made[:LOOKED_AT], settings)
     stored = torch.from_numpy(made.reshape(-1, *made.shape[2:]))
     for name, other in others.items():
         if tuple(other.input_shape) == tuple(detector.input_shape):
@@ -114,6 +123,29 @@ def _explained(explainer: TrainedExplainer, detector: Detector, images: Tensor, 
     for batch in torch.split(images, settings.explain.batch_size):
         told += explainer.explain(detector, as_float(batch.to(device))) if len(batch) else []
     return told
+
+
+def _reported(
+    explainer: TrainedExplainer, detector: Detector, images: Tensor, made: NDArray[np.uint8], settings: Settings
+) -> dict[str, float]:
+    """Figures of `made` uint8 [N,K,C,H,W] that no rule is for."""
+    copies = torch.from_numpy(noisy_copies(images.numpy(), seed=0))
+    told = _explained(explainer, detector, copies.flatten(0, 1), settings)
+    noisy = np.stack([[found.image for found in one.counterfactuals] for one in told]).reshape(len(copies), *made.shape)
+    stability = noise_stability(made, noisy, *(_anomaly_probability(detector, part, settings) for part in (made, noisy)))
+    trunk = Trunk(settings.gate.generator.features).to(resolve_device(settings.device))
+    before = _layers(trunk, images.repeat_interleave(made.shape[1], dim=0), settings)
+    after = _layers(trunk, torch.from_numpy(made).flatten(0, 1), settings)
+    return {"perceptual": float(perceptual_distances(before, after).mean()),
+            "noise_pixels": stability.pixels, "noise_probability": stability.probability}  # fmt: skip
+
+
+@torch.no_grad()
+def _anomaly_probability(detector: Detector, made: NDArray[np.uint8], settings: Settings) -> NDArray[np.float64]:
+    """Calibrated, of uint8 [...,C,H,W]; [...]."""
+    device, flat_images = resolve_device(settings.device), torch.from_numpy(made.reshape(-1, *made.shape[-3:]))
+    logits = [detector.normal_logit(as_float(part.to(device))).double().cpu() for part in torch.split(flat_images, BATCH)]
+    return np.asarray(torch.sigmoid(-torch.cat(logits)).numpy().reshape(made.shape[:-3]))
 
 
 def _mean(told: list[Explanation], metric: str) -> float:
@@ -142,11 +174,22 @@ def _frechet(made: NDArray[np.uint8], normals: Tensor, anomalies: Tensor, settin
 @torch.no_grad()
 def _features(trunk: Trunk, images: Tensor, settings: Settings) -> NDArray[np.float64]:
     """Spatial means of the trunk's stages, [N,D]."""
-    device, found = resolve_device(settings.device), []
+    found = [trunk.trunk_features(pixels).mean(dim=(2, 3)).double().cpu() for pixels in _enlarged(images, settings)]
+    return torch.cat(found).numpy() if found else np.zeros((0, trunk.channels))
+
+
+@torch.no_grad()
+def _layers(trunk: Trunk, images: Tensor, settings: Settings) -> list[NDArray[np.float32]]:
+    """The trunk's stages, each [N,C,u,v]."""
+    found = [trunk.stage_features(pixels) for pixels in _enlarged(images, settings)]
+    return [torch.cat(stage).float().cpu().numpy() for stage in zip(*found, strict=True)]
+
+
+def _enlarged(images: Tensor, settings: Settings) -> Iterator[Tensor]:
+    """Batches of float pixels, large enough for the trunk."""
     for batch in torch.split(images, BATCH):
-        pixels = as_float(batch.to(device))
+        pixels = as_float(batch.to(resolve_device(settings.device)))
         least = min(pixels.shape[2:])
         if least < SMALLEST_PX:
             pixels = F.interpolate(pixels, scale_factor=SMALLEST_PX / least, mode="bilinear", align_corners=False)
-        found.append(trunk.trunk_features(pixels).mean(dim=(2, 3)).double().cpu())
-    return torch.cat(found).numpy() if found else np.zeros((0, trunk.channels))
+        yield pixels
