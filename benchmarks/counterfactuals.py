@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
+from itertools import combinations
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from statistics import mean, stdev
@@ -27,8 +28,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.counterfactuals_kit.baselines import AUTOENCODER, BASELINES
+from benchmarks.counterfactuals_kit.controls import RELABELLED_IMAGES, anomalous_by_both, control_figures, shares_normal
 from benchmarks.counterfactuals_kit.grid import write_grid
 from benchmarks.counterfactuals_kit.measures import (
     EXPLAINED,
@@ -56,24 +59,26 @@ from benchmarks.counterfactuals_kit.training import (
 from benchmarks.results import commit, write_results
 from xadflow.digests import sha256_json
 from xadflow.lineage import code_digest
+from xadflow.metrics.stability import seed_difference
 from xadflow.progress import progress_board, track
 from xadflow.settings import Home
 
 BASELINE_IMAGES = 256
-METRICS = ("concept_accuracy", "edits", "factors", "normality", "ranks", "realism")
+METRICS = ("concept_accuracy", "edits", "factors", "normality", "perceptual", "ranks", "realism", "stability")
+BARE = ("baselines", "controls")  # variants that are no row of the table
 CODE = (*(f"metrics/{name}.py" for name in METRICS), "explainers/diverse/explainer.py")
 SEARCHES = (*CODE, *(f"explainers/{name}.py" for name in ("sparse", "frank_wolfe", "oracle")))
 PUBLISHED = {"normality": "55.6 +- 1.5", "fid_n": "56 +- 12.4", "concept_accuracy": "97.2"}  # BCE; another exposure and FID net
 FIGURES = (
     "normality", "second_normality", "fid_n", "kid_n", "normal_by_definition", "strict", "loose", "l1_mean", "normals_l1_max",
-    "concept_accuracy", "substitution_auroc", "apart", "cosine",
+    "concept_accuracy", "substitution_auroc", "apart", "cosine", "perceptual", "noise_pixels", "noise_probability",
 )  # fmt: skip
 
 
 def main() -> None:
     """Train and measure what is missing, then write benchmarks/results/counterfactuals.json and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"bce, seed 0, {QUICK_STEPS} steps, and its baselines")
+    parser.add_argument("--quick", action="store_true", help=f"bce, seed 0, {QUICK_STEPS} steps, its baselines and controls")
     parser.add_argument("--only", nargs="+", default=(), metavar="WORD", help="run only these detectors, variants or seeds")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no cell after so many minutes")
     parser.add_argument("--jobs", type=int, default=0, help="cells at once; by default one for each core")
@@ -82,10 +87,12 @@ def main() -> None:
     chosen = [cell for cell in cells if _chosen(cell, arguments.only) and not _kept(home, cell).is_file()]
     _run(home, chosen, arguments.jobs, time.monotonic() + 60 * arguments.minutes)
     found = {cell: json.loads(kept.read_text()) for cell in cells if (kept := _kept(home, cell)).is_file()}
-    rows, baselines = _rows(cells, found), _baselines(found)
+    rows, baselines, controls = _rows(cells, found), _baselines(found), _controls(home, found)
+    for name, apart in _between_seeds(home, found).items():
+        rows[name]["seed_difference"] = apart
     figures = {
         "settings": described() | {"autoencoder": AUTOENCODER}, "images": EXPLAINED, "baseline_images": BASELINE_IMAGES,
-        "readers": reader_figures(home), "rows": rows, "baselines": baselines, "published_bce": PUBLISHED,
+        "readers": reader_figures(home), "rows": rows, "baselines": baselines, "controls": controls, "published_bce": PUBLISHED,
         "missing": [str(cell) for cell in cells if cell not in found],
         "commits": sorted({one["commit"] for one in found.values()}),
     }  # fmt: skip
@@ -100,11 +107,12 @@ def main() -> None:
 
 def wanted_cells(quick: bool) -> list[Cell]:
     """All cells, what matters most first."""
+    bare = [Cell("bce", "baselines", 0), Cell("bce", "controls", 0, QUICK_STEPS)]
     if quick:
-        return [Cell("bce", "full", 0, QUICK_STEPS), Cell("bce", "baselines", 0)]
+        return [Cell("bce", "full", 0, QUICK_STEPS), *bare]
     full = [Cell(method, "full", seed) for method in ("bce", "hsc") for seed in range(3)]
     ablations = [Cell("bce", variant, 0) for variant in ("no-hinge", "no-discriminator", "cycle")]
-    return [*full, *ablations, Cell("bce", "baselines", 0)]
+    return [*full, *ablations, *bare]
 
 
 def _chosen(cell: Cell, only: Sequence[str]) -> bool:
@@ -118,9 +126,9 @@ def _words(cell: Cell) -> tuple[str, str, str]:
 
 def _kept(home: Home, cell: Cell) -> Path:
     """The figures of a cell."""
-    bare = cell.variant == "baselines"
-    trained = detector_folder(home, cell.method, cell.seed) if bare else generator_folder(home, cell)
-    code = code_digest(*(SEARCHES if bare else CODE))
+    plain = Cell(cell.method, "full", cell.seed, cell.steps) if cell.variant in BARE else cell
+    trained = detector_folder(home, cell.method, cell.seed) if cell.variant == "baselines" else generator_folder(home, plain)
+    code = code_digest(*(SEARCHES if cell.variant in BARE else CODE))
     key = sha256_json({**asdict(cell), "trained": trained.name, "measures": MEASURES, "code": code})[:12]
     return place(home) / f"figures-{cell.method}-{cell.variant}-{cell.seed}-{key}.json"
 
@@ -173,6 +181,8 @@ def _measured(cell: Cell, until: float, at: str) -> float | None:
         explained(home, cell.method, cell.seed)
         of = anomalies(BASELINE_IMAGES)
         figures = {name: made_figures(judged, of, make(judged, of)) for name, make in BASELINES.items()}
+    elif cell.variant == "controls":
+        figures = control_figures(home, cell)
     else:
         explainer = generator(home, cell)
         figures, made = generator_figures(judged, explainer)
@@ -189,7 +199,7 @@ def _rows(cells: Sequence[Cell], found: dict[Cell, Any]) -> dict[str, Any]:
     """Rows by detector and variant: each seed's figures, and mean and spread of those that are summed up."""
     rows: dict[str, Any] = {}
     for cell in cells:
-        if cell in found and cell.variant != "baselines":
+        if cell in found and cell.variant not in BARE:
             row = rows.setdefault(f"{cell.method} {cell.variant}", {"seeds": {}, "steps": cell.steps})
             row["seeds"][str(cell.seed)] = _summed(found[cell]["figures"])
     for row in rows.values():
@@ -202,6 +212,30 @@ def _rows(cells: Sequence[Cell], found: dict[Cell, Any]) -> dict[str, Any]:
 def _baselines(found: dict[Cell, Any]) -> dict[str, Any]:
     kept = [one["figures"] for cell, one in found.items() if cell.variant == "baselines"]
     return {name: _summed(figures) for one in kept for name, figures in one.items()}
+
+
+def _controls(home: Home, found: dict[Cell, Any]) -> dict[str, Any]:
+    """Of the control cell, beside it what the first generator's counterfactuals are by both definitions; empty without one."""
+    kept = {cell: one["figures"] for cell, one in found.items() if cell.variant == "controls"}
+    for cell, figures in kept.items():
+        plain = next((one for one in found if (one.method, one.variant, one.seed) == (cell.method, "full", cell.seed)), None)
+        if plain is None:
+            return figures | {"explained": None}
+        rows = anomalous_by_both(anomalies())[:RELABELLED_IMAGES]
+        made = kept_npz(_made(home, plain))["made"][rows]
+        return figures | {"explained": {"images": len(rows), "steps": plain.steps,
+                                        "share_normal": shares_normal(readers(home).read(made))}}  # fmt: skip
+    return {}
+
+
+def _between_seeds(home: Home, found: dict[Cell, Any]) -> dict[str, float]:
+    """Mean difference between the counterfactuals of any two seeds of a row; of rows with several."""
+    made: dict[str, list[NDArray[np.uint8]]] = {}
+    for cell in found:
+        if cell.variant not in BARE:
+            made.setdefault(f"{cell.method} {cell.variant}", []).append(kept_npz(_made(home, cell))["made"])
+    return {name: mean(seed_difference(*pair) for pair in combinations(each, 2))
+            for name, each in made.items() if len(each) > 1}  # fmt: skip
 
 
 def _summed(figures: dict[str, Any]) -> dict[str, Any]:

@@ -24,9 +24,15 @@ digits) and colour ({colours:.1%}), an image of fewer than 15 lit pixels countin
 and keeps the digit **and** the other makes a 1 and keeps the colour; *loose*: one gives cyan and no 1, the other a 1 that is
 not cyan. *L1* and *apart* are mean |differences| of values on the [-1,1] scale; *normals* is the larger L1 of the concepts on
 normal test digits, which should stay as they are. *told*: a classifier trained afterwards tells which concept made an image.
-*substitution*: test AUROC of the detector trained on counterfactuals of train digits in the place of normals. No judge took
-part in a training. Settings of the generator were tried on other anomalies of the test digits (the 5001st to the 6000th, one
-seed), those of the detector on all test digits.
+*substitution*: test AUROC of the detector trained on counterfactuals of train digits in the place of normals. *perceptual*:
+mean over both convolutions of the network of FID_N of 1 - cosine between the channels of an image and of its counterfactual,
+averaged over places (0 equal, 1 at most; **not comparable with published LPIPS**). *noise*: five copies of each of the first
+256 anomalies with Gaussian noise of variance .01 on the [-1,1] scale; mean squared difference of their counterfactuals to
+those of the image / Jensen-Shannon divergence (nats, at most .69) of the explained detector's anomaly probabilities of both.
+*seeds*: mean |difference| between the counterfactuals of two seeds, detectors and generators, concepts matched by the
+permutation that makes it smallest, mean of the pairs; compare it with L1 and *apart*. No judge took part in a training.
+Settings of the generator were tried on other anomalies of the test digits (the 5001st to the 6000th, one seed), those of the
+detector on all test digits.{of_method}
 """
 
 WANTED = """\
@@ -48,9 +54,27 @@ autoencoder: what one trained on the normals makes of the anomaly. *Recoloured b
 figures say of a perfect edit. FID_N of one concept is high even then, because it covers one of two kinds of normal images.
 """
 
+OF_METHOD = """ The generator of `{method}` has the settings {settings} beyond the defaults: near normal images its score is
+so flat that the plain score term stops pulling before an edit is as normal as a normal image (looked at on the same other
+anomalies)."""
+
+CONTROLS = """\
+**Sanity controls** (bce, seed 0). *Random weights*: sparse counterfactuals for the same network without a training step
+(AUROC {random[auroc]:.3f}), its threshold from the held-out normals as always: it flags {random[flagged]:.1%} of the first
+{random[images]} anomalies, {random[flipped]:.1%} of their counterfactuals pass its threshold (those of images it does not
+flag did before), and {random[normal_by_definition]:.1%} are normal by definition ({random[normal_by_definition_flagged]:.1%}
+of those flagged): what a detector does not know must not appear in its counterfactuals, and for the trained detector stands
+in the row *sparse* of the baselines. *Relabelled*: the same training with {relabelled[definition]} as normal (AUROC
+{relabelled[auroc]:.4f} by that definition), a generator of {relabelled[steps]} steps, the first {relabelled[images]} test
+digits that are normal by neither definition: {relabelled[share_normal][relabelled]:.1%} of its counterfactuals are normal by
+the relabelled definition, {relabelled[share_normal][original]:.1%} by the original one{explained}. *Normal to normal*: column
+*normals*, {normals} in all rows.
+"""
+
 SEED_HEAD = ("", "seed", "normality", "second", "FID_N", "KID_N", "by definition", "colour only", "digit only", "strict",
-             "loose", "L1", "normals", "apart", "cosine", "told", "substitution")  # fmt: skip
-BASE_HEAD = ("", "normality", "second", "called normal by second", "FID_N", "by definition", "colour only", "digit only", "L1")
+             "loose", "L1", "normals", "apart", "cosine", "told", "substitution", "perceptual", "noise", "seeds")  # fmt: skip
+BASE_HEAD = ("", "normality", "second", "called normal by second", "FID_N", "by definition", "colour only", "digit only", "L1",
+             "perceptual")  # fmt: skip
 
 
 def counterfactuals_section(figures: Mapping[str, Any]) -> str:
@@ -64,6 +88,8 @@ def counterfactuals_section(figures: Mapping[str, Any]) -> str:
         kept=_range([one["exposure_kept"] for one in detectors], ",.0f"), exposure=settings["sizes"]["exposure"],
         ones=max((one["exposure_ones"] for one in detectors), default=0.0),
         auroc=_range([one["auroc"] for one in detectors], ".4f"), **figures["readers"],
+        of_method="".join(OF_METHOD.format(method=method, settings=", ".join(f"`{name}: {own[name]}`" for name in own))
+                          for method, own in settings.get("of_method", {}).items() if own),
     )  # fmt: skip
     lines = [text, f"![anomalies, recoloured, redrawn as 1]({PICTURE})\n",
              "Anomalies (above), and what the two concepts of the first generator made of them (bce, seed 0).\n",
@@ -77,10 +103,21 @@ def counterfactuals_section(figures: Mapping[str, Any]) -> str:
         lines += [BASELINES.format(**figures), *_head(BASE_HEAD)]
         lines += [_baseline_row(name, one) for name, one in figures["baselines"].items()]
         lines.append("")
+    if figures.get("controls"):
+        lines.append(_controls_text(figures["controls"], [one["normals_l1_max"] for one in each]))
     if figures["missing"]:
         lines.append(f"Not run: {'; '.join(figures['missing'])}.\n")
     lines.append(f"Cells were measured at commit {', '.join(f'`{one}`' for one in figures['commits'])}.")
     return "\n".join(lines) + "\n"
+
+
+def _controls_text(controls: Mapping[str, Any], normals: list[float]) -> str:
+    own, told = controls["explained"], ""
+    if own is not None:
+        told = (f"; of those of the first generator of the table ({own['steps']:,} steps, {own['images']} such images) "
+                f"{own['share_normal']['relabelled']:.1%} and {own['share_normal']['original']:.1%}")  # fmt: skip
+    return CONTROLS.format(random=controls["random_weights"], relabelled=controls["relabelled"], explained=told,
+                           normals=_range(normals, ".3f"))  # fmt: skip
 
 
 def _missed(rows: Mapping[str, Any]) -> str:
@@ -110,6 +147,7 @@ def _seed_row(name: str, seed: str, one: Mapping[str, Any]) -> str:
         f"**{one['strict']:.1%}**", f"**{one['loose']:.1%}**",
         " / ".join(f"{one['l1'][concept]:.3f}" for concept in roles), f"{one['normals_l1_max']:.3f}", f"{one['apart']:.3f}",
         f"{one['cosine']:.2f}", f"{one['concept_accuracy']:.1%}", f"{one['substitution_auroc']:.3f}",
+        _if_any(one, ("perceptual",), ".3f"), _if_any(one, ("noise_pixels", "noise_probability"), ".4f"), "",
     ]  # fmt: skip
     return f"| {name} | {seed} | " + " | ".join(cells) + " |"
 
@@ -121,15 +159,23 @@ def _mean_row(name: str, row: Mapping[str, Any]) -> str:
     cells = [told("normality", ".1f"), told("second_normality", ".1f"), told("fid_n", ".1f"), told("kid_n", ".1f"),
              told("normal_by_definition", ".1f", 100), "", "", told("strict", ".1f", 100), told("loose", ".1f", 100),
              told("l1_mean", ".3f"), told("normals_l1_max", ".3f"), told("apart", ".3f"), told("cosine", ".2f"),
-             told("concept_accuracy", ".1f", 100), told("substitution_auroc", ".3f")]  # fmt: skip
+             told("concept_accuracy", ".1f", 100), told("substitution_auroc", ".3f"),
+             *(told(name, spec) if name in row["mean"] else ""
+               for name, spec in (("perceptual", ".3f"), ("noise_pixels", ".4f"))),
+             _if_any(row, ("seed_difference",), ".3f")]  # fmt: skip
     return f"| *{name}* | *mean ± sd* | " + " | ".join(cells) + " |"
 
 
 def _baseline_row(name: str, one: Mapping[str, Any]) -> str:
     cells = [f"{one['normality']:.1f}", f"{one['second_normality']:.1f}", f"{one['second']['flipped']:.1%}",
              f"{one['fid_n']:.1f}", f"{one['normal_by_definition']:.1%}", f"{one['colour_only'][0]:.1%}",
-             f"{one['digit_only'][0]:.1%}", f"{one['l1_mean']:.3f}"]  # fmt: skip
+             f"{one['digit_only'][0]:.1%}", f"{one['l1_mean']:.3f}", _if_any(one, ("perceptual",), ".3f")]  # fmt: skip
     return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _if_any(one: Mapping[str, Any], names: tuple[str, ...], spec: str) -> str:
+    """Blank for what was not measured."""
+    return " / ".join(f"{one[name]:{spec}}" for name in names if name in one)
 
 
 def _by_role(values: list[float], roles: list[int]) -> str:

@@ -17,6 +17,9 @@ from xadflow.settings import Home
 
 COLOUR_NAMES = tuple(COLOURS)
 CYAN, ONE = COLOUR_NAMES.index("cyan"), 1
+Definition = tuple[int, int]  # the colour and the digit that are normal
+ORIGINAL: Definition = (CYAN, ONE)
+RELABELLED: Definition = (COLOUR_NAMES.index("magenta"), 7)
 SEED = 0
 
 
@@ -37,7 +40,12 @@ class Coloured:
     @property
     def is_normal(self) -> NDArray[np.bool_]:
         """By definition."""
-        return np.asarray((self.digits == ONE) | (self.colours == CYAN))
+        return self.normal_by(ORIGINAL)
+
+    def normal_by(self, definition: Definition) -> NDArray[np.bool_]:
+        """By any definition."""
+        colour, digit = definition
+        return np.asarray((self.digits == digit) | (self.colours == colour))
 
 
 def coloured(strokes: NDArray[np.uint8], digits: NDArray[np.generic], colours: NDArray[np.int64]) -> Coloured:
@@ -49,24 +57,25 @@ def coloured(strokes: NDArray[np.uint8], digits: NDArray[np.generic], colours: N
     return Coloured(images, np.asarray(digits, np.int64), colours)
 
 
-def train_normals() -> Coloured:
-    """Half of them ones in any colour, half cyan in any digit; no digit twice."""
+def train_normals(definition: Definition = ORIGINAL) -> Coloured:
+    """Half of them ones in any colour, half cyan in any digit, or as another definition has it; no digit twice."""
+    colour, digit = definition
     strokes, digits, rng = *_raw(True), np.random.default_rng([SEED, 0])
     order = rng.permutation(len(digits))
     colours = rng.integers(len(COLOUR_NAMES), size=len(digits))
-    ones = order[digits[order] == ONE]
+    ones = order[digits[order] == digit]
     others = np.setdiff1d(order, ones, assume_unique=True)
     cyan = np.concatenate([rng.permutation(others)[: len(ones)]])
     chosen = rng.permutation(np.concatenate([ones, cyan]))
-    colours[cyan] = CYAN
+    colours[cyan] = colour
     return coloured(strokes[chosen], digits[chosen], colours[chosen])
 
 
-def recoloured(count: int) -> Coloured:
+def recoloured(count: int, definition: Definition = ORIGINAL) -> Coloured:
     """Train digits of any class in another colour than cyan: the outlier exposure, nearly supervision; 11 % are ones."""
     strokes, digits, rng = *_raw(True), np.random.default_rng([SEED, 1])
     chosen = rng.permutation(len(digits))[:count]
-    others = np.array([number for number in range(len(COLOUR_NAMES)) if number != CYAN])
+    others = np.array([number for number in range(len(COLOUR_NAMES)) if number != definition[0]])
     return coloured(strokes[chosen], digits[chosen], rng.choice(others, count))
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.counterfactuals_kit.images import CYAN, ONE, Coloured, random_train, test_images
-from benchmarks.counterfactuals_kit.readers import Readers, trained_readers
+from benchmarks.counterfactuals_kit.readers import Readers, perceptual, trained_readers
 from benchmarks.counterfactuals_kit.training import (
     anomaly_probability,
     explained,
@@ -36,11 +36,13 @@ from xadflow.metrics.factors import factor_figures
 from xadflow.metrics.normality import normality
 from xadflow.metrics.ranks import auroc
 from xadflow.metrics.realism import kernel_distance, normalised_frechet
+from xadflow.metrics.stability import noise_stability, noisy_copies
 from xadflow.settings import Home
 
-MEASURES = 1  # change it when figures come to mean something else
+MEASURES = 2  # change it when figures come to mean something else
 EXPLAINED, SPAN = 1500, 3000  # anomalies that are explained; those whose distance from the normals is 100 % of FID_N
 KERNEL_SETS = 1000
+NOISY = 256  # anomalies whose counterfactuals are asked for again, five times with noise
 SHOWN = 20_000
 _EXPLAINED_AT_ONCE = 100
 
@@ -96,7 +98,7 @@ def generator_figures(judged: Judged, explainer: DiverseExplainer) -> tuple[dict
     """Figures of a trained generator, and its counterfactuals [N,K,...] of the explained anomalies."""
     of, detector = anomalies(), judged.detector
     made = counterfactuals(explainer, detector, of.images)
-    figures = made_figures(judged, of, made)
+    figures = made_figures(judged, of, made) | noise_figures(judged, explainer, of.images[:NOISY], made[:NOISY])
     normal = test_normals()
     unchanged = edit_sizes(normal.images, counterfactuals(explainer, detector, normal.images))
     outliers = kept_outliers(judged.home, judged.method, judged.seed)
@@ -140,12 +142,25 @@ def made_figures(judged: Judged, of: Coloured, made: NDArray[np.uint8]) -> dict[
         "normal_by_definition": read.normal, "colour_only": read.first_only, "digit_only": read.second_only,
         "roles": read.roles, "strict": read.strict, "loose": read.loose,
         "l1": sizes.mean(axis=0).tolist(), "images": len(made),
+        "perceptual": float(perceptual(reader.joint, of.images, made).mean()),
     }  # fmt: skip
     if made.shape[1] > 1:
         cosines = edit_cosines(of.images, made)
         found |= {"apart": float(pairwise_distances(of.images, made).mean()), "cosine": float(np.nanmean(cosines)),
                   "concept_accuracy": concept_accuracy(of.images, made, judged.seed)}  # fmt: skip
     return found
+
+
+def noise_figures(
+    judged: Judged, explainer: DiverseExplainer, images: NDArray[np.uint8], made: NDArray[np.uint8]
+) -> dict[str, float]:
+    """What noise on `images` does to their counterfactuals `made`."""
+    detector, copies = judged.detector, noisy_copies(images, seed=0)
+    noisy = counterfactuals(explainer, detector, copies.reshape(-1, *images.shape[1:])).reshape(len(copies), *made.shape)
+    phi = [anomaly_probability(judged.method, scores_of(detector, part.reshape(-1, *images.shape[1:]))).reshape(part.shape[:-3])
+           for part in (made, noisy)]  # fmt: skip
+    found = noise_stability(made, noisy, phi[0], phi[1])
+    return {"noise_pixels": found.pixels, "noise_probability": found.probability}
 
 
 def counterfactuals(explainer: DiverseExplainer, detector: Detector, images: NDArray[np.uint8]) -> NDArray[np.uint8]:

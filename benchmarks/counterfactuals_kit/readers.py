@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from benchmarks.counterfactuals_kit.images import COLOUR_NAMES, Coloured
 from xadflow.engine.seeds import seeded
 from xadflow.metrics.factors import Reading, legible
+from xadflow.metrics.perceptual import perceptual_distances
 
 DIGITS, FEATURES = 10, 64
 STEPS, BATCH, RATE, NOISE = 500, 128, 3e-3, 0.05
@@ -42,6 +43,11 @@ class Reader(nn.Module):
         found: Tensor = self.head(self.body(images))
         return found
 
+    def layers(self, images: Tensor) -> list[Tensor]:
+        """What both convolutions answer, after the ReLU, each [B,C,H,W]."""
+        first = self.body[:2](images)
+        return [first, self.body[2:5](first)]
+
 
 @dataclass(frozen=True)
 class Readers:
@@ -63,6 +69,17 @@ class Readers:
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """[N,64] of uint8 [N,3,28,28]."""
         return np.asarray(_each(images, self.joint.body), dtype=np.float64)
+
+
+def perceptual(reader: Reader, originals: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Perceptual distance of uint8 [N,K,C,H,W] to their originals [N,C,H,W] in both convolutions of a reader, [N,K]."""
+    found = []
+    for of, others in zip(*(torch.from_numpy(all_).split(_ONE_PASS // 2) for all_ in (originals, made)), strict=True):
+        with torch.no_grad():
+            before = [layer.repeat_interleave(made.shape[1], dim=0).numpy() for layer in reader.layers(_scaled(of))]
+            after = [layer.numpy() for layer in reader.layers(_scaled(others.flatten(0, 1)))]
+        found.append(perceptual_distances(before, after).reshape(-1, made.shape[1]))
+    return np.concatenate(found)
 
 
 def strokes(images: Tensor) -> Tensor:

@@ -95,7 +95,8 @@ def a_cell(strict, roles):
         "explained": judge, "second": judge | {"normality": 58.0}, "fid_n": 5.7, "kid_n": 2.2, "normal_by_definition": 0.994,
         "colour_only": [0.0, 0.98], "digit_only": [0.85, 0.0], "roles": roles, "strict": strict, "loose": 0.98,
         "l1": [0.12, 0.20],
-        "normals_l1": [0.02, 0.03], "concept_accuracy": 1.0, "substitution_auroc": 0.95, "apart": 0.2, "cosine": 0.17,
+        "normals_l1": [0.02, 0.03], "perceptual": 0.1, "noise_pixels": 0.0123, "noise_probability": 0.02,
+        "concept_accuracy": 1.0, "substitution_auroc": 0.95, "apart": 0.2, "cosine": 0.17,
         "detector": {"exposure_kept": 14000, "exposure_ones": 0.005, "auroc": 0.9997},
     }  # fmt: skip
 
@@ -104,15 +105,28 @@ def test_the_page_has_every_seed_a_mean_for_several_and_what_is_missing():
     cells = [counterfactuals.Cell("bce", "full", seed) for seed in (0, 1)] + [counterfactuals.Cell("hsc", "full", 0)]
     found = {cells[0]: {"figures": a_cell(0.8, [1, 0])}, cells[1]: {"figures": a_cell(0.6, [1, 0])}}
     rows = counterfactuals._rows(cells, found)
+    rows["bce full"]["seed_difference"] = 0.321
     assert rows["bce full"]["mean"]["strict"] == pytest.approx(0.7)
     assert rows["bce full"]["sd"]["strict"] == pytest.approx(0.02**0.5)
     page = counterfactuals_section({
         "rows": rows, "baselines": {}, "missing": [str(cells[2])], "commits": ["abc"], "images": 1500, "baseline_images": 256,
         "published_bce": counterfactuals.PUBLISHED, "readers": {"digits": 0.98, "colours": 1.0},
-        "settings": {"full": {"concepts": 2}, "sizes": {"exposure": 16000}},
+        "settings": {"full": {"concepts": 2}, "sizes": {"exposure": 16000}, "of_method": {"bce": {}, "hsc": {"score": 4.0}}},
+        "controls": {
+            "random_weights": {"auroc": 0.55, "flagged": 0.1, "images": 256, "flipped": 1.0, "normal_by_definition": 0.02,
+                               "normal_by_definition_flagged": 0.04},
+            "relabelled": {"definition": "magenta or 7", "auroc": 0.999, "steps": 700, "images": 500,
+                           "share_normal": {"relabelled": 0.97, "original": 0.03}},
+            "explained": {"images": 490, "steps": 1500, "share_normal": {"relabelled": 0.04, "original": 0.99}},
+        },
     })  # fmt: skip
     assert "| bce full | 0 | **51.0** (32 / 70)" in page
     assert "70.0 ± 14.1" in page
+    assert "| 0.100 | 0.0123 / 0.0200 |  |" in page
+    assert "| 0.321 |" in page
+    assert "generator of `hsc` has the settings `score: 4.0`" in page
+    assert "97.0% of its counterfactuals" in page
+    assert "0.030 in all rows" in page
     assert "Not run: hsc full" in page
     assert "**Missed**: bce full seed 0: second of the concept that recolours, second of the concept that redraws; " in page
     assert "bce full seed 1: strict, second" in page
@@ -120,7 +134,7 @@ def test_the_page_has_every_seed_a_mean_for_several_and_what_is_missing():
 
 def test_only_takes_detectors_variants_and_seeds():
     everything = counterfactuals.wanted_cells(False)
-    assert len(everything) == len(set(everything)) == 10
+    assert len(everything) == len(set(everything)) == 11
     chosen = [str(cell) for cell in everything if counterfactuals._chosen(cell, ["bce", "full", "2"])]
     assert chosen == [str(counterfactuals.Cell("bce", "full", 2))]
     assert all(counterfactuals._chosen(cell, []) for cell in everything)

@@ -1,0 +1,80 @@
+"""Sanity controls: what counterfactuals say of a detector that knows nothing, and of one that knows something else.
+
+After Adebayo et al., "Sanity Checks for Saliency Maps" (NeurIPS 2018): an explanation that comes out the same for another
+detector does not explain the detector.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.counterfactuals_kit.images import COLOUR_NAMES, ORIGINAL, RELABELLED, Coloured, Definition, test_images
+from benchmarks.counterfactuals_kit.measures import anomalies, counterfactuals, readers
+from benchmarks.counterfactuals_kit.training import Cell, relabelled_generator, scores_of, untrained_detector
+from xadflow.detectors.base import as_float
+from xadflow.explainers.sparse import SparseExplainer
+from xadflow.metrics.edits import edit_sizes
+from xadflow.metrics.factors import Reading
+from xadflow.metrics.ranks import auroc
+from xadflow.settings import Home
+
+UNTRAINED_IMAGES, RELABELLED_IMAGES = 256, 500
+
+
+def control_figures(home: Home, cell: Cell) -> dict[str, Any]:
+    """Of the cell's detector with random weights, and of one that was trained with another definition of normal."""
+    return {"random_weights": _random_weights(home, cell), "relabelled": _relabelled(home, cell)}
+
+
+def anomalous_by_both(of: Coloured) -> NDArray[np.intp]:
+    """Rows of what is normal by neither definition: whatever is normal of their counterfactuals was made so."""
+    return np.flatnonzero(~(of.normal_by(ORIGINAL) | of.normal_by(RELABELLED)))
+
+
+def shares_normal(reading: Reading) -> dict[str, float]:
+    """Share of counterfactuals that show something, and something normal, by each definition."""
+    definitions = {"original": ORIGINAL, "relabelled": RELABELLED}
+    return {name: float(read_as_normal(reading, of).mean()) for name, of in definitions.items()}
+
+
+def read_as_normal(reading: Reading, definition: Definition) -> NDArray[np.bool_]:
+    """[N,K]: legible, and of the normal colour or digit."""
+    colour, digit = definition
+    return np.asarray(reading.legible & ((reading.first == colour) | (reading.second == digit)))
+
+
+def _random_weights(home: Home, cell: Cell) -> dict[str, float]:
+    """Sparse counterfactuals reach the threshold of any network; they must not show what is normal for all that."""
+    detector, of = untrained_detector(cell.method, cell.seed), anomalies(UNTRAINED_IMAGES)
+    told = SparseExplainer().explain(detector, as_float(torch.from_numpy(of.images)))
+    made = np.stack([row.counterfactuals[0].image for row in told])[:, None]
+    threshold = detector.calibration.threshold
+    flagged = scores_of(detector, of.images) > threshold
+    normal = read_as_normal(readers(home).read(made), ORIGINAL)[:, 0]
+    images = test_images()
+    return {
+        "auroc": auroc(scores_of(detector, images.images), ~images.is_normal), "images": len(of),
+        "flagged": float(flagged.mean()), "flipped": float((scores_of(detector, made[:, 0]) <= threshold).mean()),
+        "normal_by_definition": float(normal.mean()),
+        "normal_by_definition_flagged": float(normal[flagged].mean()) if flagged.any() else 0.0,
+        "l1": float(edit_sizes(of.images, made).mean()),
+    }  # fmt: skip
+
+
+def _relabelled(home: Home, cell: Cell) -> dict[str, Any]:
+    """The same training for another definition of normal: its counterfactuals must be normal by that one."""
+    detector, explainer = relabelled_generator(home, cell, RELABELLED)
+    images = test_images()
+    of = images[anomalous_by_both(images)[:RELABELLED_IMAGES]]
+    made = counterfactuals(explainer, detector, of.images)
+    colour, digit = RELABELLED
+    return {
+        "definition": f"{COLOUR_NAMES[colour]} or {digit}", "images": len(of), "steps": cell.steps,
+        "auroc": auroc(scores_of(detector, images.images), ~images.normal_by(RELABELLED)),
+        "flipped": float((scores_of(detector, made.reshape(-1, *made.shape[2:])) <= detector.calibration.threshold).mean()),
+        "share_normal": shares_normal(readers(home).read(made)), "l1": float(edit_sizes(of.images, made).mean()),
+    }  # fmt: skip
