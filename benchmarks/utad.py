@@ -77,8 +77,8 @@ class Training:
 TRAININGS = (
     Training(TWO_STAGES, {}, {}, {
         DEFAULT: {}, "D(x,x_hat)": {"terms": {"x-x_hat": 1.0}}, "D(x,m)": {"terms": PLAIN}, WITH_M: {"terms": LOW},
-        "blurred x, x_hat": {"terms": {"low-x_hat": 1.0}}, "released": {"terms": RELEASED, "samples": 10},
-        "released, no variance": {"terms": {**RELEASED, "var-x_hat": 0.0}, "samples": 10},
+        "blurred x, x_hat": {"terms": {"low-x_hat": 1.0}}, "released": {"terms": RELEASED, "samples": 4},
+        "released, no variance": {"terms": {**RELEASED, "var-x_hat": 0.0}, "samples": 4},
         "perceptual, lite0": {"terms": {"x-x_hat": 1.0}, "distance": "perceptual", "perceptual": "lite0"},
     }),
     Training(IMPRESSION, {"min_steps": LONGER}, ONE, {WITH_M: {"terms": LOW}, "D(x,m)": {"terms": PLAIN}}),
@@ -107,7 +107,7 @@ def main() -> None:
         wanted = seed in arguments.seeds and (not arguments.only or name in arguments.only)
         if not wanted or kept.is_file() or time.monotonic() - started > 60 * arguments.minutes:
             continue
-        found = measured(tested_set(name), name, training, seed, kept.with_suffix(""))
+        found = measured(tested_set(name), name, training, seed, _folder(state, name, training, seed))
         partial = kept.with_suffix(".partial")
         partial.write_text(json.dumps(found))
         partial.replace(kept)
@@ -124,6 +124,12 @@ def main() -> None:
 def _kept(state: Path, name: str, training: Training, seed: int) -> Path:
     what = {"training": asdict(training), "code": code_digest(*CODE), "bench": sha256_file(Path(__file__))}
     return state / f"{name}-{seed}-{training.title.replace(' ', '-')}-{sha256_json(what)[:12]}.json"
+
+
+def _folder(state: Path, name: str, training: Training, seed: int) -> Path:
+    """Where checkpoints are: another map, or another way to measure, trains nothing anew."""
+    what = {"settings": settings_of(name, training, {}), "code": code_digest(*CODE)}
+    return state / f"{name}-{seed}-{training.title.replace(' ', '-')}-{sha256_json(what)[:12]}"
 
 
 def settings_of(name: str, training: Training, of_map: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +160,7 @@ def draw_sheet(path: Path, state: Path) -> None:
     """The contact sheet of docs/images, of brick's training with seed 0."""
     name, training = TEXTURES[0], TRAININGS[0]
     of, detector = tested_set(name), Utad(**settings_of(name, training, {}))
-    detector.fit(of.data, FitRun(_kept(state, name, training, 0).with_suffix(""), 0, 0.05, "auto", None))
+    detector.fit(of.data, FitRun(_folder(state, name, training, 0), 0, 0.05, "auto", None))
     with torch.no_grad():
         scores = torch.cat([detector.score(as_float(batch)).image for batch in of.test.split(64)])
     hottest = int(torch.where(torch.from_numpy(of.labels == 1), scores, -torch.inf).argmax())
@@ -165,19 +171,19 @@ def draw_sheet(path: Path, state: Path) -> None:
 
 def map_figures(detector: Utad, of: TestedSet) -> dict[str, float]:
     """AUROC of images, by the score, by both of its parts and by their sum, and of pixels; AUPRO."""
-    maps, scores, parts = [], [], {"map": [], "knn": []}  # type: ignore[var-annotated]
+    maps, parts = [], {"map": [], "knn": []}  # type: ignore[var-annotated]
     with torch.no_grad():
         for batch in of.test.split(64):
-            x = as_float(batch)
-            fitted, scored = detector.fitted, detector.score(x)
-            assert scored.map is not None
-            for part, value in fitted.parts(fitted.impress(x), scored.map).items():
+            x, fitted = as_float(batch), detector.fitted
+            seen = fitted.impress(x)
+            e = fitted.combination.map(fitted.contributions(x, seen))
+            for part, value in fitted.parts(seen, e).items():
                 parts[part].append(value)
-            scores.append(scored.image)
             if of.masks is not None:
-                maps.append(scored.map)
+                maps.append(e)
     parts["both"] = [one + other for one, other in zip(parts["map"], parts["knn"], strict=True)]
-    found = {"image_auroc": _auroc(scores, of), **{f"image_auroc_{name}": _auroc(value, of) for name, value in parts.items()}}
+    found = {f"image_auroc_{name}": _auroc(value, of) for name, value in parts.items()}
+    found["image_auroc"] = found["image_auroc_map"]  # the weights of the default score
     if of.masks is not None:
         heat = torch.cat(maps).float().numpy()
         found |= {"pixel_auroc": pixel_auroc(heat, of.masks), "aupro": aupro(heat, of.masks)}
@@ -203,7 +209,7 @@ def _views(detector: Utad, x: Tensor) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {"m": [], "x_hat": [], "x_rec": [], "m_hat": []}
     with torch.no_grad():
         for batch in x.split(64):
-            told = detector.reconstructions(batch, 10)
+            told = detector.reconstructions(batch, 2)
             copy = detector.fitted.expert.copy(batch)
             views = {"m": told.impression, "x_hat": told.expert_mean, "x_rec": copy, "m_hat": told.naive_mean}
             for name, value in views.items():
