@@ -44,7 +44,7 @@ def choose_explainers(
     trained: dict[str, Mapping[str, Any]] = {}
     left_out: dict[str, str] = {}
     for name in named or settings.nightly_explainers(dataset, detector):
-        its = settings.explainer(name)
+        its = settings.explainer_for(name, dataset, detector)
         if not needs_training(name):
             given[name], versions[name] = its, build_explainer(name, **its).version
             continue
