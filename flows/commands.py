@@ -6,7 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from xadflow.errors import WorkFailed, WrongUse, XadflowError
+from xadflow.gate import APART, CHANGE_OF_NORMALS, FRECHET, LIKENESS
 from xadflow.progress import progress_board
 from xadflow.settings import Home, interactive_environment, load_settings
 
@@ -185,9 +186,10 @@ def _say_quality(outcomes: list[dict[str, Any]]) -> None:
 
     registry = open_project().registry
     for one in outcomes:
-        if "explains" in one:
-            continue  # a trained explainer: test images are shown to people, no figure of them is kept
         logged = registry.figures(registry.resolve(f"{one['model']}/{one['version']}"))
+        if "explains" in one:  # a trained explainer: test images are shown to people, no figure of them is kept
+            _say_generator(one["model"].rpartition(".")[2], logged)
+            continue
         test = {name.removeprefix("test."): value for name, value in logged.items() if name.startswith("test.")}
         click.echo(
             f"  test: AUROC {test['auroc']:.3f} [{test['auroc_low']:.3f}, {test['auroc_high']:.3f}] over "
@@ -196,8 +198,30 @@ def _say_quality(outcomes: list[dict[str, Any]]) -> None:
         )
 
 
-def _real_anomalies_explained(dataset: str) -> int:
-    """How many labelled anomalies of a data set have a row of every explainer in use, of the present champion."""
+def _say_generator(name: str, logged: Mapping[str, float]) -> None:
+    """Figures of a trained explainer on split `gate`, as its MLflow run holds them."""
+    gate = {figure.removeprefix("gate."): value for figure, value in logged.items() if figure.startswith("gate.")}
+
+    def told(start: str) -> str:
+        each = sorted((key.removeprefix(start), value) for key, value in gate.items() if key.startswith(start))
+        return ", ".join(f"{key}: {value:.3f}" for key, value in each)
+
+    click.echo(f"  {name}, on the gate split ({gate.get('anomalies', 0):.0f} anomalies, {gate.get('normals', 0):.0f} normals), "
+               f"trained in {logged.get('fit.seconds', float('nan')):.0f} s")  # fmt: skip
+    for what, value in (
+        ("share normal, by concept", told("share_normal_of.")),
+        ("share normal, by others", told("share_normal_by.") or "no other detector of this data set is in service"),
+        *((what, f"{gate[figure]:.3g}{unit}") for what, figure, unit in (
+            ("distance to normals", FRECHET, " % of that of the anomalies"), ("likeness of two edits", LIKENESS, " (cosine)"),
+            ("apart", APART, " mean difference of two of an image"),
+            ("change of normals", CHANGE_OF_NORMALS, " of that of the anomalies"),
+        ) if figure in gate),
+    ):  # fmt: skip
+        click.echo(f"    {what:<26} {value}")
+
+
+def _real_anomalies_explained(dataset: str) -> tuple[int, dict[str, int]]:
+    """How many labelled anomalies of a data set have a row of every explainer in use, of the present champion; and of each."""
     from tasks.runtime import open_project
     from xadflow.data.manifest import read_manifest
     from xadflow.nightly.chosen import choose_explainers
@@ -208,7 +232,8 @@ def _real_anomalies_explained(dataset: str) -> int:
     explained = project.store.explained(champion.name, champion.version)
     versions = choose_explainers(project.settings, project.registry, dataset, detector, champion).versions
     anomalous = {row.image_id for row in read_manifest(project.home.dataset(dataset)).rows(label=1)}
-    return sum(all((one, name, version) in explained for name, version in versions.items()) for one in anomalous)
+    of_each = {name: sum((one, name, version) in explained for one in anomalous) for name, version in versions.items()}
+    return sum(all((one, name, version) in explained for name, version in versions.items()) for one in anomalous), of_each
 
 
 @click.command()
@@ -234,8 +259,9 @@ def demo() -> None:
     click.echo(f"2/3  a night: {settings.demo.anomalies} anomalous and {settings.demo.normals} normal test images")
     results = _run_explain([dataset], None, None, (settings.demo.anomalies, settings.demo.normals))
     _say_explained(results)
-    click.echo(f"  real anomalies explained     {_real_anomalies_explained(dataset)}, by each of "
-               f"{', '.join(settings.explain.explainers)}")  # fmt: skip
+    by_all, of_each = _real_anomalies_explained(dataset)
+    counts = ", ".join(f"{name} ({count})" for name, count in of_each.items())
+    click.echo(f"  real anomalies explained     {by_all}, by each of {counts}")
     explained_s = time.perf_counter() - started - trained_s
     click.echo("3/3  where everything is")
     for what, where in (

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from xadflow.errors import BadSettings, UnknownName
-from xadflow.settings import load_settings
+from xadflow.settings import Settings, load_settings
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
@@ -35,8 +35,10 @@ def test_the_projects_own_params_are_valid_and_frozen() -> None:
         (lambda raw: raw["explain"].update(explainers=["xyz"]), ["explain.explainers", "got 'xyz'", "reconstruction, sparse"]),
         (lambda raw: raw["retrain"]["explainers"].update(divers=raw["retrain"]["explainers"]["diverse"]),
          ["retrain.explainers", "got 'divers'", "did you mean 'diverse'"]),
-        (lambda raw: raw["retrain"]["explainers"]["diverse"].update(detectors=["bcf"]),
+        (lambda raw: raw["retrain"]["explainers"]["diverse"][0].update(detectors=["bcf"]),
          ["retrain.explainers.diverse.detectors", "got 'bcf'", "did you mean 'bce'"]),
+        (lambda raw: raw["retrain"]["explainers"]["diverse"][1].update(setting={}),
+         ["retrain.explainers.diverse.1.setting", "did you mean 'settings'"]),
         (lambda raw: raw["gate"]["generator"].update(max_frechet_=1), ["gate.generator.max_frechet_", "max_frechet"]),
         (lambda raw: raw["catalogue"].append("ghost"), ["catalogue", "got ['ghost']"]),
         (lambda raw: raw["catalogue"].append("elpv"), ["catalogue", "got ['elpv']", "once"]),
@@ -99,6 +101,23 @@ def test_every_key_of_the_settings_stands_in_params_yaml() -> None:
 
 def test_a_night_runs_explainers_that_are_trained_for_its_detector_beside_those_of_every_night() -> None:
     settings = load_settings(PARAMS)
-    assert settings.nightly_explainers("elpv", "fcdd") == ["heatmap", "sparse"]
+    assert settings.nightly_explainers("elpv", "fcdd") == ["heatmap", "sparse", "diverse"]
+    assert settings.nightly_explainers("elpv", "hsc") == ["heatmap", "sparse"]
     assert settings.nightly_explainers("coloured-mnist", "bce") == ["heatmap", "sparse", "diverse"]
     assert settings.trained_explainers("coloured-mnist", "fcdd") == []
+
+
+def test_an_explainer_has_its_own_settings_where_it_is_trained_for_a_detector_and_one_block_needs_no_list() -> None:
+    raw = yaml.safe_load(PARAMS.read_text())
+    raw["explainers"]["diverse"] = {"concepts": 2, "width": 16}
+    one = {"datasets": ["elpv"], "detectors": ["fcdd"], "settings": {"width": 32, "size_px": 64}}
+    raw["retrain"]["explainers"] = {"diverse": one}
+    settings = Settings.model_validate(raw)
+    assert settings.explainer_for("diverse", "elpv", "fcdd") == {"concepts": 2, "width": 32, "size_px": 64}
+    for dataset, detector in (("elpv", "hsc"), ("coloured-mnist", "fcdd")):
+        assert settings.explainer_for("diverse", dataset, detector) == {"concepts": 2, "width": 16}
+    raw["retrain"]["explainers"] = {"diverse": [one, {**one, "detectors": ["fcdd", "hsc"], "settings": {}}]}
+    settings = Settings.model_validate(raw)
+    assert settings.explainer_for("diverse", "elpv", "fcdd")["width"] == 32
+    assert settings.explainer_for("diverse", "elpv", "hsc")["width"] == 16
+    assert settings.trained_explainers("elpv", "hsc") == ["diverse"]

@@ -24,13 +24,17 @@ CARD = "explainer.json"
 
 @dataclass(frozen=True)
 class GeneratorRun:
-    """Where and how a generator is trained; `identity` names the work, for a checkpoint to be of it."""
+    """Where and how a generator is trained; `identity` names the work, for a checkpoint to be of it.
+
+    With `samples`, sheets of what it makes of training images are written to `folder`/samples/*.png now and then.
+    """
 
     folder: Path
     seed: int
     identity: str
     device: torch.device
     progress: Listener | None = None
+    samples: bool = False
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def choose_explainers(
     trained: dict[str, Mapping[str, Any]] = {}
     left_out: dict[str, str] = {}
     for name in named or settings.nightly_explainers(dataset, detector):
-        its = settings.explainer(name)
+        its = settings.explainer_for(name, dataset, detector)
         if (reason := why_unfit(name, settings.detector(detector).method)) is not None:
             left_out[name] = reason
             if named:

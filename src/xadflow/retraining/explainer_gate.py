@@ -79,7 +79,8 @@ def generator_figures(
 ) -> tuple[dict[str, float], int]:  # fmt: skip
     """Figures that the gate judges, on split `gate`, and how many concepts there are.
 
-    share_normal        of the counterfactuals of flagged anomalies, by the explained detector, of the worst concept
+    share_normal        of the counterfactuals of flagged anomalies, by the explained detector, of the worst concept;
+                        share_normal_of.k of concept k, reported only
     likeness, apart     mean over images of the explanation's likeness_max and apart_min
     frechet             normalised Frechet distance, one concept an image in turn, so that all sets have about one size
     change_of_normals   mean |change| of normals that are not flagged, as a share of that of the anomalies
@@ -109,6 +110,7 @@ def generator_figures(
         "change_of_anomalies": changes, "anomalies": float(len(anomalies)), "normals": float(len(normals)),
     }  # fmt: skip
     figures |= _reported(explainer, detector, anomalies[:LOOKED_AT], made[:LOOKED_AT], settings)
+    figures |= {f"share_normal_of.{concept}": float(share) for concept, share in enumerate(is_normal.mean(axis=0))}
     stored = torch.from_numpy(made.reshape(-1, *made.shape[2:]))
     for name, other in others.items():
         if tuple(other.input_shape) == tuple(detector.input_shape):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ SHOWN = 8  # held-out anomalies on the sample grid
 
 
 def register_explainer(home: Home, settings: Settings, registry: Registry, order: ExplainerOrder) -> ModelRef:
-    """Explain a few anomalies of split `test`, log one run and register one version.
+    """Explain a few anomalies of split `test`, log one run and register one version, with the sheets of its training.
 
     `test` is shown, never selected on. A training that is registered already for this detector version is found by its key
     and not logged again.
@@ -42,13 +41,13 @@ def register_explainer(home: Home, settings: Settings, registry: Registry, order
     manifest = read_manifest(home.dataset(order.dataset))
     scored = score_split(detector, manifest, settings, order.dataset, Split.TEST)
     flagged = np.flatnonzero((scored.labels == 1) & (scored.scores > detector.calibration.threshold))[:SHOWN]
-    figures: dict[str, Path] = {}
+    figures = order.samples(home)
     if len(flagged):
         pixels = scored.images[torch.from_numpy(flagged)]
         told = explainer.explain(detector, as_float(pixels.to(resolve_device(settings.device))))
         captions = [f"{scored.rows[i].defect or scored.rows[i].category}  score {scored.scores[i]:.2f}" for i in flagged]
         figures["counterfactuals"] = order.folder(home) / "figures" / "counterfactuals.png"
-        counterfactual_sheet(_rows(pixels, told, captions), figures["counterfactuals"], order.model_name)
+        counterfactual_sheet(_rows(pixels, told, captions), figures["counterfactuals"], order.model_name, changes=True)
     report = json.loads((order.folder(home) / REPORT).read_text())
     return registry.log_training(
         model_name=order.model_name,

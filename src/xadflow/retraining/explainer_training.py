@@ -57,6 +57,10 @@ class ExplainerOrder:
         """Folder of the saved explainer."""
         return self.folder(home) / "explainer"
 
+    def samples(self, home: Home) -> dict[str, Path]:
+        """Sheets that were written while it was trained, by name."""
+        return {f"samples-{path.stem}": path for path in sorted((self.folder(home) / "samples").glob("*.png"))}
+
     def is_done(self, home: Home) -> bool:
         """Whether the training has ended and its files are there."""
         return (self.folder(home) / REPORT).is_file() and (self.saved(home) / "explainer.json").is_file()
@@ -72,7 +76,7 @@ def explainer_order(home: Home, settings: Settings, dataset: str, detector: Mode
     """
     from xadflow.explainers import needs_training
 
-    given = settings.explainer(explainer)
+    given = settings.explainer_for(explainer, dataset, detector.name.removeprefix(f"xad.{dataset}."))
     if not needs_training(explainer):
         raise WrongUse("this explainer is not trained for a detector", seen=explainer,
                        next_step="name it under explain.explainers in params.yaml, not under retrain.explainers")  # fmt: skip
@@ -115,7 +119,7 @@ def train_explainer(
     data = training_data(read_manifest(home.dataset(order.dataset)), dataset, outliers=outliers)
     started = time.monotonic()
     anomalies, kinds = training_anomalies(detector, data, explainer.seed)
-    run = GeneratorRun(folder, explainer.seed, order.key, resolve_device(settings.device), update)
+    run = GeneratorRun(folder, explainer.seed, order.key, resolve_device(settings.device), update, samples=True)
     trained = explainer.fit(detector, order.detector.as_explained.weights, data.normals, anomalies, run)
     explainer.save(order.saved(home))
     report = {"seconds": time.monotonic() - started, "resumed_from": trained.resumed_from, "history": trained.history,

@@ -12,6 +12,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -113,21 +114,30 @@ class GateSettings(_Frozen):
 
 
 class TrainedForSettings(_Frozen):
-    """Which detectors on which data sets get an explainer of their own."""
+    """Which detectors on which data sets get an explainer of their own; `settings` go before those of the explainer there."""
 
     datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
     detectors: Annotated[tuple[MethodName, ...], Field(min_length=1)]
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+def _one_or_several(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+TrainedFor = Annotated[tuple[TrainedForSettings, ...], BeforeValidator(_one_or_several), Field(min_length=1)]
 
 
 class RetrainSettings(_Frozen):
     """What the weekly flow trains; each of `seeds` (by default the project's one) becomes a version of its own.
 
-    `explainers` are those that have to be trained, each for the champions of some detectors on some data sets.
+    `explainers` are those that have to be trained, each for the champions of some detectors on some data sets: one such block,
+    or a list of them, of which the first that names data set and detector counts.
     """
 
     datasets: tuple[Name, ...]
     detectors: tuple[MethodName, ...]
-    explainers: dict[MethodName, TrainedForSettings] = Field(default_factory=dict)
+    explainers: dict[MethodName, TrainedFor] = Field(default_factory=dict)
     seeds: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
 
 
@@ -215,9 +225,9 @@ class Settings(_Frozen):
             ("demo.dataset", (self.demo.dataset,), self.datasets),
             ("retrain.explainers", tuple(self.retrain.explainers), self.explainers),
             *((f"retrain.explainers.{name}.datasets", one.datasets, self.datasets)
-              for name, one in self.retrain.explainers.items()),
+              for name, several in self.retrain.explainers.items() for one in several),
             *((f"retrain.explainers.{name}.detectors", one.detectors, self.detectors)
-              for name, one in self.retrain.explainers.items()),
+              for name, several in self.retrain.explainers.items() for one in several),
             *((f"datasets.{name}.outliers", (one.outliers,), self.datasets)
               for name, one in self.datasets.items() if one.outliers),
         )  # fmt: skip
@@ -253,7 +263,19 @@ class Settings(_Frozen):
 
     def trained_explainers(self, dataset: str, detector: str) -> list[str]:
         """Explainers that are trained for this detector's champions on this data set."""
-        return [name for name, one in self.retrain.explainers.items() if dataset in one.datasets and detector in one.detectors]
+        return [name for name, several in self.retrain.explainers.items()
+                if any(dataset in one.datasets and detector in one.detectors for one in several)]  # fmt: skip
+
+    def explainer_for(self, name: str, dataset: str, detector: str) -> dict[str, Any]:
+        """Settings of an explainer for this detector on this data set: its own, and before them those of its training there.
+
+        Raises UnknownName.
+        """
+        own = self.explainer(name)
+        for one in self.retrain.explainers.get(name, ()):
+            if dataset in one.datasets and detector in one.detectors:
+                return {**own, **one.settings}
+        return own
 
     def nightly_explainers(self, dataset: str, detector: str) -> list[str]:
         """Explainers of a night: explain.explainers, then those that are trained for this detector."""
@@ -344,7 +366,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     steps = [part for part in location if isinstance(part, str)]
     while steps:
         annotation = model.model_fields[steps.pop(0)].annotation
-        inner = [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        inner = _models_in(annotation)
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             model = annotation
         elif inner:
@@ -353,3 +375,11 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         else:
             return []
     return sorted(model.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Settings models inside the arguments of a mapping or a tuple, however deep."""
+    found: list[type[BaseModel]] = []
+    for one in get_args(annotation):
+        found += [one] if isinstance(one, type) and issubclass(one, BaseModel) else _models_in(one)
+    return found

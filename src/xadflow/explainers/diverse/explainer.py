@@ -23,6 +23,7 @@ from xadflow.detectors.base import Detector, as_float
 from xadflow.digests import sha256_file
 from xadflow.errors import BadWeights
 from xadflow.explainers.base import Counterfactual, Explanation
+from xadflow.explainers.diverse.canvas import Canvas
 from xadflow.explainers.diverse.networks import Generator
 from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.explainers.diverse.training import Players, TrainedGenerator, train_generator
@@ -112,7 +113,8 @@ class DiverseExplainer:
         concepts = self.settings.concepts
         x = (as_float(original) * 2.0 - 1.0).to(self._device).repeat_interleave(concepts, dim=0)
         concept = torch.arange(concepts, device=x.device).repeat(len(original))
-        made: Tensor = self._generator(x, torch.zeros(len(x), device=x.device), concept)
+        canvas = Canvas(self.explained.shape, self.settings.size_px)
+        made = canvas.painted(self._generator, x, torch.zeros(len(x), device=x.device), concept)
         levels: Tensor = ((made + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return levels.reshape(len(original), concepts, *original.shape[1:]).to(original.device)
 
@@ -149,7 +151,7 @@ class DiverseExplainer:
                   metadata={"xadflow": json.dumps({"format": FORMAT})})  # fmt: skip
         self._digest = sha256_file(folder / WEIGHTS)
         card = {
-            "explainer": self.name, "format": FORMAT, "settings": self.settings.model_dump(mode="json"),
+            "explainer": self.name, "format": FORMAT, "settings": self.settings.told(),
             "explains_weights": of.weights, "shape": list(of.shape), "weights_sha256": self._digest,
         }  # fmt: skip
         (folder / CARD).write_text(json.dumps(card, sort_keys=True, indent=2) + "\n", encoding="utf-8")

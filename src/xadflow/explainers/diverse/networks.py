@@ -92,6 +92,12 @@ class Generator(nn.Module):
         self.top_again = ConditionedResidual(2 * width, width)
         self.leave = nn.Sequential(nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv2d(width, inner, 3, padding=1))
 
+    def start_at_nothing(self) -> None:
+        """Zeros in the last convolution: the output is 0 whatever the image, until it is trained."""
+        last = cast(nn.Conv2d, self.leave[-1])
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+
     def forward(self, images: Tensor, alpha: Tensor, concept: Tensor) -> Tensor:
         """[B,C,H,W] in [-1,1]."""
         code = self.code(alpha, concept)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from xadflow.detectors.base import Detector
+from xadflow.digests import sha256_json
 from xadflow.explainers.diverse.losses import AnomalyProbability
 from xadflow.explainers.settings import ExplainerSettings, Share
 
@@ -28,6 +29,9 @@ class DiverseSettings(ExplainerSettings):
                       where typical is 1 or, with `typical: median`, the median of held-out normals. auto: what the
                       detector's own loss says (`score_is`: logit of bce, exponential of hsc, fcdd and fcdd_conv), else
                       calibrated, whose temperature is often so high without known defects that nothing is left to learn
+    size_px           longer side at which the generator works; what it changes there is enlarged onto the image, so that fine
+                      grain stays and a step is cheap. The detector judges at its own size, discriminator and concept
+                      classifier at this one. None: the detector's own
     width, patch      of the generator; patch None: 2 px up to 48 px, else 4
     adversarial .. proximity   weights l_gan, l_phi, l_rec, l_cyc, l_r, l_div, l_prox of the terms; 0 leaves one out
     margin            cosine between two edits of an image above which they count as alike
@@ -43,6 +47,7 @@ class DiverseSettings(ExplainerSettings):
     concepts: Annotated[int, Field(ge=1, le=4)] = 2
     probability: Literal["auto", "calibrated", "logit", "exponential"] = "auto"
     typical: Literal["one", "median"] = "one"
+    size_px: Annotated[int, Field(ge=16)] | None = None
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 24
     patch: Literal[2, 4] | None = None
     adversarial: Weight = 1.0
@@ -61,6 +66,14 @@ class DiverseSettings(ExplainerSettings):
     clip: Annotated[float, Field(gt=0.0)] = 5.0
     noise: Weight = 0.2
     precision: Literal["float32", "bfloat16"] = "float32"
+
+    def told(self) -> dict[str, Any]:
+        """All settings as JSON; a younger one at its default is left out, so that versions of before stay as they are."""
+        return self.model_dump(mode="json", exclude={"size_px"} if self.size_px is None else None)
+
+    def version(self, code_version: str) -> str:
+        """As every explainer's, of :meth:`told`."""
+        return f"{code_version}-{sha256_json(self.told())[:8]}"
 
     def anomaly_probability(self, detector: Detector) -> AnomalyProbability:
         """phi of this detector's scores."""

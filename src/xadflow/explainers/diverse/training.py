@@ -22,6 +22,7 @@ from xadflow.engine.checkpoints import CHECKPOINT, read_checkpoint, write_checkp
 from xadflow.engine.progress import History, Progress
 from xadflow.engine.seeds import seeded
 from xadflow.errors import BadInput
+from xadflow.explainers.diverse.canvas import Canvas
 from xadflow.explainers.diverse.losses import (
     AnomalyProbability,
     concept_targets,
@@ -30,6 +31,7 @@ from xadflow.explainers.diverse.losses import (
     is_edit,
 )
 from xadflow.explainers.diverse.networks import ConceptClassifier, Discriminator, Generator, patch_of
+from xadflow.explainers.diverse.samples import due, write_samples
 from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.explainers.trained import GeneratorRun
 
@@ -51,17 +53,24 @@ class Players(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], settings: DiverseSettings) -> None:
         super().__init__()
-        channels, height, width = shape
+        self.canvas = Canvas(shape, settings.size_px)
+        channels, (height, width) = self.canvas.channels, self.canvas.size
         side = max(height, width)
         patch = settings.patch or patch_of(side)
         if height % patch or width % patch:
-            raise BadInput(f"the generator takes images whose sides are multiples of {patch} px", seen=shape,
-                           next_step="change size_px of the data set or patch of the explainer in params.yaml")  # fmt: skip
+            raise BadInput(f"the generator takes images whose sides are multiples of {patch} px", seen=(height, width),
+                           next_step="change size_px of the data set, or size_px or patch of the explainer")  # fmt: skip
         self.generator = Generator(channels, settings.concepts, width=settings.width, patch=patch)
+        if self.canvas.is_reduced:
+            self.generator.start_at_nothing()
         self.average = Generator(channels, settings.concepts, width=settings.width, patch=patch).requires_grad_(False)
         self.average.load_state_dict(self.generator.state_dict())
         self.discriminator = Discriminator(channels, side)
         self.classifier = ConceptClassifier(channels, settings.concepts, side, noise=settings.noise)
+
+    def paint(self, images: Tensor, alpha: Tensor, concept: Tensor) -> Tensor:
+        """What the generator makes of images [B,C,H,W] in [-1,1], float32."""
+        return self.canvas.painted(self.generator, images, alpha, concept).float()
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
@@ -117,6 +126,8 @@ def train_generator(
                 "step": done, "players": players.state_dict(), "history": history.seen,
                 "makers": makers.state_dict(), "judge": judge.state_dict(),
             })  # fmt: skip
+        if run.samples and due(done, settings.steps):
+            write_samples(run.folder, done, detector, players.average, players.canvas, banks, settings.concepts)
         progress.advance(figures)
     return TrainedGenerator(players.average.eval(), start, tuple(history.seen))
 
@@ -159,15 +170,16 @@ class Game:
         images = images * 2.0 - 1.0
         x, own, wanted = (value.repeat_interleave(s.concepts, dim=0) for value in (images, probability, alpha))
         concept = torch.arange(s.concepts, device=device).repeat(s.images)
-        made = self.players.generator(x, wanted, concept).float()
+        made = self.players.paint(x, wanted, concept)
         return GameBatch(images, probability, x, own, wanted, concept, made, generator)
 
     def judge_step(self, batch: GameBatch, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
         """One step of the discriminator; nothing where the adversarial term is left out."""
         if self.settings.adversarial == 0.0:
             return {}
-        judge = self.players.discriminator
-        real, made = judge(batch.images, batch.probability), judge(batch.made.detach(), batch.wanted)
+        judge, reduced = self.players.discriminator, self.players.canvas.reduced
+        real = judge(reduced(batch.images), batch.probability)
+        made = judge(reduced(batch.made.detach()), batch.wanted)
         loss = discriminator_hinge(real.float(), made.float())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -191,26 +203,27 @@ class Game:
     def terms(self, batch: GameBatch) -> dict[str, Tensor]:
         """The loss terms whose weight is not 0, by the name of their weight; scalars."""
         s, players = self.settings, self.players
+        reduced = players.canvas.reduced
         edit = is_edit(batch.s, batch.wanted)
         targets = concept_targets(batch.concept, s.concepts, edit)
         found: dict[str, Tensor] = {}
         if s.adversarial:
-            found["adversarial"] = -players.discriminator(batch.made, batch.wanted).float().mean()
+            found["adversarial"] = -players.discriminator(reduced(batch.made), batch.wanted).float().mean()
         if s.score:
             found["score"] = self._cross_entropy(batch.made, batch.wanted)
         rows = _one_concept_each(batch, s.concepts)
-        kept = players.generator(batch.x[rows], batch.s[rows], batch.concept[rows]).float()
+        kept = players.paint(batch.x[rows], batch.s[rows], batch.concept[rows])
         if s.reconstruction:
             found["reconstruction"] = (kept - batch.x[rows]).abs().mean()
         pairs = [(batch.x, batch.made, targets), (batch.x[rows], kept, torch.zeros_like(targets[rows]))]
         if s.cycle:
-            back = players.generator(batch.made, batch.s, batch.concept).float()
+            back = players.paint(batch.made, batch.s, batch.concept)
             found["cycle"] = (back - batch.x).abs().mean()
             if s.score:
                 found["score"] = found["score"] + self._cross_entropy(back, batch.s)
             pairs += [(batch.made, back, targets), (batch.x, back, torch.zeros_like(targets))]
         if s.concept and s.concepts > 1:
-            logits = [players.classifier(first, second, batch.noise).float() for first, second, _ in pairs]
+            logits = [players.classifier(reduced(first), reduced(second), batch.noise).float() for first, second, _ in pairs]
             found["concept"] = F.binary_cross_entropy_with_logits(torch.cat(logits), torch.cat([one for *_, one in pairs]))
         edits = batch.made - batch.x
         if s.diversity and s.concepts > 1:

@@ -1,0 +1,44 @@
+"""What the generator makes of a few training images while it is trained: one sheet a quarter of the training. Display only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from xadflow.detectors.base import Detector, as_float
+from xadflow.explainers.diverse.canvas import Canvas
+from xadflow.metrics.counterfactual_sheet import CounterfactualRow, counterfactual_sheet
+
+SHEETS = 4
+SHOWN_ANOMALIES, SHOWN_NORMALS = 6, 2
+
+
+def due(done: int, steps: int) -> bool:
+    """Whether a sheet is written after this many steps."""
+    return done in {max(1, round(steps * quarter / SHEETS)) for quarter in range(1, SHEETS + 1)}
+
+
+@torch.no_grad()
+def write_samples(
+    folder: Path, done: int, detector: Detector, generator: nn.Module, canvas: Canvas, banks: tuple[Tensor, Tensor],
+    concepts: int,
+) -> None:  # fmt: skip
+    """Write `samples/step-<done>.png` of images spread over both banks, uint8 [N,C,H,W]: always the same, nothing is drawn."""
+    rows: list[CounterfactualRow] = []
+    for bank, shown, kind in ((banks[1], SHOWN_ANOMALIES, "anomaly"), (banks[0], SHOWN_NORMALS, "normal")):
+        pixels = bank[torch.arange(shown, device=bank.device) * len(bank) // shown]
+        x = (as_float(pixels) * 2.0 - 1.0).repeat_interleave(concepts, dim=0)
+        which = torch.arange(concepts, device=x.device).repeat(len(pixels))
+        made = canvas.painted(generator, x, torch.zeros(len(x), device=x.device), which).float()
+        stored = ((made + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        before = detector.score(as_float(pixels)).image.tolist()
+        after = detector.score(as_float(stored)).image.tolist()
+        for number, image in enumerate(pixels.cpu().numpy()):
+            mine = slice(number * concepts, (number + 1) * concepts)
+            labels = [f"score {value:.2f}" for value in after[mine]]
+            rows.append(CounterfactualRow(image, list(stored[mine].cpu().numpy()), labels, f"{kind} {before[number]:.2f}"))
+    path = folder / "samples" / f"step-{done:06d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    counterfactual_sheet(rows, path, f"training images after {done} steps", changes=True)
