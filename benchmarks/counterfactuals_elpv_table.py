@@ -15,15 +15,15 @@ else equal. Explained are the first {images} test defects by image_id that both 
 
 A *judge* is a detector that explains nothing: `fcdd` is another kind of method (features of a frozen pretrained network),
 `hsc` another objective, network and seed. *transfer*: the share of counterfactuals that the judge calls normal, by its
-own threshold, which held-out normals gave it. *drop*: how far its score falls, in standard deviations of its held-out
-normals. *flipped*: the same share by the explained detector itself. *l2*, *l1*: size of the change on [0,1] values;
-*changed*: share of the pixels. *normality*: AUROC of normal test images against counterfactuals, 50 is ideal, by the
-explained detector and by each judge. *FID_N*, *KID_N*: distance to the normal test images in features of MobileNetV2,
-which is no trunk of any detector here, 100 as far as the defects are; the Frechet distance of some 100 images is biased,
-compare rows only. Baselines: `l2 attack` is `sparse` with p = 2; `nearest normal` the nearest train image that the twin
-calls normal; `autoencoder` what an autoencoder of normals makes of the defect. *sparse, as far as robust*: the plain
-twin's sparse change, made as long (l2) as the robust twin's of the same image, which tells whether a change transfers
-because of what it is or because it is large. Means of the seeds.
+own threshold, which held-out normals gave it, of those whose original it flags. *drop*: how far its score falls, in
+standard deviations of its held-out normals. *flipped*: the same share by the explained detector itself. *l2*, *l1*: size
+of the change on [0,1] values; *changed*: share of the pixels. *normality*: AUROC of normal test images against
+counterfactuals, 50 is ideal, by the explained detector and by each judge. *FID_N*, *KID_N*: distance to the normal test
+images in features of MobileNetV2, which is no trunk of any detector here, 100 as far as the defects are; the Frechet
+distance of some 100 images is biased, compare rows only. Baselines: `l2 attack` is `sparse` with p = 2; `nearest normal`
+the nearest train image that the twin calls normal; `autoencoder` what an autoencoder of normals makes of the defect.
+*sparse, as far as robust*: the plain twin's sparse change, made as long (l2) as the robust twin's of the same image,
+which tells whether a change transfers because of what it is or because it is large. Means of the seeds.
 """
 
 GAPS = """\

@@ -1,7 +1,8 @@
 """Figures of counterfactuals of ELPV's defects, and the difference of the twins with its interval.
 
 `made` are uint8 [N,K,1,64,64] of `originals` uint8 [N,1,64,64]. A judge is a held-out detector: it calls an image normal at
-or below its own threshold, which its held-out normals gave it; drops of its score are in units of their spread.
+or below its own threshold, which its held-out normals gave it, and is asked of the images alone whose original it flags; drops
+of its score are in units of the spread of those normals.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ BOOTSTRAP = 4000
 
 
 def by_judge(judge: Detector, originals: Pixels, made: Pixels) -> dict[str, Floats]:
-    """Of each image [N], mean over its counterfactuals: `transfer`, is it normal to the judge, and `drop` of its score."""
+    """Of each image [N], mean over its counterfactuals: `transfer`, is it normal to the judge, and `drop` of its score.
+
+    NaN for an image that the judge called normal in the first place.
+    """
     before, after = scores_of(judge, originals), _scores(judge, made)
-    spread = float(np.std(judge.calibration.normal_scores))
-    return {
-        "transfer": (after <= judge.calibration.threshold).mean(axis=1),
-        "drop": ((before[:, None] - after) / spread).mean(axis=1),
-    }
+    threshold, spread = judge.calibration.threshold, float(np.std(judge.calibration.normal_scores))
+    found = {"transfer": (after <= threshold).mean(axis=1), "drop": ((before[:, None] - after) / spread).mean(axis=1)}
+    return {name: np.where(before > threshold, values, np.nan) for name, values in found.items()}
 
 
 def figures_of(
@@ -61,10 +63,11 @@ def figures_of(
     }  # fmt: skip
     for name, judge in judges.items():
         each = by_judge(judge, originals, made)
-        agreed = _scores(judge, made) <= judge.calibration.threshold
+        agreed = np.where(np.isfinite(each["drop"])[:, None], _scores(judge, made) <= judge.calibration.threshold, np.nan)
         found["judges"][name] = {
-            "transfer": float(each["transfer"].mean()), "drop": float(each["drop"].mean()),
-            "transfer_of_flipped": float(agreed[own].mean()) if own.any() else None,
+            "transfer": float(np.nanmean(each["transfer"])), "drop": float(np.nanmean(each["drop"])),
+            "flagged": int(np.isfinite(each["drop"]).sum()),
+            "transfer_of_flipped": float(np.nanmean(agreed[own])) if np.isfinite(agreed[own]).any() else None,
             "normality": normality(scores_of(judge, normals), _scores(judge, made).ravel()),
         }  # fmt: skip
     return found

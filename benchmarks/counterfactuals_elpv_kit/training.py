@@ -37,7 +37,7 @@ DETECTOR: dict[str, Any] = {
 ROBUST = {"radius_normals": 0.5, "radius_anomalies": 1.0, "steps": 3}  # as at 3x32x32 values, see RobustSettings
 # Judges: they explain nothing and nothing is trained against them. Name: method, seed, settings.
 HELD_OUT: Mapping[str, tuple[str, int, dict[str, Any]]] = {
-    "fcdd": ("fcdd", 100, {"trunk": "lite0", "stages": (2, 3, 4)}),
+    "fcdd": ("fcdd", 100, {"trunk": "lite0"}),
     "hsc": ("hsc", 101, {**DETECTOR, "network": "cnn32_s"}),
 }
 AUTOENCODER = {
@@ -45,7 +45,7 @@ AUTOENCODER = {
     "learning_rate": 3e-3,
 }  # fmt: skip
 STEPS, QUICK_STEPS = 600, 100
-GENERATOR = {"concepts": 2}
+GENERATOR = {"concepts": 2, "images": 8, "learning_rate": 1e-3, "precision": "bfloat16"}
 FALSE_ALARMS = 0.05
 _DETECTOR_CODE = ("detectors", "engine", "calibration.py", "data/synthetic.py")
 _GENERATOR_CODE = (*_DETECTOR_CODE, *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "training")))

@@ -82,6 +82,12 @@ def test_a_judge_says_what_is_normal_by_its_own_threshold_and_drops_in_units_of_
     np.testing.assert_allclose(said["drop"], [(0.6 + 0.2) / 2 / 0.1, 0.0], atol=1e-4)
 
 
+def test_a_judge_is_not_asked_of_what_it_never_flagged():
+    said = judging.by_judge(ByBrightness(0.5), grey(100, 204), np.stack([grey(51), grey(51)]))
+    assert np.isnan(said["transfer"]).tolist() == np.isnan(said["drop"]).tolist() == [True, False]
+    assert said["transfer"][1] == 1.0
+
+
 def test_an_attack_moves_scores_against_the_detector_and_no_farther_than_its_radius():
     detector, images = ByBrightness(0.5), grey(100, 150)
     up = judging.attacked_scores(detector, images, 0.4, -1.0)
@@ -119,7 +125,7 @@ def test_each_seed_counts_the_same_however_many_defects_it_explains():
 
 
 def test_differences_are_robust_minus_plain_on_the_same_images(monkeypatch):
-    monkeypatch.setattr(bench, "cells", lambda: SimpleNamespace(test=grey(250, 240, 230)))
+    monkeypatch.setattr(bench, "cells", lambda: SimpleNamespace(test=grey(250, 240, 230, 100)))
     levels = {"plain": 200, "robust": 51}
     made = {(name, kind): np.stack([grey(levels[kind])] * 2) for name in bench.EXPLAINERS for kind in levels}
     made[bench.LENGTHENED, "plain"] = np.stack([grey(51)] * 2)
