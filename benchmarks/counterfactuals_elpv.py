@@ -32,10 +32,12 @@ from benchmarks.counterfactuals_elpv_kit.judging import (
 )
 from benchmarks.counterfactuals_elpv_kit.making import (
     AUTOENCODER,
+    BRIGHTENED,
     EXPLAINERS,
     JUDGE,
     LENGTHENED,
     Pixels,
+    brightened,
     explained_rows,
     lengthened,
     made_by,
@@ -107,10 +109,10 @@ def main() -> None:
 def gaps(rows: Mapping[int, Any], made: Mapping[int, Made], judges: Mapping[str, Any]) -> dict[str, Any]:
     """Robust minus plain of each explainer, judge and measure.
 
-    LENGTHENED: sparse of the robust twin minus the plain one's changes at the same l2.
+    LENGTHENED and BRIGHTENED: sparse of the robust twin minus another change of the same l2.
     """
     pairs = {name: ((name, "robust"), (name, "plain")) for name in EXPLAINERS}
-    pairs[LENGTHENED] = (("sparse", "robust"), (LENGTHENED, "plain"))
+    pairs |= {name: (("sparse", "robust"), (name, "plain")) for name in (LENGTHENED, BRIGHTENED)}
     found: dict[str, Any] = {}
     for name, (first, second) in pairs.items():
         for judge_name, judge in judges.items():
@@ -130,6 +132,7 @@ def _made(home: Home, seed: int, rows: Any, steps: int) -> Made:
     by_twin = {kind: made_by(home, kind, seed, rows, steps) for kind in TWINS}
     found = {(name, kind): by_twin[kind][name] for name in EXPLAINERS for kind in TWINS}
     found[LENGTHENED, "plain"] = lengthened(originals, found["sparse", "plain"], found["sparse", "robust"])
+    found[BRIGHTENED, "plain"] = brightened(originals, found["sparse", "robust"])
     found[AUTOENCODER, "plain"] = projected(home, originals)
     _note(started, f"seed {seed}: counterfactuals of {len(rows)} defects")
     return found

@@ -17,20 +17,22 @@ A *judge* is a detector that explains nothing: `fcdd` is another kind of method 
 `hsc` another objective, network and seed. *transfer*: the share of counterfactuals that the judge calls normal, by its
 own threshold, which held-out normals gave it, of those whose original it flags. *drop*: how far its score falls, in
 standard deviations of its held-out normals. *flipped*: the same share by the explained detector itself. *l2*, *l1*: size
-of the change on [0,1] values; *changed*: share of the pixels. *normality*: AUROC of normal test images against
-counterfactuals, 50 is ideal, by the explained detector and by each judge. *FID_N*, *KID_N*: distance to the normal test
-images in features of MobileNetV2, which is no trunk of any detector here, 100 as far as the defects are; the Frechet
-distance of some 100 images is biased, compare rows only. Baselines: `l2 attack` is `sparse` with p = 2; `nearest normal`
-the nearest train image that the twin calls normal; `autoencoder` what an autoencoder of normals makes of the defect.
-*sparse, as far as robust*: the plain twin's sparse change, made as long (l2) as the robust twin's of the same image,
-which tells whether a change transfers because of what it is or because it is large. Means of the seeds.
+of the change on [0,1] values; *changed*: share of the pixels; *brighter*: change of the mean, of a range of 1.
+*normality*: AUROC of normal test images against counterfactuals, 50 is ideal, by the explained detector and by each
+judge. *FID_N*, *KID_N*: distance to the normal test images in features of MobileNetV2, which is no trunk of any detector
+here, 100 as far as the defects are; the Frechet distance of some 100 images is biased, compare rows only. Baselines: `l2
+attack` is `sparse` with p = 2; `nearest normal` the nearest train image that the twin calls normal; `autoencoder` what an
+autoencoder of normals makes of the defect. *sparse, as far as robust*: the plain twin's sparse change, made as long (l2)
+as the robust twin's of the same image, which tells whether a change transfers because of what it is or because it is
+large; *brightened, as far as robust*: all pixels brighter alike, to the same l2, since defective cells are darker. Means
+of the seeds.
 """
 
 GAPS = """\
 
 Robust minus plain, on the same images, with the 95 % interval of a bootstrap that draws seeds and images (in brackets
 after it: of images alone, these seeds as they are). Three seeds are few. Above 0 the robust twin's counterfactuals
-transfer better.
+transfer better; the two last compare its sparse ones with another change of the same l2.
 """
 
 LICENCE = """\
@@ -39,7 +41,8 @@ ELPV's pictures are CC BY-NC-SA 4.0 and none is in this repository; the command 
 `var/bench-counterfactuals-elpv/sheet.png`.
 """
 
-HEAD = ("", "twin", "flipped", "transfer: {0}", "drop: {0}", "transfer: {1}", "drop: {1}", "l2", "l1", "changed",
+OF_NO_TWIN = ("autoencoder", "brightened, as far as robust")
+HEAD = ("", "twin", "flipped", "transfer: {0}", "drop: {0}", "transfer: {1}", "drop: {1}", "l2", "l1", "changed", "brighter",
         "normality: own / {0} / {1}", "FID_N", "KID_N")  # fmt: skip
 
 
@@ -99,8 +102,9 @@ def _row(name: str, kind: str, seeds: list[Mapping[str, Any]], judges: list[str]
         cells += [f"{_mean(of, 'transfer'):.1%}", f"{_mean(of, 'drop'):.2f}"]
     normality = [_mean(seeds, "normality"), *(_mean([one["judges"][judge] for one in seeds], "normality") for judge in judges)]
     cells += [f"{_mean(seeds, 'l2'):.2f}", f"{_mean(seeds, 'l1'):.1f}", f"{_mean(seeds, 'changed_fraction'):.1%}",
+              f"{_mean(seeds, 'brighter'):+.3f}",
               " / ".join(f"{one:.0f}" for one in normality), f"{_mean(seeds, 'fid_n'):.0f}", f"{_mean(seeds, 'kid_n'):.0f}"]
-    return f"| {name} | {'' if name == 'autoencoder' else kind} | " + " | ".join(cells) + " |"
+    return f"| {name} | {'' if name in OF_NO_TWIN else kind} | " + " | ".join(cells) + " |"
 
 
 def _mean(each: list[Mapping[str, Any]], name: str) -> float:

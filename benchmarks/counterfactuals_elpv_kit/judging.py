@@ -53,10 +53,11 @@ def figures_of(
     own = _scores(explained, made) <= explained.calibration.threshold
     sizes = np.array([[l1_l2_changed(original, one) for one in row] for original, row in zip(originals, made, strict=True)])
     l1, l2, changed = sizes.reshape(-1, 3).mean(axis=0)
+    brighter = float((made.mean(dtype=np.float64) - originals.mean(dtype=np.float64)) / 255)
     union = made[np.arange(len(made)), np.arange(len(made)) % made.shape[1]]
     features = (features_of(union), *references)
     found = {
-        "flipped": flip_rate(own), "l1": float(l1), "l2": float(l2), "changed_fraction": float(changed),
+        "flipped": flip_rate(own), "l1": float(l1), "l2": float(l2), "changed_fraction": float(changed), "brighter": brighter,
         "normality": normality(scores_of(explained, normals), _scores(explained, made).ravel()),
         "fid_n": normalised_frechet(*features),
         "kid_n": 100.0 * kernel_distance(*features[:2]) / kernel_distance(features[2], features[1]), "judges": {},

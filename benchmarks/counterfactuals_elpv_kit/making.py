@@ -36,7 +36,7 @@ from xadflow.settings import Home
 Pixels = NDArray[np.uint8]
 JUDGE = next(iter(HELD_OUT))  # whose opinion the result is of; the others are beside it
 EXPLAINERS = ("sparse", "diverse", "l2 attack", "nearest normal")
-AUTOENCODER, LENGTHENED = "autoencoder", "sparse, as far as robust"
+AUTOENCODER, LENGTHENED, BRIGHTENED = "autoencoder", "sparse, as far as robust", "brightened, as far as robust"
 _SEARCHES = tuple(f"explainers/{name}.py" for name in ("sparse", "frank_wolfe", "oracle", "diverse/explainer"))
 _AT_ONCE = 50
 
@@ -93,6 +93,11 @@ def lengthened(originals: Pixels, made: Pixels, other: Pixels, rounds: int = 8) 
         reached = _lengths(np.clip(x + scale * change, 0, 255) - x)
         scale = scale * np.where(reached > 0, np.clip(wanted / np.maximum(reached, 1e-9), 0.5, 2.0), 1.0)
     return np.asarray(np.clip(np.round(x + scale * change), 0, 255), dtype=np.uint8)
+
+
+def brightened(originals: Pixels, other: Pixels) -> Pixels:
+    """Every pixel brighter by the same amount, each image as far (l2) as `other`: defects are darker, and this repairs none."""
+    return lengthened(originals, np.minimum(originals.astype(np.int64) + 8, 255).astype(np.uint8)[:, None], other)
 
 
 def nearest_normal(detector: Detector, bank: Pixels, images: Pixels) -> Pixels:

@@ -75,6 +75,12 @@ def test_a_lengthened_change_makes_up_for_what_the_pixel_box_cuts_off():
     np.testing.assert_allclose(making._lengths(found - 250), making._lengths(other.astype(float) - 250), rtol=0.05)
 
 
+def test_a_brightened_image_is_brighter_alike_and_as_far_as_the_other():
+    originals = grey(100, 50)
+    other = np.stack([grey(60), grey(80)])
+    assert making.brightened(originals, other)[:, 0, 0].reshape(2, -1).tolist() == [[140] * 64, [80] * 64]
+
+
 def test_a_judge_says_what_is_normal_by_its_own_threshold_and_drops_in_units_of_its_normals():
     made = np.stack([grey(51, 153), grey(204, 204)])  # scores .2 and .6; .8 and .8
     said = judging.by_judge(ByBrightness(0.5), grey(204, 204), made)
@@ -128,7 +134,7 @@ def test_differences_are_robust_minus_plain_on_the_same_images(monkeypatch):
     monkeypatch.setattr(bench, "cells", lambda: SimpleNamespace(test=grey(250, 240, 230, 100)))
     levels = {"plain": 200, "robust": 51}
     made = {(name, kind): np.stack([grey(levels[kind])] * 2) for name in bench.EXPLAINERS for kind in levels}
-    made[bench.LENGTHENED, "plain"] = np.stack([grey(51)] * 2)
+    made |= {(name, "plain"): np.stack([grey(51)] * 2) for name in (bench.LENGTHENED, bench.BRIGHTENED)}
     found = bench.gaps({0: np.array([0, 2])}, {0: made}, {"judge": ByBrightness(0.5)})
     assert found["sparse"]["judge"]["transfer"]["value"] == 1.0
     assert found["sparse"]["judge"]["drop"]["value"] == pytest.approx((200 - 51) / 255 / 0.1, abs=1e-4)
@@ -168,8 +174,8 @@ def test_the_page_says_what_holds_what_is_not_shown_and_what_is_the_other_way_ro
     assert "sparse, drop: **is not shown**" in said
     assert "diverse, transfer: **the opposite holds**" in said
     judge = {"transfer": 0.25, "drop": 1.5, "transfer_of_flipped": 0.3, "normality": 66.0}
-    row = {"flipped": 0.9, "l1": 20.0, "l2": 1.25, "changed_fraction": 0.4, "normality": 55.0, "fid_n": 80.0, "kid_n": 70.0,
-           "judges": {"fcdd": judge, "hsc": judge}}  # fmt: skip
+    row = {"flipped": 0.9, "l1": 20.0, "l2": 1.25, "changed_fraction": 0.4, "brighter": 0.01, "normality": 55.0,
+           "fid_n": 80.0, "kid_n": 70.0, "judges": {"fcdd": judge, "hsc": judge}}  # fmt: skip
     detector = {"auroc": 0.85, "auroc_of_attacked_images": 0.84, "auroc_attacked": 0.2, "flagged_defects": 0.5,
                 "flagged_normals": 0.06}  # fmt: skip
     page = counterfactuals_elpv_section({
