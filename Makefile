@@ -14,10 +14,10 @@ QUICK ?=
 QUICK_FLAG := $(if $(QUICK),--quick,)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-server server bench-elpv bench-elpv-family bench-nightly bench-audit bench-speed bench-probe bench-one-class bench-sparse bench-textures bench-counterfactuals bench-utad faults figures errors-page clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*## .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1;\2/p' $(MAKEFILE_LIST) | awk -F';' '{printf "  %-16s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1;\2/p' $(MAKEFILE_LIST) | awk -F';' '{printf "  %-27s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make .venv with every pinned package (about 6.5 GB)
 
@@ -76,6 +76,9 @@ bench-counterfactuals: setup ## several counterfactuals an anomaly on Coloured-M
 
 bench-utad: setup ## UTAD and its ablation on textures, ELPV and clothes, cell by cell (QUICK=1: brick, 1 seed)
 	@$(BIN)/python -m benchmarks.utad $(QUICK_FLAG)
+
+bench-counterfactuals-elpv: setup ## counterfactuals of real defects by a robustly trained detector and its plain twin, shown to others (QUICK=1: 1 seed, 24 defects)
+	@$(BIN)/python -m benchmarks.counterfactuals_elpv $(QUICK_FLAG)
 
 bench-speed: setup ## how fast the one-class family is fed and trained, beside a loader of single images (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.one_class_speed $(QUICK_FLAG)
