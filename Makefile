@@ -17,7 +17,7 @@ QUICK_FLAG := $(if $(QUICK),--quick,)
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*## .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1;\2/p' $(MAKEFILE_LIST) | awk -F';' '{printf "  %-27s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-27s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make .venv with every pinned package (about 6.5 GB)
 
