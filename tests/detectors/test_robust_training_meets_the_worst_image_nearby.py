@@ -11,7 +11,7 @@ from torch import nn
 
 from xadflow.detectors import FitRun, TrainingData, as_float, build_detector, load_detector
 from xadflow.detectors.base import WEIGHTS
-from xadflow.detectors.robustness import RobustSettings, as_it_serves, worst_images
+from xadflow.detectors.robustness import RobustSettings, as_it_serves, random_changes, worst_images
 from xadflow.errors import BadSettings
 from xadflow.metrics.ranks import auroc
 
@@ -134,6 +134,39 @@ def test_a_killed_robust_training_goes_on_to_the_same_weights(twins, tmp_path: P
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
     check_same(load_detector(tmp_path / "again"), again, as_float(images(5, 20, blobs=True)))
     assert load_detector(tmp_path / "again").settings.robust == RobustSettings(**ROBUST)
+
+
+def test_a_random_start_lies_in_the_ball_and_the_search_goes_on_from_it():
+    drawn = torch.Generator().manual_seed(3)
+    x, radii = torch.rand(6, 1, 5, 5, generator=drawn), torch.linspace(0.0, 2.0, 6)
+    start = random_changes(x, radii, drawn)
+    assert (start.flatten(1).norm(dim=1) <= radii * (1 + 1e-5)).all()
+    assert (start[1:].flatten(1).norm(dim=1) > 0).all()
+    flat = worst_images(lambda z: 0.0 * z.flatten(1).sum(dim=1), x, radii, 2, start)
+    assert torch.allclose(flat, (x + start).clamp(0, 1), atol=1e-6)
+    losses = squares(torch.rand(1, 5, 5, generator=drawn))
+    worst = worst_images(losses, x, radii, 8, start)
+    assert (worst - x).flatten(1).norm(dim=1).le(radii * (1 + 1e-5)).all()
+    assert (losses(worst) > losses(x))[1:].all()
+
+
+def test_the_weight_counts_for_anomalies_alone():
+    losses, is_anomaly = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([False, True, False])
+    assert RobustSettings(weight=0.5).weigh(losses, is_anomaly).tolist() == [1.0, 1.0, 3.0]
+
+
+def test_a_killed_training_with_random_starts_and_a_weight_goes_on_to_the_same_weights(tmp_path: Path):
+    settings = {**TINY, "min_steps": 60, "robust": {**ROBUST, "steps": 1, "random_start": True, "weight": 2.0}}
+    detector = build_detector("bce", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        detector.fit(problem(), run_in(tmp_path / "run", kill_at=55))
+    again, whole = build_detector("bce", **settings), build_detector("bce", **settings)
+    report = again.fit(problem(), run_in(tmp_path / "run"))
+    whole.fit(problem(), run_in(tmp_path / "whole"))
+    assert 0 < report.resumed_from < report.steps
+    again.save(tmp_path / "a")
+    whole.save(tmp_path / "b")
+    assert (tmp_path / "a" / WEIGHTS).read_bytes() == (tmp_path / "b" / WEIGHTS).read_bytes()
 
 
 @pytest.mark.parametrize("method", ["hsc", "fcdd_conv", "deep_sad", "dsvdd"])

@@ -23,17 +23,20 @@ class Batch:
     """`images` float32 [B,C,H,W] in [0,1], `is_anomaly` bool [B], `masks` bool [B,H,W]: where it is anomalous.
 
     `weights` of the losses `normal` and, where anomalies are used, `anomaly`: each image counts 1 / B in one of them.
+    `start` [B,C,H,W]: the change that a robust training searches from; None: none.
     """
 
     images: Tensor
     is_anomaly: Tensor
     masks: Tensor
     weights: Mapping[str, Tensor]
+    start: Tensor | None = None
 
     def __getitem__(self, rows: slice) -> Batch:
         """Some of its images; they count as in the whole."""
         weights = {name: weight[rows] for name, weight in self.weights.items()}
-        return Batch(self.images[rows], self.is_anomaly[rows], self.masks[rows], weights)
+        start = None if self.start is None else self.start[rows]
+        return Batch(self.images[rows], self.is_anomaly[rows], self.masks[rows], weights, start)
 
 
 class Exposure:

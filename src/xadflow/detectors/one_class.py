@@ -34,7 +34,7 @@ from xadflow.detectors.one_class_settings import (
     one_class_settings,
 )
 from xadflow.detectors.responses import DenseResponse, ReconstructionResponse, Response, VectorResponse
-from xadflow.detectors.robustness import RobustSettings, as_it_serves, worst_images
+from xadflow.detectors.robustness import RobustSettings, as_it_serves, random_changes, worst_images
 from xadflow.detectors.splitting import Network, Problem
 from xadflow.detectors.training import Schedule, train
 from xadflow.detectors.trunk_weights import pretrain
@@ -113,7 +113,12 @@ class OneClass(CalibratedDetector, Generic[Kind]):
 
         def cost(network: Network, batch: Batch, rows: slice) -> Tensor:
             some = batch[rows] if s.robust is None else _worst(response, batch[rows], s.robust)
-            return response.losses(network(some.images), some)  # (b,)
+            losses = response.losses(network(some.images), some)  # (b,)
+            return losses if s.robust is None else s.robust.weigh(losses, some.is_anomaly)
+
+        def draw(generator: torch.Generator) -> Batch:
+            batch = exposure.batch(generator)
+            return _with_start(batch, s.robust, generator) if s.robust and s.robust.random_start else batch
 
         checked_on = None
         if checked is not None:
@@ -128,7 +133,7 @@ class OneClass(CalibratedDetector, Generic[Kind]):
         decides = {**s.model_dump(mode="json"), **({"pretrained": weights} if weights else {})}
         identity = saved.work_identity(self.method, decides, run.seed, data)
         response.train()
-        problem = Problem(exposure.batch, cost)
+        problem = Problem(draw, cost)
         outcome = train(response, problem, schedule, run, identity, Progress(run, steps), self._device, checked_on)
         self._response = response.requires_grad_(False).eval()
         trained = time.monotonic()
@@ -187,6 +192,12 @@ class OneClass(CalibratedDetector, Generic[Kind]):
         return detector
 
 
+def _with_start(batch: Batch, settings: RobustSettings, generator: torch.Generator) -> Batch:
+    """The whole batch with where its search starts, so that parts of it start there too."""
+    radii = settings.radii(batch.is_anomaly, batch.images[0].numel())
+    return replace(batch, start=random_changes(batch.images, radii, generator))
+
+
 def _worst(response: Response, batch: Batch, settings: RobustSettings) -> Batch:
     """The batch with its images moved to where they cost most, within the radii."""
 
@@ -196,7 +207,7 @@ def _worst(response: Response, batch: Batch, settings: RobustSettings) -> Batch:
 
     radii = settings.radii(batch.is_anomaly, batch.images[0].numel())
     with as_it_serves(response):
-        return replace(batch, images=worst_images(losses, batch.images, radii, settings.steps))
+        return replace(batch, images=worst_images(losses, batch.images, radii, settings.steps, batch.start))
 
 
 class ConvFCDD(OneClass[DenseSettings]):

@@ -1,11 +1,12 @@
 """Training against the worst image nearby, so that what changes a score is what a person could see.
 
-    min  E_normal max_{|d|_2 <= e1} loss(f(x + d), normal)  +  E_anomaly max_{|d|_2 <= e2} loss(f(x + d), anomalous)
+    min  E_normal max_{|d|_2 <= e1} loss(f(x + d), normal)  +  weight E_anomaly max_{|d|_2 <= e2} loss(f(x + d), anomalous)
 
 Source: RATIO (Augustin et al., ECCV 2020, arXiv 2003.09461): a robust term on the data, and one on the outliers that keeps
 confidence low around them. Its losses are a classifier's; here they are those of the one-class family. The inner maximum is
 searched by projected gradient steps of fixed length in the l2 ball and the pixel box (Madry et al., ICLR 2018), from the
-image itself: no step draws a random number, so a training that was killed goes on exactly.
+image itself or, with `random_start`, from a point of the ball that the step's own generator draws: either way a training
+that was killed goes on exactly.
 
 The search looks at the network in evaluation mode, as it will serve: running statistics do not move, and an image's worst
 neighbour does not depend on its batch mates.
@@ -20,7 +21,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from xadflow.settings.of_methods import MethodSettings
 
@@ -33,27 +34,45 @@ class RobustSettings(MethodSettings):
 
     radius_normals, radius_anomalies   how far the worst image may be; 0 leaves that side as it is
     steps                              of the search; each costs a forward and a backward pass of the batch
+    weight                             of the anomalies' loss beside the normals'; published: 1
+    random_start                       search from somewhere in the ball instead of from the image
     """
 
     radius_normals: Annotated[float, Field(ge=0.0)] = 0.5
     radius_anomalies: Annotated[float, Field(ge=0.0)] = 1.0
     steps: Annotated[int, Field(ge=1)] = 5
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    random_start: bool = False
 
     def radii(self, is_anomaly: Tensor, values: int) -> Tensor:
         """Radius of each image [B] of so many values."""
         normal, anomaly = (one * math.sqrt(values / REFERENCE_VALUES) for one in (self.radius_normals, self.radius_anomalies))
         return normal + (anomaly - normal) * is_anomaly.to(torch.float32)
 
+    def weigh(self, losses: Tensor, is_anomaly: Tensor) -> Tensor:
+        """Losses [B], those of anomalies times `weight`."""
+        return losses if self.weight == 1.0 else losses * torch.where(is_anomaly, self.weight, 1.0)
 
-def worst_images(losses: Callable[[Tensor], Tensor], images: Tensor, radii: Tensor, steps: int) -> Tensor:
+
+def random_changes(images: Tensor, radii: Tensor, generator: Generator) -> Tensor:
+    """A change of each image [B,C,H,W]: any direction, any share of its radius [B]."""
+    drawn = torch.randn(images.shape, generator=generator, device=images.device)
+    share = torch.rand(len(images), generator=generator, device=images.device)
+    return _unit(drawn) * (radii * share).view(-1, 1, 1, 1)
+
+
+def worst_images(
+    losses: Callable[[Tensor], Tensor], images: Tensor, radii: Tensor, steps: int, start: Tensor | None = None
+) -> Tensor:
     """Images nearby whose loss is large: float32 [B,C,H,W] in [0,1], each no farther than its radius [B] in l2.
 
     `losses` gives one value an image, each a function of its own image alone. Only the gradient of the images is taken,
-    also where gradients are switched off; weights get none. An image without a gradient stays.
+    also where gradients are switched off; weights get none. An image without a gradient stays where it is. `start` is a
+    change within the radii to search from, instead of none.
     """
     x, limit = images.detach(), radii.view(-1, 1, 1, 1)
     stride = limit * (STRIDE / steps)
-    change = torch.zeros_like(x)
+    change = torch.zeros_like(x) if start is None else (x + start).clamp_(0.0, 1.0) - x
     for _ in range(steps):
         with torch.enable_grad():
             leaf = (x + change).clamp_(0.0, 1.0).requires_grad_(True)
