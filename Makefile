@@ -14,7 +14,7 @@ QUICK ?=
 QUICK_FLAG := $(if $(QUICK),--quick,)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-server server bench-elpv bench-elpv-family bench-nightly bench-audit bench-speed bench-probe bench-one-class bench-sparse bench-textures bench-counterfactuals faults figures errors-page clean
+.PHONY: help setup demo check test test-server server bench-elpv bench-elpv-family bench-nightly bench-audit bench-speed bench-probe bench-one-class bench-sparse bench-textures bench-counterfactuals bench-counterfactuals-single faults figures errors-page clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1;\2/p' $(MAKEFILE_LIST) | awk -F';' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -73,6 +73,9 @@ bench-textures: setup ## image and pixel AUROC and AUPRO on textures with exact 
 
 bench-counterfactuals: setup ## several counterfactuals an anomaly on Coloured-MNIST, judged by readers, cell by cell (QUICK=1: 1 seed, fewer steps)
 	@$(BIN)/python -m benchmarks.counterfactuals $(QUICK_FLAG)
+
+bench-counterfactuals-single: setup ## the same for one class of MNIST and of Fashion-MNIST, four detectors, cell by cell (QUICK=1: 1 cell, few steps)
+	@$(BIN)/python -m benchmarks.counterfactuals_single $(QUICK_FLAG)
 
 bench-speed: setup ## how fast the one-class family is fed and trained, beside a loader of single images (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.one_class_speed $(QUICK_FLAG)
