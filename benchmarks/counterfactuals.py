@@ -14,14 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from itertools import combinations
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -45,6 +41,7 @@ from benchmarks.counterfactuals_kit.measures import (
     reader_figures,
     readers,
 )
+from benchmarks.counterfactuals_kit.running import run_cells
 from benchmarks.counterfactuals_kit.training import (
     QUICK_STEPS,
     Cell,
@@ -56,11 +53,10 @@ from benchmarks.counterfactuals_kit.training import (
     place,
     second_detector,
 )
-from benchmarks.results import commit, write_results
+from benchmarks.results import write_results
 from xadflow.digests import sha256_json
 from xadflow.lineage import code_digest
 from xadflow.metrics.stability import seed_difference
-from xadflow.progress import progress_board, track
 from xadflow.settings import Home
 
 BASELINE_IMAGES = 256
@@ -144,29 +140,7 @@ def _run(home: Home, cells: Sequence[Cell], jobs: int, until: float) -> None:
         return
     torch.set_num_threads(1)
     readers(home), second_detector(home)  # trained once, read by all
-    done, at = 0, commit()
-    with progress_board(), track("cells") as update, ProcessPoolExecutor(
-        jobs or os.cpu_count(), get_context("spawn"), _alone
-    ) as pool:  # fmt: skip
-        futures = {pool.submit(_measured, cell, until, at): cell for cell in cells}
-        for future in as_completed(futures):
-            done += 1
-            if (seconds := future.result()) is not None:
-                print(f"{futures[future]}  {seconds:.0f} s", flush=True)
-            update(done, len(cells), {})
-
-
-def _alone() -> None:
-    """One thread; and no cell goes on for a run that was killed."""
-    threading.Thread(target=_end_with_the_run, daemon=True).start()
-    torch.set_num_threads(1)
-
-
-def _end_with_the_run() -> None:
-    run = parent_process()
-    if run is not None:
-        run.join()
-        os._exit(1)
+    run_cells(cells, _measured, jobs, until)
 
 
 def _measured(cell: Cell, until: float, at: str) -> float | None:

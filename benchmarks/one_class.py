@@ -96,7 +96,7 @@ def main() -> None:
     figures = {name: _table(name, cells, found) for name in TESTED}
     _show(figures)
     settings = {name: {method: training_settings(name, method) for method in METHODS} for name in TESTED}
-    exposure = {name: {"of": EXPOSURE[name], "images": len(_outliers(home, name))} for name in TESTED}
+    exposure = {name: {"of": EXPOSURE[name], "images": len(outliers_of(home, name))} for name in TESTED}
     content = {"settings": settings, "exposure": exposure, "sets": figures, "published": PUBLISHED}
     write_results("one-class", content, seeds=seeds, seconds=float(sum(one["seconds"] for one in found.values())),
                   quick=arguments.quick)  # fmt: skip
@@ -134,7 +134,7 @@ def _measure(home: Home, cells: Sequence[Cell], jobs: int, until: float) -> None
     on_gpu = resolve_device("auto").type == "cuda"
     jobs = jobs or (1 if on_gpu else torch.get_num_threads())
     for name in TESTED:
-        _outliers(home, name)  # written once, read by all
+        outliers_of(home, name)  # written once, read by all
     done = 0
     with progress_board(), track("cells") as update, ProcessPoolExecutor(jobs, get_context("spawn"), _alone, (on_gpu,)) as pool:
         futures = {pool.submit(_measured, cell, _kept(home, cell), until): cell for cell in cells}
@@ -166,7 +166,7 @@ def _raw(name: str) -> RawImages:
 
 
 @cache
-def _outliers(home: Home, name: str) -> torch.Tensor:
+def outliers_of(home: Home, name: str) -> torch.Tensor:
     """Outliers for a set, uint8 [N,1,28,28]; kept in a file between runs."""
     path = home.state / "bench-one-class" / f"outliers-{name}-{code_digest(*DATA_CODE)[:16]}.npy"
     if not path.is_file():
@@ -199,7 +199,7 @@ def _measured(cell: Cell, kept: Path, until: float) -> tuple[float, float] | Non
         return None
     raw = _raw(cell.set)
     detector = build_detector(cell.method, **training_settings(cell.set, cell.method))
-    data = training_data(raw, cell.normal, _outliers(Home.find(), cell.set))
+    data = training_data(raw, cell.normal, outliers_of(Home.find(), cell.set))
     detector.fit(data, FitRun(kept.with_suffix(""), cell.seed, 0.05, "auto", None))
     test = torch.from_numpy(raw.test.copy())[:, None]
     with torch.no_grad():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.counterfactuals_elpv_table import counterfactuals_elpv_section
+from benchmarks.counterfactuals_single_table import counterfactuals_single_section
 from benchmarks.counterfactuals_table import counterfactuals_section
 from benchmarks.faults_kit.page import faults_page
 from benchmarks.one_class_table import ceiling_section, one_class_section, textures_section
@@ -215,7 +216,8 @@ def _speed(figures: Mapping[str, Any]) -> str:
 SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "elpv": _elpv, "elpv-family": _family, "nightly": _nightly, "audit": _audit, "one-class": one_class_section,
     "textures": textures_section, "textures-ceiling": ceiling_section, "one-class-speed": _speed, "probe": probe_section,
-    "counterfactuals": counterfactuals_section, "counterfactuals-elpv": counterfactuals_elpv_section,
+    "counterfactuals": counterfactuals_section, "counterfactuals-single": counterfactuals_single_section,
+    "counterfactuals-elpv": counterfactuals_elpv_section,
     "sparse-speed": sparse_speed_section,
     "utad": utad_section,
 }  # fmt: skip

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.counterfactuals_kit.images import COLOUR_NAMES, ORIGINAL, RELABELLED, Coloured, Definition, test_images
-from benchmarks.counterfactuals_kit.measures import anomalies, counterfactuals, readers
-from benchmarks.counterfactuals_kit.training import Cell, relabelled_generator, scores_of, untrained_detector
+from benchmarks.counterfactuals_kit.judging import counterfactuals, scores_of
+from benchmarks.counterfactuals_kit.measures import anomalies, readers
+from benchmarks.counterfactuals_kit.training import Cell, relabelled_generator, untrained_detector
 from xadflow.detectors.base import as_float
 from xadflow.explainers.sparse import SparseExplainer
 from xadflow.metrics.edits import edit_sizes

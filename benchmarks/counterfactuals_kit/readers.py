@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,6 +89,25 @@ def strokes(images: Tensor) -> Tensor:
     return brightest / brightest.amax(dim=(2, 3), keepdim=True).clamp_min(1e-3)
 
 
+def trained_reader(path: Path, shown: Callable[[], tuple[NDArray[np.uint8], NDArray[np.int64]]], seed: int = 7) -> Reader:
+    """A reader of ten classes, read from `path` or trained on grey images [N,1,28,28] and labels and written there."""
+    reader = Reader(1, DIGITS)
+    if path.is_file():
+        reader.load_state_dict(torch.load(path, weights_only=True))
+    else:
+        images, labels = map(torch.from_numpy, shown())
+        _train(reader, images, lambda x, rows: F.cross_entropy(reader(x), labels[rows]), seed)
+        _written(reader.state_dict(), path)
+    return reader.eval().requires_grad_(False)
+
+
+def classes_and_features(reader: Reader, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Class [N] and features [N,64] of uint8 [N,C,28,28]."""
+    features = _each(images, reader.body)
+    with torch.no_grad():
+        return reader.head(torch.from_numpy(features)).argmax(1).numpy(), np.asarray(features, dtype=np.float64)
+
+
 def trained_readers(path: Path, shown: Callable[[], Coloured], seed: int = 7) -> Readers:
     """Read from `path` or trained and written there."""
     readers = Readers(Reader(1, DIGITS), Reader(3, len(COLOUR_NAMES)), Reader(3, DIGITS + len(COLOUR_NAMES)))
@@ -106,13 +126,17 @@ def trained_readers(path: Path, shown: Callable[[], Coloured], seed: int = 7) ->
         }
         for name, loss in losses.items():
             _train(modules[name], torch.from_numpy(data.images), loss, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        torch.save({name: module.state_dict() for name, module in modules.items()}, partial)
-        partial.replace(path)
+        _written({name: module.state_dict() for name, module in modules.items()}, path)
     for module in modules.values():
         module.eval().requires_grad_(False)
     return readers
+
+
+def _written(state: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
 
 
 def _both(logits: Tensor, digits: Tensor, colours: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.counterfactuals_kit.images import ORIGINAL, Coloured, Definition, random_train, recoloured, train_normals
-from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
+from benchmarks.counterfactuals_kit.judging import scores_of
+from xadflow.detectors import FitRun, TrainingData, build_detector
 from xadflow.detectors.base import WEIGHTS, Detector, load_detector
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.explainers.diverse.explainer import DiverseExplainer
@@ -111,7 +112,7 @@ def _in_two_rounds(folder: Path, method: str, seed: int, definition: Definition)
         first = _fitted(method, DETECTOR, seed, outliers, calibrating, definition=definition)
         kept, kept_too = (anomaly_probability(method, scores_of(first, one.images)) > 0.5 for one in (outliers, calibrating))
         last = _fitted(method, DETECTOR, seed, outliers[kept], calibrating[kept_too], definition=definition)
-        _write(last, folder, kept)
+        write_detector(last, folder, kept)
     return load_detector(folder)
 
 
@@ -128,7 +129,7 @@ def second_detector(home: Home) -> Detector:
         drawn = random_train(OUTLIERS)
         true = drawn[np.flatnonzero(~drawn.is_normal)]
         found = _fitted("bce", SECOND, SECOND_SEED, true[CALIBRATING:], true[:CALIBRATING])
-        _write(found, folder, np.ones(len(true) - CALIBRATING, np.bool_))
+        write_detector(found, folder, np.ones(len(true) - CALIBRATING, np.bool_))
     return load_detector(folder)
 
 
@@ -189,14 +190,6 @@ def substituted(method: str, made: NDArray[np.uint8], outliers: Coloured, seed: 
     return _fitted(method, DETECTOR, seed, outliers, exposure()[1][:0], learnt)
 
 
-def scores_of(detector: Detector, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Raw scores [N] of uint8 [N,3,28,28], by way of the normal logit, which forms no heatmap."""
-    calibration = detector.calibration
-    with torch.no_grad():
-        logits = torch.cat([detector.normal_logit(as_float(part)) for part in torch.from_numpy(images).split(500)])
-    return np.asarray(calibration.threshold - calibration.temperature * logits.double().numpy())
-
-
 def anomaly_probability(method: str, scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """phi of raw scores, by the method's own form."""
     return np.asarray(1.0 / (1.0 + np.exp(-scores)) if method == "bce" else -np.expm1(-scores))
@@ -216,8 +209,8 @@ def _fitted(
     return detector
 
 
-def _write(detector: Detector, folder: Path, kept: NDArray[np.bool_]) -> None:
-    """At once, and never over what another process wrote."""
+def write_detector(detector: Detector, folder: Path, kept: NDArray[np.bool_]) -> None:
+    """With which of its outliers it kept; at once, and never over what another process wrote."""
     partial = folder.with_name(f"{folder.name}-partial-{np.random.default_rng().integers(1 << 32)}")
     detector.save(partial)
     np.save(partial / KEPT, kept)

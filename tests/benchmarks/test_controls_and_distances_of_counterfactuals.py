@@ -7,6 +7,7 @@ import torch
 from benchmarks import counterfactuals
 from benchmarks.counterfactuals_kit import controls, training
 from benchmarks.counterfactuals_kit import images as kit
+from benchmarks.counterfactuals_kit.judging import scores_of
 from benchmarks.counterfactuals_kit.readers import Reader, perceptual
 from xadflow.metrics.factors import Reading
 
@@ -55,11 +56,11 @@ def test_shares_count_legible_images_of_either_normal_factor():
 
 def test_an_untrained_detector_knows_nothing_and_has_its_threshold_from_held_out_normals(raw):
     detector = training.untrained_detector("bce", 0)
-    held = training.scores_of(detector, training.normals()[1].images)
+    held = scores_of(detector, training.normals()[1].images)
     assert 0.0 < (held > detector.calibration.threshold).mean() <= 0.05
     first, again = (list(one.response.network.parameters()) for one in (detector, training.untrained_detector("bce", 1)))
     assert any(not torch.equal(one, other) for one, other in zip(first, again, strict=True))
-    seen = [training.scores_of(detector, one.images) for one in (training.normals()[0], training.exposure()[0])]
+    seen = [scores_of(detector, one.images) for one in (training.normals()[0], training.exposure()[0])]
     assert abs(seen[0].mean() - seen[1].mean()) < 3 * seen[0].std()
 
 
