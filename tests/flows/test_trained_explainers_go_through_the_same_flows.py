@@ -78,12 +78,14 @@ def test_the_explainer_is_trained_for_the_champion_and_the_detector_is_left_alon
     (version,) = listed.versions
     assert (listed.aliases, version.verdict, version.explains) == ({"champion": 1}, "passed", opened.champion.version)
     assert {"fit.seconds", "reconstruction", "diversity", "gate.share_normal", "gate.frechet"} <= set(version.figures)
+    assert min(version.figures[f"gate.share_normal_of.{k}"] for k in (0, 1)) == version.figures["gate.share_normal"]
 
 
 def test_its_run_shows_held_out_anomalies_and_names_the_detectors_files(opened) -> None:
     ref = opened.registry.champion(MODEL)
     run = Path(opened.registry._client.get_run(ref.run_id).info.artifact_uri.removeprefix("file://"))
     assert (run / "figures" / "counterfactuals.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((run / "figures").glob("samples-step-*.png"))) == 3  # one a quarter, and this training has three steps
     assert json.loads((run / "lineage.json").read_text())["detector_files"] == opened.champion.files
     assert ref.explains == opened.champion.as_explained
 

@@ -97,6 +97,9 @@ def test_other_weights_are_other_work_and_another_version_of_the_same_is_only_re
 
 def test_settings_of_the_explainer_decide_its_key_and_the_gates_rules_do_not(order) -> None:
     settings = load_settings(PARAMS)
+    block = settings.retrain.explainers["diverse"][0].model_copy(update={"settings": {"width": 8}})
+    there = settings.retrain.model_copy(update={"explainers": {"diverse": (block,)}})
+    assert order(detector(), settings=settings.model_copy(update={"retrain": there})).settings == {"concepts": 2, "width": 8}
     changed = settings.model_copy(update={"explainers": {**settings.explainers, "diverse": {"concepts": 3}}})
     assert order(detector(), settings=changed).key != order(detector()).key
     rules = settings.gate.model_copy(update={"explained": 5})
