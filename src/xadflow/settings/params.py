@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
@@ -21,21 +21,17 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from xadflow.errors import BadSettings, UnknownName
 from xadflow.settings.environment import Home
+from xadflow.settings.params_errors import CHECK, NOT_SHOWN, ODD_CATALOGUE, UNKNOWN_NAME, explained
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 MethodName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
-
-
-_NOT_SHOWN = "a value that is not shown"
-_CHECK = "`xadflow doctor` checks the file"
-_UNKNOWN_NAME, _ODD_CATALOGUE = "unknown_name", "odd_catalogue"
 
 
 class _Frozen(BaseModel):
@@ -216,7 +212,7 @@ class Settings(_Frozen):
         odd = sorted(name for name in {*self.catalogue, *self.datasets}
                      if self.catalogue.count(name) != 1 or name not in self.datasets)  # fmt: skip
         if odd:
-            raise PydanticCustomError(_ODD_CATALOGUE, "catalogue", {"seen": odd})
+            raise PydanticCustomError(ODD_CATALOGUE, "catalogue", {"seen": odd})
         named: tuple[tuple[str, tuple[str, ...], Collection[str]], ...] = (
             ("retrain.datasets", self.retrain.datasets, self.datasets),
             ("retrain.detectors", self.retrain.detectors, self.detectors),
@@ -234,7 +230,7 @@ class Settings(_Frozen):
         for where, names, known in named:
             for name in names:
                 if name not in known:
-                    raise PydanticCustomError(_UNKNOWN_NAME, "name", {"where": where, "seen": name, "known": sorted(known)})
+                    raise PydanticCustomError(UNKNOWN_NAME, "name", {"where": where, "seen": name, "known": sorted(known)})
         return self
 
     def dataset(self, name: str) -> DatasetSettings:
@@ -293,17 +289,17 @@ def load_settings(path: Path) -> Settings:
         mark = err.problem_mark or err.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "no place given"
         raise BadSettings("params.yaml is not valid YAML", seen=f"{where}: {err.problem or err.context}",
-                          next_step=f"mend that line; {_CHECK}") from None  # fmt: skip
+                          next_step=f"mend that line; {CHECK}") from None  # fmt: skip
     except (yaml.YAMLError, UnicodeDecodeError) as err:
         raise BadSettings("params.yaml is not UTF-8 text", seen=" ".join(str(err).split())[:200],
-                          next_step=f"save it as UTF-8; {_CHECK}") from err  # fmt: skip
+                          next_step=f"save it as UTF-8; {CHECK}") from err  # fmt: skip
     if not isinstance(raw, dict):
         raise BadSettings("params.yaml must be a mapping", seen=type(raw).__name__,
-                          next_step=f"restore it, e.g. by `git checkout params.yaml`; {_CHECK}")  # fmt: skip
+                          next_step=f"restore it, e.g. by `git checkout params.yaml`; {CHECK}")  # fmt: skip
     try:
         return Settings.model_validate(raw)
     except ValidationError as err:
-        raise _explained(err) from err
+        raise explained(err, Settings) from err
 
 
 def webhook_address(home: Home, settings: Settings | None) -> str | None:
@@ -317,69 +313,5 @@ def webhook_address(home: Home, settings: Settings | None) -> str | None:
     try:
         return _WEB_ADDRESS.validate_python(home.webhook).get_secret_value()
     except ValidationError:
-        raise BadSettings("XADFLOW_WEBHOOK must be an address http://... or https://...", seen=_NOT_SHOWN,
+        raise BadSettings("XADFLOW_WEBHOOK must be an address http://... or https://...", seen=NOT_SHOWN,
                           next_step="set it anew, or unset it") from None  # fmt: skip
-
-
-def _explained(err: ValidationError) -> BadSettings:
-    first = err.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "[key]") or "params.yaml"
-    more = f" (and {err.error_count() - 1} more)" if err.error_count() > 1 else ""
-    shown = _shown(first["loc"], first["input"])
-    if first["type"] in (_UNKNOWN_NAME, _ODD_CATALOGUE):
-        return _explained_names(first)
-    if first["type"] == "extra_forbidden":
-        key = str(first["loc"][-1])
-        known = _known_keys(first["loc"][:-1])
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        mend = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
-        return BadSettings(f"unknown key {where} in params.yaml{more}", seen=shown,
-                           next_step=f"{mend} {_CHECK}" if near else f"{mend}; {_CHECK}")  # fmt: skip
-    if first["type"] == "missing":
-        return BadSettings(f"{where} is missing in params.yaml{more}", seen=shown, next_step=f"add it; {_CHECK}")
-    said = first["msg"].removeprefix("Value error, ")
-    return BadSettings(f"{where} in params.yaml: {said}{more}", seen=shown,
-                       next_step=f"mend it, the comments there say what it means; {_CHECK}")  # fmt: skip
-
-
-def _shown(location: tuple[int | str, ...], value: object) -> object:
-    """A value as an error may state it: a web address anywhere, also under a misspelt key, may hold a token."""
-    if location[:1] == ("notify",) or "://" in str(value):
-        return _NOT_SHOWN
-    return f"keys {', '.join(sorted(map(str, value)))}" if isinstance(value, dict) else value
-
-
-def _explained_names(first: ErrorDetails) -> BadSettings:
-    told = first["ctx"]
-    if first["type"] == _ODD_CATALOGUE:
-        return BadSettings("catalogue in params.yaml must name each data set under `datasets`, once", seen=told["seen"],
-                           next_step=f"add or remove that name on one side; {_CHECK}")  # fmt: skip
-    near = difflib.get_close_matches(told["seen"], told["known"], n=1)
-    mend = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(told['known'])};"
-    return BadSettings(f"{told['where']} in params.yaml names what is not there", seen=told["seen"],
-                       next_step=f"{mend} {_CHECK}")  # fmt: skip
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    """Field names of the settings model at a location, walking through mappings by their value type."""
-    model: type[BaseModel] = Settings
-    steps = [part for part in location if isinstance(part, str)]
-    while steps:
-        annotation = model.model_fields[steps.pop(0)].annotation
-        inner = _models_in(annotation)
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-        elif inner:
-            model = inner[0]
-            steps = steps[1:]  # the mapping's own key
-        else:
-            return []
-    return sorted(model.model_fields)
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Settings models inside the arguments of a mapping or a tuple, however deep."""
-    found: list[type[BaseModel]] = []
-    for one in get_args(annotation):
-        found += [one] if isinstance(one, type) and issubclass(one, BaseModel) else _models_in(one)
-    return found
