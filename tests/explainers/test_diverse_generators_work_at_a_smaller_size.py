@@ -1,4 +1,5 @@
-"""`size_px` of `diverse`: the generator sees a reduced image, its change is enlarged onto the whole one."""
+"""`size_px` and `within` of `diverse`: the generator sees a reduced image, its change is enlarged onto the whole one, or onto
+the part of it that the detector's map is hot at."""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.explainers.conftest import patterned, with_defects
+from tests.explainers.conftest import ToyDetector, patterned, with_defects
 from xadflow.detectors.base import as_float
-from xadflow.errors import BadInput
-from xadflow.explainers.diverse.canvas import Canvas
+from xadflow.errors import BadInput, BadSettings
+from xadflow.explainers.diverse.canvas import Canvas, heat_mask
 from xadflow.explainers.diverse.explainer import WEIGHTS, DiverseExplainer
 from xadflow.explainers.diverse.samples import due
 from xadflow.explainers.diverse.settings import DiverseSettings
@@ -93,6 +94,33 @@ def test_training_saving_and_loading_keep_the_size_and_figures_are_those_of_whol
             with torch.no_grad():
                 score = trained.score(as_float(torch.from_numpy(found.image[None]))).image.item()
             assert found.score == pytest.approx(score, rel=1e-5)
+
+
+@pytest.mark.parametrize("size_px", [None, 16])
+def test_changes_within_the_heat_leave_every_cold_pixel_and_are_scaled_by_the_map(trained, tmp_path, anomalies, size_px):
+    explainer = DiverseExplainer(**SMALL, size_px=size_px, within="heat", learning_rate=0.05)
+    explainer.fit(trained, "ab" * 32, *banks(), run(tmp_path / "run", samples=True))
+    with torch.no_grad():
+        heat = trained.score(as_float(anomalies[:6])).map.numpy() / trained.calibration.threshold
+    changed = 0
+    for image, hot, told in zip(anomalies[:6].numpy(), heat, explainer.explain(trained, as_float(anomalies[:6])), strict=True):
+        for found in told.counterfactuals:
+            change = np.abs(found.image.astype(float) - image)[0]
+            assert (change <= np.ceil(255 * hot.clip(0, 1) * 2)).all()
+            assert (change[hot < 1e-3] == 0).all()
+            changed += int((change > 0).sum())
+    assert changed > 0
+    assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 4
+    assert explainer.version.split("-")[1] != DiverseExplainer(**SMALL, size_px=size_px).version.split("-")[1]
+
+
+def test_a_detector_without_a_map_of_distances_cannot_say_where(trained):
+    logit = ToyDetector(trained.network, trained.input_shape, trained.calibration)
+    logit.score_is = "logit"
+    blind = ToyDetector(trained.network, trained.input_shape, trained.calibration, has_map=False)
+    for detector in (logit, blind):
+        with pytest.raises(BadSettings, match="within: image"):
+            heat_mask(detector, as_float(patterned(1, 1)))
 
 
 def test_a_size_that_the_patches_do_not_fit_is_refused(trained):

@@ -1,15 +1,20 @@
 """What a generator paints on: the image itself, or a reduced one whose change is enlarged onto the image.
 
 At a smaller size a generator is cheap and learns what a defect is; the fine grain of the image stays as it was, and the
-detector judges at its own resolution.
+detector judges at its own resolution. A mask of the detector's heat keeps a change to where the anomaly is: elsewhere the
+image stays what it is, whatever would please the detector there.
 """
 
 from __future__ import annotations
 
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from xadflow.detectors.base import Detector
+from xadflow.errors import BadSettings
 
 
 class Canvas:
@@ -34,14 +39,33 @@ class Canvas:
         """The images at the generator's size, each value the mean of an area."""
         return F.interpolate(images, size=self.size, mode="area") if self.is_reduced else images
 
-    def painted(self, generator: nn.Module, images: Tensor, alpha: Tensor, concept: Tensor) -> Tensor:
-        """The images as the generator would have them, at their own size.
+    def painted(
+        self, generator: nn.Module, images: Tensor, alpha: Tensor, concept: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """The images as the generator would have them, at their own size; `mask` [B,1,H,W] scales what is changed where.
 
         On a reduced canvas it gives half the change itself, which is enlarged (bilinear) and added, and the sum clipped to
         [-1,1]: a generator that starts at no change has nothing to learn about what is to stay.
         """
         if not self.is_reduced:
-            return cast(Tensor, generator(images, alpha, concept))
+            made = cast(Tensor, generator(images, alpha, concept))
+            return made if mask is None else images + mask * (made - images)
         seen = self.reduced(images)
         half = generator(seen, alpha, concept).to(images.dtype)
-        return (images + F.interpolate(2.0 * half, size=self.full, mode="bilinear", align_corners=False)).clamp(-1.0, 1.0)
+        change = F.interpolate(2.0 * half, size=self.full, mode="bilinear", align_corners=False)
+        return (images + (change if mask is None else mask * change)).clamp(-1.0, 1.0)
+
+
+@torch.no_grad()
+def heat_mask(detector: Detector, images: Tensor) -> Tensor:
+    """How hot each place of images [B,C,H,W] in [0,1] is, [B,1,H,W]: the map over the threshold, at most 1.
+
+    Raises BadSettings for a detector without a map of its own, or whose scores have no zero that means "normal".
+    """
+    threshold = detector.calibration.threshold
+    heat = detector.score(images).map
+    if heat is None or threshold <= 0.0 or getattr(detector, "score_is", "radius") != "radius":
+        raise BadSettings("this detector has no map of distances that could say where to change an image",
+                          seen=f"map {'none' if heat is None else 'given'}, threshold {threshold:.3g}",
+                          next_step="set `within: image` of the explainer in params.yaml")  # fmt: skip
+    return (heat.float() / threshold).clamp(0.0, 1.0)[:, None]  # (B, 1, H, W)

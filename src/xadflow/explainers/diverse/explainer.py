@@ -23,7 +23,7 @@ from xadflow.detectors.base import Detector, as_float
 from xadflow.digests import sha256_file
 from xadflow.errors import BadWeights
 from xadflow.explainers.base import Counterfactual, Explanation
-from xadflow.explainers.diverse.canvas import Canvas
+from xadflow.explainers.diverse.canvas import Canvas, heat_mask
 from xadflow.explainers.diverse.networks import Generator
 from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.explainers.diverse.training import Players, TrainedGenerator, train_generator
@@ -92,7 +92,7 @@ class DiverseExplainer:
         original = eight_bit(detector, images)
         if len(original) == 0:
             return []
-        made = self._made(original)
+        made = self._made(original, self._mask(detector, original))
         stored = made.flatten(0, 1)
         with torch.no_grad():
             scores = detector.score(as_float(stored)).image.double().cpu().numpy()
@@ -106,15 +106,21 @@ class DiverseExplainer:
                            after.reshape(shape), before, strict=True)
         ]  # fmt: skip
 
+    def _mask(self, detector: Detector, original: Tensor) -> Tensor | None:
+        """[N*K,1,H,W], or None where the whole image may change."""
+        if self.settings.within == "image":
+            return None
+        return heat_mask(detector, as_float(original)).to(self._device).repeat_interleave(self.settings.concepts, dim=0)
+
     @torch.no_grad()
-    def _made(self, original: Tensor) -> Tensor:
+    def _made(self, original: Tensor, mask: Tensor | None) -> Tensor:
         """uint8 [N,K,C,H,W]: every image by every concept, wanted anomaly probability 0."""
         assert self._generator is not None
         concepts = self.settings.concepts
         x = (as_float(original) * 2.0 - 1.0).to(self._device).repeat_interleave(concepts, dim=0)
         concept = torch.arange(concepts, device=x.device).repeat(len(original))
         canvas = Canvas(self.explained.shape, self.settings.size_px)
-        made = canvas.painted(self._generator, x, torch.zeros(len(x), device=x.device), concept)
+        made = canvas.painted(self._generator, x, torch.zeros(len(x), device=x.device), concept, mask)
         levels: Tensor = ((made + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return levels.reshape(len(original), concepts, *original.shape[1:]).to(original.device)
 

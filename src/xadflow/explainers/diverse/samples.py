@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from xadflow.detectors.base import Detector, as_float
-from xadflow.explainers.diverse.canvas import Canvas
+from xadflow.explainers.diverse.canvas import Canvas, heat_mask
+from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.metrics.counterfactual_sheet import CounterfactualRow, counterfactual_sheet
 
 SHEETS = 4
@@ -23,15 +24,17 @@ def due(done: int, steps: int) -> bool:
 @torch.no_grad()
 def write_samples(
     folder: Path, done: int, detector: Detector, generator: nn.Module, canvas: Canvas, banks: tuple[Tensor, Tensor],
-    concepts: int,
+    settings: DiverseSettings,
 ) -> None:  # fmt: skip
     """Write `samples/step-<done>.png` of images spread over both banks, uint8 [N,C,H,W]: always the same, nothing is drawn."""
     rows: list[CounterfactualRow] = []
+    concepts = settings.concepts
     for bank, shown, kind in ((banks[1], SHOWN_ANOMALIES, "anomaly"), (banks[0], SHOWN_NORMALS, "normal")):
         pixels = bank[torch.arange(shown, device=bank.device) * len(bank) // shown]
         x = (as_float(pixels) * 2.0 - 1.0).repeat_interleave(concepts, dim=0)
         which = torch.arange(concepts, device=x.device).repeat(len(pixels))
-        made = canvas.painted(generator, x, torch.zeros(len(x), device=x.device), which).float()
+        mask = heat_mask(detector, as_float(pixels)).repeat_interleave(concepts, dim=0) if settings.within == "heat" else None
+        made = canvas.painted(generator, x, torch.zeros(len(x), device=x.device), which, mask).float()
         stored = ((made + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
         before = detector.score(as_float(pixels)).image.tolist()
         after = detector.score(as_float(stored)).image.tolist()

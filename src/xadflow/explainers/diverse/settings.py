@@ -17,6 +17,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 Form = Literal["calibrated", "logit", "exponential"]
+_YOUNGER: Mapping[str, object] = {"size_px": None, "within": "image"}
 _FORMS: Mapping[object, Form] = {"logit": "logit", "radius": "exponential"}
 
 
@@ -32,6 +33,8 @@ class DiverseSettings(ExplainerSettings):
     size_px           longer side at which the generator works; what it changes there is enlarged onto the image, so that fine
                       grain stays and a step is cheap. The detector judges at its own size, discriminator and concept
                       classifier at this one. None: the detector's own
+    within            heat: changes are scaled by the detector's map over its threshold (at most 1), so that they stay where the
+                      anomaly is; for detectors with a map of distances (fcdd, fcdd_conv). image: anywhere
     width, patch      of the generator; patch None: 2 px up to 48 px, else 4
     adversarial .. proximity   weights l_gan, l_phi, l_rec, l_cyc, l_r, l_div, l_prox of the terms; 0 leaves one out
     margin            cosine between two edits of an image above which they count as alike
@@ -48,6 +51,7 @@ class DiverseSettings(ExplainerSettings):
     probability: Literal["auto", "calibrated", "logit", "exponential"] = "auto"
     typical: Literal["one", "median"] = "one"
     size_px: Annotated[int, Field(ge=16)] | None = None
+    within: Literal["image", "heat"] = "image"
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 24
     patch: Literal[2, 4] | None = None
     adversarial: Weight = 1.0
@@ -68,8 +72,9 @@ class DiverseSettings(ExplainerSettings):
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def told(self) -> dict[str, Any]:
-        """All settings as JSON; a younger one at its default is left out, so that versions of before stay as they are."""
-        return self.model_dump(mode="json", exclude={"size_px"} if self.size_px is None else None)
+        """All settings as JSON; younger ones at their default are left out, so that versions of before stay as they are."""
+        told = self.model_dump(mode="json")
+        return {name: value for name, value in told.items() if name not in _YOUNGER or value != _YOUNGER[name]}
 
     def version(self, code_version: str) -> str:
         """As every explainer's, of :meth:`told`."""

@@ -22,7 +22,7 @@ from xadflow.engine.checkpoints import CHECKPOINT, read_checkpoint, write_checkp
 from xadflow.engine.progress import History, Progress
 from xadflow.engine.seeds import seeded
 from xadflow.errors import BadInput
-from xadflow.explainers.diverse.canvas import Canvas
+from xadflow.explainers.diverse.canvas import Canvas, heat_mask
 from xadflow.explainers.diverse.losses import (
     AnomalyProbability,
     concept_targets,
@@ -68,9 +68,9 @@ class Players(nn.Module):
         self.discriminator = Discriminator(channels, side)
         self.classifier = ConceptClassifier(channels, settings.concepts, side, noise=settings.noise)
 
-    def paint(self, images: Tensor, alpha: Tensor, concept: Tensor) -> Tensor:
+    def paint(self, images: Tensor, alpha: Tensor, concept: Tensor, mask: Tensor | None) -> Tensor:
         """What the generator makes of images [B,C,H,W] in [-1,1], float32."""
-        return self.canvas.painted(self.generator, images, alpha, concept).float()
+        return self.canvas.painted(self.generator, images, alpha, concept, mask).float()
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
@@ -127,7 +127,7 @@ def train_generator(
                 "makers": makers.state_dict(), "judge": judge.state_dict(),
             })  # fmt: skip
         if run.samples and due(done, settings.steps):
-            write_samples(run.folder, done, detector, players.average, players.canvas, banks, settings.concepts)
+            write_samples(run.folder, done, detector, players.average, players.canvas, banks, settings)
         progress.advance(figures)
     return TrainedGenerator(players.average.eval(), start, tuple(history.seen))
 
@@ -136,7 +136,7 @@ def train_generator(
 class GameBatch:
     """N images [N,C,H,W] in [-1,1], their phi and the wanted alpha [N]; `made` [N*K,...] by every concept, image by image.
 
-    `x`, `s`, `wanted`, `concept` are the same repeated for each concept, [N*K].
+    `x`, `s`, `wanted`, `concept`, `mask` are the same repeated for each concept, [N*K]; `mask` is None where all may change.
     """
 
     images: Tensor
@@ -145,6 +145,7 @@ class GameBatch:
     s: Tensor
     wanted: Tensor
     concept: Tensor
+    mask: Tensor | None
     made: Tensor
     noise: torch.Generator
 
@@ -165,13 +166,14 @@ class Game:
         ])  # fmt: skip
         with torch.no_grad():
             probability = self.phi.of(self._raw(images))
+        mask = heat_mask(self.detector, images).repeat_interleave(s.concepts, dim=0) if s.within == "heat" else None
         drawn = torch.rand(2, s.images, generator=generator, device=device)
         alpha = torch.where(drawn[0] < s.pure, 0.0, drawn[1])
         images = images * 2.0 - 1.0
         x, own, wanted = (value.repeat_interleave(s.concepts, dim=0) for value in (images, probability, alpha))
         concept = torch.arange(s.concepts, device=device).repeat(s.images)
-        made = self.players.paint(x, wanted, concept)
-        return GameBatch(images, probability, x, own, wanted, concept, made, generator)
+        made = self.players.paint(x, wanted, concept, mask)
+        return GameBatch(images, probability, x, own, wanted, concept, mask, made, generator)
 
     def judge_step(self, batch: GameBatch, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
         """One step of the discriminator; nothing where the adversarial term is left out."""
@@ -212,12 +214,12 @@ class Game:
         if s.score:
             found["score"] = self._cross_entropy(batch.made, batch.wanted)
         rows = _one_concept_each(batch, s.concepts)
-        kept = players.paint(batch.x[rows], batch.s[rows], batch.concept[rows])
+        kept = players.paint(batch.x[rows], batch.s[rows], batch.concept[rows], _rows_of(batch.mask, rows))
         if s.reconstruction:
             found["reconstruction"] = (kept - batch.x[rows]).abs().mean()
         pairs = [(batch.x, batch.made, targets), (batch.x[rows], kept, torch.zeros_like(targets[rows]))]
         if s.cycle:
-            back = players.paint(batch.made, batch.s, batch.concept)
+            back = players.paint(batch.made, batch.s, batch.concept, batch.mask)
             found["cycle"] = (back - batch.x).abs().mean()
             if s.score:
                 found["score"] = found["score"] + self._cross_entropy(back, batch.s)
@@ -246,6 +248,10 @@ def _one_concept_each(batch: GameBatch, concepts: int) -> Tensor:
     """Rows [N] of a batch, one drawn concept for each image: L_rec is the same mean, for a fraction of the generator's work."""
     images = torch.arange(len(batch.images), device=batch.x.device)
     return images * concepts + torch.randint(concepts, (len(images),), generator=batch.noise, device=batch.x.device)
+
+
+def _rows_of(mask: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if mask is None else mask[rows]
 
 
 def _rate(settings: DiverseSettings, step: int) -> float:
