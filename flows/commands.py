@@ -240,8 +240,9 @@ def _real_anomalies_explained(dataset: str) -> tuple[int, dict[str, int]]:
 def demo() -> None:
     """Run the whole loop on real solar-cell images (ELPV), from data to audited explanations.
 
-    Builds the data set with DVC, trains and registers a champion, explains labelled test images as if they were a
-    night's arrivals, and says where everything is. A second run does only what changed.
+    Builds the data set with DVC, trains and registers a champion and a generator of counterfactuals for it, explains
+    labelled test images as if they were a night's arrivals, and says where everything is. A generator that the gate
+    refuses explains nothing; its measures and the reason are printed. A second run does only what changed.
 
     \b
     Example:
