@@ -104,7 +104,7 @@ def test_a_night_leaves_it_out_for_other_detectors_and_says_why():
     assert why_unfit("heatmap", "hsc") is None
     assert why_unfit("reconstruction", "hsc") == "It needs a detector with `reconstructions`, which hsc does not have."
     settings = SimpleNamespace(
-        nightly_explainers=lambda dataset, detector: ["heatmap", "reconstruction"], explainer=lambda name: {},
+        nightly_explainers=lambda dataset, detector: ["heatmap", "reconstruction"], explainer_for=lambda *named: {},
         detector=lambda name: SimpleNamespace(method=name),
     )  # fmt: skip
     champion = SimpleNamespace(name="xad.plates.hsc", version=3)
