@@ -83,6 +83,17 @@ def test_true_normals_are_read_as_normal_unchanged_anomalies_and_blanks_are_not(
     assert found["perfect"]["l1"][0] > 0.05
 
 
+def test_a_blank_image_is_no_normal_one_whatever_a_reader_makes_of_it(known, monkeypatch):
+    def always(reader, images):
+        return np.full(len(images), NORMAL), np.random.default_rng(len(images)).normal(size=(len(images), 4))
+
+    monkeypatch.setattr(bench, "classes_and_features", always)
+    of = known.anomalies(20)
+    made = np.stack([np.zeros_like(of), of // 2], axis=1)
+    found = bench.made_figures(None, single.Cell("mnist", "bce", "full", 0), of, made)
+    assert found["read_as_normal_each"] == [0.0, 1.0]
+
+
 def test_the_reader_is_told_by_concept(known):
     cell, of = single.Cell("mnist", "bce", "full", 0), known.anomalies(40)
     found = bench.made_figures(None, cell, of, np.stack([np.resize(known.normals, of.shape), of // 2], axis=1))
@@ -135,7 +146,9 @@ def a_cell(normality):
 def test_the_page_says_what_fails_what_is_missing_and_which_rows_have_one_seed():
     cells = [single.Cell("mnist", "bce", "full", seed) for seed in (0, 1)] + [single.Cell("mnist", "hsc", "full", 0)]
     found = dict(zip(cells, ({"figures": a_cell(value)} for value in (51.0, 61.0, 90.0)), strict=True))
-    found[single.Cell("mnist", "bce", "baselines", 0)] = {"figures": {"detector": {}, "sparse": a_cell(52.0)}}
+    found[single.Cell("mnist", "bce", "baselines", 0)] = {
+        "figures": {"detector": {}, "sparse": a_cell(52.0), "nearest train normal": a_cell(70.0) | {"fid_n": 99.0}}
+    }
     figures = {
         "settings": {"normal": {"mnist": "2"}, "second": single.SECOND, "full": {"concepts": 2}}, "images": 1000,
         "baseline_images": 256, "judges": {"mnist": {"second_auroc": 0.95, "read_normals": 0.99, "read_anomalies": 0.01}},
@@ -150,4 +163,5 @@ def test_the_page_says_what_fails_what_is_missing_and_which_rows_have_one_seed()
     assert "read as normal below 95 %: mnist bce seed 0" in page
     assert "Not run: mnist dsvdd full seed 0." in page
     assert "| mnist bce | sparse | 52.0 | 90.0% |" in page
+    assert "of 1 rows that have both: read as normal: nowhere; FID_N: mnist bce; KID_N: nowhere" in page
     assert "hsc normality 80.8 +- 5.3" in page
