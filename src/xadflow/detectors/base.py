@@ -24,6 +24,7 @@ GROUP = "xadflow.detectors"
 CARD = "detector.json"
 WEIGHTS = "weights.safetensors"
 SAMPLES = "samples"  # folder in a training's own where a method may leave PNG files for its MLflow run
+VOID = 255  # in a map of class ids: a pixel that is nobody's, in no loss and no figure
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class TrainingData:
 
     `known` are labelled defects that are in neither test nor gate; `calibration_defects` are labelled defects in
     neither training, test nor gate (may be empty), used to fit the temperature only. `outliers` (may be empty) are
-    images of something else altogether, for outlier exposure (Hendrycks et al., ICLR 2019).
+    images of something else altogether, for outlier exposure (Hendrycks et al., ICLR 2019). Scenes have `labels` and
+    `val_labels` too, uint8 [N,H,W]: each pixel's class, an index into `classes`, or VOID.
     """
 
     normals: Tensor
@@ -49,6 +51,9 @@ class TrainingData:
     known_masks: Tensor | None
     calibration_defects: Tensor
     outliers: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1, dtype=torch.uint8))
+    labels: Tensor | None = None
+    val_labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,27 @@ class Reconstructing(Protocol):
 
     def reconstructions(self, images: Tensor, samples: int) -> Reconstructions:
         """Of float32 [B,C,H,W] in [0,1]; `samples`, at least 2, for means and variances. The same images, the same answer."""
+
+
+@dataclass(frozen=True)
+class Cues:
+    """What a map of scenes is made of, and the classes that the detector sees under it.
+
+    `maps`: raw maps [B,H,W] by name whose sum is the map of `score`; higher is more anomalous in each. `classes`: int64
+    [B,H,W], an index into `names`, the likeliest known class of each pixel whether or not it is anomalous.
+    """
+
+    maps: Mapping[str, Tensor]
+    classes: Tensor
+    names: tuple[str, ...]
+
+
+@runtime_checkable
+class Cued(Protocol):
+    """What a detector of scenes has beside the protocol: its map split into cues, and a class for each pixel."""
+
+    def cues(self, images: Tensor) -> Cues:
+        """Of float32 [B,C,H,W] in [0,1]; differentiable in `images`, classes apart."""
 
 
 @cache
