@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -95,7 +95,7 @@ def _of_synthetic(banks: tuple[str, ...]) -> tuple[str, ...]:
 
 def planted(on: Ground, rate: float, mark: Watermark, seed: int) -> TrainingData:
     """The training data with the mark on exactly round(rate * count) images of each part; the input is not changed."""
-    parts: dict[str, Tensor] = {}
+    parts: dict[str, Any] = {}
     for part in on.parts:
         images: Tensor = getattr(on.data, part)
         places = mark.drawn(len(images), images.shape[2], images.shape[3], seeded(seed, "probe", "places", part))
