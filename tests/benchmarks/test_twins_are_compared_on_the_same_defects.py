@@ -138,7 +138,8 @@ def test_differences_are_robust_minus_plain_on_the_same_images(monkeypatch):
     found = bench.gaps({0: np.array([0, 2])}, {0: made}, {"judge": ByBrightness(0.5)})
     assert found["sparse"]["judge"]["transfer"]["value"] == 1.0
     assert found["sparse"]["judge"]["drop"]["value"] == pytest.approx((200 - 51) / 255 / 0.1, abs=1e-4)
-    assert found[bench.LENGTHENED]["judge"]["transfer"]["value"] == 0.0
+    assert found["sparse"]["judge"]["more"]["value"] == 0.5
+    assert found[bench.LENGTHENED]["judge"]["transfer"]["value"] == found[bench.LENGTHENED]["judge"]["more"]["value"] == 0.0
 
 
 def test_the_sheet_shows_each_picture_untouched_with_its_change_beside_it(tmp_path):
