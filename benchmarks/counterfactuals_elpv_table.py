@@ -42,6 +42,7 @@ ELPV's pictures are CC BY-NC-SA 4.0 and none is in this repository; the command 
 `var/bench-counterfactuals-elpv/sheet.png`.
 """
 
+GAP_MEASURES = {"transfer": "transfer", "drop": "drop", "more": "drops more"}
 OF_NO_TWIN = ("autoencoder", "brightened, as far as robust")
 HEAD = ("", "twin", "flipped", "transfer: {0}", "drop: {0}", "transfer: {1}", "drop: {1}", "l2", "l1", "changed", "brighter",
         "normality: own / {0} / {1}", "FID_N", "KID_N")  # fmt: skip
@@ -59,21 +60,23 @@ def counterfactuals_elpv_section(figures: Mapping[str, Any]) -> str:
     )  # fmt: skip
     lines = [text, *_detectors(figures), "", *_head([title.format(*judges) for title in HEAD])]
     lines += [_row(*name.rsplit(", ", 1), list(seeds.values()), judges) for name, seeds in figures["rows"].items()]
-    lines += [GAPS, *_head(["", "judge", "transfer", "each seed", "drop", "each seed", "drops more", "each seed"])]
+    lines += [GAPS, *_head(["", "judge", *(cell for title in GAP_MEASURES.values() for cell in (title, "each seed"))])]
     for name, by_judge in figures["gaps"].items():
         for judge, measures in by_judge.items():
-            cells = [cell for one in measures.values() for cell in (interval(one), _each(one["each_seed"]))]
+            cells = [cell for one in (measures[measure] for measure in GAP_MEASURES)
+                     for cell in (interval(one), _each(one["each_seed"]))]  # fmt: skip
             lines.append(f"| {name} | {judge} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", verdict(figures), LICENCE])
 
 
 def verdict(figures: Mapping[str, Any]) -> str:
     """Whether the robust twin's counterfactuals transfer better to the first judge, said of each explainer."""
-    said, titles = [], {"more": "drops more"}
+    said = []
     for name in ("sparse", "diverse"):
-        for measure, one in figures["gaps"][name][figures["judge"]].items():
+        for measure, title in GAP_MEASURES.items():
+            one = figures["gaps"][name][figures["judge"]][measure]
             holds = "holds" if one["low"] > 0 else "**the opposite holds**" if one["high"] < 0 else "**is not shown**"
-            said.append(f"{name}, {titles.get(measure, measure)}: {holds} ({interval(one)})")
+            said.append(f"{name}, {title}: {holds} ({interval(one)})")
     return f"\"The robust one transfers better\", by judge `{figures['judge']}`: {'; '.join(said)}."
 
 

@@ -168,8 +168,10 @@ def a_difference(value, low, high):
 
 
 def test_the_page_says_what_holds_what_is_not_shown_and_what_is_the_other_way_round():
-    gaps = {"sparse": {"fcdd": {"transfer": a_difference(0.3, 0.1, 0.5), "drop": a_difference(0.1, -0.2, 0.4)}},
-            "diverse": {"fcdd": {"transfer": a_difference(-0.3, -0.5, -0.1), "drop": a_difference(0, -1, 1)}}}  # fmt: skip
+    more = a_difference(0.05, 0.01, 0.09)  # results are read back with sorted keys
+    gaps = {"sparse": {"fcdd": {"drop": a_difference(0.1, -0.2, 0.4), "more": more, "transfer": a_difference(0.3, 0.1, 0.5)}},
+            "diverse": {"fcdd": {"drop": a_difference(0, -1, 1), "more": more, "transfer": a_difference(-0.3, -0.5, -0.1)}},
+            }  # fmt: skip
     said = verdict({"judge": "fcdd", "gaps": gaps})
     assert "sparse, transfer: holds (+0.300 [+0.100, +0.500]" in said
     assert "sparse, drop: **is not shown**" in said
@@ -188,4 +190,5 @@ def test_the_page_says_what_holds_what_is_not_shown_and_what_is_the_other_way_ro
     assert "| sparse, as far as robust | plain | 90.0% | 25.0% | 1.50 |" in page
     assert "| robust | 0.850 | 0.850 | 50.0% | 6.0% | 0.700 | 0.700 | 0.840 |" in page
     assert "| brightness alone | 0.788 |" in page
+    assert "| sparse | fcdd | +0.300 [" in page and "|  | judge | transfer | each seed | drop |" in page
     assert "CC BY-NC-SA" in page
