@@ -43,8 +43,8 @@ def verdict(figures: Mapping[str, Any]) -> str:
     kept = "**holds**" if lost <= MOST_LOST else "**does not hold**"
     beyond = ", ".join(f"{twin} {_interval(one)}" for twin, one in figures["minus_chance"].items())
     return (f"Clean AUROC lost by robust training: {lost:+.3f} (at most {MOST_LOST}: {kept}). Share inside the mask, robust "
-            f"minus plain on the same images: {_interval(apart)} (above 0: {more}). Share minus chance: {beyond}. 95 % intervals "
-            "of a bootstrap over seeds and images.")  # fmt: skip
+            f"minus plain on the same images: {_interval(apart)} (above 0: {more}). Share minus chance: {beyond}. 95 % "
+            "intervals of a bootstrap over seeds and images.")  # fmt: skip
 
 
 def _interval(one: Mapping[str, float]) -> str:

@@ -47,7 +47,8 @@ def test_the_page_says_of_each_part_of_the_acceptance_whether_it_holds(lost, low
     row = {"auroc_attacked": 0.5, "explained": 70, "flipped": 1.0, "inside": 0.6, "chance": 0.05, "l2": 1.2}
     rows = {"plain": {"0": row | {"auroc": 0.9}}, "robust": {"0": row | {"auroc": 0.9 - lost}}}
     figures = {"rows": rows, "robust_minus_plain": a_difference(0.3, low, 0.5),
-               "minus_chance": {"plain": a_difference(0.2, 0.1, 0.3)}, "texture": "brick", "rung": "easy", "method": "bce", "detector": robust.DETECTOR, "robust": robust.ROBUST,
+               "minus_chance": {"plain": a_difference(0.2, 0.1, 0.3)},
+               "texture": "brick", "rung": "easy", "method": "bce", "detector": robust.DETECTOR, "robust": robust.ROBUST,
                "known": 20, "radius": 0.26}  # fmt: skip
     assert verdict(figures).count(said) == 2
     assert "| plain | 0.900 (0.900) | 0.500 (0.500) | 70 (70) |" in robust_section(figures)
