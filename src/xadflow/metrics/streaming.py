@@ -75,7 +75,7 @@ class Bins:
     count: int = BINS
 
     def __post_init__(self) -> None:
-        resolved = 16 * max(math.ulp(self.low), math.ulp(self.high))
+        resolved = max(16 * math.ulp(self.low), 16 * math.ulp(self.high), 1e-300)
         if not (math.isfinite(self.high - self.low) and self.count > 0 and self.width > resolved):
             raise BadInput("bins need a finite range from low to high that float64 can divide",
                            seen=(self.low, self.high, self.count),
@@ -88,7 +88,7 @@ class Bins:
 
     def of(self, scores: Tensor) -> Tensor:
         """int64 index of the bin of each score, of the same shape; never falls when the score rises. NaN goes to 0."""
-        places = (scores.double() - self.low) / self.width
+        places = (scores.double() - self.low) * self._scale
         return places.nan_to_num(0.0).clamp_(0, self.count - 1).long()
 
     def edge(self, number: int) -> float:
@@ -98,15 +98,18 @@ class Bins:
         """
         if not 0 < number < self.count:
             return -math.inf if number <= 0 else math.inf
-        value = self.low + number * self.width
-        while self._bin(value) >= number:
-            value = math.nextafter(value, -math.inf)
-        while self._bin(value) < number:
-            value = math.nextafter(value, math.inf)
-        return value
+        about = self.low + number * self.width
+        under, edge = about - self.width, about + self.width
+        while under < (middle := (under + edge) / 2) < edge:
+            if (middle - self.low) * self._scale >= number:  # the arithmetic of `of`, bit for bit
+                edge = middle
+            else:
+                under = middle
+        return edge
 
-    def _bin(self, value: float) -> int:
-        return int(self.of(torch.tensor(value, dtype=torch.float64)))
+    @property
+    def _scale(self) -> float:
+        return 1.0 / self.width  # a product, because some devices divide by a number with another rounding
 
 
 class ScoreRange:
@@ -136,7 +139,7 @@ class ScoreRange:
         if not (math.isfinite(low) and math.isfinite(high)):
             raise NotFinite("scores must be finite numbers", seen=(low, high),
                             next_step="look at the images or the weights that gave them")  # fmt: skip
-        least = 64 * count * max(math.ulp(low), math.ulp(high))
+        least = 64 * count * max(math.ulp(low), math.ulp(high), 1e-300)
         pad = max(0.0, least - (high - low)) / 2
         return Bins(low - pad, high + pad, count)
 
