@@ -49,8 +49,8 @@ def threshold_by_loops(scene: Scene, strict: bool) -> float:
                 if anomaly[row][column]:
                     block = [(row + y, column + x) for y in (0, 1) for x in (0, 1) if not ignored[row + y][column + x]]
                     found.append(sum(scores[y][x] for y, x in block) / len(block))
-    enough = [cut for cut in found if (share := np.mean([one >= cut for one in found])) > 0.95 or (not strict and share == 0.95)]
-    return max(enough)
+    shares = [np.mean([one >= cut for one in found]) for cut in found]
+    return max(cut for cut, share in zip(found, shares, strict=True) if share > 0.95 or (not strict and share == 0.95))
 
 
 def figures_by_loops(scene: Scene, threshold: float, classes: int) -> tuple[float, float, float]:

@@ -118,7 +118,8 @@ def test_a_score_differs_from_itself_by_nothing_and_from_noise_by_much():
 
 def test_the_paired_interval_is_narrower_than_that_of_two_sets():
     scene = drawn(4)
-    noisy = scene._replace(scores=scene.scores + 0.1 * torch.randn(scene.scores.shape, generator=torch.manual_seed(0)))
+    rng = torch.Generator().manual_seed(0)
+    noisy = scene._replace(scores=scene.scores + 0.1 * torch.randn(scene.scores.shape, generator=rng))
     test = paired_scene_tests(collected(scene), collected(noisy), bootstrap=300)["auroc"]
     alone = scene_intervals.scene_intervals(collected(scene), bootstrap=300)["auroc"]
     assert test.high - test.low < 0.2 * (alone.high - alone.low)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from xadflow.errors import BadInput, NotFinite
 from xadflow.metrics.pixels import pooled_figures
-from xadflow.metrics.streaming import Bins, PixelHistograms, ScoreRange, StreamedFigures
+from xadflow.metrics.streaming import Bins, PixelHistograms, ScoreRange, StreamedFigures, count_cells, scatter_cells
 
 NAMES = ("average_precision", "auroc", "fpr_at_95_tpr", "threshold")
 ROUNDING = 1e-12  # of sums in float64
@@ -169,6 +169,33 @@ def test_batches_do_not_matter():
     assert whole.figures() == single.figures()
 
 
+def test_both_ways_of_counting_give_the_same_counts():
+    """`scatter_cells` is what devices other than the processor use; it runs on any."""
+    rng = torch.Generator().manual_seed(0)
+    cells, kept = torch.randint(0, 7, (3, 40), generator=rng), torch.rand(3, 40, generator=rng) < 0.6
+    counted, scattered = torch.ones(9, dtype=torch.int64), torch.ones(9, dtype=torch.int64)
+    count_cells(counted, cells, kept)
+    scatter_cells(scattered, torch.where(kept, cells, 9).flatten())
+    expected = [1 + sum(one == cell for one in cells[kept].tolist()) for cell in range(9)]
+    assert counted.tolist() == scattered.tolist() == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_counts_without_waiting():
+    rng = torch.Generator().manual_seed(0)
+    scores, anomaly = torch.randn(2, 64, 64, generator=rng), torch.rand(2, 64, 64, generator=rng) < 0.2
+    here, there = PixelHistograms(Bins(-4, 4)), PixelHistograms(Bins(-4, 4), "cuda")
+    here.add(scores, anomaly, ~anomaly & (scores > 1))
+    on_gpu = [part.cuda() for part in (scores, anomaly, ~anomaly & (scores > 1))]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        there.add(*on_gpu)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert here.figures() == there.figures()
+
+
 def test_what_has_no_figure_is_an_error_and_not_a_number():
     scores, mask = torch.zeros(2, 3, 3), torch.zeros(2, 3, 3, dtype=torch.bool)
     for anomaly, ignored in ((mask, None), (~mask, None), (mask, ~mask)):
@@ -192,7 +219,9 @@ def test_what_has_no_figure_is_an_error_and_not_a_number():
         found.bins()
 
 
-@pytest.mark.parametrize("given_range", [(1.0, 1.0, 4), (1.0, 0.0, 4), (0.0, math.inf, 4), (0.0, 1.0, 0), (1e9, 1e9 + 1e-5, 2**16)])
+@pytest.mark.parametrize(
+    "given_range", [(1.0, 1.0, 4), (1.0, 0.0, 4), (0.0, math.inf, 4), (0.0, 1.0, 0), (1e9, 1e9 + 1e-5, 2**16)]
+)
 def test_ranges_that_cannot_be_divided_are_refused(given_range):
     with pytest.raises(BadInput, match="finite range"):
         Bins(*given_range)

@@ -205,9 +205,14 @@ def count_cells(counts: Tensor, cells: Tensor, kept: Tensor) -> None:
     found = torch.where(kept, cells, size).flatten()  # those left out share one cell more
     if counts.device.type == "cpu":
         counts += torch.bincount(found, minlength=size + 1)[:size]
-    else:  # bincount waits for the device to learn the largest cell
-        spread = counts.new_zeros(size + 1)
-        counts += spread.scatter_add_(0, found, torch.ones_like(found))[:size]
+    else:  # bincount would wait for the device to learn the largest cell
+        scatter_cells(counts, found)
+
+
+def scatter_cells(counts: Tensor, cells: Tensor) -> None:
+    """Add 1 to int64 `counts` [C] for each of the int64 `cells` [P] in 0..C; those at C are dropped."""
+    spread = counts.new_zeros(counts.numel() + 1)
+    counts += spread.scatter_add_(0, cells, torch.ones_like(cells))[:-1]
 
 
 def binned_figures(
