@@ -101,6 +101,14 @@ def test_the_golden_case_of_the_page():
     assert np.nanmean(class_iou(matrix)[:2]) == pytest.approx(0.45, abs=1e-15)
 
 
+def test_what_is_ignored_in_labels_or_predictions_is_in_no_iou():
+    true, predicted = torch.tensor([0, 0, 1, 3, 3, 0, 2]), torch.tensor([0, 1, 1, 0, 2, 3, 3])
+    matrix = confusion_matrix(true, predicted, 2)
+    assert matrix.sum() == 3
+    assert class_iou(matrix)[:2].tolist() == [0.5, 0.5]
+    assert math.isnan(class_iou(matrix)[2])
+
+
 def test_a_class_in_neither_is_left_out_and_one_only_predicted_counts_zero():
     labels = torch.zeros(1, 4, 4, dtype=torch.uint8)
     anomaly = torch.zeros(1, 4, 4, dtype=torch.bool)

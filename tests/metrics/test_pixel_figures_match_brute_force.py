@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from xadflow.errors import BadInput, NotFinite
 from xadflow.metrics.pixels import per_image_figures, pooled_figures
+from xadflow.metrics.ranks import fpr_at_tpr_of, rank
 
 
 def by_definition(scores: np.ndarray, labels: np.ndarray, tpr: float = 0.95, strict: bool = True) -> tuple[float, ...]:
@@ -66,6 +67,8 @@ def test_the_recall_must_be_passed_unless_reaching_it_is_asked_for():
     strict, reached = pooled_figures(scores, anomaly), pooled_figures(scores, anomaly, strict=False)
     assert (strict.fpr_at_95_tpr, strict.threshold) == (0.5, 1.0)
     assert (reached.fpr_at_95_tpr, reached.threshold) == (0.25, 2.0)
+    table = rank(scores[0].numpy(), anomaly[0].numpy()).table()
+    assert (fpr_at_tpr_of(*table, strict=True), fpr_at_tpr_of(*table)) == (0.5, 0.25)
 
 
 def test_pooled_and_per_image_figures_are_not_the_same():

@@ -54,13 +54,13 @@ def test_a_resample_is_as_many_scenes_of_each_fold():
 
 def test_figures_of_resamples_are_those_of_the_sets_put_together(monkeypatch):
     monkeypatch.setattr(scene_intervals, "LEVELS", 2**20)  # no merging: the streaming bins themselves
-    scene = drawn(0)
-    scenes = collected(scene)
+    scene, bins = drawn(0), Bins(-8.0, 10.0, 200)  # coarse: pixels share the bin of the threshold
+    scenes = collected(scene, bins=bins)
     cuts = scenes.cuts()
     found = scene_intervals._resampled(scenes, scene_intervals._counts(scenes), 100, 3)
     assert list(found) == NAMES
     for number, chosen in enumerate(resampled(scene, 3, 100)[:12]):
-        again = collected(Scene(*(part[chosen] for part in scene)), [FOLDS[place] for place in chosen])
+        again = collected(Scene(*(part[chosen] for part in scene)), [FOLDS[place] for place in chosen], bins)
         monkeypatch.setattr(again, "cuts", lambda: cuts)  # thresholds stay those of the whole set
         expected = again.summary().as_metrics()
         for name in NAMES:
