@@ -115,6 +115,7 @@ _BUILT_IN = {
     "elpv": "xadflow.data.sources.elpv:Elpv",
     "folder": "xadflow.data.sources.folder:Folder",
     "letters": "xadflow.data.sources.letters:Letters",
+    "mosaic": "xadflow.data.sources.mosaic:Mosaic",
     "one_vs_rest": "xadflow.data.sources.one_vs_rest:OneVsRest",
     "photo_crops": "xadflow.data.sources.photo_crops:PhotoCrops",
     "textures": "xadflow.data.sources.textures:Textures",
