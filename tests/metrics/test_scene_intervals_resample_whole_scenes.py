@@ -11,7 +11,7 @@ from xadflow.errors import BadInput
 from xadflow.metrics import scene_intervals
 from xadflow.metrics.open_set import Scene
 from xadflow.metrics.pixels import pooled_figures
-from xadflow.metrics.scene_intervals import paired_scene_tests
+from xadflow.metrics.scene_intervals import mean_paired_scene_tests, paired_scene_tests
 from xadflow.metrics.scenes import SceneFigures
 from xadflow.metrics.streaming import Bins
 
@@ -114,6 +114,22 @@ def test_a_score_differs_from_itself_by_nothing_and_from_noise_by_much():
                               bootstrap=300)  # fmt: skip
     for test in same.values():
         assert (test.difference, test.low, test.high) == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)
+
+
+def test_several_trainings_give_the_mean_of_their_differences_and_one_gives_the_paired_test():
+    scene = drawn(4)
+    better = scene._replace(scores=scene.scores + 0.5 * scene.anomaly)
+    noise = scene._replace(scores=torch.from_numpy(np.random.default_rng(1).normal(size=scene.scores.shape)))
+    plain, up, down = map(collected, (scene, better, noise))
+    alone = [paired_scene_tests(*pair, bootstrap=200) for pair in ((up, plain), (down, plain))]
+    both = mean_paired_scene_tests([(up, plain), (down, plain)], bootstrap=200)
+    assert mean_paired_scene_tests([(up, plain)], bootstrap=200) == alone[0]
+    for name in NAMES:
+        assert both[name].difference == pytest.approx((alone[0][name].difference + alone[1][name].difference) / 2)
+        ends = [(one[name].low + alone[1][name].low) / 2 for one in alone[:1]]
+        assert both[name].low >= ends[0] - 1e-12  # resamples are shared, so the mean spreads no wider than both do
+    with pytest.raises(BadInput, match="needs a pair"):
+        mean_paired_scene_tests([])
 
 
 def test_the_paired_interval_is_narrower_than_that_of_two_sets():

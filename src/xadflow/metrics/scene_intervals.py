@@ -9,7 +9,7 @@ own spread is not in the interval. The spread seen is that over test scenes, not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,27 +66,42 @@ def scene_intervals(
 def paired_scene_tests(
     a: SceneFigures, b: SceneFigures, *, bootstrap: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, PairedTest]:
-    """Figure of a minus figure of b on the same resampled scenes, by the names of :func:`scene_intervals` that both have.
+    """Figure of a minus figure of b on the same resampled scenes: as :func:`mean_paired_scene_tests` of one pair."""
+    return mean_paired_scene_tests([(a, b)], bootstrap=bootstrap, seed=seed, level=level)
 
-    The bins of the two may differ. The p-value is as in `intervals.paired_bootstrap`: never below 2 / (bootstrap + 1).
+
+def mean_paired_scene_tests(
+    pairs: Sequence[tuple[SceneFigures, SceneFigures]], *, bootstrap: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, PairedTest]:
+    """Mean over pairs (a, b), one for each training seed, of a's figure minus b's, by the names of :func:`scene_intervals`.
+
+    A resample draws the same scenes for all. The interval is that over scenes with the trainings as they are; bins may
+    differ. The p-value is as in `intervals.paired_bootstrap`: never below 2 / (bootstrap + 1).
 
     Raises:
-        BadInput: as :func:`scene_intervals`, or scenes that differ in folds or labels, or come in another order.
+        BadInput: no pair, as :func:`scene_intervals`, or scenes that differ in folds or labels, or come in another order.
     """
-    first, second = _counts(a), _counts(b)
-    if not _same(first, second):
-        raise BadInput("a paired test needs the same scenes in the same order", seen=(len(first.fold), len(second.fold)),
-                       next_step="add each batch to both, with both scores")  # fmt: skip
+    if not pairs:
+        raise BadInput("a paired test needs a pair", seen=0, next_step="pass at least one")
+    counts = [(_counts(a), _counts(b)) for a, b in pairs]
+    reference = counts[0][0]
+    for one in (one for both in counts for one in both):
+        if not _same(reference, one):
+            raise BadInput("a paired test needs the same scenes in the same order",
+                           seen=(len(reference.fold), len(one.fold)), next_step="add each batch to both, with both scores")
     tail = _tail(level)
-    drawn, other = _resampled(a, first, bootstrap, seed), _resampled(b, second, bootstrap, seed)
-    point, baseline = a.summary().as_metrics(), b.summary().as_metrics()
+    sides = [[(pair[side], both[side]) for pair, both in zip(pairs, counts, strict=True)] for side in (0, 1)]
+    drawn, other = ([_resampled(scenes, of, bootstrap, seed) for scenes, of in side] for side in sides)
+    point, baseline = ([pair[side].summary().as_metrics() for pair in pairs] for side in (0, 1))
+    names = [name for name in drawn[0] if all(name in one for one in (*drawn, *other))]
     tests = {}
-    for name in drawn.keys() & other.keys():
-        change = drawn[name] - other[name]
+    for name in names:
+        change = np.mean([one[name] - its[name] for one, its in zip(drawn, other, strict=True)], axis=0)
         low, high = (float(end) for end in np.quantile(change, (tail, 1 - tail)))
         side = min(int((change <= 0).sum()), int((change >= 0).sum()))
-        tests[name] = PairedTest(point[name] - baseline[name], low, high, min(1.0, 2 * (side + 1) / (change.size + 1)))
-    return {name: tests[name] for name in drawn if name in tests}
+        apart = float(np.mean([one[name] - its[name] for one, its in zip(point, baseline, strict=True)]))
+        tests[name] = PairedTest(apart, low, high, min(1.0, 2 * (side + 1) / (change.size + 1)))
+    return tests
 
 
 def _same(first: _Scenes, second: _Scenes) -> bool:
