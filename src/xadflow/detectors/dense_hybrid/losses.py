@@ -25,20 +25,26 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return kept.sum() / mask.sum().clamp_min(1)
 
 
+def precise(logits: Tensor) -> Tensor:
+    """At least float32: sums of exponentials lose too much in half precision."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def log_likelihood(class_logits: Tensor) -> Tensor:
     """ln p_hat(x) = LSE_y s_y, up to the constant ln Z: [B,H,W] of [B,K,H,W]."""
-    return torch.logsumexp(class_logits.float(), dim=1)
+    return torch.logsumexp(precise(class_logits), dim=1)
 
 
 def log_outlier(dataset_logits: Tensor) -> Tensor:
     """ln P(d_out|x) = logsigmoid(o_1 - o_0), finite however sure the head is: [B,H,W] of [B,2,H,W]."""
-    o = dataset_logits.float()
+    o = precise(dataset_logits)
     return F.logsigmoid(o[:, 1] - o[:, 0])
 
 
 def closed_loss(class_logits: Tensor, labels: Tensor) -> Tensor:
     """L_cls of logits [B,K,H,W] and labels int64 [B,H,W], VOID where a pixel counts for nothing."""
-    return masked_mean(F.cross_entropy(class_logits.float(), labels, ignore_index=VOID, reduction="none"), labels != VOID)
+    costs = F.cross_entropy(precise(class_logits), labels, ignore_index=VOID, reduction="none")
+    return masked_mean(costs, labels != VOID)
 
 
 def hybrid_terms(

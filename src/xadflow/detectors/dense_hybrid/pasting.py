@@ -49,7 +49,7 @@ def mixed(images: Tensor, labels: Tensor, negatives: Negatives, settings: PasteS
     result, target, pasted = images, labels, torch.zeros_like(labels, dtype=torch.bool)
     for _ in range(settings.pastes):
         chosen, regions = negatives.drawn(count, generator)
-        grid = placed(count, size, settings.zoom, generator, device)
+        grid = placed(chosen, size, settings.zoom, generator)
         content = F.grid_sample(chosen, grid, padding_mode="reflection", align_corners=False)
         given = None if regions is None else nearest(regions, grid)
         mask = shape(settings, content, given, generator)
@@ -57,7 +57,7 @@ def mixed(images: Tensor, labels: Tensor, negatives: Negatives, settings: PasteS
         foreign = torch.ones(count, dtype=torch.bool, device=device)
         if settings.control:
             foreign = torch.rand(count, generator=generator, device=device) >= settings.control
-            there = placed(count, size, settings.zoom, generator, device)
+            there = placed(images, size, settings.zoom, generator)
             piece = F.grid_sample(images.roll(1, 0), there, padding_mode="reflection", align_corners=False)
             content = torch.where(foreign.view(-1, 1, 1, 1), content, piece)
             own = torch.where(foreign.view(-1, 1, 1), own, nearest(labels.roll(1, 0), there))
@@ -71,17 +71,17 @@ def mixed(images: Tensor, labels: Tensor, negatives: Negatives, settings: PasteS
     return Mixed(result, target, pasted)
 
 
-def placed(count: int, size: torch.Size, zoom: tuple[float, float], generator: Generator, device: torch.device) -> Tensor:
-    """Sampling grids [B,H,W,2]: each image enlarged by its own factor, mirrored or not, and shifted at random inside itself."""
-    factor, flip, across, down = torch.rand(4, count, generator=generator, device=device)
-    scale = 1.0 / (zoom[0] + (zoom[1] - zoom[0]) * factor)  # of the window in the image
-    room = (1.0 - scale).abs()
-    zero = torch.zeros_like(scale)
+def placed(images: Tensor, size: torch.Size, zoom: tuple[float, float], generator: Generator) -> Tensor:
+    """Grids [B,H,W,2] that see a window in each image [B,C,h,w]: enlarged by its own factor, mirrored or not, anywhere."""
+    factor, flip, across, down = torch.rand(4, len(images), generator=generator, device=images.device)
+    enlarged = zoom[0] + (zoom[1] - zoom[0]) * factor
+    high, wide = (whole / part / enlarged for whole, part in zip(size, images.shape[2:], strict=True))  # of the window
+    zero = torch.zeros_like(factor)
     rows = [
-        torch.stack([torch.where(flip < 0.5, scale, -scale), zero, (2 * across - 1) * room], dim=1),
-        torch.stack([zero, scale, (2 * down - 1) * room], dim=1),
+        torch.stack([torch.where(flip < 0.5, wide, -wide), zero, (2 * across - 1) * (1.0 - wide).abs()], dim=1),
+        torch.stack([zero, high, (2 * down - 1) * (1.0 - high).abs()], dim=1),
     ]
-    return F.affine_grid(torch.stack(rows, dim=1), [count, 1, *size], align_corners=False)
+    return F.affine_grid(torch.stack(rows, dim=1), [len(images), 1, *size], align_corners=False)
 
 
 def nearest(classes: Tensor, grid: Tensor) -> Tensor:
@@ -161,7 +161,8 @@ def feathered(mask: Tensor, width_px: int) -> Tensor:
     alpha = mask.float()
     if width_px == 0:
         return alpha
-    return F.avg_pool2d(alpha[:, None], 2 * width_px + 1, 1, width_px, count_include_pad=False)[:, 0]
+    around = F.pad(alpha[:, None], [width_px] * 4, mode="replicate")
+    return F.avg_pool2d(around, 2 * width_px + 1, 1)[:, 0]
 
 
 def brightness_bands(content: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xadflow.detectors.dense_hybrid.losses import log_likelihood, log_outlier
+from xadflow.detectors.dense_hybrid.losses import log_likelihood, log_outlier, precise
 from xadflow.detectors.dense_hybrid.networks import SceneNet, enlarged
 from xadflow.detectors.dense_hybrid.settings import Part, ScoreSettings
 
@@ -40,8 +40,7 @@ class Reading:
 def read(net: SceneNet, images: Tensor, *, exact: bool = True) -> Reading:
     """Of float images [B,C,H,W] in [0,1]; differentiable. Without `exact` the parts are made small and enlarged."""
     size = images.shape[2:]
-    s, o = net(images)
-    s, o = s.float(), o.float()
+    s, o = (precise(logits) for logits in net(images))
     large = enlarged(s, size)
     if exact:
         likelihood, outlier = log_likelihood(large), log_outlier(enlarged(o, size))
