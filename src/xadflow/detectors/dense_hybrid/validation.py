@@ -19,6 +19,7 @@ from xadflow.detectors.dense_hybrid.reading import read
 from xadflow.detectors.dense_hybrid.scenes import Scenes
 from xadflow.detectors.dense_hybrid.settings import DenseHybridSettings, Part
 from xadflow.engine.seeds import seeded
+from xadflow.metrics.ranks import average_precision
 
 BATCH = 16
 MOST_SCENES = 128  # that are looked at
@@ -57,22 +58,12 @@ def paste_figures(net: SceneNet, scenes: Scenes, settings: DenseHybridSettings, 
         truths.append(mixed.pasted[counted])
         for part, values in maps.items():
             values.append(reading.map(part)[counted])
-    truth = torch.cat(truths)
-    figures = {f"paste_ap_{part}": average_precision(torch.cat(values), truth) for part, values in maps.items()}
-    return figures | {"paste_share": float(truth.double().mean())}
-
-
-def average_precision(scores: Tensor, truth: Tensor) -> float:
-    """Sum of recall steps times precision over distinct scores; 0 where nothing is true. Flat tensors of one length."""
-    if not bool(truth.any()):
-        return 0.0
-    ordered, order = scores.sort(descending=True)
-    hits = truth[order].double().cumsum(0)
-    last = torch.ones_like(truth)
-    last[:-1] = ordered[1:] != ordered[:-1]  # ties count as one
-    at = last.nonzero().flatten()
-    recall_steps = torch.diff(hits[at], prepend=hits.new_zeros(1)) / hits[-1]
-    return float((recall_steps * hits[at] / (at + 1)).sum())
+    truth = torch.cat(truths).cpu().numpy()
+    figures = {"paste_share": float(truth.mean())}
+    if truth.any() and not truth.all():
+        for part, values in maps.items():
+            figures[f"paste_ap_{part}"] = average_precision(torch.cat(values).cpu().numpy(), truth)
+    return figures
 
 
 def _batches(scenes: Scenes, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
