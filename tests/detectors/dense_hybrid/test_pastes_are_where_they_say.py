@@ -89,6 +89,15 @@ def test_a_seam_is_void_and_fades_and_nothing_changes_beyond_it():
     assert soft.pasted.sum() > 0.7 * hard.pasted.sum()
 
 
+def test_the_seam_of_a_later_piece_is_no_outlier_even_where_an_earlier_paste_was():
+    settings = {"control": 0.5, "rectangle": 1.0, "largest": 1.0, "feather_px": 3}
+    first, both = (pasted_into(200, pastes=number, **settings) for number in (1, 2))
+    changed = first.images[:, 0] != both.images[:, 0]
+    piece = ((both.labels != VOID) & changed).flatten(1).any(1)  # the second paste is a piece of another scene
+    assert (first.pasted & changed)[piece].any()
+    assert not (both.pasted & changed)[piece].any()
+
+
 def test_later_pastes_lie_on_top_of_earlier_ones():
     found = pasted_into(60, pastes=6, control=0.5, rectangle=1.0, largest=1.0)
     assert torch.equal(found.pasted, found.images[:, 0] > 0.9)
