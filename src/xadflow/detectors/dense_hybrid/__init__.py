@@ -1,0 +1,1 @@
+"""DenseHybrid: scenes, a class for each pixel, and what belongs to none of them (detector.py)."""
