@@ -8,13 +8,16 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torchvision.models import densenet121, resnet50
 
 from xadflow.detectors.dense_hybrid import multiply_accumulates as counting
 from xadflow.detectors.dense_hybrid.ladder_densenet import LadderDenseNet, PyramidPooling
 from xadflow.detectors.dense_hybrid.multiply_accumulates import multiply_accumulates
 from xadflow.detectors.dense_hybrid.networks import NETS, build_net
-from xadflow.errors import BadInput, DataUnavailable
+from xadflow.detectors.trunk_weights import pretrain
+from xadflow.digests import sha256_file
+from xadflow.errors import BadInput
 
 LARGE = {name: 514 if name.startswith("ladder") else 1218 for name in NETS if name != "mobile"}
 LDN, DLV3 = "ladder_densenet121", "deeplab_resnet50"
@@ -97,10 +100,26 @@ def test_trunks_compute_what_torchvision_computes_from_the_same_weights(nets):
         torch.testing.assert_close(trunk(images), theirs.features[:-1](images), rtol=1e-4, atol=1e-4)
 
 
-def test_packaged_weights_are_asked_for_in_vain():
-    for name in LARGE:
-        with pytest.raises(DataUnavailable, match="set it to false"):
-            build_net(name, 5, 3)
+def test_packaged_weights_are_asked_for_in_vain_and_that_is_said(caplog):
+    build_net(LDN, 5, 3)
+    assert "densenet121: the trunk starts untrained" in caplog.text
+    build_net(DLV3, 5, 3)
+    assert "resnet50: the trunk starts untrained" in caplog.text
+    caplog.clear()
+    build_net(LDN, 5, 3, pretrained=False)
+    assert not caplog.text
+
+
+def test_weights_of_a_file_of_the_project_fit_the_trunk(tmp_path, monkeypatch):
+    theirs = densenet121(weights=None)
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_text("{}\n")
+    save_file({name: value.contiguous() for name, value in theirs.state_dict().items()}, tmp_path / "dense.safetensors")
+    monkeypatch.setenv("XADFLOW_PROJECT", str(tmp_path))
+    net = build_net(LDN, 5, 3, pretrained=False)
+    assert pretrain(net, "dense.safetensors") == sha256_file(tmp_path / "dense.safetensors")
+    assert torch.equal(net.trunk.steps[0].weight, theirs.features.conv0.weight)
+    assert torch.equal(net.trunk.steps[-1].denselayer16.conv2.weight, theirs.features.denseblock4.denselayer16.conv2.weight)
 
 
 def _kept(seen, tensor):

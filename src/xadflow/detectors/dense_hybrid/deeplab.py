@@ -8,11 +8,12 @@ Chen et al., ECCV 2018, arXiv 1802.02611; with the dataset head Grcić et al., E
 section 1; the official code is GPL-2, reimplemented from that description). Different: the published trunk is WideResNet-38, of
 which there is neither a package nor a torchvision model; wide_resnet50_2 is the nearest. Its dec0 is at 1/2, where a ResNet
 has one convolution alone, so here it is at 1/4, as in the DeepLab paper. No package carries ImageNet weights of these
-trunks; a file of the project does, by `trunk_weights.pretrain`.
+trunks, so they start untrained, or from a file of the project by `trunk_weights.pretrain`.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import ClassVar
 
 import torch
@@ -23,7 +24,8 @@ from xadflow.detectors.dense_hybrid.networks import SceneNet, pixel_head
 from xadflow.detectors.trunk_outline import IMAGENET, TORCHVISION
 from xadflow.detectors.trunk_settings import TrunkSettings
 from xadflow.detectors.trunks import CutTrunk
-from xadflow.errors import DataUnavailable
+
+log = logging.getLogger(__name__)
 
 RATES = (12, 24, 36)
 WIDTH, FINE = 256, 48
@@ -33,8 +35,7 @@ FINE_INPUTS = 256  # channels of `layer1`
 class DeepLabV3Plus(SceneNet):
     """`deeplab_resnet50`; contract of xadflow.detectors.dense_hybrid.networks. In training a batch of one is refused.
 
-    Raises:
-        DataUnavailable: `pretrained`, as no package has the weights.
+    `pretrained` is answered by a warning.
     """
 
     stride = 8
@@ -43,8 +44,7 @@ class DeepLabV3Plus(SceneNet):
     def __init__(self, num_classes: int, channels: int, *, pretrained: bool = True) -> None:
         super().__init__(num_classes, channels, *IMAGENET)
         if pretrained:
-            raise DataUnavailable(f"no package carries ImageNet weights of {self.network}", seen="pretrained true",
-                                  next_step="set it to false; the light net `mobile` has packaged weights")  # fmt: skip
+            log.warning("no package carries weights of %s: the trunk starts untrained", self.network)
         self.trunk = CutTrunk(TORCHVISION + self.network, TrunkSettings(cut="layer4"))
         _dilate(self._step("layer3"), first=1, rest=2)
         _dilate(self._step("layer4"), first=2, rest=4)

@@ -6,11 +6,13 @@
 Krešo et al., arXiv 1905.05661; with the dataset head Grcić et al., ECCV 2022, arXiv 2207.02606 (dense-hybrid.md, section 1;
 matejgrcic/DenseHybrid is GPL-2, reimplemented from that description). Different: images are normalised by ImageNet's statistics
 (the public scripts feed [0,1] although their trunk is ImageNet's), and pooling rounds up, so that no row of an odd size is
-unseen. No package carries DenseNet-121's ImageNet weights; a file of the project does, by `trunk_weights.pretrain`.
+unseen. No package carries DenseNet-121's ImageNet weights, so the trunk starts untrained, or from a file of the project by
+`trunk_weights.pretrain`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -23,7 +25,8 @@ from xadflow.detectors.dense_hybrid.networks import SceneNet, enlarged, pixel_he
 from xadflow.detectors.trunk_outline import IMAGENET
 from xadflow.detectors.trunk_settings import TrunkSettings
 from xadflow.detectors.trunks import CutTrunk
-from xadflow.errors import DataUnavailable
+
+log = logging.getLogger(__name__)
 
 NETWORK = "torchvision:densenet121"
 GRIDS = (8, 4, 2, 1)  # rows of the pyramid's grids
@@ -79,10 +82,7 @@ class LadderDenseNet(SceneNet):
     """`ladder_densenet121`; contract of xadflow.detectors.dense_hybrid.networks.
 
     With `checkpointing` a training keeps only what each dense layer gives and computes its inside twice, as published: less
-    memory for about a third more time. Gradients and running statistics are the same.
-
-    Raises:
-        DataUnavailable: `pretrained`, as no package has the weights.
+    memory for about a third more time. Gradients and running statistics are the same. `pretrained` is answered by a warning.
     """
 
     stride = 32
@@ -90,8 +90,7 @@ class LadderDenseNet(SceneNet):
     def __init__(self, num_classes: int, channels: int, *, pretrained: bool = True, checkpointing: bool = False) -> None:
         super().__init__(num_classes, channels, *IMAGENET)
         if pretrained:
-            raise DataUnavailable("no package carries DenseNet-121's ImageNet weights", seen="pretrained true",
-                                  next_step="set it to false; the light net `mobile` has packaged weights")  # fmt: skip
+            log.warning("no package carries weights of %s: the trunk starts untrained", NETWORK)
         self.checkpointing = checkpointing
         self.trunk = CutTrunk(NETWORK, TrunkSettings(cut="features.denseblock4"))
         for place, name in enumerate(self.trunk.names):
