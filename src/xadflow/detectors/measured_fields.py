@@ -41,7 +41,7 @@ def measured_fields(trunk: nn.Module, height: int, width: int, channels: int = 3
     Raises:
         BadInput: the trunk leaves no cell of an image of this size, or the distance of its cells is not a power of two.
     """
-    seeing = _seeing(trunk)
+    seeing = seeing_twin(trunk)
     rows = _along(lambda size: _supports(seeing, channels, size, axis=0), height, height, width)
     columns = _along(lambda size: _supports(seeing, channels, size, axis=1), width, height, width)
     return rows, columns
@@ -100,8 +100,8 @@ class _Repeat(nn.Module):
         return maps.repeat(1, self.channels, 1, 1)  # not expanded: blocks add to it in place
 
 
-def _seeing(trunk: nn.Module) -> nn.Module:
-    """The twin; of parameters on `meta` too."""
+def seeing_twin(trunk: nn.Module) -> nn.Module:
+    """The twin, in float64: linear, all its weights above zero; of parameters on `meta` too. The net is not changed."""
     return _replaced(copy.deepcopy(trunk)).to(torch.float64).eval()
 
 

@@ -20,6 +20,10 @@ from xadflow.errors import BadInput, UnknownName
 
 NETS: Mapping[str, str] = {
     "mobile": "xadflow.detectors.dense_hybrid.mobile_net:MobileSceneNet",
+    "ladder_densenet121": "xadflow.detectors.dense_hybrid.ladder_densenet:LadderDenseNet",
+    "deeplab_resnet50": "xadflow.detectors.dense_hybrid.deeplab:DeepLabV3Plus",
+    "deeplab_resnet101": "xadflow.detectors.dense_hybrid.deeplab:DeepLabResNet101",
+    "deeplab_wide_resnet50_2": "xadflow.detectors.dense_hybrid.deeplab:DeepLabWideResNet50",
 }
 """Name to `module:class`; a class takes (num_classes, channels, pretrained)."""
 
