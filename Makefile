@@ -71,6 +71,9 @@ bench-textures: setup ## image and pixel AUROC and AUPRO on textures with exact 
 	@$(BIN)/python -m benchmarks.textures $(QUICK_FLAG)
 	@$(if $(QUICK),,$(BIN)/python -m benchmarks.textures_ceiling)
 
+bench-dense: setup ## dense open-set recognition on generated scenes: hybrid against its parts (QUICK=1: 1 seed, few steps)
+	@$(BIN)/python -m benchmarks.dense $(QUICK_FLAG)
+
 bench-counterfactuals: setup ## several counterfactuals an anomaly on Coloured-MNIST, judged by readers, cell by cell (QUICK=1: 1 seed, fewer steps)
 	@$(BIN)/python -m benchmarks.counterfactuals $(QUICK_FLAG)
 

@@ -30,7 +30,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from xadflow.detectors.dense_hybrid.tiling import reach_px, score_tiled
 
 from benchmarks.results import write_results
 from xadflow.data.fetching import fetch
@@ -40,6 +39,7 @@ from xadflow.data.sources.mosaic import CLASSES, SETS, TOWNS
 from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
 from xadflow.detectors.dense_hybrid.detector import DenseHybrid
 from xadflow.detectors.dense_hybrid.reading import read
+from xadflow.detectors.dense_hybrid.tiling import reach_px, score_tiled
 from xadflow.digests import sha256_json
 from xadflow.images import VOID, decode_png
 from xadflow.lineage import code_digest
