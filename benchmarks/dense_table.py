@@ -7,10 +7,10 @@ from statistics import mean
 from typing import Any
 
 TEXT = """\
-`make bench-dense`. {train:,} training scenes of {side} px, {negatives} negatives, {test} test scenes in two towns ({share:.1%}
-of the pixels anomalous): GENERATED from real textures, garments, game textures and photographs (data set `mosaic`), so no figure
-compares with one on StreetHazards or Fishyscapes. Detector `dense_hybrid`, light net, seeds {seeds}: {wall:.0f} s for both
-stages ({cpu:.0f} s of CPU time), one thread. All scores are read off the same net; *before* is after the closed-set stage,
+`make bench-dense`. {train:,} training scenes of {side} px, {negatives} negatives, {test} test scenes in two towns, {share:.1%}
+of their pixels anomalous: GENERATED from real textures, garments, game textures and photographs (data set `mosaic`), so no
+figure compares with one on StreetHazards or Fishyscapes. Detector `dense_hybrid`, light net, seeds {seeds}: {wall:.0f} s for
+both stages ({cpu:.0f} s of CPU time), one thread. All scores are read off the same net; *before* is after the closed-set stage,
 when it is a plain segmenter. *AP*, *AUROC*, *FPR95*: all pixels of the set pooled. *open-mIoU*: threshold at TPR > 95 % fitted
 on the other town; *gap*: closed mIoU minus open-mIoU. Means of the seeds, each beside; every figure is known to within
 {bound:.0e} (histograms). Cues that know nothing reach an AP of {floors}.
