@@ -118,6 +118,7 @@ _BUILT_IN = {
     "mosaic": "xadflow.data.sources.mosaic:Mosaic",
     "one_vs_rest": "xadflow.data.sources.one_vs_rest:OneVsRest",
     "photo_crops": "xadflow.data.sources.photo_crops:PhotoCrops",
+    "scenes": "xadflow.data.sources.scenes:Scenes",
     "textures": "xadflow.data.sources.textures:Textures",
 }
 

@@ -54,19 +54,8 @@ class Folder:
         return ()
 
     def origin(self) -> str:
-        """Digest over relative path, size, modification time and rights of every file: cheap, and new when a file is.
-
-        The rights are in it because a file that could not be read is looked at again once they are mended.
-        """
-        root = self._root()
-        stats = []
-        for relative in walk_files(root):
-            try:
-                seen = (root / relative).lstat()
-            except FileNotFoundError:
-                continue
-            stats.append([relative, seen.st_size, seen.st_mtime_ns, seen.st_mode])
-        return f"folder {root.name}: {len(stats)} files, {sha256_json(stats)}"
+        """Digest over relative path, size, modification time and rights of every file: cheap, and new when a file is."""
+        return state_of(self._root())
 
     def candidates(self) -> Iterator[Candidate | Refused]:
         """Every file of the folder, as an image, as the mask of one, or as refused, ordered by path.
@@ -100,6 +89,21 @@ class Folder:
                 next_step=f"restore it, or mend datasets.{self._name}.options.path in params.yaml",
             )  # fmt: skip
         return root
+
+
+def state_of(root: Path) -> str:
+    """Name, number of files and a digest over relative path, size, modification time and rights of every file.
+
+    The rights are in it because a file that could not be read is looked at again once they are mended.
+    """
+    stats = []
+    for relative in walk_files(root):
+        try:
+            seen = (root / relative).lstat()
+        except FileNotFoundError:
+            continue
+        stats.append([relative, seen.st_size, seen.st_mtime_ns, seen.st_mode])
+    return f"folder {root.name}: {len(stats)} files, {sha256_json(stats)}"
 
 
 def walk_files(root: Path) -> list[str]:
