@@ -83,6 +83,9 @@ bench-counterfactuals-elpv: setup ## counterfactuals of real defects by a robust
 bench-counterfactuals-single: setup ## the same for one class of MNIST and of Fashion-MNIST, four detectors, cell by cell (QUICK=1: 1 cell, few steps)
 	@$(BIN)/python -m benchmarks.counterfactuals_single $(QUICK_FLAG)
 
+bench-robust: setup ## where counterfactuals change an image, by a robustly trained detector and its plain twin (QUICK=1: 1 seed)
+	@$(BIN)/python -m benchmarks.robust $(QUICK_FLAG)
+
 bench-speed: setup ## how fast the one-class family is fed and trained, beside a loader of single images (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.one_class_speed $(QUICK_FLAG)
 

@@ -67,6 +67,7 @@ from xadflow.settings import Home
 SEEDS = (0, 1, 2)
 IMAGES, QUICK_IMAGES, SHOWN = 100, 24, 8
 MEASURES = ("transfer", "drop")
+MORE = "more"  # of the images: 1/2 where the robust twin's score drops more, -1/2 where less; no outlier pulls it
 Made = dict[tuple[str, str], Pixels]  # explainer, twin
 
 
@@ -120,12 +121,13 @@ def gaps(rows: Mapping[int, Any], made: Mapping[int, Made], judges: Mapping[str,
     found: dict[str, Any] = {}
     for name, (first, second) in pairs.items():
         for judge_name, judge in judges.items():
-            each: dict[str, dict[int, Any]] = {measure: {} for measure in MEASURES}
+            each: dict[str, dict[int, Any]] = {measure: {} for measure in (*MEASURES, MORE)}
             for seed, of in rows.items():
                 originals = cells().test[of]
                 robust, plain = (by_judge(judge, originals, made[seed][key]) for key in (first, second))
                 for measure in MEASURES:
                     each[measure][seed] = (of, robust[measure] - plain[measure])
+                each[MORE][seed] = (of, np.sign(robust["drop"] - plain["drop"]) / 2)
             found.setdefault(name, {})[judge_name] = {measure: gap(across_seeds(one)) for measure, one in each.items()}
     return found
 

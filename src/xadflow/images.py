@@ -21,6 +21,7 @@ from xadflow.errors import BadImage
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, checked on the header before any pixel is decoded
 
+VOID = 255  # in a map of class ids: a pixel that is nobody's, in no loss and no figure
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 _RAISE_BYTES = "shrink it, or raise limits.max_bytes in params.yaml"
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # no other decoder sees a stranger's bytes: EPS starts Ghostscript
@@ -106,6 +107,13 @@ def mask_to_input(pixels: NDArray[np.uint8], size_px: tuple[int, int]) -> NDArra
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.NEAREST)
     return np.asarray(image, dtype=np.uint8) > 0
+
+
+def labels_to_input(pixels: NDArray[np.uint8], size_px: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize a map of class ids to uint8 [H,W], nearest neighbour, so that no id comes up that was not there."""
+    height, width = size_px
+    image = Image.fromarray(pixels)
+    return np.asarray(image.resize((width, height), Image.Resampling.NEAREST) if image.size != (width, height) else image)
 
 
 def read_file(path: Path, limits: ImageLimits | None = None) -> bytes:

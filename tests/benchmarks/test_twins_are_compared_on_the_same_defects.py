@@ -138,7 +138,8 @@ def test_differences_are_robust_minus_plain_on_the_same_images(monkeypatch):
     found = bench.gaps({0: np.array([0, 2])}, {0: made}, {"judge": ByBrightness(0.5)})
     assert found["sparse"]["judge"]["transfer"]["value"] == 1.0
     assert found["sparse"]["judge"]["drop"]["value"] == pytest.approx((200 - 51) / 255 / 0.1, abs=1e-4)
-    assert found[bench.LENGTHENED]["judge"]["transfer"]["value"] == 0.0
+    assert found["sparse"]["judge"]["more"]["value"] == 0.5
+    assert found[bench.LENGTHENED]["judge"]["transfer"]["value"] == found[bench.LENGTHENED]["judge"]["more"]["value"] == 0.0
 
 
 def test_the_sheet_shows_each_picture_untouched_with_its_change_beside_it(tmp_path):
@@ -167,8 +168,10 @@ def a_difference(value, low, high):
 
 
 def test_the_page_says_what_holds_what_is_not_shown_and_what_is_the_other_way_round():
-    gaps = {"sparse": {"fcdd": {"transfer": a_difference(0.3, 0.1, 0.5), "drop": a_difference(0.1, -0.2, 0.4)}},
-            "diverse": {"fcdd": {"transfer": a_difference(-0.3, -0.5, -0.1), "drop": a_difference(0, -1, 1)}}}  # fmt: skip
+    more = a_difference(0.05, 0.01, 0.09)  # results are read back with sorted keys
+    gaps = {"sparse": {"fcdd": {"drop": a_difference(0.1, -0.2, 0.4), "more": more, "transfer": a_difference(0.3, 0.1, 0.5)}},
+            "diverse": {"fcdd": {"drop": a_difference(0, -1, 1), "more": more, "transfer": a_difference(-0.3, -0.5, -0.1)}},
+            }  # fmt: skip
     said = verdict({"judge": "fcdd", "gaps": gaps})
     assert "sparse, transfer: holds (+0.300 [+0.100, +0.500]" in said
     assert "sparse, drop: **is not shown**" in said
@@ -187,4 +190,6 @@ def test_the_page_says_what_holds_what_is_not_shown_and_what_is_the_other_way_ro
     assert "| sparse, as far as robust | plain | 90.0% | 25.0% | 1.50 |" in page
     assert "| robust | 0.850 | 0.850 | 50.0% | 6.0% | 0.700 | 0.700 | 0.840 |" in page
     assert "| brightness alone | 0.788 |" in page
+    assert "| sparse | fcdd | +0.300 [" in page
+    assert "|  | judge | transfer | each seed | drop |" in page
     assert "CC BY-NC-SA" in page

@@ -16,7 +16,7 @@ from xadflow.data.manifest import Manifest, ManifestRow, Split
 from xadflow.detectors.base import TrainingData
 from xadflow.digests import sha256_bytes
 from xadflow.errors import BadImage, BadManifest
-from xadflow.images import decode_image, mask_to_input, to_input
+from xadflow.images import VOID, decode_image, labels_to_input, mask_to_input, to_input
 from xadflow.settings import DatasetSettings
 
 _WORKERS = max(2, min(16, os.cpu_count() or 2))
@@ -68,6 +68,34 @@ def load_masks(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Dataset
     return masks
 
 
+def load_labels(manifest: Manifest, rows: Sequence[ManifestRow], dataset: DatasetSettings) -> Tensor:
+    """Class ids of scenes `rows`, in their order: uint8 [N,H,W], below len(dataset.classes), or VOID, also under the mask.
+
+    Raises:
+        BadManifest: a scene has no map of class ids, or one with an id that names no class.
+        BadImage: a map that is missing or cannot be decoded; names its path.
+    """
+    size = (dataset.size_px, dataset.size_px)
+    labels = torch.empty((len(rows), *size), dtype=torch.uint8)
+    into = labels.numpy()
+
+    def load(number: int) -> None:
+        row = rows[number]
+        path, mask = manifest.labels_of(row), manifest.mask_of(row)
+        if path is None:
+            raise BadManifest("a scene has no map of class ids", seen=row.path,
+                              next_step="its source must give one; or take `classes` out of the data set in params.yaml")
+        found = labels_to_input(_decoded(path, None), size)
+        if np.any((found >= len(dataset.classes)) & (found != VOID)):
+            raise BadManifest("a map of class ids names a class that params.yaml does not", seen=f"{row.labels_path}: "
+                              f"{np.unique(found[found != VOID]).max()}, classes: {len(dataset.classes)}",
+                              next_step="complete `classes` of the data set in params.yaml, or mend the map")  # fmt: skip
+        into[number] = found if mask is None else np.where(mask_to_input(_decoded(mask, None), size), VOID, found)
+
+    _each(load, len(rows), None)
+    return labels
+
+
 def training_data(
     manifest: Manifest, dataset: DatasetSettings, progress: Callable[[int, int], None] | None = None,
     *, outliers: Manifest | None = None,
@@ -75,8 +103,9 @@ def training_data(
     """What a detector may learn from: train and val normals, and the labelled defects of split `known`.
 
     The first `dataset.known_used` known defects by image_id train, the others fit the temperature. Masks are given when
-    every training defect has one. `outliers` is the manifest of `dataset.outliers`: its train normals are brought to
-    this data set's size and channels, except images that are here too. Raises BadManifest and BadImage.
+    every training defect has one; scenes come with the class ids of their normals. `outliers` is the manifest of
+    `dataset.outliers`: its train normals are brought to this data set's size and channels, except images that are here
+    too. Raises BadManifest and BadImage.
     """
     normals = manifest.rows(Split.TRAIN, label=0)
     val_normals = manifest.rows(Split.VAL, label=0)
@@ -97,9 +126,11 @@ def training_data(
                               next_step="name another data set under outliers in params.yaml, or add images to that one "
                               f"and run `dvc repro validate@{dataset.outliers}`")  # fmt: skip
         foreign = load_images(outliers, rows, dataset, progress)
+    labels, val_labels = (load_labels(manifest, rows, dataset) if dataset.classes else None for rows in (normals, val_normals))
     return TrainingData(
-        images[: ends[0]], images[ends[0] : ends[1]], images[ends[1] : ends[2]], masks, images[ends[2] :], foreign
-    )
+        images[: ends[0]], images[ends[0] : ends[1]], images[ends[1] : ends[2]], masks, images[ends[2] :], foreign,
+        labels, val_labels, dataset.classes,
+    )  # fmt: skip
 
 
 def _decoded(path: Path, row: ManifestRow | None) -> NDArray[np.uint8]:

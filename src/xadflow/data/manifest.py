@@ -42,6 +42,9 @@ SCHEMA = pa.schema([
     pa.field("licence", pa.string(), nullable=False),
 ])  # fmt: skip
 
+# Scenes have a map of class ids beside each image. Only they have the column, so other manifests keep their bytes.
+SCENES_SCHEMA = SCHEMA.append(pa.field("labels_path", pa.string()))
+
 QUARANTINE_SCHEMA = pa.schema([
     pa.field("path", pa.string(), nullable=False),
     pa.field("reason", pa.string(), nullable=False),
@@ -53,9 +56,9 @@ QUARANTINE_SCHEMA = pa.schema([
 
 @dataclass(frozen=True)
 class ManifestRow:
-    """One image. `path` and `mask_path` are relative to the data set's folder, with forward slashes.
+    """One image. `path`, `mask_path` and `labels_path` are relative to the data set's folder, with forward slashes.
 
-    `label` is 0 normal, 1 anomalous, None unknown.
+    `label` is 0 normal, 1 anomalous, None unknown. `labels_path`: of a scene, an 8-bit PNG of class ids.
     """
 
     image_id: str
@@ -69,6 +72,7 @@ class ManifestRow:
     height: int
     source: str
     licence: str
+    labels_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,10 @@ class Manifest:
         """Absolute path of an image's mask, or None."""
         return inside(self.folder, row.mask_path) if row.mask_path else None
 
+    def labels_of(self, row: ManifestRow) -> Path | None:
+        """Absolute path of a scene's map of class ids, or None."""
+        return inside(self.folder, row.labels_path) if row.labels_path else None
+
 
 def inside(folder: Path, relative: str) -> Path:
     """`folder / relative`, refused when it escapes the folder (also through links)."""
@@ -109,7 +117,8 @@ def inside(folder: Path, relative: str) -> Path:
 def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
     """Write rows ordered by (split, path); equal rows give equal bytes."""
     ordered = sorted((vars(row) for row in rows), key=lambda row: (row["split"], row["path"]))
-    _write(path, pa.Table.from_pylist(ordered, schema=SCHEMA))
+    scenes = any(row["labels_path"] for row in ordered)
+    _write(path, pa.Table.from_pylist(ordered, schema=SCENES_SCHEMA if scenes else SCHEMA))
 
 
 def write_quarantine(path: Path, rows: Iterable[dict[str, object]]) -> None:
@@ -134,7 +143,7 @@ def read_manifest(folder: Path) -> Manifest:
         why = getattr(err, "strerror", None) or str(err).replace(str(path), path.name).splitlines()[0]
         raise BadManifest("the manifest cannot be read", seen=f"{folder.name}: {why}"[:200],
                           next_step=f"run `dvc repro manifest@{folder.name}`") from err  # fmt: skip
-    if table.schema.names != SCHEMA.names:
+    if table.schema.names not in (SCHEMA.names, SCENES_SCHEMA.names):
         raise BadManifest("the manifest has other columns than its schema", seen=table.schema.names,
                           next_step=f"run `dvc repro --force manifest@{folder.name}`") from None  # fmt: skip
-    return Manifest(folder, table.cast(SCHEMA))
+    return Manifest(folder, table.cast(SCHEMA if table.schema.names == SCHEMA.names else SCENES_SCHEMA))

@@ -90,6 +90,12 @@ def validate_manifest(
             column="mask_path", row_condition=column("defect").is_in(promised),
             description="where one image of a defect has a mask, all have",
         ))  # fmt: skip
+    if dataset.classes:
+        rules.append(gxe.ExpectColumnValuesToNotBeNull(column="labels_path", description="every scene has a map of class ids"))
+        rules.append(gxe.ExpectColumnValuesToNotBeNull(
+            column="mask_path", row_condition=defective, description="every anomalous scene has a mask"
+        ))  # fmt: skip
+        frame = frame if "labels_path" in frame else frame.assign(labels_path=None)
     minimum = minimum_counts(frame, dataset, false_alarm_rate)
     enough = gxe.ExpectColumnPairValuesAToBeGreaterThanB(
         column_A="count", column_B="minimum", or_equal=True,

@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 from xadflow.data.border import IMAGES, Admission, Progress, admit
 from xadflow.data.manifest import (
     QUARANTINE_SCHEMA,
-    SCHEMA,
     ManifestRow,
     Split,
     read_manifest,
@@ -100,7 +99,7 @@ def build_manifest(home: Home, settings: Settings, name: str) -> list[ManifestRo
     dataset = settings.dataset(name)
     folder = home.dataset(name)
     try:
-        index = pq.read_table(folder / IMAGES / INDEX, schema=SCHEMA)
+        index = pq.read_table(folder / IMAGES / INDEX)
         refused = pq.read_table(folder / IMAGES / REFUSED).to_pylist()
     except OSError as err:
         raise BadManifest(f"data set {name!r} has no images yet", seen=f"no {IMAGES}/{INDEX}",

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from xadflow.calibration import Calibration
 from xadflow.errors import BadWeights, UnknownName
+from xadflow.images import VOID as VOID  # detectors of scenes take it from here
 
 GROUP = "xadflow.detectors"
 CARD = "detector.json"
 WEIGHTS = "weights.safetensors"
 SAMPLES = "samples"  # folder in a training's own where a method may leave PNG files for its MLflow run
-VOID = 255  # in a map of class ids: a pixel that is nobody's, in no loss and no figure
 
 
 @dataclass(frozen=True)

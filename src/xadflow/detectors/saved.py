@@ -31,9 +31,10 @@ _RETRAIN = "register the model again by `xadflow retrain`"
 
 def work_identity(method: str, settings: Mapping[str, object], seed: int, data: TrainingData) -> str:
     """Digest of everything that decides the trained weights: method, settings, seed, and every training pixel."""
+    parts = [data.normals, data.known, data.known_masks, data.outliers, *([] if data.labels is None else [data.labels])]
     digests = [
         None if part is None else hashlib.sha256(str(part.shape).encode() + part.contiguous().numpy().tobytes())
-        .hexdigest() for part in (data.normals, data.known, data.known_masks, data.outliers)
+        .hexdigest() for part in parts
     ]  # fmt: skip
     return sha256_json({"method": method, "settings": dict(settings), "seed": seed, "data": digests})
 

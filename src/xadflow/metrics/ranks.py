@@ -137,10 +137,11 @@ def average_precision_of(anomalies: Counts, normals: Counts) -> Floats:
     return np.asarray((anomalies * precision).sum(-1) / anomalies.sum(-1), dtype=np.float64)
 
 
-def fpr_at_tpr_of(anomalies: Counts, normals: Counts, tpr: float = 0.95) -> Floats:
-    """False-positive rate at the first level whose recall reaches `tpr`, of tables [..., K]."""
+def fpr_at_tpr_of(anomalies: Counts, normals: Counts, tpr: float = 0.95, strict: bool = False) -> Floats:
+    """False-positive rate at the first level whose recall reaches `tpr`, or passes it (`strict`), of tables [..., K]."""
     recall = anomalies.cumsum(-1) / anomalies.sum(-1, keepdims=True)
-    first = (recall >= tpr - 1e-12).argmax(-1)[..., None]  # 19/20 must count as .95
+    reached = recall > tpr if strict else recall >= tpr - 1e-12  # 19/20 must count as .95
+    first = reached.argmax(-1)[..., None]
     alarms = np.take_along_axis(normals.cumsum(-1), first, -1)[..., 0]
     return np.asarray(alarms / normals.sum(-1), dtype=np.float64)
 

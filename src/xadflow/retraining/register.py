@@ -14,6 +14,7 @@ from xadflow.lineage import dvc_hashes, git_commit, library_versions
 from xadflow.metrics.figures import SheetRow, contact_sheet, roc_with_interval, score_histogram
 from xadflow.registry import Registry
 from xadflow.retraining.evaluate import Scored, explain_some, flat, score_split
+from xadflow.retraining.scene_figures import scene_figures
 from xadflow.retraining.train import REPORT, TrainingOrder
 from xadflow.scoring import open_detector
 from xadflow.settings import Home, Settings
@@ -44,6 +45,7 @@ def register_trained(home: Home, settings: Settings, registry: Registry, order: 
     calibration = detector.calibration
     metrics = {
         **flat("test", summary.as_metrics()),
+        **flat("test.pixels", scene_figures(detector, manifest, scored.rows, scored.images, settings, order.dataset)),
         **flat("fit", {**report["figures"], "seconds": report["seconds"], "steps": report["steps"]}),
         **flat("calibration", {"threshold": calibration.threshold, "temperature": calibration.temperature,
                                "error": calibration.calibration_error,

@@ -58,7 +58,8 @@ class DatasetSettings(_Frozen):
     """One product and one split: where its images come from and what a detector sees of them.
 
     `outliers` names another data set whose train images stand for anything that is not this product; one that serves
-    for nothing else has `judged` false and needs no defects of its own.
+    for nothing else has `judged` false and needs no defects of its own. `classes` names what the pixels of scenes are, by
+    id; empty for images that have no such map.
     """
 
     source: MethodName
@@ -69,6 +70,7 @@ class DatasetSettings(_Frozen):
     known_used: Count = 20
     outliers: Name | None = None
     judged: bool = True
+    classes: Annotated[tuple[Name, ...], Field(max_length=255)] = ()  # 255 is nobody's
     options: dict[str, Any] = Field(default_factory=dict)
 
 

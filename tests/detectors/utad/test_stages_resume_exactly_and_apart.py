@@ -9,15 +9,14 @@ import pytest
 import torch
 
 from tests.detectors.utad.conftest import TINY, crops, run_in, training_data
-from xadflow.detectors import FitReport
+from xadflow.detectors import FitReport, stage_loop
 from xadflow.detectors.base import SAMPLES, WEIGHTS, training_stages
-from xadflow.detectors.utad import stage_loop
 from xadflow.detectors.utad.batches import corrupted, moved
 from xadflow.detectors.utad.detector import Utad
 from xadflow.detectors.utad.expert_training import train_expert
 from xadflow.detectors.utad.impression_net import ImpressionNet
+from xadflow.detectors.utad.rates import StageName, rate_share
 from xadflow.detectors.utad.settings import ExpertSettings, ImpressionSettings, StageSettings
-from xadflow.detectors.utad.stage_loop import Stage, rate_share
 from xadflow.engine.checkpoints import CHECKPOINT
 from xadflow.engine.progress import Progress
 from xadflow.errors import TrainingFailed
@@ -126,9 +125,8 @@ def test_a_training_that_blows_up_says_so_and_keeps_the_last_good_checkpoint(
 
 
 def test_rates_climb_then_fall_along_their_curve():
-    def shares(name: str, **settings: object) -> list[float]:
-        stage = Stage(name, 200, StageSettings(**settings), None, {}, {}, None, None)  # type: ignore[arg-type]
-        return [rate_share(stage, number) for number in range(200)]
+    def shares(name: StageName, **settings: object) -> list[float]:
+        return [rate_share(name, StageSettings(**settings), 200, number) for number in range(200)]  # type: ignore[arg-type]
 
     cosine = shares("impression", curve="cosine", warm_up=0.1)
     assert cosine[0] < 0.05 < 0.9 < max(cosine[19:25])

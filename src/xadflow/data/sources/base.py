@@ -24,8 +24,9 @@ class Candidate:
     """One image that a source offers.
 
     `content` is the file, or its bytes where the source makes them; `origin` is its name in the source, as quarantine
-    states it; `target` and `mask_target` are where image and mask go, relative to images/, with forward slashes.
-    `root`: a link at or below it is refused; None for files of an installed package.
+    states it; `target`, `mask_target` and `labels_target` are where image, mask and, of a scene, the map of class ids go,
+    relative to images/, with forward slashes. Ids are below `classes`, or VOID. `root`: a link at or below it is refused;
+    None for files of an installed package.
     """
 
     origin: str
@@ -39,6 +40,9 @@ class Candidate:
     licence: str
     mask: bytes | Path | None = None
     mask_target: str | None = None
+    labels: bytes | Path | None = None
+    labels_target: str | None = None
+    classes: int = 0
     root: Path | None = None
 
 
@@ -111,6 +115,7 @@ _BUILT_IN = {
     "elpv": "xadflow.data.sources.elpv:Elpv",
     "folder": "xadflow.data.sources.folder:Folder",
     "letters": "xadflow.data.sources.letters:Letters",
+    "mosaic": "xadflow.data.sources.mosaic:Mosaic",
     "one_vs_rest": "xadflow.data.sources.one_vs_rest:OneVsRest",
     "photo_crops": "xadflow.data.sources.photo_crops:PhotoCrops",
     "textures": "xadflow.data.sources.textures:Textures",

@@ -112,8 +112,8 @@ class Textures:
     def candidates(self) -> Iterator[Candidate | Refused]:
         """Train, val and test normals, then the defective crops of each kind with their masks."""
         chosen = self._options
-        picture = _texture(chosen.texture)
-        others = [_texture(name) for name in TEXTURES if name != chosen.texture]
+        picture = texture_picture(chosen.texture)
+        others = [texture_picture(name) for name in TEXTURES if name != chosen.texture]
         rng = np.random.default_rng([chosen.seed, TEXTURES.index(chosen.texture)])
         for split, count in ((Split.TRAIN, chosen.train), (Split.VAL, chosen.val)):
             for number, crop in enumerate(_crops(rng, BANDS[split].of(picture), count, chosen.crop_px, self._name)):
@@ -152,7 +152,7 @@ class Textures:
         )  # fmt: skip
 
 
-def _texture(name: str) -> Pixels:
+def texture_picture(name: str) -> Pixels:
     """The packaged picture, found without importing scikit-image."""
     spec = find_spec("skimage")
     path = Path(spec.origin).parent / "data" / f"{name}.png" if spec and spec.origin else None

@@ -9,21 +9,24 @@ gradient): S could otherwise please the term by saying the same of every image.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xadflow.detectors.base import FitRun
+from xadflow.detectors.stage_loop import Stage, Trained, run_stage, weights_from
 from xadflow.detectors.utad.batches import drawn
 from xadflow.detectors.utad.expert_net import Expert
 from xadflow.detectors.utad.impression_net import ImpressionNet
 from xadflow.detectors.utad.judges import Judge, munit_judge, small_judge
 from xadflow.detectors.utad.losses import edge_loss, judge_loss, maker_loss
 from xadflow.detectors.utad.munit_expert import MunitExpert
+from xadflow.detectors.utad.rates import is_warm, rate_share
 from xadflow.detectors.utad.residual_expert import ResidualExpert
 from xadflow.detectors.utad.settings import ExpertSettings
 from xadflow.detectors.utad.sheets import expert_sheet
-from xadflow.detectors.utad.stage_loop import Stage, Trained, is_warm, run_stage, weights_from
 from xadflow.engine.progress import Progress
 from xadflow.engine.seeds import seeded
 
@@ -119,7 +122,7 @@ def train_expert(
     identity: str, progress: Progress, sheets: int,
 ) -> tuple[Expert, Trained]:  # fmt: skip
     """Expert-Net, frozen and in evaluation mode; `impress` is not changed. Raises TrainingFailed."""
-    with weights_from(run.seed, "expert"):
+    with weights_from(run.seed, "utad", "expert"):
         players = ExpertPlayers(shape, settings).to(normals.device)
     steps = settings.steps(len(normals))
     game = ExpertGame(players.train(), settings, impress.requires_grad_(False).eval(), normals, run.seed, steps)
@@ -129,8 +132,9 @@ def train_expert(
             return expert_sheet(impress, players.expert, normals)
 
     stage = Stage(
-        "expert", steps, settings, players, {"maker": game.maker, "judge": game.judge},
-        {"maker": settings.learning_rate, "judge": settings.learning_rate_judge}, game.step, sheet,
+        "expert", steps, players, {"maker": game.maker, "judge": game.judge},
+        {"maker": settings.learning_rate, "judge": settings.learning_rate_judge},
+        partial(rate_share, "expert", settings, steps), game.step, sheet,
     )  # fmt: skip
     outcome = run_stage(stage, run, identity, progress, sheets)
     return players.expert.requires_grad_(False).eval(), outcome

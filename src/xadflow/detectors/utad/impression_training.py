@@ -9,11 +9,14 @@ The code that they see is drawn, mu + sigma * noise: otherwise sigma would say n
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from xadflow.detectors.base import FitRun
+from xadflow.detectors.stage_loop import Stage, Trained, drops_from, run_stage, weights_from
 from xadflow.detectors.utad.batches import corrupted, drawn
 from xadflow.detectors.utad.impression_net import Impression, ImpressionNet
 from xadflow.detectors.utad.judges import CodeJudge, impression_judge
@@ -26,9 +29,9 @@ from xadflow.detectors.utad.losses import (
     similarity,
     total_variation,
 )
+from xadflow.detectors.utad.rates import is_warm, rate_share
 from xadflow.detectors.utad.settings import ImpressionSettings
 from xadflow.detectors.utad.sheets import impression_sheet
-from xadflow.detectors.utad.stage_loop import Stage, Trained, drops_from, is_warm, run_stage, weights_from
 from xadflow.engine.progress import Progress
 from xadflow.engine.seeds import seeded
 
@@ -111,7 +114,7 @@ def train_impression(
     sheets: int,
 ) -> tuple[ImpressionNet, Trained]:  # fmt: skip
     """IE-Net, frozen and in evaluation mode. Raises BadInput for sides the net cannot take, TrainingFailed."""
-    with weights_from(run.seed, "impression"):
+    with weights_from(run.seed, "utad", "impression"):
         players = ImpressionPlayers(shape, settings).to(normals.device)
     steps = settings.steps(len(normals))
     game = ImpressionGame(players.train(), settings, normals, run.seed, steps)
@@ -124,9 +127,9 @@ def train_impression(
         return drawing
 
     stage = Stage(
-        "impression", steps, settings, players, {"maker": game.maker, "reader": game.reader, "judge": game.judge},
+        "impression", steps, players, {"maker": game.maker, "reader": game.reader, "judge": game.judge},
         {"maker": settings.learning_rate, "reader": settings.learning_rate_code, "judge": settings.learning_rate_judge},
-        game.step, sheet,
+        partial(rate_share, "impression", settings, steps), game.step, sheet,
     )  # fmt: skip
     outcome = run_stage(stage, run, identity, progress, sheets)
     return players.net.requires_grad_(False).eval(), outcome

@@ -1,4 +1,4 @@
-"""The loop that both stages share: steps, rates, one checkpoint a stage, sample sheets.
+"""The loop that methods trained in stages share: steps, rates, one checkpoint a stage, sample sheets.
 
 Everything random in a step is a function of (seed, stage, step), so that a stage which was killed goes on exactly; its
 checkpoint, the last step's included, is also how the next stage gets its weights.
@@ -6,43 +6,35 @@ checkpoint, the last step's included, is also how the next stage gets its weight
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from xadflow.detectors.base import SAMPLES, FitRun
-from xadflow.detectors.utad.settings import StageSettings
 from xadflow.engine.checkpoints import CHECKPOINT, read_checkpoint, write_checkpoint
 from xadflow.engine.progress import LOWER, History, Progress
 from xadflow.engine.seeds import seeded
 from xadflow.errors import TrainingFailed
 
-StageName = Literal["impression", "expert"]
 CHECKPOINT_EVERY = 50  # steps; networks, judges and optimisers are written
-DROPS: Mapping[StageName, tuple[tuple[float, ...], float]] = {
-    "impression": ((0.5, 0.875), 0.1),  # epochs 200 and 350 of 400
-    "expert": (tuple(number / 10 for number in range(1, 10)), 0.5),  # every 50,000 of 500,000 iterations
-}
 
 
 @dataclass(frozen=True)
 class Stage:
     """One stage: `players` are all networks that learn; `step(number)` trains once and returns the losses.
 
-    `rates` are the highest rates of the optimisers, by the same names.
+    `rates` are the highest rates of the optimisers, by the same names; `share(number)` is how much of them a step takes.
     """
 
-    name: StageName
+    name: str
     steps: int
-    settings: StageSettings
     players: nn.Module
     optimisers: Mapping[str, torch.optim.Optimizer]
     rates: Mapping[str, float]
+    share: Callable[[int], float]
     step: Callable[[int], dict[str, Tensor]]
     sheet: Callable[[], bytes]
 
@@ -73,7 +65,7 @@ def run_stage(stage: Stage, run: FitRun, identity: str, progress: Progress, shee
     due = {round(stage.steps * (number + 1) / sheets) for number in range(sheets)} if sheets else set()
     figures: dict[str, float] = {}
     for number in range(start, stage.steps):
-        share = rate_share(stage, number)
+        share = stage.share(number)
         for name, optimiser in stage.optimisers.items():
             optimiser.param_groups[0]["lr"] = stage.rates[name] * share
         losses = stage.step(number)
@@ -94,26 +86,11 @@ def run_stage(stage: Stage, run: FitRun, identity: str, progress: Progress, shee
     return Trained(start, stage.steps, tuple(history.seen))
 
 
-def rate_share(stage: Stage, number: int) -> float:
-    """Of the highest rate at a step counted from 0: the climb of the warm-up, then the curve."""
-    settings, at = stage.settings, (number + 0.5) / stage.steps
-    climb = min(1.0, at / settings.warm_up) if settings.warm_up > 0 else 1.0
-    if settings.curve == "cosine":
-        return climb * 0.5 * (1.0 + math.cos(math.pi * at))
-    drops, factor = DROPS[stage.name]
-    return float(climb * factor ** sum(at >= drop for drop in drops))
-
-
-def is_warm(settings: StageSettings, steps: int, number: int) -> bool:
-    """Whether the warm-up is over at a step counted from 0, and every loss counts."""
-    return (number + 0.5) / steps >= settings.warm_up
-
-
 @contextmanager
-def weights_from(seed: int, purpose: str) -> Iterator[None]:
+def weights_from(seed: int, *purpose: str) -> Iterator[None]:
     """Initial weights from this seed, whatever was drawn before; torch's global state is given back."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seeded(seed, "utad", purpose).initial_seed()))
+        torch.manual_seed(int(seeded(seed, *purpose).initial_seed()))
         yield
 
 
