@@ -23,7 +23,6 @@ from statistics import median
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from skimage import data as bundled
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ from benchmarks.results import write_results
 from xadflow.detectors.base import as_float
 from xadflow.detectors.dense_hybrid.multiply_accumulates import multiply_accumulates
 from xadflow.detectors.dense_hybrid.networks import SceneNet, build_net, enlarged
+from xadflow.detectors.dense_hybrid.reading import read
 from xadflow.detectors.dense_hybrid.tiling import reach_px, score_tiled
 
 CLASSES, SEED, ROUNDS, TURN_S = 19, 0, 7, 2.0
@@ -86,15 +86,8 @@ def decided(net: SceneNet, images: Tensor) -> Tensor:
 
 def hybrid(net: SceneNet, images: Tensor, *, exact: bool) -> tuple[Tensor, Tensor]:
     """The class and the score of each pixel, [B,H,W] both."""
-    s, o = net(images)
-    large = enlarged(s, images.shape[2:])
-    if exact:
-        o = enlarged(o, images.shape[2:])
-        score = F.logsigmoid(o[:, 1] - o[:, 0]) - torch.logsumexp(large, dim=1)
-    else:
-        parts = torch.stack([F.logsigmoid(o[:, 1] - o[:, 0]), -torch.logsumexp(s, dim=1)], dim=1)
-        score = enlarged(parts, images.shape[2:]).sum(dim=1)
-    return large.argmax(dim=1), score
+    reading = read(net, images, exact=exact)
+    return reading.class_logits.argmax(dim=1), reading.map("hybrid")
 
 
 @torch.no_grad()
