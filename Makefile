@@ -95,6 +95,9 @@ bench-speed: setup ## how fast the one-class family is fed and trained, beside a
 bench-sparse: setup ## how fast sparse counterfactuals are found, beside an oracle that sorts and bisects (QUICK=1 for 64 px)
 	@$(BIN)/python -m benchmarks.sparse_speed $(QUICK_FLAG)
 
+bench-dense-overhead: setup ## what DenseHybrid's dataset head and score cost over plain segmentation (QUICK=1: the light net)
+	@$(BIN)/python -m benchmarks.dense_overhead $(QUICK_FLAG)
+
 bench-probe: setup ## what a planted watermark does to heatmaps and AUROC (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.probe $(QUICK_FLAG)
 

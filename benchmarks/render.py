@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.counterfactuals_elpv_table import counterfactuals_elpv_section
 from benchmarks.counterfactuals_single_table import counterfactuals_single_section
 from benchmarks.counterfactuals_table import counterfactuals_section
+from benchmarks.dense_overhead_table import dense_overhead_section
 from benchmarks.dense_table import dense_section
 from benchmarks.faults_kit.page import faults_page
 from benchmarks.one_class_table import ceiling_section, one_class_section, textures_section
@@ -220,7 +221,7 @@ SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "textures": textures_section, "textures-ceiling": ceiling_section, "one-class-speed": _speed, "probe": probe_section,
     "counterfactuals": counterfactuals_section, "counterfactuals-single": counterfactuals_single_section,
     "counterfactuals-elpv": counterfactuals_elpv_section, "robust": robust_section, "sparse-speed": sparse_speed_section,
-    "utad": utad_section, "dense": dense_section,
+    "utad": utad_section, "dense": dense_section, "dense-overhead": dense_overhead_section,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -11,13 +11,17 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import densenet121, resnet50
 
+from tests.detectors.dense_hybrid.conftest import run_in, scenes, training_data
+from xadflow.detectors.base import as_float, load_detector
 from xadflow.detectors.dense_hybrid import multiply_accumulates as counting
+from xadflow.detectors.dense_hybrid.detector import DenseHybrid
 from xadflow.detectors.dense_hybrid.ladder_densenet import LadderDenseNet, PyramidPooling
 from xadflow.detectors.dense_hybrid.multiply_accumulates import multiply_accumulates
 from xadflow.detectors.dense_hybrid.networks import NETS, build_net
 from xadflow.detectors.trunk_weights import pretrain
 from xadflow.digests import sha256_file
 from xadflow.errors import BadInput
+from xadflow.explainers.cues import CuesExplainer
 
 LARGE = {name: 514 if name.startswith("ladder") else 1218 for name in NETS if name != "mobile"}
 LDN, DLV3 = "ladder_densenet121", "deeplab_resnet50"
@@ -122,6 +126,20 @@ def test_weights_of_a_file_of_the_project_fit_the_trunk(tmp_path, monkeypatch):
     assert torch.equal(net.trunk.steps[-1].denselayer16.conv2.weight, theirs.features.denseblock4.denselayer16.conv2.weight)
 
 
+def test_the_detector_trains_a_large_net_and_brings_it_back(tmp_path):
+    few = {"min_steps": 2, "batch_size": 2, "epochs": 1e-6}
+    detector = DenseHybrid(net=LDN, closed=few, hybrid=few, sheets=1)
+    detector.fit(training_data(8), run_in(tmp_path))
+    detector.save(tmp_path / "saved")
+    back = load_detector(tmp_path / "saved")
+    images = as_float(scenes(2, 5)[0])
+    with torch.no_grad():
+        assert torch.equal(back.score(images).map, detector.score(images).map)
+    (one, _) = CuesExplainer().explain(back, images)
+    assert {"cue.ln_p_out", "cue.minus_ln_p_hat", "classes"} <= {shown.name for shown in one.images}
+    assert sum(value for name, value in one.metrics.items() if name.startswith("share.")) == pytest.approx(1.0)
+
+
 def _kept(seen, tensor):
     seen[tensor.data_ptr()] = tensor
     return tensor
@@ -167,8 +185,9 @@ def test_the_cost_of_the_head_is_the_published_one():
     assert found.head == 2 * 128 * 256 * 512
     assert found.overhead <= 0.001
     assert next(net.parameters()).device.type == "cpu"
-    assert doctest.testmod(counting).attempted > 0
-    assert doctest.testmod(counting).failed == 0
+    told = doctest.testmod(counting)
+    assert told.attempted > 0
+    assert told.failed == 0
 
 
 def test_costs_are_those_of_a_convolution_by_hand():

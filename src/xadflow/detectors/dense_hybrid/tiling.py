@@ -122,10 +122,11 @@ def reach_px(net: SceneNet) -> int | None:
 def _seen(twin: torch.nn.Module, net: SceneNet, side: int, pixels: list[int]) -> list[tuple[int, int]]:
     """First and last row that each of these rows of the enlarged maps sees on a canvas of `side` rows."""
     across = 2 * net.stride
-    canvas = torch.ones(len(pixels), net.channels, side, across, dtype=torch.float64, requires_grad=True)
-    maps = enlarged(torch.cat([part.sum(dim=1, keepdim=True) for part in twin(canvas)], dim=1), (side, across)).sum(dim=1)
-    total = torch.stack([maps[place, pixel].sum() for place, pixel in enumerate(pixels)]).sum()
-    (gradient,) = torch.autograd.grad(total, canvas)
+    with torch.enable_grad():
+        canvas = torch.ones(len(pixels), net.channels, side, across, dtype=torch.float64, requires_grad=True)
+        maps = enlarged(torch.cat([part.sum(dim=1, keepdim=True) for part in twin(canvas)], dim=1), (side, across)).sum(dim=1)
+        total = torch.stack([maps[place, pixel].sum() for place, pixel in enumerate(pixels)]).sum()
+        (gradient,) = torch.autograd.grad(total, canvas)
     lit = (gradient > 0).any(dim=3).any(dim=1)  # (pixels, side)
     return [(int(rows.nonzero()[0]), int(rows.nonzero()[-1])) for rows in lit]
 

@@ -1,0 +1,170 @@
+"""What the two readings of DenseHybrid cost over plain segmentation: `python -m benchmarks.dense_overhead [--quick]`.
+
+Arms take turns on one random image, one thread, weights as they are drawn, 19 classes:
+
+- *net*: the segmentation net alone, and with its dataset head;
+- *decision*: the net, its class logits enlarged to the image, argmax; and with ln P(d_out) - ln p_hat beside it, both enlarged
+  exactly as when it judges (*exact*), or as two small maps (*small*).
+
+A ratio is the median over the rounds of with / without in the same round; the order of the arms turns with the rounds.
+Multiply-accumulates are counted, not timed. Beside it, how far tiles are from the whole image, of a photograph: nets whose
+batch normalisation has seen the photograph, but untrained, so that figures of nets with global context only tell an order of
+magnitude.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import Any
+
+import torch
+from skimage import data as bundled
+from torch import Tensor, nn
+
+from benchmarks.results import write_results
+from xadflow.detectors.base import as_float
+from xadflow.detectors.dense_hybrid.multiply_accumulates import multiply_accumulates
+from xadflow.detectors.dense_hybrid.networks import SceneNet, build_net, enlarged
+from xadflow.detectors.dense_hybrid.reading import read
+from xadflow.detectors.dense_hybrid.tiling import reach_px, score_tiled
+
+CLASSES, SEED, ROUNDS, TURN_S = 19, 0, 7, 2.0
+TIMED = {"mobile": (512, 512), "ladder_densenet121": (256, 512)}
+PUBLISHED = {"net": "ladder_densenet121", "size": (1024, 2048), "plain": 205.728e9, "hybrid": 205.762e9}
+TARGET_OVERHEAD = 0.001  # of multiply-accumulates
+TILED = ("mobile", "ladder_densenet121", "deeplab_resnet50")
+TILE_PX, MARGINS_PX = 128, (0, 64, 128)
+
+
+class _NoHead(nn.Module):
+    """In the place of the dataset head: a view, which costs nothing."""
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return feature[:, :2]
+
+
+def main() -> None:
+    """Measure, print a table and write benchmarks/results/dense-overhead.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the light net alone, three rounds")
+    quick = parser.parse_args().quick
+    started, load = time.perf_counter(), os.getloadavg()[0]
+    torch.set_num_threads(1)
+    names = ["mobile"] if quick else list(TIMED)
+    figures: dict[str, Any] = {
+        "classes": CLASSES, "rounds": 3 if quick else ROUNDS, "target_overhead": TARGET_OVERHEAD,
+        "times": {name: timed(name, *TIMED[name], rounds=3 if quick else ROUNDS) for name in names},
+        "load_average_before": load, "load_average_after": os.getloadavg()[0],
+        "counts": counts(), "tile_px": TILE_PX, "tiles": {name: tiles(name) for name in (TILED[:1] if quick else TILED)},
+    }  # fmt: skip
+    write_results("dense-overhead", figures, seeds=[SEED], seconds=time.perf_counter() - started, quick=quick)
+
+
+def net_of(name: str) -> SceneNet:
+    """Untrained, weights drawn from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return build_net(name, CLASSES, 3, pretrained=False).eval()
+
+
+def plain_of(net: SceneNet) -> SceneNet:
+    """The same net without its dataset head; its second map means nothing."""
+    plain = copy.deepcopy(net)
+    plain.dataset_head = _NoHead()
+    return plain
+
+
+def decided(net: SceneNet, images: Tensor) -> Tensor:
+    """The class of each pixel, int64 [B,H,W]: what segmentation is for."""
+    return enlarged(net(images)[0], images.shape[2:]).argmax(dim=1)
+
+
+def hybrid(net: SceneNet, images: Tensor, *, exact: bool) -> tuple[Tensor, Tensor]:
+    """The class and the score of each pixel, [B,H,W] both."""
+    reading = read(net, images, exact=exact)
+    return reading.class_logits.argmax(dim=1), reading.map("hybrid")
+
+
+@torch.no_grad()
+def timed(name: str, height: int, width: int, *, rounds: int) -> dict[str, Any]:
+    """Times of all arms, and ratios to the one they are compared with."""
+    net = net_of(name)
+    plain, images = plain_of(net), torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(SEED))
+    arms: dict[str, Callable[[], Any]] = {
+        "net": lambda: plain(images), "net, dataset head": lambda: net(images), "decision": lambda: decided(plain, images),
+        "decision, score exact": lambda: hybrid(net, images, exact=True),
+        "decision, score small": lambda: hybrid(net, images, exact=False),
+    }  # fmt: skip
+    spent = turns(arms, rounds)
+    found: dict[str, Any] = {"height": height, "width": width}
+    for arm, times in spent.items():
+        base = spent[arm.partition(",")[0]]
+        ratios, cpu_ratios = ([a / b for a, b in zip(times[key], base[key], strict=True)] for key in ("clock", "cpu"))
+        found[arm] = {"ms": 1000 * median(times["clock"]), "ratio": median(ratios), "ratio_each": ratios,
+                      "cpu_ratio": median(cpu_ratios)}  # fmt: skip
+        print(f"{name:<20} {height} x {width}  {arm:<23} {found[arm]['ms']:8.1f} ms  ratio {median(ratios):.4f} "
+              f"({min(ratios):.4f} to {max(ratios):.4f}), CPU time {median(cpu_ratios):.4f}", flush=True)  # fmt: skip
+    return found
+
+
+def turns(arms: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds a call on the clock and of the CPU, round by round; each arm is warmed up, and begins a round in its turn."""
+    spent: dict[str, dict[str, list[float]]] = {name: {"clock": [], "cpu": []} for name in arms}
+    for arm in arms.values():
+        arm()
+    names = list(arms)
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            count, clock, cpu = 0, time.perf_counter(), time.process_time()
+            while count == 0 or time.perf_counter() - clock < TURN_S:
+                arms[name]()
+                count += 1
+            spent[name]["clock"].append((time.perf_counter() - clock) / count)
+            spent[name]["cpu"].append((time.process_time() - cpu) / count)
+    return spent
+
+
+def counts() -> dict[str, Any]:
+    """Multiply-accumulates of each timed net at its size, and of the published one at the published size."""
+    sizes = [*TIMED.items(), (PUBLISHED["net"], PUBLISHED["size"])]
+    found = []
+    for name, (height, width) in sizes:
+        one = multiply_accumulates(net_of(name), height, width)
+        found.append({"net": name, "height": height, "width": width, "plain": one.plain, "hybrid": one.hybrid,
+                      "overhead": one.overhead})  # fmt: skip
+        print(f"{name:<20} {height} x {width}  {one.plain / 1e9:.3f} to {one.hybrid / 1e9:.3f} GMAC, {one.overhead:+.4%}")
+    return {"rows": found, "published_plain": PUBLISHED["plain"], "published_hybrid": PUBLISHED["hybrid"]}
+
+
+@torch.no_grad()
+def tiles(name: str) -> dict[str, Any]:
+    """How far the score in tiles is from that of the whole image, in standard deviations of the latter; and the reach."""
+    net, image = net_of(name), torch.from_numpy(bundled.astronaut()).permute(2, 0, 1).contiguous()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the statistics of the one batch that follows
+    net.train()(as_float(torch.stack([image, image.flip(2)])))
+    net.eval()
+
+    def score(images: Tensor) -> Tensor:
+        return hybrid(net, images, exact=True)[1]
+
+    whole, reach = score(as_float(image[None]))[0].numpy(), reach_px(net)
+    margins = [*MARGINS_PX, *([reach] if reach is not None else [])]
+    found = []
+    for margin in margins:
+        apart = abs(score_tiled(score, image, stride=net.stride, margin_px=margin, tile_px=TILE_PX) - whole) / whole.std()
+        found.append({"margin_px": margin, "mean": float(apart.mean()), "most": float(apart.max())})
+        print(f"{name:<20} tiles of {TILE_PX} px, margin {margin:>3} px: apart {apart.mean():.1e}, at most {apart.max():.1e}",
+              flush=True)  # fmt: skip
+    return {"reach_px": reach, "margins": found}
+
+
+if __name__ == "__main__":
+    main()
