@@ -129,7 +129,7 @@ def test_a_detector_without_cues_is_refused_and_wrong_images_too(trained, scene,
     assert build_explainer("cues", heat_share=0.1).version != build_explainer("cues").version
 
 
-def test_a_night_leaves_it_out_for_other_detectors_and_says_why():
+def test_a_night_passes_it_over_for_other_detectors_and_refuses_it_by_name():
     assert why_unfit("cues", "dense_hybrid") is None
     assert why_unfit("cues", "hsc") == "It needs a detector with `cues`, which hsc does not have."
     settings = SimpleNamespace(
@@ -138,6 +138,6 @@ def test_a_night_leaves_it_out_for_other_detectors_and_says_why():
     )  # fmt: skip
     champion = SimpleNamespace(name="xad.plates.hsc", version=3)
     chosen = choose_explainers(settings, None, "plates", "hsc", champion)
-    assert (set(chosen.settings), set(chosen.left_out)) == ({"heatmap"}, {"cues"})
+    assert (set(chosen.settings), set(chosen.left_out)) == ({"heatmap"}, set())
     with pytest.raises(WrongUse, match=r"nothing to say of xad.plates.hsc.*leave out --explainer cues"):
         choose_explainers(settings, None, "plates", "hsc", champion, ["cues"])

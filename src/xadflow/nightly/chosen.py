@@ -18,8 +18,7 @@ from xadflow.tracking.model_versions import ModelRef
 class Chosen:
     """Explainers by name: `settings` and `versions` of all, and of a trained one its registered model (see `trained`).
 
-    `left_out` gives the reason for each that was asked for by params.yaml and has nothing in service, or nothing to say of
-    detectors of this method.
+    `left_out` gives the reason for each trained one of params.yaml that has nothing in service.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
@@ -32,7 +31,8 @@ def choose_explainers(
     settings: Settings, registry: Registry, dataset: str, detector: str, champion: ModelRef,
     named: Sequence[str] | None = None,
 ) -> Chosen:  # fmt: skip
-    """The explainers of a night; by default those of params.yaml, less the trained ones that have nothing in service.
+    """The explainers of a night; by default those of params.yaml that have something to say of detectors of this method, less
+    the trained ones that have nothing in service.
 
     Raises:
         NoChampion: one was named and has nothing in service.
@@ -48,7 +48,6 @@ def choose_explainers(
     for name in named or settings.nightly_explainers(dataset, detector):
         its = settings.explainer_for(name, dataset, detector)
         if (reason := why_unfit(name, settings.detector(detector).method)) is not None:
-            left_out[name] = reason
             if named:
                 raise WrongUse(f"the explainer {name} has nothing to say of {champion.name}", seen=reason,
                                next_step=f"leave out --explainer {name}, or name another --detector")  # fmt: skip
