@@ -18,11 +18,10 @@ from torch import Tensor
 from xadflow.detectors.base import Cued, Cues, Detector, as_float
 from xadflow.errors import BadInput
 from xadflow.explainers.base import Explanation, ShownImage
-from xadflow.explainers.settings import ExplainerSettings, Share, eight_bit
+from xadflow.explainers.settings import ExplainerSettings, SettledExplainer, Share, eight_bit
 from xadflow.metrics.class_colours import Named, class_legend, coloured_classes
 from xadflow.metrics.explanation import top_share
 from xadflow.metrics.tile_sheet import Tile, tile_sheet
-from xadflow.settings.of_methods import validated
 
 CODE_VERSION = "1"
 COLUMNS = 3
@@ -40,7 +39,7 @@ class CuesSettings(ExplainerSettings):
     sheet: bool = True
 
 
-class CuesExplainer:
+class CuesExplainer(SettledExplainer[CuesSettings]):
     """The cues of one image's map, and the known classes under it. Raises BadSettings.
 
     Images: classes (the likeliest known class of each pixel, anomalous or not, in colour), legend (its colours by name, share
@@ -54,19 +53,8 @@ class CuesExplainer:
 
     name = "cues"
     requires: ClassVar[type] = Cued
-
-    def __init__(self, **settings: object) -> None:
-        self.settings = validated(CuesSettings, settings, f"explainer {self.name}")
-
-    @property
-    def version(self) -> str:
-        """Code version and digest of the settings."""
-        return self.settings.version(CODE_VERSION)
-
-    @property
-    def seed(self) -> int:
-        """As set; this explainer draws nothing."""
-        return self.settings.seed
+    code_version = CODE_VERSION
+    settings_kind = CuesSettings
 
     def explain(self, detector: Detector, images: Tensor) -> list[Explanation]:
         """One explanation an image. Raises BadInput: another shape, type or range; a detector without cues."""

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from xadflow.detectors.base import Detector, as_float
 from xadflow.explainers.base import Explanation
-from xadflow.explainers.settings import ExplainerSettings, Share, eight_bit
+from xadflow.explainers.settings import ExplainerSettings, SettledExplainer, Share, eight_bit
 from xadflow.metrics.explanation import area_above, concentration, peak
-from xadflow.settings.of_methods import validated
 
 CODE_VERSION = "1"
 
@@ -30,7 +29,7 @@ class HeatmapSettings(ExplainerSettings):
     level: Share = 0.5
 
 
-class HeatmapExplainer:
+class HeatmapExplainer(SettledExplainer[HeatmapSettings]):
     """One heatmap an image, and how concentrated it is. Raises BadSettings for settings it does not know.
 
     Metrics: map_max, map_mean (raw), heat_in_top_1pct and heat_in_top_10pct (share of the heat held by the hottest
@@ -39,19 +38,8 @@ class HeatmapExplainer:
     """
 
     name = "heatmap"
-
-    def __init__(self, **settings: object) -> None:
-        self.settings = validated(HeatmapSettings, settings, f"explainer {self.name}")
-
-    @property
-    def version(self) -> str:
-        """Code version and digest of the settings."""
-        return self.settings.version(CODE_VERSION)
-
-    @property
-    def seed(self) -> int:
-        """As set; this explainer draws nothing."""
-        return self.settings.seed
+    code_version = CODE_VERSION
+    settings_kind = HeatmapSettings
 
     def explain(self, detector: Detector, images: Tensor) -> list[Explanation]:
         """One explanation an image. Raises BadInput: images of another shape, type or range."""

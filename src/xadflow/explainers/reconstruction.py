@@ -20,10 +20,9 @@ from torch import Tensor
 from xadflow.detectors.base import Detector, Reconstructing, Reconstructions, as_float
 from xadflow.errors import BadInput
 from xadflow.explainers.base import Counterfactual, Explanation, ShownImage
-from xadflow.explainers.settings import ExplainerSettings, Share, eight_bit
+from xadflow.explainers.settings import ExplainerSettings, SettledExplainer, Share, eight_bit
 from xadflow.metrics.explanation import change_inside, l1_l2_changed, top_share
 from xadflow.metrics.tile_sheet import Tile, tile_sheet
-from xadflow.settings.of_methods import validated
 
 CODE_VERSION = "1"
 COLUMNS = 4
@@ -45,7 +44,7 @@ class ReconstructionSettings(ExplainerSettings):
     sheet: bool = True
 
 
-class ReconstructionExplainer:
+class ReconstructionExplainer(SettledExplainer[ReconstructionSettings]):
     """Reconstructions of one image, and what each term of the map adds to its score. Raises BadSettings.
 
     Images: impression, expert_mean, expert_variance, naive_mean, naive_variance, term.<name> (raw), map, sheet.
@@ -59,19 +58,8 @@ class ReconstructionExplainer:
 
     name = "reconstruction"
     requires: ClassVar[type] = Reconstructing
-
-    def __init__(self, **settings: object) -> None:
-        self.settings = validated(ReconstructionSettings, settings, f"explainer {self.name}")
-
-    @property
-    def version(self) -> str:
-        """Code version and digest of the settings."""
-        return self.settings.version(CODE_VERSION)
-
-    @property
-    def seed(self) -> int:
-        """As set; the samples are the detector's, and the same for every image."""
-        return self.settings.seed
+    code_version = CODE_VERSION
+    settings_kind = ReconstructionSettings
 
     def explain(self, detector: Detector, images: Tensor) -> list[Explanation]:
         """One explanation an image. Raises BadInput: another shape, type or range; a detector without reconstructions."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar, Generic, TypeVar
 
 import torch
 from pydantic import Field
@@ -11,7 +11,7 @@ from torch import Tensor
 from xadflow.detectors.base import Detector
 from xadflow.digests import sha256_json
 from xadflow.errors import BadInput
-from xadflow.settings.of_methods import MethodSettings
+from xadflow.settings.of_methods import MethodSettings, validated
 
 Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -25,6 +25,34 @@ class ExplainerSettings(MethodSettings):
     def version(self, code_version: str) -> str:
         """`<code version>-<first 8 hex digits of the settings' digest>`."""
         return f"{code_version}-{sha256_json(self.model_dump(mode='json'))[:8]}"
+
+
+Kind = TypeVar("Kind", bound=ExplainerSettings)
+
+
+class SettledExplainer(Generic[Kind]):
+    """What explainers that are not trained share: settings of `settings_kind`, and a version that follows from them.
+
+    Raises BadSettings for settings it does not know.
+    """
+
+    name: ClassVar[str]
+    code_version: ClassVar[str]
+    settings_kind: ClassVar[type[ExplainerSettings]]
+    settings: Kind
+
+    def __init__(self, **settings: object) -> None:
+        self.settings = validated(self.settings_kind, settings, f"explainer {self.name}")  # type: ignore[assignment]
+
+    @property
+    def version(self) -> str:
+        """Code version and digest of the settings."""
+        return self.settings.version(self.code_version)
+
+    @property
+    def seed(self) -> int:
+        """As set, whether or not anything is drawn."""
+        return self.settings.seed
 
 
 def eight_bit(detector: Detector, images: Tensor) -> Tensor:

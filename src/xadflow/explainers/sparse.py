@@ -38,9 +38,8 @@ from xadflow.detectors.base import Detector, as_float
 from xadflow.explainers.base import Counterfactual, Explanation
 from xadflow.explainers.frank_wolfe import auto_frank_wolfe
 from xadflow.explainers.oracle import linear_maximisation_oracle
-from xadflow.explainers.settings import ExplainerSettings, Share, eight_bit
+from xadflow.explainers.settings import ExplainerSettings, SettledExplainer, Share, eight_bit
 from xadflow.metrics.explanation import change_inside, l1_l2_changed, lp_norm, top_share
-from xadflow.settings.of_methods import validated
 
 __all__ = ["SparseExplainer", "SparseSettings", "linear_maximisation_oracle"]
 
@@ -101,7 +100,7 @@ class _Answers:
     target: float
 
 
-class SparseExplainer:
+class SparseExplainer(SettledExplainer[SparseSettings]):
     """One counterfactual an image. Raises BadSettings for settings it does not know.
 
     An image whose P(normal) is at the target already comes back unchanged; one that never gets there comes back as far
@@ -115,19 +114,8 @@ class SparseExplainer:
     """
 
     name = "sparse"
-
-    def __init__(self, **settings: object) -> None:
-        self.settings = validated(SparseSettings, settings, f"explainer {self.name}")
-
-    @property
-    def version(self) -> str:
-        """Code version and digest of the settings."""
-        return self.settings.version(CODE_VERSION)
-
-    @property
-    def seed(self) -> int:
-        """Seed of the random start; unused where the search starts at the image."""
-        return self.settings.seed
+    code_version = CODE_VERSION
+    settings_kind = SparseSettings
 
     def explain(self, detector: Detector, images: Tensor) -> list[Explanation]:
         """One explanation an image. Raises BadInput: images of another shape, type or range."""
