@@ -8,7 +8,7 @@ Arms take turns on one random image, one thread, weights as they are drawn, 19 c
 
 A ratio is the median over the rounds of with / without in the same round; the order of the arms turns with the rounds.
 Multiply-accumulates are counted, not timed. Beside it, how far tiles are from the whole image, of a photograph: nets whose
-batch normalisation has seen the photograph, but untrained, so that figures of nets with global context only tell an order of
+batch normalisation has seen crops of it, but untrained, so that figures of nets with global context only tell an order of
 magnitude.
 """
 
@@ -39,6 +39,7 @@ PUBLISHED = {"net": "ladder_densenet121", "size": (1024, 2048), "plain": 205.728
 TARGET_OVERHEAD = 0.001  # of multiply-accumulates
 TILED = ("mobile", "ladder_densenet121", "deeplab_resnet50")
 TILE_PX, MARGINS_PX = 128, (0, 64, 128)
+CROPS, CROP_PX = 8, 256  # that batch normalisation has seen
 
 
 class _NoHead(nn.Module):
@@ -149,7 +150,9 @@ def tiles(name: str) -> dict[str, Any]:
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the statistics of the one batch that follows
-    net.train()(as_float(torch.stack([image, image.flip(2)])))
+    # Crops that differ: the statistics of an image mean come from as many values as there are images.
+    places = torch.randint(512 - CROP_PX, (CROPS, 2), generator=torch.Generator().manual_seed(SEED)).tolist()
+    net.train()(as_float(torch.stack([image[:, top : top + CROP_PX, left : left + CROP_PX] for top, left in places])))
     net.eval()
 
     def score(images: Tensor) -> Tensor:

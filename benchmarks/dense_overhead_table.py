@@ -16,7 +16,7 @@ not the same). Arms in turns, medians of {rounds} rounds. Load average {load_ave
 TILES_TEXT = """\
 Tiles of {tile_px} px beside the whole image, 512 px of a photograph: distance of the scores in their standard deviations. A net
 with a reach is exact with a margin that wide; one with global context has none. Nets are untrained, their batch normalisation
-has seen the photograph: an order of magnitude.
+has seen crops of the photograph: an order of magnitude.
 """
 
 
