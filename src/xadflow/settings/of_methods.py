@@ -40,6 +40,24 @@ def validated(kind: type[Kind], given: Mapping[str, object], what: str) -> Kind:
                           next_step="mend it in params.yaml") from err  # fmt: skip
 
 
+def configured(
+    kind: type[Kind], given: Mapping[str, object], published: Mapping[str, Mapping[str, object]], what: str
+) -> Kind:
+    """As :func:`validated`; with `configuration: published` in `given`, what a block leaves out is as in `published`.
+
+    Raises:
+        BadSettings: as :func:`validated`, or a block that is no block.
+    """
+    merged = dict(given)
+    if merged.get("configuration") == "published":
+        for block, values in published.items():
+            own = merged.get(block, {})
+            if not isinstance(own, Mapping):
+                raise BadSettings(f"`{block}` of {what} is a block of settings", seen=own, next_step="mend it in params.yaml")
+            merged[block] = {**values, **own}
+    return validated(kind, merged, what)
+
+
 def _known(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
     """Keys beside the one at `place`, which may lie in a block of settings within the settings."""
     block, prefix = kind, ""

@@ -13,8 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from xadflow.detectors.synthesis import Synthesiser
-from xadflow.errors import BadSettings
-from xadflow.settings.of_methods import MethodSettings, validated
+from xadflow.settings.of_methods import MethodSettings, configured
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -208,12 +207,4 @@ def utad_settings(given: Mapping[str, object], method: str) -> UtadSettings:
     Raises:
         BadSettings: naming the key, the value and the nearest known key.
     """
-    merged = dict(given)
-    if merged.get("configuration") == "published":
-        for block, values in PUBLISHED.items():
-            own = merged.get(block, {})
-            if not isinstance(own, Mapping):
-                raise BadSettings(f"`{block}` of detector {method} is a block of settings", seen=own,
-                                  next_step="mend it in params.yaml")  # fmt: skip
-            merged[block] = {**values, **own}
-    return validated(UtadSettings, merged, f"detector {method}")
+    return configured(UtadSettings, given, PUBLISHED, f"detector {method}")
