@@ -55,7 +55,7 @@ def ground(rng: np.random.Generator, textures: Sequence[Pixels], side: int) -> t
     for cell in range(count):
         here = nearest == cell
         if here.any():
-            crop = _crop(rng, textures[of_cell[cell]], side)
+            crop = _crop(rng, textures[of_cell[cell]], side, side)
             pixels[here] = toned(rng, crop[here])
             labels[here] = of_cell[cell]
     return pixels, labels
@@ -79,16 +79,25 @@ def patch_of(rng: np.random.Generator, picture: Pixels, silhouette: Pixels, side
     else:
         shape = object_of(rng, silhouette, side).shape
         height, width = shape.shape
-    return Thing(_part(rng, picture, height, width), shape)
+    return Thing(_crop(rng, picture, height, width), shape)
 
 
 def put(rng: np.random.Generator, onto: NDArray[np.float64], thing: Thing) -> Mask:
-    """Draw a thing somewhere on `onto` [side,side], in place, in a tone of its own; returns where it is."""
+    """Draw a thing somewhere on `onto` [side,side], in place, in a tone of its own; returns where it is.
+
+    At least half of it is in the scene. Were all of it, the middle of a scene would hold most things, and the place of a pixel
+    would say what it is.
+    """
     (height, width), side = thing.shape.shape, len(onto)
-    top, left = (int(rng.integers(0, side - extent + 1)) for extent in (height, width))
+    while True:
+        top, left = (int(rng.integers(1 - extent, side)) for extent in (height, width))
+        rows, columns = slice(max(0, -top), min(height, side - top)), slice(max(0, -left), min(width, side - left))
+        seen = thing.shape[rows, columns]
+        if 2 * np.count_nonzero(seen) >= np.count_nonzero(thing.shape):
+            break
     where = np.zeros(onto.shape, dtype=np.bool_)
-    where[top : top + height, left : left + width] = thing.shape
-    onto[where] = toned(rng, thing.pixels[thing.shape])
+    where[top + rows.start : top + rows.stop, left + columns.start : left + columns.stop] = seen
+    onto[where] = toned(rng, thing.pixels[rows, columns][seen])
     return where
 
 
@@ -129,12 +138,15 @@ def _size(rng: np.random.Generator, between: tuple[int, int], side: int) -> int:
     return int(rng.integers(*between)) * side // REFERENCE_PX
 
 
-def _crop(rng: np.random.Generator, texture: Pixels, side: int) -> Pixels:
-    """A square of a texture at another scale; where the texture is too small it goes on in its mirror image."""
+def _crop(rng: np.random.Generator, texture: Pixels, high: int, wide: int) -> Pixels:
+    """Part of a picture at another scale; where the picture is too small it goes on in its mirror image.
+
+    Known textures and unknown things are resampled alike: an unknown one is not told by being sharper.
+    """
     percent = int(rng.integers(*SCALE_PERCENT))
     height, width = (extent * percent // 100 for extent in texture.shape)
     scaled = np.asarray(Image.fromarray(texture).resize((width, height), Image.Resampling.BILINEAR))
-    return _part(rng, scaled, side, side)
+    return _part(rng, scaled, high, wide)
 
 
 def _part(rng: np.random.Generator, picture: Pixels, height: int, width: int) -> Pixels:

@@ -25,7 +25,7 @@ def scene_figures(
     """Pooled pixel figures and open-set figures of scenes [N,C,H,W] uint8, by name; none for other detectors or data sets.
 
     Pixel figures need anomalous and normal pixels; open-set ones a second fold as well. A fold is a `category` of the
-    manifest: the first by name, and all others. Two passes over the images: the bins' range comes first, so maps are never
+    manifest: the first by name of those with anomalies, and all others. Two passes over the images: the bins' range comes first, so maps are never
     held together.
     """
     chosen = settings.dataset(dataset)
@@ -33,7 +33,7 @@ def scene_figures(
         return {}
     labels = load_labels(manifest, rows, chosen)
     anomaly = load_masks(manifest, rows, chosen)
-    first = min(row.category for row in rows)
+    first = min(row.category for row in rows if row.label == 1)
     folds = [int(row.category != first) for row in rows]
     where = resolve_device(settings.device)
 

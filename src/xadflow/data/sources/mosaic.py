@@ -11,6 +11,7 @@ negatives`, a data set of its own to be named under `outliers`), the odd ones ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -43,6 +44,8 @@ PARTS = (*TOWNS, "known")
 LICENCE = f"{TEXTURE_LICENCE.partition(';')[0]}; MIT (garments); GPL-2+, Apache-2.0 (unknown things); generated"
 OBJECTS_OF_A_SCENE = (2, 5)
 LEAST_GAME_PX, LEAST_CONTRAST = 128, 8.0  # shorter side, and standard deviation of grey values, of a picture that is used
+GAME_PX, PHOTO_PX = 128, 64  # patches are taken of pictures reduced to a shorter side of once to twice that
+_FIRST_WORD = re.compile(r"[A-Za-z]?[a-z]+|.+")
 VAL_OBJECTS = 500  # of each class, the last of the published train images
 # Rows and columns of a 512 x 512 texture.
 BANDS = {Split.TRAIN: np.s_[:, :256], Split.VAL: np.s_[:256, 256:], Split.TEST: np.s_[256:, 256:]}
@@ -191,8 +194,23 @@ def _pool(home: Home, raw: RawImages, part: str) -> Pool:
         garments = [picture for name in UNKNOWN for picture in _garments(raw, name, Split.TEST)][number :: len(TOWNS)]
     else:
         garments = [picture for name in UNKNOWN_OF_KNOWN for picture in _garments(raw, name, Split.VAL)]
-    seen = [_grey(photo.pixels) for photo in photos(home, (PHOTOS,))][number :: len(PARTS)]
-    return Pool(garments, [picture for _, picture in game_textures(home, part)], [one for one in seen if _has_contrast(one)])
+    return Pool(garments, [_smaller(picture, GAME_PX) for _, picture in game_textures(home, part)], _photographs(home, number))
+
+
+def _photographs(home: Home, number: int) -> list[Pixels]:
+    """Photographs of one pool, one of each thing: names that begin with the same word show the same one (left01, leuvenA)."""
+    first: dict[str, Pixels] = {}
+    for photo in photos(home, (PHOTOS,)):
+        word = _FIRST_WORD.findall(photo.name.rpartition("/")[2])[0].replace("right", "left")  # two cameras, one scene
+        grey = _grey(photo.pixels)
+        if _has_contrast(grey):
+            first.setdefault(word, _smaller(grey, PHOTO_PX))
+    return list(first.values())[number :: len(PARTS)]
+
+
+def _smaller(picture: Pixels, least: int) -> Pixels:
+    """A whole fraction of a picture's size that leaves its shorter side at `least` px or more: a patch shows a thing then."""
+    return np.asarray(Image.fromarray(picture).reduce(max(1, min(picture.shape) // least)))
 
 
 def game_textures(home: Home, part: str) -> list[tuple[str, Pixels]]:
@@ -200,8 +218,10 @@ def game_textures(home: Home, part: str) -> list[tuple[str, Pixels]]:
     found = [(photo.name, photo.pixels) for photo in photos(home, (GAME,)) if min(photo.pixels.shape[:2]) >= LEAST_GAME_PX]
     folders = sorted({name.rpartition("/")[0] for name, _ in found})
     taken = set(folders[::2] if part == "negatives" else folders[1::2][PARTS.index(part) :: len(PARTS)])
-    grey = [(name, _grey(pixels)) for name, pixels in found if name.rpartition("/")[0] in taken]
-    return [(name, pixels) for name, pixels in grey if _has_contrast(pixels)]
+    first: dict[bytes, str] = {}  # some are in two folders, which may be two parties'
+    grey = [(name, _grey(pixels)) for name, pixels in found]
+    own = [(name, pixels) for name, pixels in grey if first.setdefault(pixels.tobytes(), name) == name]
+    return [(name, pixels) for name, pixels in own if name.rpartition("/")[0] in taken and _has_contrast(pixels)]
 
 
 def _has_contrast(grey: Pixels) -> bool:
