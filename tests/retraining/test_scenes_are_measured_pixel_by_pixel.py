@@ -16,7 +16,8 @@ from xadflow.retraining.scene_figures import scene_figures
 
 SIZE = 16
 # no anomaly in a-town, which is first by name: it must not become a fold that has none
-ROWS = [SimpleNamespace(category=f"town-{1 + number % 2}" if number else "a-town", label=int(number > 1)) for number in range(8)]
+TOWNS = ["a-town", *(f"town-{1 + number % 2}" for number in range(1, 8))]
+ROWS = [SimpleNamespace(category=town, label=int(number > 1)) for number, town in enumerate(TOWNS)]
 
 
 class Grey:

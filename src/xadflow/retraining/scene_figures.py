@@ -25,8 +25,8 @@ def scene_figures(
     """Pooled pixel figures and open-set figures of scenes [N,C,H,W] uint8, by name; none for other detectors or data sets.
 
     Pixel figures need anomalous and normal pixels; open-set ones a second fold as well. A fold is a `category` of the
-    manifest: the first by name of those with anomalies, and all others. Two passes over the images: the bins' range comes first, so maps are never
-    held together.
+    manifest: the first by name of those with anomalies, and all others. Two passes over the images: the bins' range comes
+    first, so maps are never held together.
     """
     chosen = settings.dataset(dataset)
     if not chosen.classes or not isinstance(detector, Cued) or not any(row.label == 1 for row in rows):
