@@ -23,7 +23,6 @@ from xadflow.metrics.class_colours import Named, class_legend, coloured_classes
 from xadflow.metrics.explanation import top_share
 from xadflow.metrics.tile_sheet import Tile, tile_sheet
 
-CODE_VERSION = "1"
 COLUMNS = 3
 LEGEND_PX = 260  # width of the picture `legend`
 
@@ -53,7 +52,7 @@ class CuesExplainer(SettledExplainer[CuesSettings]):
 
     name = "cues"
     requires: ClassVar[type] = Cued
-    code_version = CODE_VERSION
+    code_version = "1"
     settings_kind = CuesSettings
 
     def explain(self, detector: Detector, images: Tensor) -> list[Explanation]:

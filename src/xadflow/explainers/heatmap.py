@@ -19,8 +19,6 @@ from xadflow.explainers.base import Explanation
 from xadflow.explainers.settings import ExplainerSettings, SettledExplainer, Share, eight_bit
 from xadflow.metrics.explanation import area_above, concentration, peak
 
-CODE_VERSION = "1"
-
 
 class HeatmapSettings(ExplainerSettings):
     """`blur`: sigma of the gradient map's blur as a share of the longer side; `level`: see `area_above`."""
@@ -38,7 +36,7 @@ class HeatmapExplainer(SettledExplainer[HeatmapSettings]):
     """
 
     name = "heatmap"
-    code_version = CODE_VERSION
+    code_version = "1"
     settings_kind = HeatmapSettings
 
     def explain(self, detector: Detector, images: Tensor) -> list[Explanation]:

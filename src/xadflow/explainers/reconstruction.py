@@ -24,7 +24,6 @@ from xadflow.explainers.settings import ExplainerSettings, SettledExplainer, Sha
 from xadflow.metrics.explanation import change_inside, l1_l2_changed, top_share
 from xadflow.metrics.tile_sheet import Tile, tile_sheet
 
-CODE_VERSION = "1"
 COLUMNS = 4
 TITLES: Mapping[str, str] = {
     "original": "input x", "impression": "impression m", "expert_mean": "expert x^", "counterfactual_change": "|x - x^|",
@@ -58,7 +57,7 @@ class ReconstructionExplainer(SettledExplainer[ReconstructionSettings]):
 
     name = "reconstruction"
     requires: ClassVar[type] = Reconstructing
-    code_version = CODE_VERSION
+    code_version = "1"
     settings_kind = ReconstructionSettings
 
     def explain(self, detector: Detector, images: Tensor) -> list[Explanation]:

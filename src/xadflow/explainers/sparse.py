@@ -43,7 +43,6 @@ from xadflow.metrics.explanation import change_inside, l1_l2_changed, lp_norm, t
 
 __all__ = ["SparseExplainer", "SparseSettings", "linear_maximisation_oracle"]
 
-CODE_VERSION = "3"
 REFERENCE_VALUES = 3 * 224 * 224  # radii are stated for this many; eps ~ d^{1/p} keeps the mean change equal
 REFERENCE_P, LADDER = 1.5, (6.25, 12.5, 25.0, 50.0, 100.0, 200.0, 400.0, 800.0)
 
@@ -114,7 +113,7 @@ class SparseExplainer(SettledExplainer[SparseSettings]):
     """
 
     name = "sparse"
-    code_version = CODE_VERSION
+    code_version = "3"
     settings_kind = SparseSettings
 
     def explain(self, detector: Detector, images: Tensor) -> list[Explanation]:
