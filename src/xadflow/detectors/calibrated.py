@@ -32,11 +32,14 @@ class CalibratedDetector(ABC):
     def __init__(self) -> None:
         self._device = torch.device("cpu")
         self._calibration: Calibration | None = None
+        self._shape: tuple[int, int, int] | None = None
 
     @property
-    @abstractmethod
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images it was fitted on. Raises BadWeights before fit."""
+        if self._shape is None:
+            raise self.not_fitted()
+        return self._shape
 
     @property
     def calibration(self) -> Calibration:

@@ -58,14 +58,6 @@ class OneClass(CalibratedDetector, Generic[Kind]):
         super().__init__()
         self.settings: Kind = one_class_settings(self.kind, settings, self.method)  # type: ignore[assignment]
         self._response: Response | None = None
-        self._shape: tuple[int, int, int] | None = None
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images it was fitted on. Raises BadWeights before fit."""
-        if self._shape is None:
-            raise self.not_fitted()
-        return self._shape
 
     @property
     def response(self) -> Response:

@@ -52,15 +52,7 @@ class DenseHybrid(CalibratedDetector):
         super().__init__()
         self.settings: DenseHybridSettings = dense_hybrid_settings(settings, self.method)
         self._net: SceneNet | None = None
-        self._shape: tuple[int, int, int] | None = None
         self._classes: tuple[str, ...] = ()
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images it was fitted on. Raises BadWeights before fit."""
-        if self._shape is None:
-            raise self.not_fitted()
-        return self._shape
 
     @property
     def net(self) -> SceneNet:
