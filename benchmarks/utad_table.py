@@ -13,8 +13,8 @@ random split) and on one class of Fashion-MNIST (32 px, 200 test images a class)
 the default; *impression only* spends the time of both stages on the first; *one stage* is an autoencoder of four times the
 bottleneck, trained on clean images for the same time. All maps are in standard deviations of held-out normals; the released
 combination is x|x^ + x|m^ - var x^ - x^|m. Figures are means over seeds; **where fewer than three seeds were run the row says
-so, and nothing is claimed of it**. What was visible while choosing is in the head of `benchmarks/utad.py`. Grey values alone
-(better sign): {baselines}.
+so, and nothing is claimed of it**. What was visible while choosing is in the head of `benchmarks/utad.py`. *s*: wall seconds
+of training, other work beside; about 0 where the checkpoint was there. Grey values alone (better sign): {baselines}.
 """
 RECONSTRUCTIONS = """\
 What the two stages promise, on test normals and on the same with a drawn defect of a kind that no training drew. *Sharp*:
