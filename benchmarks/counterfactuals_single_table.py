@@ -11,8 +11,9 @@ TEXT = """\
 (MNIST: letters drawn in Matplotlib's fonts; Fashion-MNIST: crops of photographs and game textures): neither detector nor
 generator sees an image of another class of the set, so the generator is asked about images unlike those that it learned on.
 Judged on the first {images:,} anomalies of the test images at a wanted anomaly probability of 0. Nothing was chosen by test
-images here: generator and detectors have the settings of `counterfactuals`, `fcdd_conv` those of `hsc`, `dsvdd` the form
-1 - exp(-d / median d of held-out normals); only the exposure was, in `one-class`, with half of dress's test images in sight.
+images here: generator and detectors have the settings of `counterfactuals` (`hsc` its earlier score weight of 4), `fcdd_conv`
+those of `hsc`, `dsvdd` the form 1 - exp(-d / median d of held-out normals); only the exposure was, in `one-class`, with half of
+dress's test images in sight.
 
 *AUROC*: of the explained detector on all test images; *phi*: its mean anomaly probability of anomalies / normals; *flagged*:
 share of anomalies above its threshold. *normality*: AUROC of normal test images against counterfactuals, 50 is ideal, above
