@@ -38,7 +38,8 @@ STEPS, QUICK_STEPS, DETECTOR_STEPS = 1000, 200, 400
 # normal images.
 FLAT = {"probability": "exponential", "score": 4.0}
 FORMS: dict[str, dict[str, Any]] = {
-    "bce": {"probability": "logit"}, "hsc": FLAT, "fcdd_conv": FLAT, "dsvdd": {"probability": "exponential", "typical": "median"},
+    "bce": {"probability": "logit"}, "hsc": FLAT, "fcdd_conv": FLAT,
+    "dsvdd": {"probability": "exponential", "typical": "median"},
 }  # fmt: skip
 SECOND = {"method": "deep_sad", "network": "cnn32", "seed": 100}
 GENERATOR_CODE = (*DETECTOR_CODE, *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "training")))
