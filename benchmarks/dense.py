@@ -11,8 +11,8 @@ Before the second stage they are those of a plain segmenter, likelihood included
 AUROC and FPR95 pool all pixels; open-mIoU fits its threshold (TPR > 95 %) on the other town. Intervals resample test scenes,
 the same for all seeds and scores.
 
-Settings are those of a pilot on other scenes (decision 8); others were compared on split `known`, whose unknown things are of other garments,
-pictures and folders than the test's, and none was better for all. The test's were never looked at while choosing.
+Settings are those of a pilot on other scenes (decision 8); others were compared on split `known`, whose unknown things are of
+other garments, pictures and folders than the test's, and none was better for all. The test's were not looked at for that.
 
 Each training is kept in var/bench-dense/ and is not done twice while settings and code are the same.
 """
