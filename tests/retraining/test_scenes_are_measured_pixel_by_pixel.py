@@ -21,11 +21,12 @@ ROWS = [SimpleNamespace(category=town, label=int(number > 1)) for number, town i
 
 
 class Grey:
-    """Its two cues are halves of the grey value; it sees class 1 in bright pixels."""
+    """Its two cues add up to the grey value, and neither ranks pixels as their sum does; it sees class 1 in bright pixels."""
 
     def cues(self, images):
         grey = images[:, 0]
-        return Cues({"ln_p_out": 0.25 * grey, "minus_ln_p_hat": 0.75 * grey}, (grey > 0.4).long(), ("road", "sky"))
+        slope = torch.linspace(-2.0, 2.0, SIZE).expand_as(grey)
+        return Cues({"ln_p_out": slope, "minus_ln_p_hat": grey - slope}, (grey > 0.4).long(), ("road", "sky"))
 
 
 @pytest.fixture
