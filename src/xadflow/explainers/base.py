@@ -23,12 +23,24 @@ GROUP = "xadflow.explainers"
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What a detector that had no part in a counterfactual says of it, on the stored 8-bit image."""
+
+    name: str
+    version: int
+    score: float
+    threshold: float
+    is_normal: bool
+
+
+@dataclass(frozen=True)
 class Counterfactual:
     """One answer to "what would have to change": an 8-bit image and its figures.
 
     `image` is uint8 [C,H,W]; score, p_value and is_normal are the detector's on that decoded image. Distances are
     between the two 8-bit images on the [0,1] scale: `l1` = sum |d|, `l2` = sqrt(sum d^2) over all C*H*W values;
-    `changed_fraction` is the share of pixels with any channel changed.
+    `changed_fraction` is the share of pixels with any channel changed. `donor_id` is the image_id whose pixels it took,
+    None where it took none; `judges` is filled in by whoever asks them, never by the explainer.
     """
 
     concept: int
@@ -39,6 +51,8 @@ class Counterfactual:
     l1: float
     l2: float
     changed_fraction: float
+    donor_id: str | None = None
+    judges: tuple[Judgement, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,3 +132,11 @@ def build_explainer(name: str, **settings: object) -> Explainer:
     """A new explainer. Raises UnknownName, or BadSettings for settings it does not know."""
     explainer: Explainer = explainer_class(name)(**settings)
     return explainer
+
+
+def takes_donors(name: str) -> bool:
+    """Whether an explainer takes pixels from normal images of the product, and has to be given them by `with_donors`.
+
+    Raises UnknownName.
+    """
+    return hasattr(explainer_class(name), "with_donors")

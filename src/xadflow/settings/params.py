@@ -60,6 +60,10 @@ class DatasetSettings(_Frozen):
     `outliers` names another data set whose train images stand for anything that is not this product; one that serves
     for nothing else has `judged` false and needs no defects of its own. `classes` names what the pixels of scenes are, by
     id; empty for images that have no such map.
+
+    `symmetries` of the product: which copies of a normal image are normal too: `none`; `flips`, mirrored left-right,
+    upside down, and both; `square`, those and quarter turns. `aligned`: the same place of two images shows the same part
+    of the product; false for textures and for parts in any pose.
     """
 
     source: MethodName
@@ -71,6 +75,8 @@ class DatasetSettings(_Frozen):
     outliers: Name | None = None
     judged: bool = True
     classes: Annotated[tuple[Name, ...], Field(max_length=255)] = ()  # 255 is nobody's
+    symmetries: Literal["none", "flips", "square"] = "none"
+    aligned: bool = True
     options: dict[str, Any] = Field(default_factory=dict)
 
 
