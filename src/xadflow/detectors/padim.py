@@ -78,6 +78,7 @@ class PaDiM(CalibratedDetector):
     """The detector; contract of xadflow.detectors.base. Raises BadSettings for settings it does not know."""
 
     method = "padim"
+    learns_from_outliers = False
 
     def __init__(self, **settings: object) -> None:
         super().__init__()
@@ -90,6 +91,10 @@ class PaDiM(CalibratedDetector):
         if self._gaussians is None:
             raise self.not_fitted()
         return self._gaussians
+
+    def anomaly_sources(self, data: TrainingData) -> tuple[str, ...]:
+        """What it trains against: nothing, whatever the data have."""
+        return ()
 
     def fit(self, data: TrainingData, run: FitRun) -> FitReport:
         """One pass over the normals, one Cholesky factor a location, then threshold and temperature on held-out normals.
