@@ -1,0 +1,158 @@
+"""From kept cells to the figures of the table: values of each image first, then intervals over trainings and images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.transplant_kit.arms import CURVE, MAIN, Arm, Task
+from benchmarks.transplant_kit.cells import judged_cell, judged_originals, made_cell, scores_of_test
+from benchmarks.transplant_kit.detectors import JUDGES, explained, judge, maps_of
+from benchmarks.transplant_kit.measures import across_trainings, changed, hottest, interval, iou, seam
+from benchmarks.transplant_kit.sets import tested_set
+from xadflow.explainers.transplant import TransplantSettings
+from xadflow.metrics.edits import edit_cosines, pairwise_distances
+from xadflow.metrics.ranks import auroc
+from xadflow.metrics.realism import kernel_distance, normalised_frechet
+from xadflow.settings import Home
+
+Values = dict[str, NDArray[np.float64]]
+HALF = 128  # of 255: from here on the donor prevails
+NORMALS_AT_SEAMS = 40
+MEDIANS = ("region", "region, all", "changed")
+OF_REGIONS = ("transplant", "not apart", "untrained", "black box", "elsewhere")
+
+
+def measured(home: Home, arm: Arm, task: Task) -> Values:
+    """Figures of each explained image [N] by one arm; NaN where a figure makes no sense for it."""
+    few, tested = task.first(arm.most), tested_set(task.set)
+    made, said = made_cell(home, arm, task), judged_cell(home, arm, task)
+    originals, images, rows = few.originals.numpy(), made["made"], np.array(few.rows, dtype=np.intp)
+    regions = made["blends"] >= HALF  # (N, K, H, W)
+    found: Values = {"valid": (said["own"] <= explained(home, task.set, task.method, task.seed).calibration.threshold)
+                     .mean(axis=1)}  # fmt: skip
+    for name in JUDGES:
+        its, before = judge(home, task.set, name), judged_originals(home, task.set)[f"judge {name}"][rows]
+        after = said[f"judge {name}"]
+        asked = before > its.threshold
+        found[f"transfer {name}"] = np.where(asked, (after <= its.threshold).mean(axis=1), np.nan)
+        found[f"transfer of the first {name}"] = np.where(asked, after[:, 0] <= its.threshold, np.nan)
+        found[f"drop {name}"] = np.where(asked, (before[:, None] - after).mean(axis=1) / its.spread, np.nan)
+    areas = regions.mean(axis=(2, 3))
+    of_region = arm.of in OF_REGIONS
+    found["region"] = areas[:, 0] if of_region or arm.of == "nearest" else np.full(len(areas), np.nan)
+    found["region, all"] = areas.mean(axis=1) if of_region or arm.of == "nearest" else found["region"]
+    found["whole image"] = (found["region"] > 0.9).astype(np.float64) if of_region else np.full(len(areas), np.nan)
+    found["changed"] = np.array([np.mean([changed(one, other) for other in row])
+                                 for one, row in zip(originals, images, strict=True)])  # fmt: skip
+    if images.shape[1] > 1:
+        found["apart"] = pairwise_distances(originals, images).mean(axis=1) / 2  # on the [0,1] scale
+        found["likeness"] = np.nanmean(edit_cosines(originals, images), axis=1) if arm.of != "untrained" else found["apart"] * np.nan
+    if of_region:
+        normals = tested.normals[:NORMALS_AT_SEAMS].numpy()
+        found["seam"] = _mean_of_each(images, regions, normals)
+        found["seam before"] = _mean_of_each(np.repeat(originals[:, None], images.shape[1], axis=1), regions, normals)
+    if of_region and tested.masks is not None:
+        found |= _overlaps(home, task, few, regions)
+    found["passes"] = made["passes"].astype(np.float64)
+    return found
+
+
+def distances(home: Home, arm: Arm, task: Task) -> dict[str, float]:
+    """Frechet and kernel distance to the normal test images, in % of those of the very anomalies explained.
+
+    One alternative an image, the next one for the next image, so that all arms are sets of as many images as were explained.
+    """
+    rows, tested = np.array(task.first(arm.most).rows), tested_set(task.set)
+    features = judged_originals(home, task.set)["features"].astype(np.float64)
+    several = made_cell(home, arm, task)["made"].shape[1]
+    of = judged_cell(home, arm, task)["features"].astype(np.float64).reshape(len(rows), several, -1)
+    union = of[np.arange(len(rows)), np.arange(len(rows)) % several]
+    normals, anomalies = features[tested.labels == 0], features[rows]
+    return {"frechet": normalised_frechet(union, normals, anomalies),
+            "kid": 100.0 * kernel_distance(union, normals) / kernel_distance(anomalies, normals)}  # fmt: skip
+
+
+def row_of(home: Home, arm: Arm, tasks: Mapping[int, Sequence[Task]]) -> dict[str, Any]:
+    """Figures of one arm over trainings: seed to the tasks of the sets that make up the data set."""
+    each: dict[str, dict[int, tuple[NDArray[np.intp], NDArray[np.float64]]]] = {}
+    far: dict[str, list[float]] = {"frechet": [], "kid": []}
+    for seed, parts in tasks.items():
+        values = [measured(home, arm, task) for task in parts]
+        images = np.concatenate([np.array(task.first(arm.most).rows, dtype=np.intp) + 100_000 * number
+                                 for number, task in enumerate(parts)])  # fmt: skip
+        for name in values[0]:
+            each.setdefault(name, {})[seed] = (images, np.concatenate([one[name] for one in values]))
+        of_parts = [distances(home, arm, task) for task in parts]
+        for name, list_of in far.items():
+            list_of.append(float(np.mean([one[name] for one in of_parts])))
+    found: dict[str, Any] = {}
+    for name, by_seed in each.items():
+        order = np.argsort(next(iter(by_seed.values()))[0])
+        table = across_trainings({seed: (of[np.argsort(of)], values[np.argsort(of)]) for seed, (of, values) in by_seed.items()})
+        assert len(order)
+        if np.isfinite(table).any():
+            found[name] = interval(table, np.nanmedian if name in MEDIANS else np.nanmean)
+    for name, values_of in far.items():
+        found[name] = {"value": float(np.mean(values_of)), "each_seed": values_of}
+    found["images"] = [sum(len(task.first(arm.most).rows) for task in parts) for parts in tasks.values()]
+    return found
+
+
+def curve_of(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Transfer against area: the transplants by how normal they had to become, and nearest normal as the end."""
+    points = [(f"target {share}", f"transplant, target {share}") for share in CURVE]
+    points.append((f"target {TransplantSettings().target_share}", MAIN))
+    points.append(("nearest normal", "nearest normal, whole image"))
+    told = [{"point": point, "region": rows[name]["region, all"], **{key: rows[name][key] for key in rows[name]
+             if key.startswith("transfer ") and "first" not in key}} for point, name in points if name in rows]  # fmt: skip
+    return sorted(told, key=lambda one: float(one["region"]["value"]))
+
+
+def detectors_of(home: Home, tasks: Mapping[int, Sequence[Task]]) -> dict[str, Any]:
+    """How good the explained detectors and the judges are, and how many anomalies they flag."""
+    aurocs, flagged = [], []
+    for parts in tasks.values():
+        for task in parts:
+            tested, scores = tested_set(task.set), scores_of_test(home, task)
+            aurocs.append(auroc(scores, tested.labels))
+            threshold = explained(home, task.set, task.method, task.seed).calibration.threshold
+            flagged.append(float((scores[tested.labels == 1] > threshold).mean()))
+    judges: dict[str, Any] = {}
+    for name in JUDGES:
+        own = []
+        for task in next(iter(tasks.values())):
+            labels, scores = tested_set(task.set).labels, judged_originals(home, task.set)[f"judge {name}"]
+            over = scores > judge(home, task.set, name).threshold
+            own.append((auroc(scores, labels), float(over[labels == 1].mean()), float(over[labels == 0].mean())))
+        judges[name] = dict(zip(("auroc", "flagged", "false_alarms"), np.mean(own, axis=0).tolist(), strict=True))
+    return {"auroc": float(np.mean(aurocs)), "auroc_each": aurocs, "flagged": float(np.mean(flagged)), "judges": judges}
+
+
+def _mean_of_each(images: NDArray[np.uint8], regions: NDArray[np.bool_], normals: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Mean seam [N] over the alternatives that have a border; NaN without any."""
+    found = np.array([[seam(one, region, normals) for one, region in zip(row, its, strict=True)]
+                      for row, its in zip(images, regions, strict=True)])  # fmt: skip
+    known = np.isfinite(found)
+    return np.where(known.any(axis=1), np.where(known, found, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1), np.nan)
+
+
+def _overlaps(home: Home, task: Task, few: Task, regions: NDArray[np.bool_]) -> Values:
+    """IoU with the exact mask: of the first region, of the map above the threshold, of the map's hottest pixels of that area."""
+    masks = tested_set(task.set).masks
+    assert masks is not None
+    detector, truth = explained(home, task.set, task.method, task.seed), masks[list(few.rows)]
+    found = {"iou": np.array([iou(region, mask) for region, mask in zip(regions[:, 0], truth, strict=True)]),
+             "best iou": np.array([max(iou(region, mask) for region in its) for its, mask in zip(regions, truth, strict=True)])}
+    maps = maps_of(detector, few.originals)
+    if maps is not None:
+        cut = maps > detector.calibration.threshold
+        found["iou of the cut heatmap"] = np.array([iou(one, mask) for one, mask in zip(cut, truth, strict=True)])
+        found["iou of the hottest"] = np.array([iou(hottest(one, int(region.sum())), mask) for one, region, mask
+                                                in zip(maps, regions[:, 0], truth, strict=True)])  # fmt: skip
+        found["area of the cut heatmap"] = cut.mean(axis=(1, 2))
+    found["area of the defect"] = truth.mean(axis=(1, 2))
+    return found
