@@ -106,11 +106,17 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         some = x[rows]
         wanted = min(max(self.settings.candidates, self.settings.alternatives), len(bank.ids))
         heat, by_occlusion = heat_of(detector, some, first.map[rows] if first.map is not None else None, usual, donors)
-        matches = donors.nearest(some, heat, wanted)
-        pairs = _paired(matches)
-        search = RegionSearch(detector, some[pairs.image], pairs.donors, heat[pairs.image],
-                              usual if first.map is not None else None, goal, self.settings)  # fmt: skip
+        usual = usual if first.map is not None else None
+        pairs = _paired(donors.nearest(some, heat, wanted))
+        search = RegionSearch(detector, some[pairs.image], pairs.donors, heat[pairs.image], usual, goal, self.settings)
         found = search.grown()
+        lost = _unreached(found, pairs, len(rows), goal)
+        if len(lost):
+            others = _paired(donors.as_they_are(some[lost], heat[lost], wanted), lost)
+            swapped = torch.isin(pairs.image, lost).nonzero().flatten()  # as many, in the same order
+            search.exchange(swapped, others.donors)
+            pairs.place[swapped] = others.place
+            found.put(swapped, search.grown(swapped))
         chosen = _chosen(found, pairs, len(rows), goal, self.settings.alternatives)
         picked = torch.cat(chosen)
         better = search.shrunk(found, picked) if self.settings.shrink_rounds else found.of(picked)
@@ -198,10 +204,18 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         return shown, metrics
 
 
-def _paired(matches: Matches) -> _Pairs:
+def _paired(matches: Matches, images: Tensor | None = None) -> _Pairs:
+    """Pairs of all matches; `images` numbers the images where they are some of more."""
     count, several = matches.places.shape
-    image = torch.arange(count, device=matches.places.device).repeat_interleave(several)
-    return _Pairs(image, matches.places.flatten(), matches.pixels.flatten(0, 1))
+    numbers = torch.arange(count, device=matches.places.device) if images is None else images
+    return _Pairs(numbers.repeat_interleave(several), matches.places.flatten().clone(), matches.pixels.flatten(0, 1))
+
+
+def _unreached(found: Found, pairs: _Pairs, images: int, goal: Goal) -> Tensor:
+    """Images that none of their pairs makes normal."""
+    reached = torch.zeros(images, dtype=torch.bool, device=found.scores.device)
+    reached[pairs.image[found.scores <= goal.threshold]] = True
+    return (~reached).nonzero().flatten()
 
 
 def _chosen(found: Found, pairs: _Pairs, images: int, goal: Goal, alternatives: int) -> list[Tensor]:
