@@ -95,9 +95,10 @@ def place(home: Home) -> Path:
 
 
 def scores_of(detector: Detector, images: Tensor) -> NDArray[np.float64]:
-    """Raw scores [N] of uint8 [N,C,H,W]."""
+    """Raw scores [N] of uint8 [N,C,H,W], without forming a heatmap where the detector can do without."""
+    alone: Any = getattr(detector, "image_score", lambda part: detector.score(part).image)
     with torch.no_grad():
-        found = torch.cat([detector.score(as_float(part)).image for part in images.split(AT_ONCE)])
+        found = torch.cat([alone(as_float(part)) for part in images.split(AT_ONCE)])
     return np.asarray(found.double().numpy())
 
 

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.transplant_kit.arms import CURVE, MAIN, Arm, Task
-from benchmarks.transplant_kit.cells import judged_cell, judged_originals, made_cell, scores_of_test
+from benchmarks.transplant_kit.cells import judged_of, judged_originals, kept_part, made_of, scores_of_test
 from benchmarks.transplant_kit.detectors import JUDGES, explained, judge, maps_of
 from benchmarks.transplant_kit.measures import across_trainings, changed, hottest, interval, iou, seam
 from benchmarks.transplant_kit.sets import tested_set
+from xadflow.calibration import threshold_at
 from xadflow.explainers.transplant import TransplantSettings
 from xadflow.metrics.edits import edit_cosines, pairwise_distances
 from xadflow.metrics.ranks import auroc
@@ -20,6 +21,7 @@ from xadflow.metrics.realism import kernel_distance, normalised_frechet
 from xadflow.settings import Home
 
 Values = dict[str, NDArray[np.float64]]
+FEWEST, SET_APART = 10, 100_000  # images of a training for a figure; between the row numbers of the sets of a group
 HALF = 128  # of 255: from here on the donor prevails
 NORMALS_AT_SEAMS = 40
 MEDIANS = ("region", "region, all", "changed")
@@ -28,9 +30,8 @@ OF_REGIONS = ("transplant", "not apart", "untrained", "black box", "elsewhere")
 
 def measured(home: Home, arm: Arm, task: Task) -> Values:
     """Figures of each explained image [N] by one arm; NaN where a figure makes no sense for it."""
-    few, tested = task.first(arm.most), tested_set(task.set)
-    made, said = made_cell(home, arm, task), judged_cell(home, arm, task)
-    originals, images, rows = few.originals.numpy(), made["made"], np.array(few.rows, dtype=np.intp)
+    tested, made, said = tested_set(task.set), made_of(home, arm, task), judged_of(home, arm, task)
+    originals, images, rows = task.originals.numpy(), made["made"], np.array(task.rows, dtype=np.intp)
     regions = made["blends"] >= HALF  # (N, K, H, W)
     found: Values = {"valid": (said["own"] <= explained(home, task.set, task.method, task.seed).calibration.threshold)
                      .mean(axis=1)}  # fmt: skip
@@ -50,13 +51,16 @@ def measured(home: Home, arm: Arm, task: Task) -> Values:
                                  for one, row in zip(originals, images, strict=True)])  # fmt: skip
     if images.shape[1] > 1:
         found["apart"] = pairwise_distances(originals, images).mean(axis=1) / 2  # on the [0,1] scale
-        found["likeness"] = np.nanmean(edit_cosines(originals, images), axis=1) if arm.of != "untrained" else found["apart"] * np.nan
+        cosines = edit_cosines(originals, images)  # NaN where an alternative changed nothing
+        told = np.isfinite(cosines).any(axis=1)
+        found["likeness"] = np.full(len(rows), np.nan)
+        found["likeness"][told] = np.nanmean(cosines[told], axis=1)
     if of_region:
         normals = tested.normals[:NORMALS_AT_SEAMS].numpy()
         found["seam"] = _mean_of_each(images, regions, normals)
         found["seam before"] = _mean_of_each(np.repeat(originals[:, None], images.shape[1], axis=1), regions, normals)
     if of_region and tested.masks is not None:
-        found |= _overlaps(home, task, few, regions)
+        found |= _overlaps(home, task, regions)
     found["passes"] = made["passes"].astype(np.float64)
     return found
 
@@ -66,40 +70,44 @@ def distances(home: Home, arm: Arm, task: Task) -> dict[str, float]:
 
     One alternative an image, the next one for the next image, so that all arms are sets of as many images as were explained.
     """
-    rows, tested = np.array(task.first(arm.most).rows), tested_set(task.set)
+    rows, tested = np.array(task.rows), tested_set(task.set)
     features = judged_originals(home, task.set)["features"].astype(np.float64)
-    several = made_cell(home, arm, task)["made"].shape[1]
-    of = judged_cell(home, arm, task)["features"].astype(np.float64).reshape(len(rows), several, -1)
-    union = of[np.arange(len(rows)), np.arange(len(rows)) % several]
+    of = judged_of(home, arm, task)["features"].astype(np.float64)
+    union = of[np.arange(len(rows)), np.arange(len(rows)) % of.shape[1]]
     normals, anomalies = features[tested.labels == 0], features[rows]
     return {"frechet": normalised_frechet(union, normals, anomalies),
             "kid": 100.0 * kernel_distance(union, normals) / kernel_distance(anomalies, normals)}  # fmt: skip
 
 
-def row_of(home: Home, arm: Arm, tasks: Mapping[int, Sequence[Task]]) -> dict[str, Any]:
-    """Figures of one arm over trainings: seed to the tasks of the sets that make up the data set."""
+def row_of(home: Home, arm: Arm, tasks: Mapping[int, Sequence[Task]]) -> dict[str, Any] | None:
+    """Figures of one arm over trainings: seed to the tasks of the sets that make up the data set; None without a cell.
+
+    Images that some trainings have measured and others not are left out of neither: the bootstrap is of what there is.
+    """
     each: dict[str, dict[int, tuple[NDArray[np.intp], NDArray[np.float64]]]] = {}
     far: dict[str, list[float]] = {"frechet": [], "kid": []}
-    for seed, parts in tasks.items():
+    counts = []
+    for seed, whole in tasks.items():
+        parts = [part for task in whole if len((part := kept_part(home, arm, task)).rows) >= FEWEST]
+        if len(parts) < len(whole):
+            continue
         values = [measured(home, arm, task) for task in parts]
-        images = np.concatenate([np.array(task.first(arm.most).rows, dtype=np.intp) + 100_000 * number
-                                 for number, task in enumerate(parts)])  # fmt: skip
+        images = np.concatenate([np.array(task.rows, dtype=np.intp) + SET_APART * number for number, task in enumerate(parts)])
+        order = np.argsort(images)
         for name in values[0]:
-            each.setdefault(name, {})[seed] = (images, np.concatenate([one[name] for one in values]))
+            each.setdefault(name, {})[seed] = (images[order], np.concatenate([one[name] for one in values])[order])
         of_parts = [distances(home, arm, task) for task in parts]
         for name, list_of in far.items():
             list_of.append(float(np.mean([one[name] for one in of_parts])))
-    found: dict[str, Any] = {}
+        counts.append(len(images))
+    if not counts:
+        return None
+    found: dict[str, Any] = {"images": counts}
     for name, by_seed in each.items():
-        order = np.argsort(next(iter(by_seed.values()))[0])
-        table = across_trainings({seed: (of[np.argsort(of)], values[np.argsort(of)]) for seed, (of, values) in by_seed.items()})
-        assert len(order)
+        table = across_trainings(by_seed)
         if np.isfinite(table).any():
             found[name] = interval(table, np.nanmedian if name in MEDIANS else np.nanmean)
-    for name, values_of in far.items():
-        found[name] = {"value": float(np.mean(values_of)), "each_seed": values_of}
-    found["images"] = [sum(len(task.first(arm.most).rows) for task in parts) for parts in tasks.values()]
-    return found
+    return found | {name: {"value": float(np.mean(one)), "each_seed": one} for name, one in far.items()}
 
 
 def curve_of(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -117,7 +125,7 @@ def detectors_of(home: Home, tasks: Mapping[int, Sequence[Task]]) -> dict[str, A
     aurocs, flagged = [], []
     for parts in tasks.values():
         for task in parts:
-            tested, scores = tested_set(task.set), scores_of_test(home, task)
+            tested, scores = tested_set(task.set), scores_of_test(home, task.set, task.method, task.seed)
             aurocs.append(auroc(scores, tested.labels))
             threshold = explained(home, task.set, task.method, task.seed).calibration.threshold
             flagged.append(float((scores[tested.labels == 1] > threshold).mean()))
@@ -140,19 +148,31 @@ def _mean_of_each(images: NDArray[np.uint8], regions: NDArray[np.bool_], normals
     return np.where(known.any(axis=1), np.where(known, found, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1), np.nan)
 
 
-def _overlaps(home: Home, task: Task, few: Task, regions: NDArray[np.bool_]) -> Values:
+def _overlaps(home: Home, task: Task, regions: NDArray[np.bool_]) -> Values:
     """IoU with the exact mask: of the first region, of the map above the threshold, of the map's hottest pixels of that area."""
     masks = tested_set(task.set).masks
     assert masks is not None
-    detector, truth = explained(home, task.set, task.method, task.seed), masks[list(few.rows)]
+    detector, truth = explained(home, task.set, task.method, task.seed), masks[list(task.rows)]
     found = {"iou": np.array([iou(region, mask) for region, mask in zip(regions[:, 0], truth, strict=True)]),
              "best iou": np.array([max(iou(region, mask) for region in its) for its, mask in zip(regions, truth, strict=True)])}
-    maps = maps_of(detector, few.originals)
+    maps = maps_of(detector, task.originals)
     if maps is not None:
-        cut = maps > detector.calibration.threshold
+        cut, own = maps > detector.calibration.threshold, maps > own_cut(home, task)
+        found["iou of the heatmap at its own cut"] = np.array([iou(one, mask) for one, mask in zip(own, truth, strict=True)])
         found["iou of the cut heatmap"] = np.array([iou(one, mask) for one, mask in zip(cut, truth, strict=True)])
         found["iou of the hottest"] = np.array([iou(hottest(one, int(region.sum())), mask) for one, region, mask
                                                 in zip(maps, regions[:, 0], truth, strict=True)])  # fmt: skip
-        found["area of the cut heatmap"] = cut.mean(axis=(1, 2))
+        found["area of the cut heatmap"], found["area at its own cut"] = cut.mean(axis=(1, 2)), own.mean(axis=(1, 2))
     found["area of the defect"] = truth.mean(axis=(1, 2))
     return found
+
+
+def own_cut(home: Home, task: Task) -> float:
+    """The level of a map above which 5 % of the held-out normals have any pixel: the threshold that a map itself would have.
+
+    FCDD's finer heatmap is on another scale than its score, so that the score's threshold means little to it.
+    """
+    detector = explained(home, task.set, task.method, task.seed)
+    maps = maps_of(detector, tested_set(task.set).data.val_normals)
+    assert maps is not None
+    return threshold_at(maps.max(axis=(1, 2)).astype(np.float64), detector.calibration.false_alarm_rate)
