@@ -22,15 +22,16 @@ from xadflow.store import EvidenceStore
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 
 MODEL = "xad.screws.fcdd.diverse"
-ANYTHING = {"min_share_normal": 0.0, "max_likeness": 1.0, "min_apart": 0.0, "max_frechet": 1e9, "max_change_of_normals": 1e9}
+ANYTHING = {"min_share_normal": 0.0, "max_likeness": 1.0, "min_apart": 0.0, "max_frechet": 1e9, "max_change_of_normals": 1e9,
+            "min_transfer": 0.0}  # fmt: skip
 
 
 def set_rules(project: Path, rules: dict[str, float]) -> None:
-    """Write rules of gate.generator into params.yaml."""
+    """Write rules of gate and gate.generator into params.yaml."""
     path = project / "params.yaml"
     text = path.read_text()
     for name, value in rules.items():
-        text, count = re.subn(rf"(?m)^(    {name}:) \S+", rf"\1 {value}", text)
+        text, count = re.subn(rf"(?m)^( {{2,4}}{name}:) \S+", rf"\1 {value}", text)
         assert count == 1, name
     path.write_text(text)
 
