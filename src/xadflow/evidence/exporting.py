@@ -56,7 +56,7 @@ How to check it
 2. A row is in its commit:          its row_digest is in the list `row_digests` of its commit in commits.json. To form the
    digest of a row from its columns, see digests.py and tables.py of xadflow: sha256 over an encoding of every column
    except run_id, created_at and row_digest, each value with its type and length, floats as their eight bytes, pictures as
-   their PNG bytes.
+   their PNG bytes; a null `judges` or `donor_id` of a counterfactual is left out.
 3. The commit is in the ledger:     `rows_digest` of its line is the digest, encoded alike, of its sorted row digests.
 4. The ledger is one chain:         `previous` of each line is the sha256 of the line before it, without its newline.
 5. An anchor holds the chain:       an anchor's `digest` is the sha256 of the line with the number `seq`. Compare it with
