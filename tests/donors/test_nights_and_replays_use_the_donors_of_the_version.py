@@ -12,8 +12,8 @@ from xadflow.errors import DataUnavailable
 from xadflow.explainers import build_explainer
 from xadflow.nightly.plan import plan_night, read_plan
 from xadflow.nightly.work import explain_shard
-from xadflow.replaying import IDENTICAL, replay
-from xadflow.replaying.lineages import CannotReplay, Notes
+from xadflow.replaying import IDENTICAL, IMPOSSIBLE, replay
+from xadflow.replaying.lineages import Notes
 from xadflow.replaying.sources import Sources
 from xadflow.store import EvidenceStore
 
@@ -44,6 +44,7 @@ def test_each_row_tells_in_its_lineage_which_donors_there_were(built) -> None:
         lineage = json.loads(row["lineage"])
         assert (lineage["donors"], lineage["donors_missing"]) == (bank.digest, 0)
         assert {one["name"]: one["value"] for one in row["metrics"]}["donors"] == 12
+        assert [one["donor_id"] for one in row["counterfactuals"]] == list(bank.ids[:2])
         assert [one["name"] for one in row["images"]] == ["transplant.0.region", "transplant.1.region"]
     assert "donors" not in json.loads(rows_of(built, "heatmap")[built.flagged[0]]["lineage"])
 
@@ -88,11 +89,9 @@ def test_donors_erased_since_are_a_condition_and_the_row_comes_out_where_others_
 def test_a_row_whose_very_donor_is_gone_cannot_be_replayed_and_names_it(built, copied) -> None:
     bank = open_bank(built.home, built.settings, built.folder, "plates")
     erase(copied.home, bank.ids[1])
-    row = rows_of(built)[built.flagged[0]]
-    row["counterfactuals"] = [{**one, "donor_id": bank.ids[place]} for place, one in enumerate(row["counterfactuals"])]
-    sources = Sources(copied.home, built.settings, built.registry, built.store)
-    with pytest.raises(CannotReplay, match=f"took pixels from, {bank.ids[1][:12]}, is gone"):
-        sources.explainer(row, json.loads(row["lineage"]), "cpu", Notes())
+    told = outcome_of(built, copied.home)
+    assert told.outcome == IMPOSSIBLE
+    assert f"the image that it took pixels from, {bank.ids[1][:12]}, is gone from plates" in told.missing
     erase(copied.home, *bank.ids[2:], bank.ids[0])
     assert "All of its 12 donors are gone" in outcome_of(built, copied.home).missing
 

@@ -36,6 +36,8 @@ def home(tmp_path) -> Home:
     (folder / "images/train/good/7.PNG").write_bytes(CONTENT)
     write_manifest(folder / "manifest.parquet", [ManifestRow(DONOR, "images/train/good/7.PNG", "train", 0, "plates", None,
                                                              None, 8, 8, "drawn", "none")])  # fmt: skip
+    (tmp_path / "params.yaml").touch()
+    (tmp_path / "dvc.yaml").touch()
     return Home(tmp_path, tmp_path / "var")
 
 
@@ -85,7 +87,6 @@ def store(tmp_path, monkeypatch):
     store.prepare()
     publish_shard(store, range(2))
     return store
-
 
 
 def test_show_says_it_first_and_writes_the_donors_file_beside_the_pictures(home, store, monkeypatch, tmp_path) -> None:
