@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from xadflow.data.loading import load_images
 from xadflow.data.manifest import Manifest, ManifestRow, Split, read_manifest
 from xadflow.detectors.base import CARD as DETECTOR_CARD
-from xadflow.errors import BadImage, BadManifest, DataUnavailable, UnknownName
+from xadflow.errors import BadImage, BadManifest, NoDonors, UnknownName
 from xadflow.explainers.transplant.bank import DonorBank, DonorList
 from xadflow.settings import DatasetSettings, Home, Settings
 
@@ -74,14 +74,14 @@ def given_donors(
 ) -> tuple[Explainer, dict[str, Any]]:
     """The explainer with the donors of a detector version, if it takes any, and what a lineage says of them.
 
-    Raises DataUnavailable when there are none.
+    Raises NoDonors when there are none.
     """
     with_donors = getattr(explainer, "with_donors", None)
     if with_donors is None:
         return explainer, {}
     opened = opened_bank(home, settings, detector_folder, dataset)
     if opened.bank is None:
-        raise DataUnavailable(f"the explainer {explainer.name} has no donors", seen=opened.why_none,
+        raise NoDonors(f"the explainer {explainer.name} has no donors", seen=opened.why_none,
                               next_step=f"run `xadflow retrain --dataset {dataset}`")  # fmt: skip
     return with_donors(opened.bank), {"donors": opened.bank.digest, "donors_missing": opened.bank.missing}
 

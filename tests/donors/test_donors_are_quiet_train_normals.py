@@ -14,9 +14,9 @@ from xadflow.calibration import Calibration
 from xadflow.data.loading import load_images
 from xadflow.data.manifest import Manifest, read_manifest
 from xadflow.detectors import Scores
+from xadflow.judging import donor_half
 from xadflow.retraining import donors as choosing
 from xadflow.retraining.donors import bank_size, choose_donors, k_centre
-from xadflow.retraining.halves import donor_half
 from xadflow.settings import load_settings
 
 
@@ -53,7 +53,7 @@ def chosen(data, most=256, manifest=None, **detector):
 
 def test_every_donor_is_a_train_normal_of_the_donor_half_below_the_quantile(data) -> None:
     found = chosen(data)
-    half = [one for one in data.scores if int(one[:2], 16) % 2 == 0]
+    half = [row.image_id for row in donor_half(data.manifest.rows("train")).donors]
     cut = np.quantile([data.scores[one] for one in half], 0.8)
     assert set(found.ids) == {one for one in half if data.scores[one] <= cut}
     assert (found.chosen_from, found.apart, found.symmetries, found.aligned) == (len(found.ids), True, "flips", True)
@@ -77,17 +77,15 @@ def test_of_too_many_a_spread_is_kept_the_same_each_time(data) -> None:
 
 
 def test_few_normals_are_all_asked_and_no_judge_is_apart(data) -> None:
-    rows = [row.image_id for row in data.manifest.rows("train")][:79]
+    few = data.manifest.rows("train")[:79]
+    rows = [row.image_id for row in few]
     table = data.manifest.table.filter([one in rows or split != "train" for one, split in
                                         zip(*(data.manifest.table[name].to_pylist() for name in ("image_id", "split")),
                                             strict=True)])  # fmt: skip
     found = chosen(data, manifest=Manifest(data.manifest.folder, table))
     assert found.apart is False
-    assert any(int(one[:2], 16) % 2 for one in found.ids)
-    assert len(donor_half(rows)[0]) == 79
-    ids, apart = donor_half([*rows, "00"])
-    assert apart is True
-    assert all(int(one[:2], 16) % 2 == 0 for one in ids)
+    cut = np.quantile([data.scores[one] for one in rows], 0.8)
+    assert set(found.ids) == {one for one in rows if data.scores[one] <= cut}
 
 
 def test_the_bank_fits_into_memory_whatever_was_asked_for(data, monkeypatch) -> None:

@@ -8,7 +8,7 @@ from datetime import date
 import pytest
 
 from xadflow.donors import given_donors, open_bank
-from xadflow.errors import DataUnavailable
+from xadflow.errors import NoDonors
 from xadflow.explainers import build_explainer
 from xadflow.nightly.plan import plan_night, read_plan
 from xadflow.nightly.work import explain_shard
@@ -58,7 +58,7 @@ def test_a_night_without_donors_leaves_the_explainer_out_with_the_reason_and_doe
     plan = read_plan(plan_night(*where, **night))
     assert set(plan.explainers) == {"heatmap"}
     assert plan.left_out["patch"].startswith("All of its 12 donors are gone from plates")
-    with pytest.raises(DataUnavailable, match="patch has no donors for xad.plates.hsc version 1"):
+    with pytest.raises(NoDonors, match="patch has no donors for xad.plates.hsc version 1"):
         plan_night(*where, **night, explainers=["patch"])
     explain_shard(copied.home, copied.settings, store, plan, 0)
     told = store.read("explanations", ["image_id", "explainer"]).to_pylist()
@@ -67,7 +67,7 @@ def test_a_night_without_donors_leaves_the_explainer_out_with_the_reason_and_doe
 
 def test_donors_that_go_between_plan_and_work_stop_that_shard_in_words(copied) -> None:
     erase(copied.home, *open_bank(copied.home, copied.settings, copied.folder, "plates").ids)
-    with pytest.raises(DataUnavailable, match="has no donors.*xadflow retrain"):
+    with pytest.raises(NoDonors, match="has no donors.*xadflow retrain"):
         given_donors(build_explainer("patch"), copied.home, copied.settings, copied.folder, "plates")
     assert given_donors(build_explainer("heatmap"), copied.home, copied.settings, copied.folder, "plates")[1] == {}
 

@@ -23,7 +23,8 @@ def rows_of(image_id, score, original, answers=(), heat=None):
     heatmap = None if heat is None else stored(np.rint(255 * (heat - heat.min()) / np.ptp(heat)).astype(np.uint8))
     low, high = (None, None) if heat is None else (float(heat.min()), float(heat.max()))
     counterfactuals = [
-        {"concept": concept, "image": stored(image), "score": 0.5, "is_normal": is_normal, "changed_fraction": changed}
+        {"concept": concept, "image": stored(image), "score": 0.5, "is_normal": is_normal, "changed_fraction": changed,
+         "judges": None, "donor_id": None}
         for concept, (image, is_normal, changed) in enumerate(answers)
     ]
     return [
@@ -129,10 +130,23 @@ def test_transplants_stand_apart_with_their_donors_regions_and_verdicts(pictures
     assert (min(xs), max(xs)) == pytest.approx((2 / 16, 12 / 16), abs=0.01)
     assert (min(ys), max(ys)) == pytest.approx((4 / 16, 8 / 16), abs=0.01)
     figures = {one.explainer: one for one in explainer_figures(rows)}
-    assert figures["transplant"].transfer == pytest.approx(2 / 3)
-    assert figures["transplant"].region == pytest.approx(0.675)
+    assert figures["transplant"].region == 1.0
     assert math.isnan(figures["sparse"].transfer)
     assert math.isnan(figures["sparse"].region)
+
+
+def test_transfer_is_that_of_images_which_the_judge_flags_and_the_heatmaps_map_goes_before_others(pictures):
+    rows = [with_donors(rows_of(str(number), 3.0, pictures[0])[0], [(pictures[1], "d", [number % 4 > 0], 0.3)], [])
+            for number in range(12)]  # fmt: skip
+    for row in rows:
+        row["metrics"] += [{"name": "judge_score", "value": 3.0}, {"name": "judge_flags", "value": 1.0}]
+    (figures,) = explainer_figures(rows)
+    assert figures.transfer == pytest.approx(9 / 12)
+    heat = np.linspace(0.0, 1.0, 256).reshape(16, 16)
+    plain, _ = rows_of("0", 3.0, pictures[0], heat=heat)
+    other = {**rows[0], "heatmap": stored(np.zeros((16, 16), np.uint8)), "heatmap_min": 0.0, "heatmap_max": 1.0}
+    (first,), (second,) = worst_cases([other, plain]), worst_cases([plain])
+    assert (first.overlay == second.overlay).all()
 
 
 def test_a_border_is_closed_at_the_images_edge_and_there_may_be_several():

@@ -33,7 +33,7 @@ class Filled:
     @property
     def is_whole(self) -> bool:
         """Nearly everything was replaced: the image as a whole differs, and the region says nothing."""
-        return self.replaced is not None and self.replaced >= NEARLY_WHOLE
+        return self.replaced is not None and self.replaced > NEARLY_WHOLE
 
 
 def filled(row: Row, answer: Row, paths: Mapping[str, str]) -> Filled | None:
@@ -71,8 +71,12 @@ def _sentence(row: Row, answer: Row, paths: Mapping[str, str]) -> str:
         return ""
     parts.append(f"{percent(answer['changed_fraction'])} of the pixels changed")
     parts.append(f"the detector calls it {_verdict(answer['is_normal'])}")
-    parts += [f"judge {one['name']} version {one['version']} calls it {_verdict(one['is_normal'])} "
-              f"(score {one['score']:.4g}, threshold {one['threshold']:.4g})" for one in judges]  # fmt: skip
+    metrics = {one["name"]: one["value"] for one in row["metrics"] or ()}
+    for number, one in enumerate(judges):
+        blind = metrics.get(f"judge_flags.{number}" if number else "judge_flags", 1.0) == 0.0
+        parts.append(f"judge {one['name']} version {one['version']} calls it {_verdict(one['is_normal'])} (score "
+                     f"{one['score']:.4g}, threshold {one['threshold']:.4g}" + ("; it does not flag the image itself)" if blind
+                                                                                else ")"))  # fmt: skip
     return f"counterfactual {answer['concept']}: {'; '.join(parts)}"
 
 

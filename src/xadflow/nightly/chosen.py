@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xadflow.digests import sha256_json
-from xadflow.errors import DataUnavailable, NoChampion, WrongUse
+from xadflow.errors import NoChampion, NoDonors, WrongUse
 from xadflow.in_service import explainer_in_service, why_none
 from xadflow.registry import Registry
 from xadflow.settings import Home, Settings
@@ -36,7 +36,7 @@ def choose_explainers(
 
     Raises:
         NoChampion: one was named and has nothing in service.
-        DataUnavailable: one was named that needs donors, and this version has none.
+        NoDonors: one was named that needs donors, and this version has none.
         WrongUse: one was named that does not suit the detector.
         BadWeights: what is in service was trained for another version of the detector, or its files changed.
     """
@@ -60,7 +60,7 @@ def choose_explainers(
             if opened.bank is None:
                 left_out[name] = opened.why_none
                 if named:
-                    raise DataUnavailable(f"{name} has no donors for {champion.name} version {champion.version}",
+                    raise NoDonors(f"{name} has no donors for {champion.name} version {champion.version}",
                                           seen=opened.why_none, next_step=f"leave out --explainer {name}, or run `xadflow "
                                           f"retrain --dataset {dataset} --detector {detector}`")  # fmt: skip
                 continue

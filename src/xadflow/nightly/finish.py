@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from xadflow.evidence.transplants import donor_paths
 from xadflow.images import decode_png
+from xadflow.judging.transfer import Case, cases_of_rows, curve_figure, figures_of, transfer_curve
 from xadflow.metrics.figures import SheetRow, contact_sheet
 from xadflow.metrics.validity import distance_for, nearest_valid, validity_figure
 from xadflow.nightly.plan import NightPlan
 from xadflow.nightly.rows import restore_map
 from xadflow.nightly.work import ShardFigures, read_figures
 from xadflow.registry import Registry
-from xadflow.report.evidence import drift_of, explainer_figures, score_quantiles, worst_cases
+from xadflow.report.evidence import HEATMAP, drift_of, explainer_figures, score_quantiles, worst_cases
 from xadflow.report.page import (
     Link,
     NightCounts,
@@ -86,16 +87,23 @@ def finish_night(
     }  # fmt: skip
     measured = _measured(store, plan)
     for one in explainer_figures(measured):
-        for name in ("flip_rate", "changed_fraction", "change_inside", "transfer", "region"):
+        for name in ("flip_rate", "changed_fraction", "change_inside"):
             value = float(getattr(one, name))
             if np.isfinite(value):
                 figures[f"{one.explainer}.{name}"] = value
+    cases = _judged(measured)
+    for explainer, its in cases.items():
+        figures |= {f"{explainer}.{name}": value for name, value in figures_of(its).items() if np.isfinite(value)}
     sheet = _sheet(path.with_suffix(".png"), report, shown)
     pictures = {f"worst-{plan.run_date}": sheet} if sheet else {}
     if nearest := _nearest(measured):
         figures |= {f"{name}.median_l2": far for name, each in nearest.items() if np.isfinite(far := distance_for(each))}
         pictures[f"validity-{plan.run_date}"] = path.with_suffix(".validity.png")
         validity_figure(nearest, pictures[f"validity-{plan.run_date}"], "l2 of the change, pixel values in [0, 1]")
+    curves = {name: points for name, its in cases.items() if (points := transfer_curve(its))}
+    if curves:
+        pictures[f"transfer-{plan.run_date}"] = path.with_suffix(".transfer.png")
+        curve_figure(curves, pictures[f"transfer-{plan.run_date}"])
     if report.counts.scored or explained.num_rows:
         ref = registry.resolve(f"{plan.model_name}/{plan.model_version}")
         registry.log_explanations(
@@ -133,6 +141,15 @@ def _measured(store: EvidenceStore, plan: NightPlan) -> list[dict[str, Any]]:
             row["counterfactuals"] = [{**one, "image": None} for one in row["counterfactuals"] or ()]
             rows.append(row)
     return rows
+
+
+def _judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Case]]:
+    """What held-out judges said of tonight's counterfactuals, by explainer; those without a word are left out."""
+    by_explainer: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_explainer.setdefault(str(row["explainer"]), []).append(row)
+    found = {name: cases_of_rows(its) for name, its in sorted(by_explainer.items())}
+    return {name: cases for name, cases in found.items() if cases}
 
 
 def _nearest(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:
@@ -201,6 +218,7 @@ def _report(
         warnings=(
             *(f"A shard failed: {message}" for message in failures),
             *(f"The explainer {name} did not run. {why}" for name, why in plan.left_out.items()),
+            *([f"No judge was asked about the counterfactuals. {plan.no_judge}"] if plan.no_judge else []),
         ),
     )
 
@@ -228,7 +246,8 @@ def _seconds(shards: Sequence[ShardFigures]) -> dict[str, float]:
 
 def _sheet(path: Path, report: NightlyReport, shown: Sequence[Mapping[str, Any]]) -> Path | None:
     """The worst cases as one PNG for MLflow and Prefect: image, raw heatmap, counterfactual, change; transplants first."""
-    heat = {row["image_id"]: row for row in shown if row["heatmap"] is not None}
+    heated = [row for row in shown if row["heatmap"] is not None]
+    heat = {row["image_id"]: row for row in sorted(heated, key=lambda row: row["explainer"] == HEATMAP)}  # the last one stays
     rows = []
     for case in report.worst_cases:
         made, score = case.counterfactual, case.counterfactual_score

@@ -22,6 +22,7 @@ from xadflow.detectors.base import Detector, as_float
 from xadflow.evidence.comparing import Difference, differences
 from xadflow.evidence.decisions import rows_of_image
 from xadflow.images import encode_png
+from xadflow.judging import with_words
 from xadflow.nightly.rows import explanation_row
 from xadflow.registry import Registry
 from xadflow.replaying.lineages import CannotReplay, Notes, as_recorded, lineage_of, threads_of
@@ -106,9 +107,11 @@ def _explanation(
     original = _fitting(original_of(row), detector)
     batch, position = sources.batch(row, lineage, original, notes)
     batch = [_fitting(one, detector) for one in batch]
+    judges = sources.judges(lineage, where)
     with threads_of(lineage):
         left = _left(row, lineage, detector, original, where, notes)
-        told = explainer.explain(detector, as_float(torch.from_numpy(np.stack(batch)).to(where)))[position]
+        images = torch.from_numpy(np.stack(batch))
+        told = with_words(judges, explainer.explain(detector, as_float(images.to(where))), images)[position]
     again = explanation_row(
         left, explainer=row["explainer"], explainer_version=explainer.version, seed=explainer.seed, original=original,
         explanation=told, lineage=row["lineage"],

@@ -22,6 +22,7 @@ from xadflow.donors import opened_bank
 from xadflow.errors import BadImage, BadManifest, BadSettings, BadWeights, UnknownName, WrongUse
 from xadflow.explainers import Explainer, build_explainer, load_explainer
 from xadflow.images import ImageLimits, decode_image, decode_png, read_file, to_input
+from xadflow.judging import Judge, JudgeRef, open_judges
 from xadflow.registry import Registry
 from xadflow.replaying.lineages import CannotReplay, Notes, commit_of, lineage_of
 from xadflow.scoring import open_detector
@@ -29,7 +30,7 @@ from xadflow.settings import Home, Settings
 from xadflow.store import EvidenceStore
 from xadflow.tracking.model_versions import ModelRef
 
-_OF_ITS_IMAGE = ("batch", "score_batch", "explainer")  # keys of a lineage that another image of the run does not share
+_OF_ITS_IMAGE = ("batch", "score_batch", "explainer", "judge")  # keys of a lineage that another image of the run does not share
 
 
 class Sources:
@@ -56,6 +57,25 @@ class Sources:
             raise CannotReplay(f"the weights of {name} version {version} are {weights[:16]}, its lineage names "
                                f"{lineage['weights'][:16]}")  # fmt: skip
         return detector
+
+    def judges(self, lineage: Mapping[str, Any], device: str) -> tuple[Judge, ...]:
+        """The judges that were asked, in the versions and with the weights that the lineage names."""
+        refs = []
+        told = lineage.get("judges", [])
+        for one in told if isinstance(told, list) else [told]:
+            try:
+                name, version, weights = str(one["model_name"]), int(one["model_version"]), str(one["weights"])
+            except (TypeError, KeyError, ValueError) as err:
+                raise CannotReplay(f"its lineage does not tell which judge was asked: {one!r}"[:200]) from err
+            ref = self._registered(name, version)
+            if ref.files.get(WEIGHTS) != weights:
+                raise CannotReplay(f"the weights of the judge {name} version {version} are not those of its lineage, "
+                                   f"{weights[:16]}")  # fmt: skip
+            refs.append(JudgeRef(name, version, str(self._files(ref)), weights, bool(one.get("apart"))))
+        try:
+            return open_judges(refs, device)
+        except (BadWeights, UnknownName, OSError) as err:
+            raise CannotReplay(f"a judge cannot be opened: {err}"[:300]) from err
 
     def explainer(self, row: Mapping[str, Any], lineage: Mapping[str, Any], device: str, notes: Notes) -> Explainer:
         """The explainer in the very version of the row."""

@@ -16,12 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from xadflow.gate import CHANGE_INSIDE
 from xadflow.images import decode_png
+from xadflow.judging.transfer import REGION, TRANSFER, cases_of_rows, figures_of
 from xadflow.report.transplanted import Transplant, Verdict, transplant_of, verdicts_on
 
 Picture = NDArray[np.uint8]
 Row = Mapping[str, Any]
 
-REGION_OF = "region_share."  # metric of one counterfactual: share of the image that was replaced
+HEATMAP = "heatmap"  # the explainer whose map goes before those of others
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 FEWEST_FOR_DRIFT = 20
@@ -73,8 +74,8 @@ class ExplainerFigures:
 
     `flip_rate` is the share of counterfactuals that the detector calls normal, on the stored 8-bit image;
     `changed_fraction` the median share of pixels they change; `change_inside` the mean share of their change that lies
-    inside the heatmap's mask. `transfer` is the share of judges' verdicts on counterfactuals that are "normal"; `region` the
-    median share of the image that was replaced by another image's pixels.
+    inside the heatmap's mask. `transfer` and `region`, the median share of the image that was replaced
+    by another image's pixels, are those of :func:`xadflow.judging.transfer.figures_of`.
     """
 
     explainer: str
@@ -146,8 +147,7 @@ def explainer_figures(rows: Iterable[Row]) -> tuple[ExplainerFigures, ...]:
         inside = [metric["value"] for row in its_rows for metric in row["metrics"] or ()
                   if metric["name"] == CHANGE_INSIDE]  # fmt: skip
         inside = [value for value in inside if value is not None and math.isfinite(value)]
-        verdicts = [one["is_normal"] for answer in found for one in answer.get("judges") or ()]
-        regions = [one["value"] for row in its_rows for one in row["metrics"] or () if one["name"].startswith(REGION_OF)]
+        regions = [one["value"] for row in its_rows for one in row["metrics"] or () if one["name"] == REGION]
         figures.append(ExplainerFigures(
             explainer=name,
             rows=len(its_rows),
@@ -155,7 +155,7 @@ def explainer_figures(rows: Iterable[Row]) -> tuple[ExplainerFigures, ...]:
             flip_rate=float(np.mean([answer["is_normal"] for answer in found])) if found else math.nan,
             changed_fraction=float(np.median([answer["changed_fraction"] for answer in found])) if found else math.nan,
             change_inside=float(np.mean(inside)) if inside else math.nan,
-            transfer=float(np.mean(verdicts)) if verdicts else math.nan,
+            transfer=figures_of(cases_of_rows(its_rows)).get(TRANSFER, math.nan),
             region=float(np.median(regions)) if regions else math.nan,
         ))  # fmt: skip
     return tuple(figures)
@@ -217,7 +217,8 @@ class _Joined:
 def _joined(rows: Sequence[Row]) -> _Joined:
     """What the rows of all explainers of one image show together; the first that has a thing gives it."""
     original = next((decode_png(row["original"]["bytes"]) for row in rows if _has(row["original"])), None)
-    heat = next((_raw_heat(row) for row in rows if _has(row["heatmap"])), None)
+    heated = sorted((row for row in rows if _has(row["heatmap"])), key=lambda row: row["explainer"] != HEATMAP)
+    heat = _raw_heat(heated[0]) if heated else None
     made = [(row, one) for row in rows for one in row["counterfactuals"] or () if _has(one["image"])]
     transplants = tuple((row, one) for row, one in made if one.get("donor_id"))
     told = [(str(row["explainer"]), [one for whose, one in made if whose is row and not one.get("donor_id")]) for row in rows]

@@ -1,6 +1,6 @@
 """Choose the donors of a detector version, once, when it is registered: the normals whose pixels a transplant may take.
 
-Donors are train normals of the donor half (see halves.py), never images of val, known, gate or test: val sets the
+Donors are train normals of the donor half (see xadflow.judging.halves), never images of val, known, gate or test: val sets the
 threshold, and on the others explanations are judged. Of these, who is not flagged and scores below the 80 % quantile of
 those scored; and if that is more than the bank holds, as different ones as can be, by k-centre.
 
@@ -22,7 +22,7 @@ from xadflow.detectors.base import Detector, as_float
 from xadflow.engine.devices import resolve_device
 from xadflow.explainers.base import build_explainer, takes_donors
 from xadflow.explainers.transplant.bank import DonorList
-from xadflow.retraining.halves import donor_half
+from xadflow.judging import donor_half
 from xadflow.scoring import score_images
 from xadflow.settings import Settings
 
@@ -54,9 +54,8 @@ def choose_donors(detector: Detector, manifest: Manifest, settings: Settings, da
     The same data, detector and machine choose the same. Raises BadImage for a file that is gone or changed.
     """
     chosen_set = settings.dataset(dataset)
-    normals = {row.image_id: row for row in manifest.rows(Split.TRAIN, label=0)}
-    half, apart = donor_half(list(normals))
-    rows = [normals[one] for one in half[: _fitting(LOOKED_AT, LOOKED_AT_BYTES, detector)]]
+    half = donor_half(manifest.rows(Split.TRAIN, label=0))
+    rows = half.donors[: _fitting(LOOKED_AT, LOOKED_AT_BYTES, detector)]
     images = load_images(manifest, rows, chosen_set)
     scores = score_images(detector, images, settings.explain.batch_size, settings.device)
     passing = np.flatnonzero((scores <= detector.calibration.threshold) & (scores <= _quantile(scores)))
@@ -66,7 +65,7 @@ def choose_donors(detector: Detector, manifest: Manifest, settings: Settings, da
         places = places[k_centre(pooled_features(images[places], settings.device), most)]
     return DonorList(
         ids=tuple(rows[place].image_id for place in places.tolist()), symmetries=chosen_set.symmetries,
-        aligned=chosen_set.aligned, chosen_from=len(passing), apart=apart,
+        aligned=chosen_set.aligned, chosen_from=len(passing), apart=half.apart,
         mean_map=mean_map(detector, manifest, settings, dataset),
     )  # fmt: skip
 

@@ -87,7 +87,8 @@ def explainer_order(home: Home, settings: Settings, dataset: str, detector: Mode
             raise BadManifest("the data set has not been built by DVC", seen=name,
                               next_step=f"run `dvc repro validate@{name}`")  # fmt: skip
     decides = {
-        "detector": detector.files, "data": data, "dataset": settings.dataset(dataset).model_dump(mode="json"),
+        "detector": detector.files, "data": data,
+        "dataset": settings.dataset(dataset).model_dump(mode="json", exclude={"judge"}),
         "explainer": explainer, "settings": given, "code": code_digest(*CODE),
     }  # fmt: skip
     return ExplainerOrder(dataset, explainer, given, detector, data[dataset]["manifest"], sha256_json(decides)[:32])
