@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from xadflow.evidence.transplants import donor_paths
 from xadflow.images import decode_png
 from xadflow.judging.transfer import Case, cases_of_rows, curve_figure, figures_of, transfer_curve
 from xadflow.metrics.figures import SheetRow, contact_sheet
@@ -21,7 +22,7 @@ from xadflow.nightly.plan import NightPlan
 from xadflow.nightly.rows import restore_map
 from xadflow.nightly.work import ShardFigures, read_figures
 from xadflow.registry import Registry
-from xadflow.report.evidence import drift_of, explainer_figures, score_quantiles, worst_cases
+from xadflow.report.evidence import HEATMAP, drift_of, explainer_figures, score_quantiles, worst_cases
 from xadflow.report.page import (
     Link,
     NightCounts,
@@ -207,7 +208,7 @@ def _report(
         drift=drift_of(scores["p_value"].to_numpy(), earlier["p_value"].to_numpy()),
         explainers=explainer_figures(_measured(store, plan)),
         seconds=_seconds(shards),
-        worst_cases=worst_cases(shown, WORST_SHOWN),
+        worst_cases=worst_cases(shown, WORST_SHOWN, donor_paths(home, shown)),
         links=(
             Link("MLflow run", _link(registry, plan), "metrics, plots, lineage of this model version"),
             Link("Tables", str(home.tables), "scores and explanations, Delta Lake"),
@@ -244,17 +245,21 @@ def _seconds(shards: Sequence[ShardFigures]) -> dict[str, float]:
 
 
 def _sheet(path: Path, report: NightlyReport, shown: Sequence[Mapping[str, Any]]) -> Path | None:
-    """The worst cases as one PNG for MLflow and Prefect: image, raw heatmap, counterfactual, change."""
-    heat = {row["image_id"]: row for row in shown if row["heatmap"] is not None}
+    """The worst cases as one PNG for MLflow and Prefect: image, raw heatmap, counterfactual, change; transplants first."""
+    heated = [row for row in shown if row["heatmap"] is not None]
+    heat = {row["image_id"]: row for row in sorted(heated, key=lambda row: row["explainer"] == HEATMAP)}  # the last one stays
     rows = []
     for case in report.worst_cases:
-        if case.original is None or case.counterfactual is None or case.image_id not in heat:
+        made, score = case.counterfactual, case.counterfactual_score
+        if case.transplants:
+            made, score = case.transplants[0].picture, case.transplants[0].score
+        if case.original is None or made is None or case.image_id not in heat:
             continue
         row = heat[case.image_id]
         raw = restore_map(decode_png(row["heatmap"]["bytes"])[0], row["heatmap_min"], row["heatmap_max"])
-        change = (case.counterfactual.astype(np.float64) - case.original) / 255.0
-        caption = f"{Path(case.image_path).name}  score {case.score:.2f} to {case.counterfactual_score:.2f}"
-        rows.append(SheetRow(case.original, raw, case.counterfactual, change, caption))
+        change = (made.astype(np.float64) - case.original) / 255.0
+        caption = f"{Path(case.image_path).name}  score {case.score:.2f} to {score:.2f}"
+        rows.append(SheetRow(case.original, raw, made, change, caption))
     if not rows:
         return None
     contact_sheet(rows[:SHEET_ROWS], path, f"{report.dataset} {report.run_date}: highest scores")

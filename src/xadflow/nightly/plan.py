@@ -111,7 +111,7 @@ def plan_night(
     detector = detector or settings.retrain.detectors[0]
     champion = registry.champion(f"xad.{dataset}.{detector}")
     folder = registry.detector_folder(champion)
-    chosen = choose_explainers(settings, registry, dataset, detector, champion, explainers)
+    chosen = choose_explainers(home, settings, registry, dataset, detector, champion, explainers)
     panel = find_judges(settings, registry, dataset, folder)
 
     manifests, quarantined, admitted = _manifests(home, settings, dataset, run_date, inbox, sample, only_dates)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from xadflow.detectors.base import Detector, as_float
 from xadflow.digests import sha256_json
+from xadflow.donors import given_donors
 from xadflow.engine.devices import resolve_device
 from xadflow.errors import BadImage, BadWeights
 from xadflow.explainers import Explainer, build_explainer, load_explainer
@@ -130,7 +131,7 @@ def explain_shard(
         with device_slot():
             with figures.phase("score"):
                 scored = _score(detector, images, settings)
-            rows = _rows(settings, plan, identity, detector, planned, images, scored, figures, update)
+            rows = _rows(home, settings, plan, identity, detector, planned, images, scored, figures, update)
         figures.anomalous = int(scored.flagged.sum())
         _publish(store, plan, planned, figures, *rows)
     _write_figures(home, plan, figures)
@@ -166,6 +167,7 @@ def _score(detector: Detector, images: torch.Tensor, settings: Settings) -> _Sco
 
 
 def _rows(
+    home: Home,
     settings: Settings,
     plan: NightPlan,
     identity: RunIdentity,
@@ -192,7 +194,8 @@ def _rows(
         lineage = {f"explainer_{key}": of[key] for key in ("model_name", "model_version", "files") if key in of}
         if not of:  # a trained one keeps its settings in its files
             lineage["explainer_settings"] = dict(plan.explainers[name])
-        lineage |= judges_lineage(plan.judges)
+        explainer, given = given_donors(explainer, home, settings, Path(plan.detector_folder), plan.dataset)
+        lineage |= given | judges_lineage(plan.judges)
         for start in range(0, len(todo), whole):
             batch = todo[start : start + whole]
             with figures.phase(f"explain {name}"):

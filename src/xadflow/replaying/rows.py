@@ -32,6 +32,7 @@ from xadflow.settings import Home, Settings
 from xadflow.store import EvidenceStore
 from xadflow.tables import SCHEMA_VERSION, SCORES
 
+COUNTS_OF_DONORS = frozenset({"donors", "donors_missing"})  # metrics of an explanation
 IDENTICAL, WITHIN, DIFFERS, IMPOSSIBLE = "identical", "equal within tolerance", "differs", "cannot be replayed"
 
 
@@ -39,7 +40,8 @@ IDENTICAL, WITHIN, DIFFERS, IMPOSSIBLE = "identical", "equal within tolerance", 
 class Replayed:
     """What became of one row.
 
-    `outcome` is IDENTICAL, WITHIN, DIFFERS or IMPOSSIBLE; `missing` says what the last one lacks. `conditions` are what
+    `outcome` is COUNTS_OF_DONORS = frozenset({"donors", "donors_missing"})  # metrics of an explanation
+IDENTICAL, WITHIN, DIFFERS or IMPOSSIBLE; `missing` says what the last one lacks. `conditions` are what
     could not be as the lineage says, by name; `assumed` is what the lineage does not tell.
     """
 
@@ -114,6 +116,9 @@ def _explanation(
         left, explainer=row["explainer"], explainer_version=explainer.version, seed=explainer.seed, original=original,
         explanation=told, lineage=row["lineage"],
     )  # fmt: skip
+    if "donors" in notes.conditions:  # it has said how many there are now
+        counts = {one["name"]: one for one in row["metrics"] or () if one["name"] in COUNTS_OF_DONORS}
+        again["metrics"] = [counts.get(one["name"], one) for one in again["metrics"]]
     shown = sources.from_file(row, detector.input_shape)
     if shown is None:
         notes.assumed.append("its file is not here any more: the stored original stands for it")

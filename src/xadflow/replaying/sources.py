@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from xadflow.data.manifest import inside, read_manifest
 from xadflow.detectors.base import WEIGHTS, Detector
 from xadflow.digests import sha256_bytes, sha256_file, sha256_json
+from xadflow.donors import opened_bank
 from xadflow.errors import BadImage, BadManifest, BadSettings, BadWeights, UnknownName, WrongUse
 from xadflow.explainers import Explainer, build_explainer, load_explainer
 from xadflow.images import ImageLimits, decode_image, decode_png, read_file, to_input
@@ -86,7 +87,31 @@ class Sources:
         if built.version != row["explainer_version"]:
             raise CannotReplay(f"it was made by {row['explainer']} {row['explainer_version']}, here is {built.version}: check "
                                f"out {commit_of(lineage)}, with the params.yaml of then")  # fmt: skip
-        return built
+        return self._with_donors(built, row, lineage, notes)
+
+    def _with_donors(self, built: Explainer, row: Mapping[str, Any], lineage: Mapping[str, Any], notes: Notes) -> Explainer:
+        """The explainer with the donors of the row's model version, if it takes any; those of the row must still be there."""
+        with_donors = getattr(built, "with_donors", None)
+        if with_donors is None:
+            return built
+        folder = self._files(self._registered(str(row["model_name"]), int(row["model_version"])))
+        try:
+            opened = opened_bank(self._home, self._settings, folder, str(row["dataset"]))
+        except BadWeights as err:
+            raise CannotReplay(f"{err.wrong} ({err.seen})") from err
+        if opened.bank is None:
+            raise CannotReplay(f"its donors: {opened.why_none}")
+        bank = opened.bank
+        used = dict.fromkeys(str(one["donor_id"]) for one in row["counterfactuals"] or () if one.get("donor_id"))
+        if gone := [one[:12] for one in used if one not in bank.ids]:
+            raise CannotReplay(f"the image that it took pixels from, {', '.join(gone)}, is gone from {row['dataset']}, or "
+                               "changed since")  # fmt: skip
+        if bank.digest != lineage.get("donors"):
+            then = lineage.get("donors_missing")
+            notes.conditions["donors"] = f"{bank.missing} of {len(opened.listed)} donors are gone" + (
+                f", {then} were then" if then else "") if bank.missing or then else "other donors than then"  # fmt: skip
+        explainer: Explainer = with_donors(bank)
+        return explainer
 
     def _trained(self, lineage: Mapping[str, Any], device: str) -> Explainer:
         ref = self._registered(str(lineage["explainer_model_name"]), int(lineage.get("explainer_model_version", 0)))

@@ -125,8 +125,7 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
             found.put(picked, search.optimised(found, picked))
         passes = 1 + search.passes / len(rows)
         for number, row in enumerate(rows.tolist()):
-            its = sorted(chosen[number].tolist(), key=lambda pair: (float(found.scores[pair]) > goal.threshold,
-                                                                    float(found.cells[pair].float().mean()), pair))
+            its = sorted(chosen[number].tolist(), key=lambda pair: _order(found, pair, goal))
             told[row] = self._told(detector, original[row], heat[number], found, pairs, its, search, goal,
                                    {"passes": passes, "heat_by_occlusion": float(by_occlusion)})  # fmt: skip
         return told
@@ -179,7 +178,7 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
                 changed_fraction=size.changed_fraction, donor_id=self._bank.ids[int(pairs.place[pair])],
             ))  # fmt: skip
             blend = found.blends[pair]
-            shares.append(float((blend >= 0.5).float().mean()))
+            shares.append(_share(blend))
             shown.append(ShownImage(f"transplant.{concept}.region", _stored(blend), 0.0, 1.0))
         parts, its_metrics = self._parts(found, its[0], search, goal)
         metrics = {
@@ -237,6 +236,17 @@ def _chosen(found: Found, pairs: _Pairs, images: int, goal: Goal, alternatives: 
             chosen.append(rest[int(value.argmax())])
         picked.append(torch.tensor(chosen, device=found.scores.device))
     return picked
+
+
+def _share(blend: Tensor) -> float:
+    """Share of pixels where the donor prevails."""
+    return float((blend >= 0.5).float().mean())
+
+
+def _order(found: Found, pair: int, goal: Goal) -> tuple[bool, float, int]:
+    """Normal ones by the size of their regions, then the others by their scores."""
+    score = float(found.scores[pair])
+    return score > goal.threshold, score if score > goal.threshold else _share(found.blends[pair]), pair
 
 
 def _stored(values: Tensor) -> NDArray[np.uint8]:
