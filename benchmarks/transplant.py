@@ -1,9 +1,9 @@
 """Transplants beside other counterfactuals and beside controls: `python -m benchmarks.transplant [--quick]`.
 
-For each data set, detector and training the flagged test anomalies are made normal by each arm (transplant_kit/arms.py), at most
-200 of them in an order that is the same for all trainings. Two judges of other kinds, which explain nothing, say whether the
-result is normal: PaDiM on MobileNetV2, and a small network trained from nothing on drawn defects. Both were fitted on the half
-of the train normals that gives no donors, and are asked of images alone that they flag themselves.
+For each data set, detector and training the flagged test anomalies are made normal by each arm (transplant_kit/arms.py), at
+most 200 of them in an order that is the same for all trainings. Two judges of other kinds, which explain nothing, say whether
+the result is normal: PaDiM on MobileNetV2, and a small network trained from nothing on drawn defects. Both were fitted on the
+half of the train normals that gives no donors, and are asked of images alone that they flag themselves.
 
 What was visible while choosing: the settings of the transplants are the product's defaults, which were looked at on ELPV's 60
 reserved defects and on val normals; judges, arms and counts of this page were fixed before a test image was explained. Nothing

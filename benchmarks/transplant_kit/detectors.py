@@ -136,7 +136,8 @@ def folder_of(home: Home, set_name: str, method: str, seed: int) -> Path:
 @cache
 def explained(home: Home, set_name: str, method: str, seed: int) -> Detector:
     """An explained detector, trained where it is not kept, on all train normals."""
-    return _kept(folder_of(home, set_name, method, seed), method, seed, settings_of(set_name, method), tested_set(set_name).data)
+    folder, settings = folder_of(home, set_name, method, seed), settings_of(set_name, method)
+    return _kept(folder, method, seed, settings, tested_set(set_name).data)
 
 
 def judge_folder(home: Home, set_name: str, name: str) -> Path:

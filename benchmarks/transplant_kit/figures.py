@@ -149,7 +149,7 @@ def _mean_of_each(images: NDArray[np.uint8], regions: NDArray[np.bool_], normals
 
 
 def _overlaps(home: Home, task: Task, regions: NDArray[np.bool_]) -> Values:
-    """IoU with the exact mask: of the first region, of the map above the threshold, of the map's hottest pixels of that area."""
+    """IoU with the exact mask: of the first region, of the cut map, of as many of its hottest pixels."""
     masks = tested_set(task.set).masks
     assert masks is not None
     detector, truth = explained(home, task.set, task.method, task.seed), masks[list(task.rows)]

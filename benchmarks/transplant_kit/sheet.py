@@ -49,8 +49,8 @@ def write_sheet(home: Home, path: Path, rows: int = ROWS) -> None:
     height = HEAD + len(lines) * (CELL + LINE) + MARGIN
     figure = new_figure(width, height)
     _words(figure, MARGIN, 0.28, "What normal images show there: three transplants of each defect", TITLE_PT + 3, INK, "bold")
-    _words(figure, MARGIN, 0.5, "Real textures, generated defects. Blue: the region whose content was replaced until the detector "
-           "calls the image normal. Green: the exact mask of the defect, which no detector has seen.", TEXT_PT, QUIET)  # fmt: skip
+    _words(figure, MARGIN, 0.5, "Real textures, generated defects. Blue: the region whose content was replaced until the "
+           "detector calls the image normal. Green: the exact mask of the defect, which no detector has seen.", TEXT_PT, QUIET)
     names = ["anomaly", "heatmap", *(f"transplant {k + 1}" for k in range(ALTERNATIVES)),
              *(f"its donor {k + 1}" for k in range(ALTERNATIVES))]  # fmt: skip
     for column, name in enumerate(names):
