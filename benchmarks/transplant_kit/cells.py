@@ -24,7 +24,7 @@ from xadflow.lineage import code_digest
 from xadflow.settings import Home
 
 SEARCHES = ("explainers/transplant", "explainers/sparse.py", "explainers/frank_wolfe.py", "explainers/oracle.py")
-HERE = ("sets.py", "arms.py", "banks.py", "detectors.py")
+HERE, OF_CONTROLS = ("sets.py", "arms.py", "banks.py"), ("untrained", "autoencoder", "black box")
 ORDER_SEED, CHUNK = 0, 50
 Arrays = dict[str, NDArray[Any]]
 
@@ -120,14 +120,16 @@ def _judges(home: Home, set_name: str) -> list[str]:
 
 
 @cache
-def _code() -> str:
-    here = {name: sha256_file(Path(__file__).with_name(name)) for name in HERE}
+def _code(of: str) -> str:
+    """Of the code that decides what an arm makes; detectors have the digest of theirs in the names of their folders."""
+    names = (*HERE, "detectors.py") if of in OF_CONTROLS else HERE
+    here = {name: sha256_file(Path(__file__).with_name(name)) for name in names}
     return sha256_json({"searches": code_digest(*SEARCHES), "here": here})
 
 
 def _path(home: Home, kind: str, arm: Arm, chunk: Task, judges: list[str] | None = None) -> Path:
     of = folder_of(home, chunk.set, chunk.method, chunk.seed).name
-    key = sha256_json({"of": of, "arm": arm.of, "settings": dict(arm.settings), "rows": list(chunk.rows), "code": _code(),
+    key = sha256_json({"of": of, "arm": arm.of, "settings": dict(arm.settings), "rows": list(chunk.rows), "code": _code(arm.of),
                        "judges": judges})[:12]  # fmt: skip
     return place(home) / f"{kind}-{of}-{arm.of.replace(' ', '-')}-{key}.npz"
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from benchmarks.transplant_kit.arms import Task
 from benchmarks.transplant_kit.banks import bank_of
 from benchmarks.transplant_kit.cells import task_of
-from benchmarks.transplant_kit.detectors import JUDGES, explained, judge
+from benchmarks.transplant_kit.detectors import explained, judge
 from benchmarks.transplant_kit.sets import TEXTURES, tested_set
 from xadflow.data.sources.textures import DEFECTS
 from xadflow.detectors.base import as_float
@@ -20,10 +20,11 @@ from xadflow.explainers.transplant import TransplantExplainer
 from xadflow.metrics.figures import HEAT, INK, QUIET, RULE, SMALL_PT, TEXT_PT, TITLE_PT, new_figure, save_figure
 from xadflow.settings import Home
 
-ROWS, ALTERNATIVES, SEED = 10, 3, 0
-CELL, GAP, LABEL, LINE, MARGIN, HEAD = 1.3, 0.09, 1.12, 0.3, 0.16, 0.92  # inches
+ROWS, ALTERNATIVES, SEED, JUDGE = 5, 3, 0, "padim"
+CELL, GAP, LABEL, LINE, MARGIN, HEAD = 1.3, 0.09, 0.86, 0.45, 0.16, 1.1  # inches
 OUTLINE, TRUTH = "#56B4E9", "#009E73"  # Okabe & Ito: the region of a transplant, the exact mask
 HALF = 128
+MARKS = {True: "\u2713", False: "\u2717"}
 Pixels = NDArray[np.uint8]
 
 
@@ -42,24 +43,28 @@ class Line:
 
 
 def write_sheet(home: Home, path: Path, rows: int = ROWS) -> None:
-    """Ten flagged defects, by texture and kind in turn, the first of each in the order of the benchmark: none is picked."""
-    lines = [line for name, places in _chosen(home, rows).items() for line in _lines(home, name, places)]
+    """Flagged defects, textures and kinds in turn, the first of each in the order of the benchmark: none is picked."""
+    by_texture = {name: _lines(home, name, places) for name, places in _chosen(home, rows).items()}
+    lines = [by_texture[TEXTURES[number % len(TEXTURES)]][number // len(TEXTURES)] for number in range(rows)]
     columns = 2 + 2 * ALTERNATIVES
     width = 2 * MARGIN + LABEL + columns * CELL + (columns + 1) * GAP
     height = HEAD + len(lines) * (CELL + LINE) + MARGIN
     figure = new_figure(width, height)
     _words(figure, MARGIN, 0.28, "What normal images show there: three transplants of each defect", TITLE_PT + 3, INK, "bold")
-    _words(figure, MARGIN, 0.5, "Real textures, generated defects. Blue: the region whose content was replaced until the "
-           "detector calls the image normal. Green: the exact mask of the defect, which no detector has seen.", TEXT_PT, QUIET)
+    _words(figure, MARGIN, 0.52, "Real textures, generated defects. Blue: the region that was replaced by what another, normal "
+           "image shows there, until the detector calls the image normal.", TEXT_PT, QUIET)  # fmt: skip
+    _words(figure, MARGIN, 0.69, "Green: the defect's exact mask, which no detector has seen. \u2713 normal, "
+           "\u2717 still anomalous; the judge is another kind of detector, which explains nothing.", TEXT_PT, QUIET)  # fmt: skip
     names = ["anomaly", "heatmap", *(f"transplant {k + 1}" for k in range(ALTERNATIVES)),
-             *(f"its donor {k + 1}" for k in range(ALTERNATIVES))]  # fmt: skip
+             *(f"donor {k + 1}" for k in range(ALTERNATIVES))]  # fmt: skip
     for column, name in enumerate(names):
         _words(figure, _left(column), HEAD - 0.1, name, TEXT_PT, INK, "bold")
     for number, line in enumerate(lines):
         top = HEAD + number * (CELL + LINE)
         for part, text in enumerate(line.title.split("\n")):
             _words(figure, MARGIN, top + 0.2 + 0.18 * part, text, TEXT_PT, INK, "bold" if part == 0 else "normal")
-        for column, picture in enumerate([line.original, line.heat, *line.made, *line.donors]):
+        pictures: list[Any] = [line.original, line.heat, *line.made, *line.donors]
+        for column, picture in enumerate(pictures):
             axes = figure.add_axes((_left(column) / width, (height - top - CELL) / height, CELL / width, CELL / height))
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(color=RULE, linewidth=0.6)
@@ -70,7 +75,8 @@ def write_sheet(home: Home, path: Path, rows: int = ROWS) -> None:
                 axes.contour(line.mask, levels=[0.5], colors=[TRUTH], linewidths=1.1)
             if 2 <= column < 2 + ALTERNATIVES:
                 axes.contour(line.regions[column - 2], levels=[0.5], colors=[OUTLINE], linewidths=1.1)
-                _words(figure, _left(column), top + CELL + 0.14, line.words[column - 2], SMALL_PT, INK)
+                for part, text in enumerate(line.words[column - 2].split("\n")):
+                    _words(figure, _left(column), top + CELL + 0.15 + 0.14 * part, text, SMALL_PT, INK)
     save_figure(figure, path)
 
 
@@ -90,7 +96,7 @@ def _chosen(home: Home, rows: int) -> dict[str, list[tuple[int, str]]]:
     for number in range(rows):
         name = TEXTURES[number % len(TEXTURES)]
         of = [(row, _kind(name, row)) for row in task_of(home, name, "fcdd", SEED).rows]
-        wanted, shown = kinds[(number // len(TEXTURES) + number) % len(kinds)], found.setdefault(name, [])
+        wanted, shown = kinds[(number // len(TEXTURES) + number % len(TEXTURES)) % len(kinds)], found.setdefault(name, [])
         rest = [one for one in of if one not in shown]
         shown.append(next((one for one in rest if one[1] == wanted), rest[0]))
     return found
@@ -109,14 +115,14 @@ def _lines(home: Home, name: str, places: list[tuple[int, str]]) -> list[Line]:
     task = Task(name, "fcdd", SEED, tuple(row for row, _ in places))
     bank = bank_of(detector, tested)
     told = TransplantExplainer(alternatives=ALTERNATIVES).with_donors(bank).explain(detector, as_float(task.originals))
-    judges = [judge(home, name, one) for one in JUDGES]
-    found = []
+    asked = judge(home, name, JUDGE)
+    found: list[Line] = []
     for (row, kind), one in zip(places, told, strict=True):
         made = [cf.image for cf in one.counterfactuals]
         regions = [shown.image >= HALF for shown in one.images if shown.name.endswith(".region")]
-        said = [judge_.scores(np.stack(made)) <= judge_.threshold for judge_ in judges]
-        words = [f"{region.mean():.0%} replaced; judges {int(said[0][k]) + int(said[1][k])} of 2"
-                 for k, region in enumerate(regions)]  # fmt: skip
+        said = asked.scores(np.stack(made)) <= asked.threshold
+        words = [f"{region.mean():.0%} replaced\ndetector {MARKS[cf.is_normal]}  judge {MARKS[bool(normal)]}"
+                 for region, cf, normal in zip(regions, one.counterfactuals, said, strict=True)]  # fmt: skip
         donors = [bank.images[bank.ids.index(cf.donor_id or "")].numpy()[0] for cf in one.counterfactuals]
         assert one.heatmap is not None
         title = f"{name.removeprefix('textures-')}\n{kind.removeprefix('generated-')}"

@@ -9,6 +9,7 @@ import torch
 from benchmarks.transplant import GROUPS, SEEDS, in_order
 from benchmarks.transplant_kit.arms import ARMS, BY_TITLE, MAIN, Task
 from benchmarks.transplant_kit.cells import chunks
+from benchmarks.transplant_kit.detectors import JUDGES
 from benchmarks.transplant_kit.measures import across_trainings, changed, elsewhere, hottest, interval, iou, seam, steps_across
 from benchmarks.transplant_kit.sets import gives_donors
 from benchmarks.transplant_table import transplant_section
@@ -114,9 +115,9 @@ def test_what_is_required_is_measured_first() -> None:
 
 def test_the_page_says_what_is_missed_and_what_was_not_measured() -> None:
     one = {"value": 0.5, "low": 0.4, "high": 0.6}
-    row = {"images": [50], "frechet": {"value": 58.0}, "kid": {"value": 40.0}, **dict.fromkeys(
-        ("valid", "transfer padim", "transfer network", "region", "region, all", "changed"), one)}  # fmt: skip
-    judges = {name: {"auroc": 0.9, "flagged": 0.8, "false_alarms": 0.05} for name in ("padim", "network")}
+    shared = ("valid", *(f"transfer {name}" for name in JUDGES), "region", "region, all", "changed")
+    row = {"images": [50], "frechet": {"value": 58.0}, "kid": {"value": 40.0}, **dict.fromkeys(shared, one)}
+    judges = {name: {"auroc": 0.9, "flagged": 0.8, "false_alarms": 0.05} for name in JUDGES}
     group = {"detectors": {"auroc": 0.9, "flagged": 0.8, "judges": judges}, "rows": {MAIN: row}, "curve": [], "seeds": [0]}
     targets = {"valid": 0.99, "transfer": 0.85, "region": 0.4, "frechet": 60.0}
     text = transplant_section({"groups": {"ELPV": group}, "images": 200, "settings": {"targets": targets}})
