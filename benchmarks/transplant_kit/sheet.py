@@ -54,7 +54,7 @@ def write_sheet(home: Home, path: Path, rows: int = ROWS) -> None:
     _words(figure, MARGIN, 0.52, "Real textures, generated defects. Blue: the region that was replaced by what another, normal "
            "image shows there, until the detector calls the image normal.", TEXT_PT, QUIET)  # fmt: skip
     _words(figure, MARGIN, 0.69, "Green: the defect's exact mask, which no detector has seen. \u2713 normal, "
-           "\u2717 still anomalous; the judge is another kind of detector, which explains nothing.", TEXT_PT, QUIET)  # fmt: skip
+           "\u2717 still anomalous; the judge is another kind of detector, which explains nothing.", TEXT_PT, QUIET)
     names = ["anomaly", "heatmap", *(f"transplant {k + 1}" for k in range(ALTERNATIVES)),
              *(f"donor {k + 1}" for k in range(ALTERNATIVES))]  # fmt: skip
     for column, name in enumerate(names):
