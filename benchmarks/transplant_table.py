@@ -14,7 +14,8 @@ TEXT = """\
 by each arm; settings of `transplant` are the product's defaults, chosen on reserved defects and validation normals. ELPV at
 128 px unless said otherwise, textures at 96 px on the easy rung with exact masks.
 
-*valid*: share that the explained detector calls normal, on the stored 8-bit image. *transfer*: share that a judge calls
+*valid*: share of all alternatives (in brackets: of each image's first) that the explained detector calls normal, on the stored
+8-bit image. *transfer*: share that a judge calls
 normal, of the images that it flags itself. Judges explain nothing and are fitted on the half of the train normals that gives
 no donors: `padim` (MobileNetV2, stages 3 and 4), `network` (a small network trained from nothing on drawn defects and, on
 ELPV, the 20 known ones that the detector trains on too; on the 28 px sets on their outliers) and `contrast`, the same on images
@@ -45,8 +46,8 @@ has (*hottest*).
 """
 
 JUDGED = ("transfer padim", "transfer network", "transfer network-contrast")
-HEAD = ("", "n", "valid", "transfer: padim", "network", "contrast", "region (all)", "changed", "Frechet", "KID", "apart",
-        "likeness", "seam (before)")  # fmt: skip
+HEAD = ("", "n", "valid (first)", "transfer: padim", "network", "contrast", "region (all)", "changed", "Frechet", "KID",
+        "apart", "likeness", "seam (before)")  # fmt: skip
 SPEED_TEXT = """\
 Speed, one run: `transplant` with K = {alternatives} and `sparse` in turns on the same {images} flagged ELPV cells at {px} px,
 the default `fcdd` on lite0, {threads} threads; load average {load_average_before:.1f} before and {load_average_after:.1f}
@@ -121,9 +122,9 @@ def _group(title: str, group: Figures) -> list[str]:
 def _row(name: str, row: Figures) -> str:
     region = f"{_value(row, 'region')} ({row['region, all']['value']:.2f})" if "region" in row else ""
     seam = f"{row['seam']['value']:.2f} ({row['seam before']['value']:.2f})" if "seam" in row else ""
-    cells = [", ".join(map(str, row["images"])), *(_value(row, key) for key in ("valid", *JUDGED)),
-             region, _value(row, "changed"), f"{row['frechet']['value']:.0f}", f"{row['kid']['value']:.0f}",
-             *(_bare(row, key) for key in ("apart", "likeness")), seam]  # fmt: skip
+    valid = f"{_value(row, 'valid')} ({row['valid, the first']['value']:.2f})"
+    cells = [", ".join(map(str, row["images"])), valid, *(_value(row, key) for key in JUDGED), region, _value(row, "changed"),
+             f"{row['frechet']['value']:.0f}", f"{row['kid']['value']:.0f}", *(_bare(row, key) for key in ("apart", "likeness")), seam]  # fmt: skip
     return f"| {name} | " + " | ".join(cells) + " |"
 
 

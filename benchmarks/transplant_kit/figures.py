@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.transplant_kit.arms import CURVE, MAIN, Arm, Task
 from benchmarks.transplant_kit.cells import judged_of, judged_originals, kept_part, made_of, scores_of_test
 from benchmarks.transplant_kit.detectors import JUDGES, explained, judge, maps_of
-from benchmarks.transplant_kit.measures import across_trainings, changed, hottest, interval, iou, seam
+from benchmarks.transplant_kit.measures import across_trainings, changed, hottest, interval, iou, seam, usual_steps
 from benchmarks.transplant_kit.sets import tested_set
 from xadflow.calibration import threshold_at
 from xadflow.explainers.transplant import TransplantSettings
@@ -23,7 +23,6 @@ from xadflow.settings import Home
 Values = dict[str, NDArray[np.float64]]
 FEWEST, SET_APART = 10, 100_000  # images of a training for a figure; between the row numbers of the sets of a group
 HALF = 128  # of 255: from here on the donor prevails
-NORMALS_AT_SEAMS = 40
 MEDIANS = ("region", "region, all", "changed")
 OF_REGIONS = ("transplant", "not apart", "untrained", "black box", "elsewhere")
 
@@ -33,8 +32,8 @@ def measured(home: Home, arm: Arm, task: Task) -> Values:
     tested, made, said = tested_set(task.set), made_of(home, arm, task), judged_of(home, arm, task)
     originals, images, rows = task.originals.numpy(), made["made"], np.array(task.rows, dtype=np.intp)
     regions = made["blends"] >= HALF  # (N, K, H, W)
-    found: Values = {"valid": (said["own"] <= explained(home, task.set, task.method, task.seed).calibration.threshold)
-                     .mean(axis=1)}  # fmt: skip
+    is_valid = said["own"] <= explained(home, task.set, task.method, task.seed).calibration.threshold
+    found: Values = {"valid": is_valid.mean(axis=1), "valid, the first": is_valid[:, 0].astype(np.float64)}
     for name in JUDGES:
         its, before = judge(home, task.set, name), judged_originals(home, task.set)[f"judge {name}"][rows]
         after = said[f"judge {name}"]
@@ -56,9 +55,9 @@ def measured(home: Home, arm: Arm, task: Task) -> Values:
         found["likeness"] = np.full(len(rows), np.nan)
         found["likeness"][told] = np.nanmean(cosines[told], axis=1)
     if of_region:
-        normals = tested.normals[:NORMALS_AT_SEAMS].numpy()
-        found["seam"] = _mean_of_each(images, regions, normals)
-        found["seam before"] = _mean_of_each(np.repeat(originals[:, None], images.shape[1], axis=1), regions, normals)
+        usual = usual_steps(tested.normals.numpy())
+        found["seam"] = _mean_of_each(images, regions, usual)
+        found["seam before"] = _mean_of_each(np.repeat(originals[:, None], images.shape[1], axis=1), regions, usual)
     if of_region and tested.masks is not None:
         found |= _overlaps(home, task, regions)
     found["passes"] = made["passes"].astype(np.float64)
@@ -140,9 +139,11 @@ def detectors_of(home: Home, tasks: Mapping[int, Sequence[Task]]) -> dict[str, A
     return {"auroc": float(np.mean(aurocs)), "auroc_each": aurocs, "flagged": float(np.mean(flagged)), "judges": judges}
 
 
-def _mean_of_each(images: NDArray[np.uint8], regions: NDArray[np.bool_], normals: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _mean_of_each(
+    images: NDArray[np.uint8], regions: NDArray[np.bool_], usual: tuple[NDArray[np.float64], NDArray[np.float64]]
+) -> NDArray[np.float64]:
     """Mean seam [N] over the alternatives that have a border; NaN without any."""
-    found = np.array([[seam(one, region, normals) for one, region in zip(row, its, strict=True)]
+    found = np.array([[seam(one, region, usual) for one, region in zip(row, its, strict=True)]
                       for row, its in zip(images, regions, strict=True)])  # fmt: skip
     known = np.isfinite(found)
     return np.where(known.any(axis=1), np.where(known, found, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1), np.nan)

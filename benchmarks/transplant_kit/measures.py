@@ -38,19 +38,30 @@ def steps_across(image: NDArray[np.floating[Any]], region: Mask) -> Floats:
     >>> steps_across(np.array([[1.0, 4.0, 4.0]]), np.array([[True, False, False]]))
     array([3.])
     """
-    down = np.abs(np.diff(image, axis=0))[region[1:] != region[:-1]]
-    across = np.abs(np.diff(image, axis=1))[region[:, 1:] != region[:, :-1]]
-    return np.asarray(np.concatenate([down, across]), dtype=np.float64)
+    return _across(*_steps(image), region)
 
 
-def seam(image: Pixels, region: Mask, normals: Pixels) -> float:
-    """Mean step across a region's border in an image [C,H,W], in units of that of normals [N,C,H,W] at the same places.
+def usual_steps(normals: Pixels) -> tuple[Floats, Floats]:
+    """Mean |difference| of neighbouring pixels of normals [N,C,H,W] in grey, down [H-1,W] and across [H,W-1]."""
+    each = [_steps(one.mean(axis=0)) for one in normals]
+    return np.mean([down for down, _ in each], axis=0), np.mean([across for _, across in each], axis=0)
 
-    1: no steeper than what is usual there. NaN for a region without a border.
+
+def seam(image: Pixels, region: Mask, usual: tuple[Floats, Floats]) -> float:
+    """Mean step across a region's border in an image [C,H,W], in units of that of normals (:func:`usual_steps`) there.
+
+    1: no steeper than what is usual at these places. NaN for a region without a border.
     """
     own = steps_across(image.mean(axis=0), region)
-    usual = np.mean([steps_across(one.mean(axis=0), region).mean() for one in normals]) if own.size else np.nan
-    return float(own.mean() / max(usual, 1e-9)) if own.size else float("nan")
+    return float(own.mean() / max(_across(*usual, region).mean(), 1e-9)) if own.size else float("nan")
+
+
+def _steps(image: NDArray[np.floating[Any]]) -> tuple[Floats, Floats]:
+    return np.abs(np.diff(image, axis=0)).astype(np.float64), np.abs(np.diff(image, axis=1)).astype(np.float64)
+
+
+def _across(down: Floats, across: Floats, region: Mask) -> Floats:
+    return np.concatenate([down[region[1:] != region[:-1]], across[region[:, 1:] != region[:, :-1]]])
 
 
 def elsewhere(blend: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -10,7 +10,17 @@ from benchmarks.transplant import GROUPS, SEEDS, in_order
 from benchmarks.transplant_kit.arms import ARMS, BY_TITLE, MAIN, Task
 from benchmarks.transplant_kit.cells import chunks
 from benchmarks.transplant_kit.detectors import JUDGES
-from benchmarks.transplant_kit.measures import across_trainings, changed, elsewhere, hottest, interval, iou, seam, steps_across
+from benchmarks.transplant_kit.measures import (
+    across_trainings,
+    changed,
+    elsewhere,
+    hottest,
+    interval,
+    iou,
+    seam,
+    steps_across,
+    usual_steps,
+)
 from benchmarks.transplant_kit.sets import gives_donors
 from benchmarks.transplant_table import transplant_section
 
@@ -51,9 +61,10 @@ def test_a_seam_is_stated_in_steps_of_normals_at_the_same_places() -> None:
     region[:, :2] = True
     normal = np.tile(np.array([0, 5, 10, 15], np.uint8), (4, 1))[None]
     made = np.tile(np.array([0, 5, 20, 25], np.uint8), (4, 1))[None]
-    assert seam(normal, region, normal[None]) == pytest.approx(1.0)
-    assert seam(made, region, normal[None]) == pytest.approx(3.0)
-    assert np.isnan(seam(made, np.ones((4, 4), bool), normal[None]))
+    usual = usual_steps(np.stack([normal, normal]))
+    assert seam(normal, region, usual) == pytest.approx(1.0)
+    assert seam(made, region, usual) == pytest.approx(3.0)
+    assert np.isnan(seam(made, np.ones((4, 4), bool), usual))
 
 
 def test_a_pixel_counts_as_changed_above_two_levels_in_any_channel() -> None:
@@ -115,7 +126,7 @@ def test_what_is_required_is_measured_first() -> None:
 
 def test_the_page_says_what_is_missed_and_what_was_not_measured() -> None:
     one = {"value": 0.5, "low": 0.4, "high": 0.6}
-    shared = ("valid", *(f"transfer {name}" for name in JUDGES), "region", "region, all", "changed")
+    shared = ("valid", "valid, the first", *(f"transfer {name}" for name in JUDGES), "region", "region, all", "changed")
     row = {"images": [50], "frechet": {"value": 58.0}, "kid": {"value": 40.0}, **dict.fromkeys(shared, one)}
     judges = {name: {"auroc": 0.9, "flagged": 0.8, "false_alarms": 0.05} for name in JUDGES}
     group = {"detectors": {"auroc": 0.9, "flagged": 0.8, "judges": judges}, "rows": {MAIN: row}, "curve": [], "seeds": [0]}
