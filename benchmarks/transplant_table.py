@@ -110,8 +110,8 @@ def _group(title: str, group: Figures) -> list[str]:
         lines.append(f"\nNot measured here: {'; '.join(lacking)}.")
     if len(group["curve"]) > 1:
         keys = ("region", *(f"transfer {judge}" for judge in told["judges"]))
-        lines += [f"\nTransfer against area, mean of all alternatives, on the same images (n: {_each(group['curve'][0]['images'])}):"
-                  "\n", *_table(("", *keys))]  # fmt: skip
+        lines += ["\nTransfer against area, mean of all alternatives, on the same images (n: "
+                  f"{_each(group['curve'][0]['images'])}):\n", *_table(("", *keys))]  # fmt: skip
         lines += [f"| {one['point']} | " + " | ".join(_share(one[key]) for key in keys) + " |" for one in group["curve"]]
     if "iou" in group["rows"][MAIN]:
         names = {"iou": "region", "best iou": "best of three", "iou of the cut heatmap": "cut",
