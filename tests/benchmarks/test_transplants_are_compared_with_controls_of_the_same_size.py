@@ -59,8 +59,8 @@ def test_a_step_counts_where_a_region_ends_and_nowhere_else() -> None:
 def test_a_seam_is_stated_in_steps_of_normals_at_the_same_places() -> None:
     region = np.zeros((4, 4), bool)
     region[:, :2] = True
-    normal = np.tile(np.array([0, 5, 10, 15], np.uint8), (4, 1))[None]
-    made = np.tile(np.array([0, 5, 20, 25], np.uint8), (4, 1))[None]
+    normal = np.tile(np.array([0, 9, 14, 30], np.uint8), (4, 1))[None]
+    made = np.tile(np.array([0, 9, 24, 40], np.uint8), (4, 1))[None]
     usual = usual_steps(np.stack([normal, normal]))
     assert seam(normal, region, usual) == pytest.approx(1.0)
     assert seam(made, region, usual) == pytest.approx(3.0)
