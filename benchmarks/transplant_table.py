@@ -13,7 +13,8 @@ Figures = Mapping[str, Any]
 TEXT = """\
 `make bench-transplant`. Flagged test anomalies, at most {images} a training in one order for all trainings, are made normal
 by each arm; settings of `transplant` are the product's defaults, chosen on reserved defects and validation normals. ELPV at
-128 px unless said otherwise, textures at 96 px on the easy rung with exact masks.
+128 px unless said otherwise, textures at 96 px on the easy rung with exact masks. Explainer as last changed in commit
+`{explainer}`, detectors in `{detectors}`.
 
 *valid*: share of the alternatives (in brackets: of each image's first) that the explained detector calls normal, on the
 stored 8-bit image; as in the product, a transplant that stays anomalous is left out where another of the image is normal.
@@ -58,7 +59,10 @@ after, and **other work that shares the cores slows both**: CPU seconds tell mor
 
 def transplant_section(figures: Figures) -> str:
     """What was asked, a table a data set, what is required of it, speed."""
-    lines = [TEXT.format(images=figures["images"])]
+    told = figures["settings"]
+    lines = [TEXT.format(images=figures["images"], explainer=told["explainer_commit"], detectors=told["detector_commit"])]
+    if lacking := [title for title in told["blocks"] if title not in figures["groups"]]:
+        lines.append(f"Not measured: {'; '.join(lacking)}.")
     for title, group in figures["groups"].items():
         lines += _group(title, group)
     lines += ["", *verdict(figures)]

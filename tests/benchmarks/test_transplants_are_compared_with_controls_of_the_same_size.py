@@ -131,7 +131,9 @@ def test_the_page_says_what_is_missed_and_what_was_not_measured() -> None:
     judges = {name: {"auroc": 0.9, "flagged": 0.8, "false_alarms": 0.05} for name in JUDGES}
     group = {"detectors": {"auroc": 0.9, "flagged": 0.8, "judges": judges}, "rows": {MAIN: row}, "curve": [], "seeds": [0]}
     targets = {"valid": 0.99, "transfer": 0.85, "region": 0.4, "frechet": 60.0}
-    text = transplant_section({"groups": {"ELPV": group}, "images": 200, "settings": {"targets": targets}})
+    settings = {"targets": targets, "blocks": ["ELPV", "screws"], "explainer_commit": "a", "detector_commit": "b"}
+    text = transplant_section({"groups": {"ELPV": group}, "images": 200, "settings": settings})
+    assert "Not measured: screws." in text
     assert "valid 0.50 (at least 0.99: **missed**)" in text
     assert "frechet 58.00 (at most 60: met)" in text
     for arm in ARMS[1:]:
