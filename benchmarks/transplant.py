@@ -159,13 +159,15 @@ def described() -> dict[str, Any]:
     """Settings for the results file."""
     return {"transplant": TransplantSettings().model_dump(mode="json"), "hsc": HSC, "network_judge": NETWORK_JUDGE,
             "arms": {arm.title: {"of": arm.of, "most": arm.most, "settings": dict(arm.settings)} for arm in ARMS},
-            "targets": TARGETS, "blocks": [group.title for group in GROUPS], "explainer_commit": _last_change("src/xadflow/explainers/transplant"),
+            "targets": TARGETS, "blocks": [group.title for group in GROUPS],
+            "explainer_commit": _last_change("src/xadflow/explainers/transplant"),
             "detector_commit": _last_change("src/xadflow/detectors")}  # fmt: skip
 
 
 def _last_change(path: str) -> str:
     """The last commit that touched a folder: whose code the cells that are kept were made by."""
-    told = subprocess.run(["git", "log", "-1", "--format=%h", "--", path], cwd=RESULTS.parents[1], capture_output=True, text=True)
+    asked = ["git", "log", "-1", "--format=%h", "--", path]
+    told = subprocess.run(asked, cwd=RESULTS.parents[1], capture_output=True, text=True)
     return told.stdout.strip() or "unknown"
 
 

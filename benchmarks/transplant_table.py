@@ -63,8 +63,7 @@ def transplant_section(figures: Figures) -> str:
     lines = [TEXT.format(images=figures["images"], explainer=told["explainer_commit"], detectors=told["detector_commit"])]
     if lacking := [title for title in told["blocks"] if title not in figures["groups"]]:
         lines.append(f"Not measured: {'; '.join(lacking)}.")
-    for title, group in figures["groups"].items():
-        lines += _group(title, group)
+    lines += [line for title, group in _in_order(figures) for line in _group(title, group)]
     lines += ["", *verdict(figures)]
     lines += ["", f"![Transfer against area](../images/{CURVE_PICTURE})"] if has_curve(figures) else []
     if figures.get("speed"):
@@ -75,7 +74,7 @@ def transplant_section(figures: Figures) -> str:
 def verdict(figures: Figures) -> list[str]:
     """What was required, and by how much it is met or missed."""
     lines, targets = [], figures["settings"]["targets"]
-    for title, group in figures["groups"].items():
+    for title, group in _in_order(figures):
         row = group["rows"][MAIN]
         if title.startswith("ELPV"):
             asked = [("valid", "valid", 1), *((judge, "transfer", 1) for judge in JUDGED),
@@ -90,6 +89,14 @@ def verdict(figures: Figures) -> list[str]:
                                / max(row["iou of the cut heatmap"]["value"], 1e-9), targets["iou of the cut"], 1))  # fmt: skip
         lines.append(f"Required of {title}: {'; '.join(told)}.")
     return lines
+
+
+def _in_order(figures: Figures) -> list[tuple[str, Figures]]:
+    return [(title, figures["groups"][title]) for title in figures["settings"]["blocks"] if title in figures["groups"]]
+
+
+def _rows(group: Figures) -> list[tuple[str, Figures]]:
+    return [(arm.title, group["rows"][arm.title]) for arm in ARMS if arm.title in group["rows"]]
 
 
 def missing(group: Figures) -> list[str]:
@@ -107,8 +114,8 @@ def _group(title: str, group: Figures) -> list[str]:
     judges = ", ".join(f"{name} AUROC {one['auroc']:.3f}, flags {one['flagged']:.0%} of the anomalies and "
                        f"{one['false_alarms']:.0%} of the normals" for name, one in told["judges"].items())  # fmt: skip
     lines = [f"\n**{title}.** Detector: AUROC {told['auroc']:.3f}, flags {told['flagged']:.0%} of the anomalies; trainings "
-             f"{', '.join(map(str, group['seeds']))}. Judges: {judges}.\n", *_table(HEAD)]  # fmt: skip
-    lines += [_row(name, row) for name, row in group["rows"].items()]
+             f"{_each(group['seeds'][: len(group['rows'][MAIN]['images'])])}. Judges: {judges}.\n", *_table(HEAD)]  # fmt: skip
+    lines += [_row(name, row) for name, row in _rows(group)]
     lines += [_touched(row) for row in group["rows"].values() if "touched" in row]
     if lacking := missing(group):
         lines.append(f"\nNot measured here: {'; '.join(lacking)}.")
@@ -123,7 +130,7 @@ def _group(title: str, group: Figures) -> list[str]:
         lines += ["", REGION_TEXT, *_table(("", *names.values(), "area: defect", "cut", "own cut"))]
         areas = ("area of the defect", "area of the cut heatmap", "area at its own cut")
         lines += [f"| {name} | " + " | ".join(_value(row, key) for key in (*names, *areas)) + " |"
-                  for name, row in group["rows"].items() if "iou" in row]  # fmt: skip
+                  for name, row in _rows(group) if "iou" in row]  # fmt: skip
     return lines
 
 

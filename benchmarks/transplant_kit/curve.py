@@ -33,9 +33,9 @@ def write_curve(figures: Mapping[str, Any], path: Path) -> None:
         reach = [[value - one[name]["low"] for value, one in zip(values, points, strict=True)],
                  [one[name]["high"] - value for value, one in zip(values, points, strict=True)]]  # fmt: skip
         axes.errorbar(areas, values, yerr=reach, color=colour, marker="o", markersize=4, linewidth=1.4, capsize=2, label=label)
-    for area, one in zip(areas, points, strict=True):
+    for number, (area, one) in enumerate(zip(areas, points, strict=True)):
         last = one["point"] == "nearest normal"
-        axes.annotate(one["point"].removeprefix("target "), (area, 0.0), xytext=(-2 if last else 0, 4), size=SMALL_PT,
+        axes.annotate(one["point"].removeprefix("target "), (area, 0.0), xytext=(-2 if last else 0, 4 + 10 * (number % 2)), size=SMALL_PT,
                       textcoords="offset points", ha="right" if last else "center", color=QUIET)  # fmt: skip
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
     for axis in (axes.xaxis, axes.yaxis):
