@@ -135,6 +135,22 @@ def test_figures_of_a_row_are_those_of_its_pictures(explained: Path) -> None:
             assert one["is_normal"] == (one["score"] <= row.threshold)
 
 
+def test_every_counterfactual_has_the_word_of_a_judge_that_never_serves(explained: Path) -> None:
+    from xadflow.registry import Registry
+
+    registry = Registry(f"sqlite:///{explained / 'var' / 'mlflow.db'}", explained / "var" / "mlartifacts")
+    judge = registry.alias("xad.screws.judge", "judge")
+    assert registry.alias("xad.screws.judge", "champion") is None
+    rows = table(explained, "explanations")
+    for _, row in rows[rows.explainer == "sparse"].iterrows():
+        told = json.loads(row.lineage)
+        assert [one["weights"] for one in told["judges"]] == [judge.files["weights.safetensors"]]
+        assert told["judge_apart"] is False  # too few normals for two halves, and the row says so
+        for one in row.counterfactuals:
+            assert [(word["name"], word["version"]) for word in one["judges"]] == [("xad.screws.judge", judge.version)]
+            assert one["donor_id"] is None
+
+
 def test_the_readmes_queries_return_the_rows(explained: Path, environment) -> None:
     for snippet in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S):
         done = subprocess.run([sys.executable, "-c", snippet], cwd=explained, env=environment, capture_output=True, text=True)

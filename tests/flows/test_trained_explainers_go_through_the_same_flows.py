@@ -22,15 +22,16 @@ from xadflow.store import EvidenceStore
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 
 MODEL = "xad.screws.fcdd.diverse"
-ANYTHING = {"min_share_normal": 0.0, "max_likeness": 1.0, "min_apart": 0.0, "max_frechet": 1e9, "max_change_of_normals": 1e9}
+ANYTHING = {"min_share_normal": 0.0, "max_likeness": 1.0, "min_apart": 0.0, "max_frechet": 1e9, "max_change_of_normals": 1e9,
+            "min_transfer": 0.0}  # fmt: skip
 
 
 def set_rules(project: Path, rules: dict[str, float]) -> None:
-    """Write rules of gate.generator into params.yaml."""
+    """Write rules of gate and gate.generator into params.yaml."""
     path = project / "params.yaml"
     text = path.read_text()
     for name, value in rules.items():
-        text, count = re.subn(rf"(?m)^(    {name}:) \S+", rf"\1 {value}", text)
+        text, count = re.subn(rf"(?m)^( {{2,4}}{name}:) \S+", rf"\1 {value}", text)
         assert count == 1, name
     path.write_text(text)
 
@@ -128,10 +129,10 @@ def test_a_night_with_another_versions_explainer_does_not_start(opened) -> None:
     registry.tag(MODEL, tagged.version, "xadflow.explains_weights", "0" * 64)
     try:
         with pytest.raises(BadWeights, match=f"xadflow models promote xad.screws.fcdd {champion.version}"):
-            choose_explainers(opened.settings, registry, "screws", "fcdd", champion)
+            choose_explainers(opened.home, opened.settings, registry, "screws", "fcdd", champion)
     finally:
         registry.tag(MODEL, tagged.version, "xadflow.explains_weights", champion.as_explained.weights)
-    assert choose_explainers(opened.settings, registry, "screws", "fcdd", champion).versions.keys() >= {"diverse"}
+    assert choose_explainers(opened.home, opened.settings, registry, "screws", "fcdd", champion).versions.keys() >= {"diverse"}
 
 
 def test_a_generator_that_breaks_a_rule_leaves_service_while_its_detector_stays(opened) -> None:
@@ -143,10 +144,10 @@ def test_a_generator_that_breaks_a_rule_leaves_service_while_its_detector_stays(
     settle(registry, champion.name, champion.version, champion.version, "")
     assert registry.alias(MODEL, "champion") is None
     assert registry.champion(champion.name).version == champion.version
-    chosen = choose_explainers(settings, registry, "screws", "fcdd", champion)
-    assert set(chosen.versions) == {"heatmap", "sparse"}
+    chosen = choose_explainers(opened.home, settings, registry, "screws", "fcdd", champion)
+    assert set(chosen.versions) == {"heatmap", "transplant", "sparse"}
     assert chosen.left_out["diverse"].startswith("The gate refused its version 1 for xad.screws.fcdd version")
     with pytest.raises(NoChampion, match="The gate refused its version 1"):
-        choose_explainers(settings, registry, "screws", "fcdd", champion, ["diverse"])
+        choose_explainers(opened.home, settings, registry, "screws", "fcdd", champion, ["diverse"])
     again = judge_explainer(opened.home, settings, registry, "screws", registry.resolve(f"{MODEL}/1"), champion)
     assert (again.passed, again.judged) == (False, False)

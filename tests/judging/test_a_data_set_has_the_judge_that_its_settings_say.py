@@ -35,7 +35,7 @@ def chosen(settings: Settings) -> tuple[str, dict[str, object]]:
     return found.method, found.settings
 
 
-@pytest.mark.parametrize("fcdd, trained, trunk", [
+@pytest.mark.parametrize(("fcdd", "trained", "trunk"), [
     ("", "fcdd, hsc", "mobilenet_v2"), ("trunk: lite0", "fcdd", "mobilenet_v2"), ("trunk: mobilenet_v2", "fcdd", "lite0"),
     ("trunk: mobilenet_v2", "hsc", "mobilenet_v2"), ("trunk: mobilenet_v2", "fcdd, other", "mobilenet_v2"),
 ])  # fmt: skip
@@ -49,7 +49,7 @@ def test_the_trunk_of_a_detector_is_that_of_its_defaults_or_its_network(settings
     assert [trunk_of(loaded, name) for name in ("fcdd", "hsc", "big")] == ["lite0", None, "mobilenet_v2"]
 
 
-@pytest.mark.parametrize("dataset, wanted", [
+@pytest.mark.parametrize(("dataset", "wanted"), [
     (", judge: {settings: {pool_share: 0.2}}", ("padim", {"trunk": "mobilenet_v2", "pool_share": 0.2})),
     (", judge: {settings: {trunk: lite0}}", ("padim", {"trunk": "lite0"})),
     (", judge: {method: hsc}", ("hsc", {})),
@@ -60,7 +60,7 @@ def test_what_is_named_goes_before_what_is_not(settings, dataset, wanted):
     assert chosen(settings(dataset)) == wanted
 
 
-@pytest.mark.parametrize("dataset, why", [
+@pytest.mark.parametrize(("dataset", "why"), [
     (", judge: null", "datasets.plates.judge is switched off"), (", judge: false", "datasets.plates.judge is switched off"),
     (", classes: [brick, grass]", "plates holds scenes"),
 ])  # fmt: skip
@@ -70,7 +70,7 @@ def test_no_judge_has_a_reason(settings, dataset, why):
     assert why in (why_no_judge(loaded, "plates") or "")
 
 
-@pytest.mark.parametrize("options, message", [
+@pytest.mark.parametrize(("options", "message"), [
     ({"dataset": ", judge: {metod: hsc}"}, r"datasets\.plates\.judge\.metod.*did you mean 'method'"),
     ({"dataset": ", judge: 3"}, r"datasets\.plates\.judge"),
     ({"more": "judge: {method: hsc}"}, "no detector may be named `judge`"),

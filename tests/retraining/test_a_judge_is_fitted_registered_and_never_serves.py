@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,7 +39,7 @@ demo: {dataset: plates}
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, put_mlflow_database) -> Iterator[SimpleNamespace]:
+def project(tmp_path_factory: pytest.TempPathFactory, put_mlflow_database) -> SimpleNamespace:
     """90 train normals, 12 val normals and 4 known defects; nothing is registered yet."""
     root = tmp_path_factory.mktemp("judged")
     home = Home(root, root / "var")
@@ -58,14 +57,15 @@ def project(tmp_path_factory: pytest.TempPathFactory, put_mlflow_database) -> It
             path = folder / "images" / f"{split}-{number:03d}.png"
             Image.fromarray(image[0]).save(path)
             image_id = hashlib.sha256(path.read_bytes()).hexdigest()
-            rows.append(ManifestRow(image_id, f"images/{path.name}", split, label, "plates", None, None, 28, 28, "drawn", "none"))
+            rows.append(ManifestRow(image_id, f"images/{path.name}", split, label, "plates", None, None, 28, 28, "drawn",
+                                    "none"))  # fmt: skip
     write_manifest(folder / "manifest.parquet", rows)
     settings = load_settings(home.params)
     registry = Registry(home.mlflow_uri, home.mlflow_artifacts)
     none_yet = find_judges(settings, registry, "plates")
     found = fit_judge(home, settings, registry, "plates")
     assert found is not None
-    yield SimpleNamespace(home=home, settings=settings, registry=registry, found=found, none_yet=none_yet)
+    return SimpleNamespace(home=home, settings=settings, registry=registry, found=found, none_yet=none_yet)
 
 
 def with_judge(project: SimpleNamespace, judge: object):
