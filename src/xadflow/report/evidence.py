@@ -225,7 +225,8 @@ def _joined(rows: Sequence[Row]) -> _Joined:
     told = [(str(row["explainer"]), [one for whose, one in made if whose is row and not one.get("donor_id")]) for row in rows]
     answers = [answer for _, its in told for answer in its]
     answer = min(answers, key=lambda one: (not one["is_normal"], one["changed_fraction"]), default=None)
-    verdicts = next((verdicts_on(row, one) for row, one in made if one is answer), ())
+    whose = next((row for row, one in made if one is answer), None)
+    verdicts = verdicts_on(whose, answer) if whose is not None and answer is not None else ()
     several = tuple((explainer, one) for explainer, its in told if len(its) > 1 for one in its)
     return _Joined(rows[0], original, heat, answer, decode_png(answer["image"]["bytes"]) if answer else None, several,
                    transplants, verdicts)  # fmt: skip

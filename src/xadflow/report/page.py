@@ -249,7 +249,9 @@ def drawn(outline: Sequence[Line]) -> str:
 
 def _short_names(report: NightlyReport) -> dict[str, str]:
     """What the page calls each judge: "the judge" where there is one; its whole name is told beside."""
-    names = {said.judge for case in report.worst_cases for one in (case, *case.transplants) for said in one.verdicts}
+    each = [said for case in report.worst_cases for said in case.verdicts]
+    each += [said for case in report.worst_cases for one in case.transplants for said in one.verdicts]
+    names = {said.judge for said in each}
     return {name: "the judge" if len(names) == 1 else name for name in names}
 
 
