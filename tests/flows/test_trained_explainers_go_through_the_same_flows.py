@@ -74,6 +74,7 @@ def test_the_explainer_is_trained_for_the_champion_and_the_detector_is_left_alon
     detector, explainer = outcomes
     assert (detector["model"], detector["trained"]) == ("xad.screws.fcdd", False)
     assert (explainer["model"], explainer["trained"], explainer["in_service"]) == (MODEL, True, True)
+    assert any("gate.min_transfer" in reason for reason in explainer["reasons"])
     assert explainer["explains"] == opened.champion.version
     listed = {model.name: model for model in opened.registry.models()}[MODEL]
     (version,) = listed.versions

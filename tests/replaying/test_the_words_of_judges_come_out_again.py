@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from tests.replaying.conftest import set_lineage
 from tests.replaying.test_rows_come_out_again_from_their_lineage import outcomes
 from xadflow.judging import find_judges
 from xadflow.judging.transfer import cases_of_rows
+from xadflow.nightly.finish import finish_night
+from xadflow.nightly.plan import read_plan
 from xadflow.replaying import DIFFERS, IDENTICAL, IMPOSSIBLE
 
 JUDGE = "xad.plates.judge"
@@ -48,6 +52,20 @@ def test_a_row_without_counterfactuals_says_nothing_of_judges(rows) -> None:
         assert not row["counterfactuals"]
         assert not {"judges", "judge_apart"} & set(json.loads(row["lineage"]))
         assert "judge_score" not in {one["name"] for one in row["metrics"]}
+
+
+def test_the_night_tells_mlflow_how_many_anomalies_the_judge_flags_too(night, rows) -> None:
+    plan = read_plan(night.home.runs / "explain" / "run-1" / "plan.json")
+    assert [one.name for one in plan.judges] == [JUDGE]
+    done = finish_night(night.home, night.settings, night.registry, night.store, plan, [])
+    flags = [one["value"] for row in rows["sparse"] for one in row["metrics"] if one["name"] == "judge_flags"]
+    assert done.figures["sparse.judge_flagged"] == sum(flags)
+    assert done.figures["sparse.judge_recall"] == pytest.approx(np.mean(flags))
+    assert "sparse.transfer" not in done.figures  # of fewer than ten nothing is told
+    assert "No judge was asked" not in done.report.read_text()
+    alone = dataclasses.replace(plan, judges=(), no_judge="No judge of plates is registered.")
+    page = finish_night(night.home, night.settings, night.registry, night.store, alone, []).report.read_text()
+    assert "No judge was asked about the counterfactuals. No judge of plates is registered." in page
 
 
 def test_the_words_come_out_again_to_the_bit(night) -> None:

@@ -12,8 +12,8 @@ gradient, so a fit takes seconds. What differs from the paper, and why:
 - the image score is the mean of the hottest share of the locations, not the hottest pixel, which one odd normal spot decides;
 - images smaller than `least_px` are enlarged to it first: a trunk makes nothing of 28 px.
 
-It is the judge of other detectors' counterfactuals (docs/how-to/ask-a-held-out-judge.md), and a detector like any other:
-`xadflow retrain --dataset elpv --detector padim` with `padim: {method: padim}` under `detectors` in params.yaml.
+It judges the counterfactuals of other detectors (docs/how-to/ask-a-held-out-judge.md), and is a detector like any other:
+`xadflow retrain --dataset elpv --detector padim`.
 """
 
 from __future__ import annotations

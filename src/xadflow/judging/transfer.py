@@ -156,5 +156,5 @@ def curve_figure(curves: Mapping[str, Sequence[CurvePoint]], path: Path) -> None
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.set_xlabel("area of the replaced region, share of the image", size=TEXT_PT, color=INK)
     axes.set_ylabel("normal to the judge that flagged the image", size=TEXT_PT, color=INK)
-    axes.legend(frameon=False, fontsize=SMALL_PT, labelcolor=QUIET, loc="lower right")
+    axes.legend(frameon=False, fontsize=SMALL_PT, labelcolor=QUIET, loc="best")
     save_figure(figure, path)
