@@ -14,6 +14,7 @@ from xadflow.detectors.base import TrainingData, as_float
 from xadflow.detectors.fcdd_settings import FCDDSettings
 from xadflow.detectors.heads import Whitening
 from xadflow.detectors.synthesis import synthetic_rounds
+from xadflow.engine.lanes import side_by_side
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,15 @@ def features_of(
     trunk: Trunk, images: Tensor, batch_size: int, device: torch.device, done: Callable[[], None] = lambda: None
 ) -> Tensor:
     """Trunk features float16 [N,C,u,v] of uint8 images [N,C,H,W], in batches; `done()` after each."""
+
+    def features(batch: Tensor) -> Tensor:
+        with torch.no_grad():  # a thread has its own
+            return trunk.trunk_features(as_float(batch.to(device))).half()
+
     parts = []
-    with torch.no_grad():
-        for batch in torch.split(images, batch_size):
-            parts.append(trunk.trunk_features(as_float(batch.to(device))).half())
-            done()
+    for found in side_by_side(features, torch.split(images, batch_size), device):
+        parts.append(found)
+        done()
     if parts:
         return torch.cat(parts)
     height, width = trunk.grid(*images.shape[2:])

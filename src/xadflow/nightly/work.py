@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from xadflow.detectors.base import Detector, as_float
 from xadflow.digests import sha256_json
 from xadflow.engine.devices import resolve_device
+from xadflow.engine.lanes import portions, side_by_side
 from xadflow.errors import BadImage, BadWeights
 from xadflow.explainers import Explainer, build_explainer, load_explainer
 from xadflow.explainers.base import Explanation
@@ -190,15 +191,23 @@ def _rows(
         lineage = {f"explainer_{key}": of[key] for key in ("model_name", "model_version", "files") if key in of}
         if not of:  # a trained one keeps its settings in its files
             lineage["explainer_settings"] = dict(plan.explainers[name])
-        for start in range(0, len(todo), whole):
-            batch = todo[start : start + whole]
-            with figures.phase(f"explain {name}"):
-                told = explainer.explain(detector, as_float(images[batch].to(device)))
-            with figures.phase("encode"):
-                explanations += _encode(left, planned, images, batch, told, identity, name, explainer, lineage, whole)
-            if update is not None:
-                update(start + len(batch), len(todo), {})
+        batches = portions(todo, whole, device)
+        told: list[list[Explanation]] = []
+        with figures.phase(f"explain {name}"):
+            for one in side_by_side(partial(_told, explainer, detector, images, device), batches, device):
+                told.append(one)
+                if update is not None:
+                    update(sum(map(len, told)), len(todo), {})
+        with figures.phase("encode"):
+            for batch, one in zip(batches, told, strict=True):
+                explanations += _encode(left, planned, images, batch, one, identity, name, explainer, lineage, whole)
     return [row for row, image in zip(left, planned, strict=True) if not image.scored], explanations
+
+
+def _told(
+    explainer: Explainer, detector: Detector, images: torch.Tensor, device: torch.device, batch: Sequence[int]
+) -> list[Explanation]:
+    return explainer.explain(detector, as_float(images[list(batch)].to(device)))
 
 
 def _encode(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from xadflow.data.loading import load_images
 from xadflow.data.manifest import Manifest, ManifestRow, Split, read_manifest
 from xadflow.detectors.base import Detector, as_float
 from xadflow.engine.devices import resolve_device
+from xadflow.engine.lanes import portions, side_by_side
 from xadflow.explainers.base import Explanation, build_explainer
 from xadflow.gate import AUROC, CHANGE_INSIDE, FLIP_RATE
 from xadflow.metrics.detection import DetectionSummary, summarise_detection
@@ -57,10 +58,13 @@ def explain_some(
     if not chosen:
         return [], []
     built = build_explainer(explainer, **settings.explainers[explainer])
-    told: list[Explanation] = []
-    for batch in torch.split(torch.tensor(chosen), settings.explain.batch_size):
-        told += built.explain(detector, as_float(scored.images[batch].to(resolve_device(settings.device))))
-    return chosen, told
+    device = resolve_device(settings.device)
+
+    def explain(batch: Sequence[int]) -> list[Explanation]:
+        return built.explain(detector, as_float(scored.images[list(batch)].to(device)))
+
+    batches = portions(chosen, settings.explain.batch_size, device)
+    return chosen, [one for told in side_by_side(explain, batches, device) for one in told]
 
 
 def explanation_figures(told: list[Explanation]) -> dict[str, float]:
