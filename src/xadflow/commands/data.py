@@ -53,15 +53,17 @@ def add(
       xadflow data add cables /mnt/cables --size-px 256 --known-per-defect 5 --known-used 10
     """
     from xadflow.data.adding import add_folder
+    from xadflow.progress import progress_board
     from xadflow.settings import Home
 
     if not folder.is_dir():
         raise click.BadParameter(f"{str(folder)!r} is not a folder.", param_hint="FOLDER")
     home = Home.find()
-    entry = add_folder(
-        home, name, folder, size_px=size_px, channels=int(channels) if channels else None,
-        known_per_defect=known_per_defect, known_used=known_used,
-    )  # fmt: skip
+    with progress_board():
+        entry = add_folder(
+            home, name, folder, size_px=size_px, channels=int(channels) if channels else None,
+            known_per_defect=known_per_defect, known_used=known_used,
+        )  # fmt: skip
     click.echo(_summary(home, name))
     click.echo(f"\nA detector sees {entry['size_px']} px, {'grey' if entry['channels'] == 1 else 'RGB'}; "
                "change it under datasets in params.yaml.")  # fmt: skip
