@@ -71,7 +71,8 @@ def outline_of(region: NDArray[np.uint8]) -> tuple[Line, ...]:
 
     height, width = region.shape
     bordered = np.pad(region.astype(np.float64), 1)  # closes lines at the image's edge
-    lines = [approximate_polygon(line, tolerance=0.4) for line in find_contours(bordered, 127.5)]
+    found: list[NDArray[np.float64]] = find_contours(bordered, 127.5)  # type: ignore[no-untyped-call]
+    lines = [approximate_polygon(line, tolerance=0.4) for line in found]  # type: ignore[no-untyped-call]
     return tuple(
         tuple((round(float(np.clip((x - 0.5) / width, 0, 1)), 4), round(float(np.clip((y - 0.5) / height, 0, 1)), 4))
               for y, x in line) for line in lines if len(line) > 3
