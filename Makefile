@@ -35,6 +35,10 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup ## the whole loop on real images, from data to audited explanations
 	@$(BIN)/xadflow demo
 
+demo-diverse: setup ## the same on coloured digits, with a generator of several counterfactuals an image
+	@$(BIN)/xadflow data fetch mnist
+	@$(BIN)/xadflow demo --diverse
+
 check: setup ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy -n $(JOBS)

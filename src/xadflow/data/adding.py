@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,9 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from xadflow.data.params_file import replace_params, with_dataset, with_name_in
 from xadflow.data.poses import SIDE_PX, Pose, Symmetries, guess_pose
+from xadflow.data.reproducing import reproduce
 from xadflow.data.sources.folder import GOOD, check_layout, walk_files
 from xadflow.data.writing import writing
-from xadflow.errors import BadImage, DataUnavailable, StageFailed, WrongUse
+from xadflow.errors import BadImage, DataUnavailable, WrongUse
 from xadflow.images import IMAGE_SUFFIXES, ImageLimits, decode_image, read_file, to_input
 from xadflow.settings import Home, Settings, load_settings
 from xadflow.settings.params import Name
@@ -98,7 +97,7 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
     Raises:
         WrongUse: a name that cannot be used, or that another data set has.
         DataUnavailable: a layout that is not MVTec-AD, a folder without images.
-        StageFailed: DVC or a stage failed; it has printed why.
+        StageFailed: DVC or a stage failed.
         CannotWrite: params.yaml cannot be written.
     """
     try:
@@ -130,7 +129,7 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
         _write_params(home, with_dataset(before, name, entry))
     entered = home.params.read_text(encoding="utf-8")
     try:
-        _reproduce(home, name)
+        reproduce(home.project, f"validate@{name}")
     except BaseException:
         if home.params.read_text(encoding="utf-8") == entered:  # nobody else has edited it meanwhile
             _write_params(home, before)
@@ -163,12 +162,3 @@ def _same(settings: Settings, name: str, path: str) -> Mapping[str, object]:
                        seen=f"source {present.source}, options {present.options}",
                        next_step="choose another name, or mend its entry in params.yaml")  # fmt: skip
     return present.model_dump()
-
-
-def _reproduce(home: Home, name: str) -> None:
-    target = f"validate@{name}"
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", target], cwd=home.project, check=False)
-    if done.returncode:
-        raise StageFailed(f"the data set {name!r} was not added: DVC ended with an error, printed above",
-                          seen=f"exit status {done.returncode} of dvc repro {target}",
-                          next_step="mend what it names, then run the same command again")  # fmt: skip

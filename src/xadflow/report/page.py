@@ -249,9 +249,9 @@ def drawn(outline: Sequence[Line]) -> str:
 
 def _short_names(report: NightlyReport) -> dict[str, str]:
     """What the page calls each judge: "the judge" where there is one; its whole name is told beside."""
-    each = [said for case in report.worst_cases for said in case.verdicts]
-    each += [said for case in report.worst_cases for one in case.transplants for said in one.verdicts]
-    names = {said.judge for said in each}
+    cases = report.worst_cases
+    said = [*(case.verdicts for case in cases), *(one.verdicts for case in cases for one in case.transplants)]
+    names = {one.judge for verdicts in said for one in verdicts}
     return {name: "the judge" if len(names) == 1 else name for name in names}
 
 

@@ -78,7 +78,7 @@ def outline_of(region: NDArray[np.uint8]) -> tuple[Line, ...]:
 
     height, width = region.shape
     bordered = np.pad(region.astype(np.float64), 1)  # closes lines at the image's edge
-    found = find_contours(bordered, 127.5)  # type: ignore[no-untyped-call]
+    found: list[NDArray[np.float64]] = find_contours(bordered, 127.5)  # type: ignore[no-untyped-call]
     lines = [approximate_polygon(line, tolerance=0.4) for line in found]  # type: ignore[no-untyped-call]
     return tuple(
         tuple((round(float(np.clip((x - 0.5) / width, 0, 1)), 4), round(float(np.clip((y - 0.5) / height, 0, 1)), 4))
