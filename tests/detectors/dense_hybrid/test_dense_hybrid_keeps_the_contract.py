@@ -180,7 +180,7 @@ def test_a_trained_one_finds_what_is_foreign_and_keeps_its_classes(
     assert precision["hybrid"] > max(precision.values()) - 0.02
     assert (odd > clean).float().mean() > 0.9
     assert (odd > detector.calibration.threshold).float().mean() > 0.7
-    assert figures["closed_miou_before"] > 0.9
+    assert figures["closed_miou_before"] > 0.8  # seeds 0, 1000: .945 .932; with AVX2 .944
     assert figures["closed_miou"] > figures["closed_miou_before"] - 0.02
 
 
