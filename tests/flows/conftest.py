@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.small_project import draw_screws, make_project, project_environment
+from benchmarks.small_project import draw_screws, make_project, project_environment, python_path
 from tests.hostile.hostile_files import add_hostile_files, write_vanishing_act
 
 README = Path(__file__).parents[2] / "README.md"
@@ -28,7 +28,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(project: Path, screws: Path) -> dict[str, str]:
     """A fresh terminal in the project; one of the user's files vanishes whenever it is about to be read."""
     act = write_vanishing_act(project.parent / "act", screws)
-    return {**project_environment(project), "PYTHONPATH": str(act)}
+    return {**project_environment(project), "PYTHONPATH": python_path(act)}
 
 
 @pytest.fixture(scope="session")
