@@ -27,7 +27,7 @@ def reproduce(project: Path, target: str) -> None:
     with subprocess.Popen(
         command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as child, ExitStack() as ending:
-        ending.callback(lambda: child.poll() is None and child.terminate())  # we were interrupted
+        ending.callback(_end, child)
         shown = ending.enter_context(ExitStack())
         update = shown.enter_context(track(f"data set {target.partition('@')[2]}: what changed", "data"))
         for line in child.stdout or ():
@@ -42,6 +42,11 @@ def reproduce(project: Path, target: str) -> None:
                 said.append(line)
         if status := child.wait():
             raise _failed(target, status, "".join(said).strip()[-_LONGEST:])
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    if child.poll() is None:  # we were interrupted
+        child.terminate()
 
 
 def _failed(target: str, status: int, said: str) -> StageFailed:
