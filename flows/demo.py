@@ -11,6 +11,7 @@ import click
 
 from flows.commands import say_explained, say_gate
 from flows.running import run_explain, run_retrain
+from xadflow.errors import BadSettings
 from xadflow.gate import APART, CHANGE_OF_NORMALS, FRECHET, LIKENESS
 from xadflow.progress import PartTimes
 from xadflow.settings import Home, load_settings
@@ -36,6 +37,9 @@ def demo(diverse: bool) -> None:
     home = Home.find()
     settings = load_settings(home.params)
     chosen = settings.demo.diverse if diverse else settings.demo
+    if chosen is None:
+        raise BadSettings("params.yaml does not say what the demo with a generator runs on", seen="no demo.diverse",
+                          next_step="add `diverse: {dataset: coloured-mnist, detector: bce}` under demo")  # fmt: skip
     dataset, detector = chosen.dataset, chosen.detector or settings.retrain.detectors[0]
     started, times = time.perf_counter(), PartTimes()
     click.echo(f"1/3  data and detector: {dataset}, {detector}")

@@ -182,12 +182,20 @@ def waiting(for_what: str) -> Iterator[None]:
 @contextmanager
 def _barred(bars: Progress, what: str, keep: bool = True) -> Iterator[Update]:
     task = bars.add_task(what, total=None, figures="")
+    is_counted = False
 
     def draw(done: int, total: int, figures: Mapping[str, float]) -> None:
+        nonlocal is_counted
+        is_counted = True
         bars.update(task, completed=done, total=total, figures=_text(figures))
 
     try:
         yield draw
+        if not is_counted:  # a bar without an end would go on pulsing
+            bars.update(task, completed=1, total=1)
+    except BaseException:
+        bars.update(task, total=None if is_counted else 1, figures="failed")  # None leaves it as it is
+        raise
     finally:
         bars.stop_task(task)
         if not keep:

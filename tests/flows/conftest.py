@@ -49,11 +49,12 @@ def xadflow(project: Path, environment: dict[str, str]) -> Run:
 
 @pytest.fixture(scope="session")
 def explained(project: Path, xadflow: Run, screws: Path) -> Path:
-    """The README's three commands; returns the project."""
+    """The README's three commands; returns the project. What each said on standard error is in <command>.said beside it."""
     commands = re.findall(r"^\$ (xadflow .*screws.*)$", README.read_text(), flags=re.M)[:3]
     assert [command.split()[1] for command in commands] == ["data", "retrain", "explain"]
     for command in commands:
-        xadflow(*command.replace("~/screws", str(screws)).split()[1:])
+        done = xadflow(*command.replace("~/screws", str(screws)).split()[1:])
+        (project.parent / f"{command.split()[1]}.said").write_text(done.stderr)
     return project
 
 

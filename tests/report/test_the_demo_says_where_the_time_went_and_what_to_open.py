@@ -57,6 +57,7 @@ def test_the_demo_trains_no_generator_and_the_other_one_does() -> None:
     settings = load_settings(Home.find().params)
     plain, diverse = settings.demo, settings.demo.diverse
     assert settings.trained_explainers(plain.dataset, settings.retrain.detectors[0]) == []
+    assert diverse is not None
     assert diverse.detector is not None
     assert settings.trained_explainers(diverse.dataset, diverse.detector) == ["diverse"]
     assert plain.anomalies >= 150  # about three of four are flagged, and a hundred are to be explained

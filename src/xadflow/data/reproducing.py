@@ -27,7 +27,7 @@ def reproduce(project: Path, target: str) -> None:
     with subprocess.Popen(
         command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as child, ExitStack() as ending:
-        ending.callback(_ended, child)  # we were interrupted
+        ending.callback(_end, child)
         shown = ending.enter_context(ExitStack())
         update = shown.enter_context(track(f"data set {target.partition('@')[2]}: what changed", "data"))
         for line in child.stdout or ():
@@ -44,6 +44,11 @@ def reproduce(project: Path, target: str) -> None:
             raise _failed(target, status, "".join(said).strip()[-_LONGEST:])
 
 
+def _end(child: subprocess.Popen[str]) -> None:
+    if child.poll() is None:  # we were interrupted
+        child.terminate()
+
+
 def _failed(target: str, status: int, said: str) -> StageFailed:
     killed = status < 0
     return StageFailed(
@@ -51,8 +56,3 @@ def _failed(target: str, status: int, said: str) -> StageFailed:
         next_step=f"run `dvc repro {target}` to see it whole",
         transient=killed or "is busy" in said or "Unable to acquire lock" in said,
     )  # fmt: skip
-
-
-def _ended(child: subprocess.Popen[str]) -> None:
-    if child.poll() is None:
-        child.terminate()

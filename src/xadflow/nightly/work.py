@@ -188,8 +188,10 @@ def _rows(
     device = resolve_device(settings.device)
     judges = open_judges(plan.judges, settings.device)
     whole = settings.explain.batch_size  # of a batch, of scoring and of explaining
-    for name in plan.explainers:
-        todo = [i for i, image in enumerate(planned) if scored.flagged[i] and name in image.missing]
+    todos = {name: [i for i, image in enumerate(planned) if scored.flagged[i] and name in image.missing]
+             for name in plan.explainers}  # fmt: skip
+    done, total = 0, sum(map(len, todos.values()))
+    for name, todo in todos.items():
         explainer = _explainer(plan, name, identity.weights, settings.device)
         of = plan.trained.get(name, {})
         lineage = {f"explainer_{key}": of[key] for key in ("model_name", "model_version", "files") if key in of}
@@ -202,8 +204,9 @@ def _rows(
         with figures.phase(f"explain {name}"):
             for one in side_by_side(partial(_told, explainer, detector, images, device), batches, device):
                 told.append(one)
+                done += len(one)
                 if update is not None:
-                    update(sum(map(len, told)), len(todo), {})
+                    update(done, total, {})
         for batch, one in zip(batches, told, strict=True):
             with figures.phase("ask judges"):
                 judged = with_words(judges, one, images[list(batch)])

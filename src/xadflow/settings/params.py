@@ -183,9 +183,9 @@ class DemoSettings(_Frozen):
 
 
 class DemosSettings(DemoSettings):
-    """`xadflow demo`, and beside it `xadflow demo --diverse`."""
+    """`xadflow demo`, and beside it `xadflow demo --diverse`, None where there is none."""
 
-    diverse: DemoSettings
+    diverse: DemoSettings | None = None
 
 
 class LimitSettings(_Frozen):
@@ -254,7 +254,7 @@ class Settings(_Frozen):
             ("retrain.detectors", self.retrain.detectors, self.detectors),
             ("explain.datasets", self.explain.datasets, self.datasets),
             ("explain.explainers", self.explain.explainers, self.explainers),
-            *(entry for where, night in (("demo", self.demo), ("demo.diverse", self.demo.diverse)) for entry in (
+            *(entry for where, night in (("demo", self.demo), ("demo.diverse", self.demo.diverse)) if night for entry in (
                 (f"{where}.dataset", (night.dataset,), self.datasets),
                 (f"{where}.detector", (night.detector,) if night.detector else (), self.detectors))),
             ("retrain.explainers", tuple(self.retrain.explainers), self.explainers),
