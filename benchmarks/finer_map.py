@@ -58,7 +58,7 @@ def main() -> None:
                     print(f"{time.perf_counter() - started:5.0f} s  {name:<7} {rung:<7} seed {seed}  {title:<26} "
                           f"pixel {one['pixel_auroc']:.3f}  aupro {one['aupro']:.3f}", flush=True)  # fmt: skip
     figures = {
-        "textures": list(textures), "rungs": {rung: table(cells, rung, textures, seeds) for rung in RUNGS},
+        "textures": list(textures), "seeds": len(seeds), "rungs": {rung: table(cells, rung, textures, seeds) for rung in RUNGS},
         "speed": speed(1 if quick else ROUNDS), "slower_at_most": SLOWER_AT_MOST,
     }  # fmt: skip
     write_results("finer-map", figures, seeds=seeds, seconds=time.perf_counter() - started, quick=quick)
