@@ -79,7 +79,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Guidance:
-    """What was wanted (:class:`Wanted`), on the device of the run; `features` gives stages [B,C_i,u_i,v_i] of images in [0,1]."""
+    """What was wanted (:class:`Wanted`), on the device of the run; `features`: images in [0,1] to stages [B,C_i,u_i,v_i]."""
 
     pairs: Pairs | None = None
     companions: tuple[Detector, ...] = ()

@@ -173,7 +173,8 @@ class DiverseExplainer:
         assert self._generator is not None
         folder.mkdir(parents=True, exist_ok=True)
         tensors = self._generator.state_dict() | ({} if self._usual is None else {USUAL: self._usual})
-        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, folder / WEIGHTS, metadata={"xadflow": json.dumps({"format": FORMAT})})
+        stored = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        save_file(stored, folder / WEIGHTS, metadata={"xadflow": json.dumps({"format": FORMAT})})
         self._digest = sha256_file(folder / WEIGHTS)
         card = {
             "explainer": self.name, "format": FORMAT, "settings": self.settings.told(),

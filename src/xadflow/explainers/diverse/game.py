@@ -189,9 +189,9 @@ class Game:
         return found
 
     def regression(self, pairs: PairBatch) -> Tensor:
-        """What the generator makes of flawed images, against what they are without the flaw, and of normals, against themselves.
+        """What the generator makes of flawed images, against their mended ones, and of normals, against themselves; a scalar.
 
-        Winner takes all for the first; every concept leaves a normal as it is. Nothing is masked.
+        Winner takes all for the first; every concept leaves a normal as it is. No mask of places is laid over it.
         """
         s = self.settings
         x = torch.cat([pairs.flawed, pairs.kept])

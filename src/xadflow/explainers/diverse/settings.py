@@ -66,9 +66,8 @@ class DiverseSettings(ExplainerSettings):
                       concept follows every target
     transplants       how many transplants of an anomaly are targets as well, where the detector has donors
     pretrain          so many of the steps are regression on pairs alone, at `pretrain_rate`: cheap, since no detector is asked
-    companions        further detectors whose score counts as the explained one's does, [{method, settings}]: what pleases unlike
-                      detectors is less often a weakness of one. They are fitted for the training, on the train normals whose
-                      image_id is even, and are not kept
+    companions        further detectors whose score counts as the explained one's does, [{method, settings}]: what pleases
+                      unlike detectors is less often a weakness of one. They are fitted for the training and not kept
     feature_diversity weight of the diversity measured in the stages of `feature_trunk`
     margin            cosine between two edits of an image above which they count as alike
     images            different images in a step, half of them normal; each goes through with every concept

@@ -4,8 +4,9 @@
                       + l_fdiv L_fdiv + l_pairs L_pairs
 
 Source: arXiv 2402.14469, equation of section 3 (its L_phi is a log-likelihood, hence its minus), with the four last terms
-added. With `pretrain`, the first steps are of L_pairs alone. Adam on D and on G and R together, one step each; the generator that is kept is an exponential moving average.
-Everything random in a step is a function of (seed, step), so a training that was killed goes on exactly.
+added. Adam on D and on G and R together, one step each; the generator that is kept is an exponential moving average. With
+`pretrain`, the first steps are of L_pairs alone. Everything random in a step is a function of (seed, step), so a training
+that was killed goes on exactly.
 """
 
 from __future__ import annotations
