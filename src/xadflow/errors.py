@@ -14,6 +14,7 @@
         ├── BadInput              a tensor of the wrong shape, type or range
         │   └── NotFinite         values that are not numbers, or infinite; also a ValueError
         ├── TrainingFailed        the loss stopped being a number, or memory does not suffice
+        ├── NoDonors              a transplant without normal images to take pixels from
         ├── NoChampion            no registered model carries the alias asked for
         ├── RegistryUnavailable   MLflow cannot be reached or its store cannot be opened
         ├── StoreConflict         another writer kept winning the commit
@@ -96,6 +97,10 @@ class NotFinite(BadInput, ValueError):
 
 class TrainingFailed(WorkFailed):
     """The loss stopped being a number, or memory does not suffice."""
+
+
+class NoDonors(WorkFailed):
+    """A transplant has no normal images to take pixels from."""
 
 
 class NoChampion(WorkFailed):

@@ -1,0 +1,243 @@
+"""Transplants: what normal images of the product show there, blended in, in the smallest region that makes it normal.
+
+    min |M|   s.t.   score((1 - M) x + M d) <= t,        d a normal image of the product that looks like x outside M
+
+Nothing is trained and no gradient is needed: only `score`, and the map where there is one, so it works for every
+detector from the first night on. Each of K alternatives takes its pixels from another donor and names it.
+
+Kin, none of which explains an anomaly score: Goyal et al., ICML 2019 (arXiv 1904.07451), swap feature cells of another
+image until a class changes; Vandenhende et al., ECCV 2022 (2203.12892), swap what is alike in meaning; Fong and Vedaldi,
+ICCV 2017, and Chang et al., ICLR 2019 (1807.08024), look for the smallest region whose infilled content changes a
+decision; Keane and Smyth, 2020, find that the nearest real neighbours make plausible counterfactuals. Ours takes the
+content from real normal images, asks an anomaly score on the stored 8-bit image, and says how large the region had to be.
+
+    xadflow explain --dataset elpv --explainer transplant
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xadflow.detectors.base import Detector, as_float
+from xadflow.errors import BadInput, NoDonors
+from xadflow.explainers.base import Counterfactual, Explanation, ShownImage
+from xadflow.explainers.settings import SettledExplainer, eight_bit
+from xadflow.explainers.transplant.bank import DonorBank
+from xadflow.explainers.transplant.donors import Donors, Matches
+from xadflow.explainers.transplant.heat import heat_of
+from xadflow.explainers.transplant.search import Found, Goal, RegionSearch, parts_of
+from xadflow.explainers.transplant.settings import TransplantSettings
+from xadflow.metrics.explanation import l1_l2_changed
+
+WHOLE_SHARE = 0.9  # a region larger than this is said to be the whole image
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of an image and a donor, flattened: pair r belongs to image `image[r]`, its donor is at `place[r]`."""
+
+    image: Tensor
+    place: Tensor
+    donors: Tensor
+
+
+class TransplantExplainer(SettledExplainer[TransplantSettings]):
+    """At most K counterfactuals an image, smallest region first. Raises BadSettings for settings it does not know.
+
+    It needs donors (:meth:`with_donors`). An image that is normal already comes back unchanged, without a donor. Fewer
+    donors than K give fewer alternatives (`alternatives`). Where no donor makes an image normal, `reached` is 0 and the
+    least anomalous attempt is returned. The explanation's heatmap is the heat that the search started from.
+
+    Images: transplant.<k>.region, the donor's share of each pixel (0 to 1); transplant.part.<c>, the image with only the
+    c-th connected part of the first region mended, where it has several.
+
+    Metrics: reached (1: an alternative is normal), reached_target (and as normal as `target_share` asks), alternatives,
+    region_share (of pixels where the donor prevails, first alternative), region_share.<k>, whole_image (1 where that is
+    more than nine tenths), apart_min (least mean |difference| of two alternatives, [0,1] scale), likeness_max (largest
+    cosine of two changes), part.<c>.score, part.<c>.is_normal, donors, donors_missing, passes (images scored for this
+    one, mean of the batch), heat_by_occlusion (1 where the detector has no map).
+    """
+
+    name = "transplant"
+    code_version = "1"
+    settings_kind = TransplantSettings
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        self._bank: DonorBank | None = None
+        self._ready: dict[torch.device, Donors] = {}
+
+    def with_donors(self, bank: DonorBank) -> Self:
+        """The same explainer with a bank of donors."""
+        other = copy.copy(self)
+        other._bank, other._ready = bank, {}
+        return other
+
+    def explain(self, detector: Detector, images: Tensor) -> list[Explanation]:
+        """One explanation an image.
+
+        Raises:
+            BadInput: images of another shape, type or range, or donors of another shape than the images.
+            NoDonors: no bank was given, or none of its donors is left.
+        """
+        original = eight_bit(detector, images)
+        bank = self._checked_bank(original)
+        if len(original) == 0:
+            return []
+        x = as_float(original)
+        with torch.no_grad():
+            first = detector.score(x)
+        calibration = detector.calibration
+        goal = Goal(calibration.threshold, min(calibration.threshold,
+                                               float(np.quantile(calibration.normal_scores, self.settings.target_share))))
+        rows = (first.image > goal.threshold).nonzero().flatten()
+        told = [self._unchanged(original[row], float(first.image[row]), detector) for row in range(len(x))]
+        if len(rows) == 0:
+            return told
+        donors = self._donors(bank, x.device)
+        usual = None if bank.mean_map is None else bank.mean_map.to(x.device)
+        some = x[rows]
+        wanted = min(max(self.settings.candidates, self.settings.alternatives), len(bank.ids))
+        heat, by_occlusion = heat_of(detector, some, first.map[rows] if first.map is not None else None, usual, donors)
+        matches = donors.nearest(some, heat, wanted)
+        pairs = _paired(matches)
+        search = RegionSearch(detector, some[pairs.image], pairs.donors, heat[pairs.image],
+                              usual if first.map is not None else None, goal, self.settings)  # fmt: skip
+        found = search.grown()
+        chosen = _chosen(found, pairs, len(rows), goal, self.settings.alternatives)
+        picked = torch.cat(chosen)
+        better = search.shrunk(found, picked) if self.settings.shrink_rounds else found.of(picked)
+        found.put(picked, better)
+        if self.settings.mask_steps:
+            found.put(picked, search.optimised(found, picked))
+        passes = 1 + search.passes / len(rows)
+        for number, row in enumerate(rows.tolist()):
+            its = sorted(chosen[number].tolist(), key=lambda pair: (float(found.scores[pair]) > goal.threshold,
+                                                                    float(found.cells[pair].float().mean()), pair))
+            told[row] = self._told(detector, original[row], heat[number], found, pairs, its, search, goal,
+                                   {"passes": passes, "heat_by_occlusion": float(by_occlusion)})  # fmt: skip
+        return told
+
+    def _checked_bank(self, original: Tensor) -> DonorBank:
+        bank = self._bank
+        if bank is None or not bank.ids:
+            gone = f"{bank.missing} donors are gone" if bank is not None else "none were given"
+            raise NoDonors("transplants need donors, normal images of the product to take pixels from", seen=gone,
+                           next_step="run `xadflow retrain`: it keeps donors with each detector version")  # fmt: skip
+        if bank.images.shape[1:] != original.shape[1:]:
+            raise BadInput("donors and images must have one shape",
+                           seen=(tuple(bank.images.shape[1:]), tuple(original.shape[1:])),
+                           next_step="register the model again by `xadflow retrain`")  # fmt: skip
+        return bank
+
+    def _donors(self, bank: DonorBank, device: torch.device) -> Donors:
+        if device not in self._ready:
+            self._ready[device] = Donors(bank, device)
+        return self._ready[device]
+
+    def _unchanged(self, image: Tensor, score: float, detector: Detector) -> Explanation:
+        calibration = detector.calibration
+        same = Counterfactual(0, image.cpu().numpy(), score, float(calibration.p_value(np.array([score]))[0]),
+                              score <= calibration.threshold, 0.0, 0.0, 0.0)  # fmt: skip
+        metrics = {"reached": 1.0, "reached_target": 1.0, "alternatives": 0.0, "region_share": 0.0, "whole_image": 0.0,
+                   **self._bank_metrics(), "passes": 1.0}  # fmt: skip
+        return Explanation(counterfactuals=(same,), metrics=metrics)
+
+    def _bank_metrics(self) -> dict[str, float]:
+        assert self._bank is not None
+        return {"donors": float(len(self._bank.ids)), "donors_missing": float(self._bank.missing)}
+
+    def _told(
+        self, detector: Detector, original: Tensor, heat: Tensor, found: Found, pairs: _Pairs, its: list[int],
+        search: RegionSearch, goal: Goal, shared: dict[str, float],
+    ) -> Explanation:  # fmt: skip
+        """The explanation of one image from its pairs `its`, best first; nine arguments, as all of them are the search's."""
+        assert self._bank is not None
+        before = original.cpu().numpy()
+        alternatives, shown, shares = [], [], []
+        scores = [float(found.scores[pair]) for pair in its]
+        p_values = detector.calibration.p_value(np.array(scores))
+        for concept, pair in enumerate(its):
+            after = _stored(found.images[pair])
+            size = l1_l2_changed(before, after)
+            alternatives.append(Counterfactual(
+                concept=concept, image=after, score=scores[concept], p_value=float(p_values[concept]),
+                is_normal=scores[concept] <= goal.threshold, l1=size.l1, l2=size.l2,
+                changed_fraction=size.changed_fraction, donor_id=self._bank.ids[int(pairs.place[pair])],
+            ))  # fmt: skip
+            blend = found.blends[pair]
+            shares.append(float((blend >= 0.5).float().mean()))
+            shown.append(ShownImage(f"transplant.{concept}.region", _stored(blend), 0.0, 1.0))
+        parts, its_metrics = self._parts(found, its[0], search, goal)
+        metrics = {
+            "reached": float(scores[0] <= goal.threshold), "reached_target": float(scores[0] <= goal.target),
+            "alternatives": float(len(its)), "region_share": shares[0], "whole_image": float(shares[0] > WHOLE_SHARE),
+            **{f"region_share.{concept}": share for concept, share in enumerate(shares)},
+            **_diversity(before, [one.image for one in alternatives]), **its_metrics, **self._bank_metrics(), **shared,
+        }  # fmt: skip
+        return Explanation(np.asarray(heat.float().cpu().numpy(), dtype=np.float32), tuple(alternatives),
+                           (*shown, *parts), metrics)  # fmt: skip
+
+    def _parts(self, found: Found, pair: int, search: RegionSearch, goal: Goal) -> tuple[list[ShownImage], dict[str, float]]:
+        """The image with one connected part of a region mended at a time: which of several defects decides."""
+        each = list(parts_of(found.cells[pair], self.settings.parts))
+        if len(each) < 2:
+            return [], {}
+        tried, _ = search.attempt(torch.full((len(each),), pair, device=found.scores.device), torch.stack(each))
+        shown = [ShownImage(f"transplant.part.{number}", _stored(one), 0.0, 1.0) for number, one in enumerate(tried.images)]
+        metrics = {"parts": float(len(each))}
+        for number, score in enumerate(tried.scores.tolist()):
+            metrics |= {f"part.{number}.score": score, f"part.{number}.is_normal": float(score <= goal.threshold)}
+        return shown, metrics
+
+
+def _paired(matches: Matches) -> _Pairs:
+    count, several = matches.places.shape
+    image = torch.arange(count, device=matches.places.device).repeat_interleave(several)
+    return _Pairs(image, matches.places.flatten(), matches.pixels.flatten(0, 1))
+
+
+def _chosen(found: Found, pairs: _Pairs, images: int, goal: Goal, alternatives: int) -> list[Tensor]:
+    """Pairs of each image that become its alternatives: the smallest region first, then those farthest from the ones chosen.
+
+    A pair that is normal goes before any that is not; a larger region costs as much as a tenth of its share is far.
+    """
+    areas = found.cells.flatten(1).float().mean(dim=1)
+    normal = found.scores <= goal.threshold
+    worst = torch.where(normal, areas, 2.0 + found.scores - goal.threshold)  # not normal: the least anomalous
+    picked = []
+    for image in range(images):
+        own = (pairs.image == image).nonzero().flatten()
+        chosen = [int(own[worst[own].argmin()])]
+        while len(chosen) < min(alternatives, len(own)):
+            rest = [int(pair) for pair in own if int(pair) not in chosen]
+            apart = torch.stack([(found.images[rest] - found.images[one]).abs().mean(dim=(1, 2, 3)) for one in chosen])
+            value = apart.min(dim=0).values - 0.1 * areas[rest] - 10.0 * (~normal[rest]).float()
+            chosen.append(rest[int(value.argmax())])
+        picked.append(torch.tensor(chosen, device=found.scores.device))
+    return picked
+
+
+def _stored(values: Tensor) -> NDArray[np.uint8]:
+    """Values in [0,1] as the 8-bit picture that is stored."""
+    return np.asarray(torch.round(values * 255).to(torch.uint8).cpu().numpy())
+
+
+def _diversity(before: NDArray[np.uint8], images: list[NDArray[np.uint8]]) -> dict[str, float]:
+    """How unlike the alternatives are, where there are several: least mean |difference|, largest cosine of two changes."""
+    if len(images) < 2:
+        return {}
+    flat = np.stack([one.astype(np.float64).ravel() for one in images]) / 255
+    edits = flat - before.astype(np.float64).ravel() / 255
+    sizes = np.linalg.norm(edits, axis=1)
+    first, second = np.triu_indices(len(images), 1)
+    apart = np.abs(flat[first] - flat[second]).mean(axis=1)
+    likeness = (edits[first] * edits[second]).sum(axis=1) / np.maximum(sizes[first] * sizes[second], 1e-12)
+    return {"apart_min": float(apart.min()), "likeness_max": float(likeness.max())}

@@ -1,0 +1,58 @@
+"""Regions as masks of cells, and how a mask becomes a blend: cells, widened a little, with a soft border."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CELLS = 32  # a side of the grid that regions are made of, at most; the soft border is about as wide as a cell
+
+
+def grid_of(height: int, width: int) -> tuple[int, int]:
+    """Cells of an image: at most 32 along the longer side, square within a pixel."""
+    longer = max(height, width)
+    cells = min(CELLS, longer)
+    return max(1, round(cells * height / longer)), max(1, round(cells * width / longer))
+
+
+def to_cells(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Means of maps [R,H,W] in each cell, [R,u,v]."""
+    return F.adaptive_avg_pool2d(maps[:, None], grid)[:, 0]
+
+
+def hottest(heat: Tensor, share: float) -> Tensor:
+    """The hottest `share` of the cells, at least one; bool of the shape of heat [R,u,v]. Ties: the first in reading order."""
+    flat = heat.flatten(1)
+    count = min(flat.shape[1], max(1, round(share * flat.shape[1])))
+    order = flat.sort(dim=1, descending=True, stable=True).indices[:, :count]
+    return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True).view_as(heat)
+
+
+def blend_of(cells: Tensor, size: tuple[int, int], dilation: float, feather: float) -> Tensor:
+    """The donor's share of each pixel, [R,H,W] in [0,1], of cells [R,u,v] in [0,1].
+
+    `dilation` and `feather` are shares of the longer side. All cells give 1 everywhere.
+    """
+    longer = max(size)
+    mask = F.interpolate(cells[:, None].float(), size, mode="nearest-exact")
+    if reach := round(dilation * longer):
+        mask = F.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach)
+    return blurred(mask[:, 0], feather * longer)
+
+
+def blurred(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of maps [R,H,W] with the border repeated; none below a sigma of .1 px."""
+    if sigma < 0.1:
+        return maps
+    radius = int(3 * sigma + 0.5)
+    at = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
+    kernel = torch.exp(-at.square() / (2 * sigma * sigma))
+    kernel = kernel / kernel.sum()
+    wide = F.pad(maps[:, None], (radius, radius, radius, radius), mode="replicate")
+    return F.conv2d(F.conv2d(wide, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))[:, 0]
+
+
+def blended(x: Tensor, donors: Tensor, blend: Tensor) -> Tensor:
+    """x [R,C,H,W] with the donors' pixels where `blend` [R,H,W] says, rounded to 8 bit: what is judged is what is stored."""
+    return torch.round((x + blend[:, None] * (donors - x)) * 255) / 255

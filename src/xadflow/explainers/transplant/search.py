@@ -1,0 +1,196 @@
+"""The smallest region whose content has to be replaced: grown where it is still hot, then made smaller again.
+
+Each pair of an image and a donor has a region of its own; all pairs are scored together. A region starts at the hottest
+cells. The detector's map of each attempt says what is hot now, so the next rung adds those cells: a seam or a defect that
+only shows once its neighbour is gone is reached without a mask that covers everything as hot as it. A detector without a
+map has its regions grown in the order of the heat that was measured before.
+
+Letters: R pairs, u x v cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xadflow.detectors.base import Detector
+from xadflow.explainers.transplant.masks import blend_of, blended, grid_of, hottest, to_cells
+from xadflow.explainers.transplant.settings import TransplantSettings
+
+PAIRS_AT_ONCE = 64  # images in one pass of the detector
+_STEP_OF_SHRINKING = 0.25  # share of a region's cells that an attempt takes out
+MASK_RATE, MASK_SMOOTHNESS, MASK_PRESSURE = 0.3, 0.3, 3.0  # of the gradient steps: Adam's rate, weights of variation and score
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Raw scores that count: at most `threshold` is normal; `target`, no higher, is where the search would like to end."""
+
+    threshold: float
+    target: float
+
+
+@dataclass
+class Found:
+    """One attempt a pair: `cells` bool [R,u,v] replaced, 8-bit `images` float [R,C,H,W], raw `scores` [R], `blends` [R,H,W]."""
+
+    cells: Tensor
+    images: Tensor
+    scores: Tensor
+    blends: Tensor
+
+    def put(self, rows: Tensor, other: Found) -> None:
+        """Replace some pairs by those of another, in its order."""
+        self.cells[rows], self.images[rows] = other.cells, other.images
+        self.scores[rows], self.blends[rows] = other.scores, other.blends
+
+    def of(self, rows: Tensor) -> Found:
+        """Some pairs."""
+        return Found(self.cells[rows], self.images[rows], self.scores[rows], self.blends[rows])
+
+
+class RegionSearch:
+    """Regions of one batch: x and donors float [R,C,H,W] on 8-bit levels, heat [R,H,W] of x; `passes` counts images scored."""
+
+    def __init__(
+        self, detector: Detector, x: Tensor, donors: Tensor, heat: Tensor, usual: Tensor | None, goal: Goal,
+        settings: TransplantSettings,
+    ) -> None:  # fmt: skip
+        self._detector, self._x, self._donors, self._usual = detector, x, donors, usual
+        self._goal, self._settings = goal, settings
+        self._size = (int(x.shape[2]), int(x.shape[3]))
+        self._grid = grid_of(*self._size)
+        self._heat = to_cells(heat, self._grid)  # (R, u, v)
+        self.passes = 0
+
+    def attempt(self, rows: Tensor, cells: Tensor) -> tuple[Found, Tensor | None]:
+        """What becomes of pairs with these cells replaced, and the heat of that [R,u,v] where the detector has a map."""
+        s = self._settings
+        parts, heats = [], []
+        for some, its in zip(torch.split(rows, PAIRS_AT_ONCE), torch.split(cells, PAIRS_AT_ONCE), strict=True):
+            blends = blend_of(its, self._size, s.dilation, s.feather)
+            images = blended(self._x[some], self._donors[some], blends)
+            with torch.no_grad():
+                told = self._detector.score(images)
+            parts.append(Found(its, images, told.image, blends))
+            if told.map is not None:
+                heats.append(to_cells(told.map if self._usual is None else told.map - self._usual, self._grid))
+        self.passes += len(rows)
+        each = [[getattr(part, name) for part in parts] for name in ("cells", "images", "scores", "blends")]
+        return Found(*map(torch.cat, each)), torch.cat(heats) if heats else None
+
+    def grown(self) -> Found:
+        """The first rung of each pair at its target; else its first that is normal; else its best."""
+        every = torch.arange(len(self._x), device=self._x.device)
+        cells = torch.zeros_like(self._heat, dtype=torch.bool)
+        heat = self._heat.clone()
+        found: Found | None = None
+        for share in self._settings.rungs:
+            rows = every if found is None else every[found.scores > self._goal.target]
+            if len(rows) == 0:
+                break
+            cells[rows] = hottest(heat[rows].masked_fill(cells[rows], torch.inf), share)
+            tried, now = self.attempt(rows, cells[rows])
+            if found is None:
+                found = tried
+            else:
+                before, after = found.scores[rows], tried.scores
+                better = (after <= self._goal.target) | ((before > self._goal.threshold) & (after < before))
+                found.put(rows[better], tried.of(better.nonzero().flatten()))
+            if now is not None:
+                heat[rows] = now
+        assert found is not None  # there is at least one rung
+        return found
+
+    def shrunk(self, found: Found, rows: Tensor) -> Found:
+        """Regions of some pairs without the coolest cells that they can do without; only as normal as they were stays."""
+        kept = found.of(rows)
+        step = torch.full((len(rows),), _STEP_OF_SHRINKING, device=rows.device)
+        limit = torch.where(kept.scores <= self._goal.target, self._goal.target, self._goal.threshold)
+        for _ in range(self._settings.shrink_rounds):
+            sizes = kept.cells.flatten(1).sum(dim=1)
+            active = ((kept.scores <= limit) & (sizes > 1)).nonzero().flatten()
+            if len(active) == 0:
+                break
+            fewer = _without_coolest(kept.cells[active], self._heat[rows[active]], step[active])
+            tried, _ = self.attempt(rows[active], fewer)
+            good = tried.scores <= limit[active]
+            kept.put(active[good], tried.of(good.nonzero().flatten()))
+            step[active[~good]] /= 2
+        return kept
+
+    def optimised(self, found: Found, rows: Tensor) -> Found:
+        """Regions of some pairs by gradient steps on one logit a cell: least area and border that is still at the target.
+
+        min mean(m) + .3 TV(m) + 3 max(0, score - target) / |target - score of the image|, from the region found before
+        (Fong and Vedaldi, ICCV 2017). The answer is cut at a half, judged on 8 bit, and taken only where it is smaller and
+        as normal.
+        """
+        kept = found.of(rows)
+        limit = torch.where(kept.scores <= self._goal.target, self._goal.target, self._goal.threshold)
+        for part in torch.split(torch.arange(len(rows), device=rows.device), PAIRS_AT_ONCE):
+            cells = self._descended(kept.cells[part], rows[part], limit[part])
+            some = cells.flatten(1).any(dim=1) & (kept.scores[part] <= limit[part])
+            if not bool(some.any()):
+                continue
+            tried, _ = self.attempt(rows[part][some], cells[some])
+            smaller = tried.cells.flatten(1).sum(dim=1) < kept.cells[part][some].flatten(1).sum(dim=1)
+            good = (tried.scores <= limit[part][some]) & smaller
+            kept.put(part[some][good], tried.of(good.nonzero().flatten()))
+        return kept
+
+    def _descended(self, cells: Tensor, rows: Tensor, limit: Tensor) -> Tensor:
+        s, x, donors = self._settings, self._x[rows], self._donors[rows]
+        with torch.no_grad():
+            scale = (self._detector.score(x).image - limit).abs().clamp_min(1e-6)
+        logits = torch.where(cells, 2.0, -2.0).requires_grad_(True)
+        adam = torch.optim.Adam([logits], lr=MASK_RATE)
+        best, smallest = cells.clone(), cells.flatten(1).float().mean(dim=1)
+        for _ in range(s.mask_steps):
+            with torch.enable_grad():
+                mask = torch.sigmoid(logits)
+                blend = blend_of(mask, self._size, 0.0, s.feather)
+                score = self._detector.score(x + blend[:, None] * (donors - x)).image
+                over = F.relu(score - limit) / scale
+                loss = mask.mean(dim=(1, 2)) + MASK_SMOOTHNESS * _variation(mask) + MASK_PRESSURE * over
+                (logits.grad,) = torch.autograd.grad(loss.sum(), logits)
+            with torch.no_grad():
+                hard = logits > 0
+                area = hard.flatten(1).float().mean(dim=1)
+                better = (over == 0) & (area < smallest)
+                best[better], smallest[better] = hard[better], area[better]
+            adam.step()
+        self.passes += 3 * s.mask_steps * len(rows)  # a backward pass costs about two forward ones
+        return best
+
+
+def _variation(mask: Tensor) -> Tensor:
+    """Mean |difference| [R] of neighbouring cells of masks [R,u,v], down and across."""
+    down, across = mask[:, 1:] - mask[:, :-1], mask[..., 1:] - mask[..., :-1]
+    return down.abs().mean(dim=(1, 2)) + across.abs().mean(dim=(1, 2))
+
+
+def _without_coolest(cells: Tensor, heat: Tensor, step: Tensor) -> Tensor:
+    """`cells` [R,u,v] less a share `step` [R] of them, those of least heat, at least one."""
+    flat, warmth = cells.flatten(1), heat.flatten(1).masked_fill(~cells.flatten(1), torch.inf)
+    drop = (flat.sum(dim=1) * step).round().clamp_min(1)
+    rank = warmth.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+    return (flat & (rank >= drop[:, None])).view_as(cells)
+
+
+def parts_of(cells: Tensor, most: int, least: float = 0.1) -> Iterator[Tensor]:
+    """Connected parts bool [u,v] of one region, largest first, each at least a share `least` of it; none for a single one."""
+    from scipy.ndimage import label
+
+    numbered, count = label(cells.cpu().numpy(), structure=[[1, 1, 1]] * 3)
+    if count < 2:
+        return
+    each = torch.from_numpy(numbered).to(cells.device)
+    sizes = sorted(((int((each == one).sum()), -one) for one in range(1, count + 1)), reverse=True)
+    for size, negative in sizes[:most]:
+        if size >= least * int(cells.sum()):
+            yield each == -negative
