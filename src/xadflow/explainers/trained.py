@@ -140,6 +140,14 @@ class Guided(Protocol):
         """What it wants with its settings; None: `fit` is called without guidance."""
 
 
+@runtime_checkable
+class Placed(Protocol):
+    """What a trained explainer has beside the protocol that may keep its changes to some places of an image."""
+
+    def anywhere(self) -> TrainedExplainer:
+        """The same one where nothing keeps it from changing any place; itself where nothing does already."""
+
+
 def needs_training(name: str) -> bool:
     """Whether an explainer is of use only after it was trained for a detector. Raises UnknownName."""
     return hasattr(explainer_class(name), "fit")

@@ -7,9 +7,9 @@ Pairs are a train normal with a drawn defect and that normal, and an anomaly and
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +18,10 @@ from xadflow.detectors.backbones import Trunk
 from xadflow.detectors.base import CARD, Detector, FitRun, TrainingData, as_float, build_detector, load_detector
 from xadflow.detectors.synthesis import synthetic_rounds
 from xadflow.engine.seeds import seeded
-from xadflow.explainers.base import Explanation
 from xadflow.explainers.trained import Guidance, Pairs, Wanted
+from xadflow.explainers.transplant.bank import DonorBank, DonorList, Symmetries
+from xadflow.explainers.transplant.explainer import TransplantExplainer
+from xadflow.retraining.halves import donor_half
 
 MOST_PAIRS = 8192  # as of the anomalies: all of them lie in memory
 MOST_TRANSPLANTED = 64  # anomalies: a transplant is a search
@@ -27,19 +29,17 @@ TRANSPLANTED_SHARE = 0.25  # of the pairs where there are any: few images, each 
 _AT_ONCE = 64
 _SEARCHED_AT_ONCE = 16
 
-Transplanter = Callable[[Tensor], Sequence[Explanation]]
-Symmetries = Literal["none", "flips", "square"]
 
 
 def guidance(
-    wanted: Wanted, detector: Detector, data: TrainingData, run: FitRun, *, apart: Sequence[int] | None = None,
-    transplanter: Transplanter | None = None, symmetries: Symmetries = "none",
+    wanted: Wanted, detector: Detector, data: TrainingData, run: FitRun, *, bank: DonorBank | None = None,
+    symmetries: Symmetries = "none", apart: Sequence[int] | None = None,
 ) -> Guidance:  # fmt: skip
     """What is wanted for a training in `run.folder`, of what the explained detector learned from.
 
-    `apart` are rows of the train normals that companions are fitted on, None for all: those that the judge of the data set is
-    not fitted on, so that it stays a stranger to them. `transplanter` gives the explanations whose counterfactuals are
-    targets, of float images [B,C,H,W]; without it there are none. Copies by the product's `symmetries` are pairs too.
+    The known defects are transplanted from `bank`; without one, of a detector version that has no donors, pairs are synthetic
+    alone. Copies by the product's `symmetries` are pairs too. `apart` are rows of the train normals that companions are fitted
+    on, None for all: those that give donors, on which no judge is fitted.
 
     Raises:
         UnknownName, BadSettings: a companion or a trunk that there is not.
@@ -47,8 +47,8 @@ def guidance(
     """
     device = torch.device(run.device)
     pairs = synthetic_pairs(data.normals, synthesiser_of(detector), wanted.rounds, run.seed) if wanted.rounds else None
-    if pairs is not None and wanted.transplants and transplanter is not None:
-        found = transplant_pairs(data.known[:MOST_TRANSPLANTED], transplanter, wanted.transplants, symmetries)
+    if pairs is not None and wanted.transplants and bank is not None:
+        found = transplant_pairs(detector, data.known[:MOST_TRANSPLANTED].to(device), bank, wanted.transplants, symmetries)
         pairs = pairs if found is None else together(pairs, found, TRANSPLANTED_SHARE)
     normals = data.normals if apart is None else data.normals[list(apart)]
     companions = tuple(
@@ -68,16 +68,22 @@ def synthetic_pairs(normals: Tensor, synthesiser: str, rounds: int, seed: int) -
     return Pairs(flawed, some, (torch.arange(len(flawed)) % len(some))[:, None])
 
 
-def transplant_pairs(anomalies: Tensor, transplanter: Transplanter, count: int, symmetries: Symmetries) -> Pairs | None:
-    """Anomalies uint8 [N,C,H,W] with up to `count` of their counterfactuals that are normal; None where none is."""
+def transplant_pairs(
+    detector: Detector, anomalies: Tensor, bank: DonorBank, count: int, symmetries: Symmetries
+) -> Pairs | None:
+    """Anomalies uint8 [N,C,H,W] with up to `count` transplants of each that the detector calls normal; None without any.
+
+    One that it calls normal itself, or that no donor mends, gives no pair.
+    """
+    explainer = TransplantExplainer(alternatives=count).with_donors(bank)
     flawed, mended, of = list[Tensor](), list[Tensor](), list[list[int]]()
     for part in torch.split(anomalies, _SEARCHED_AT_ONCE):
-        for image, told in zip(part, transplanter(as_float(part)), strict=True):
-            reached = [torch.from_numpy(one.image) for one in told.counterfactuals if one.is_normal][:count]
-            if not reached:
+        for image, told in zip(part.cpu(), explainer.explain(detector, as_float(part)), strict=True):
+            made = [torch.from_numpy(one.image) for one in told.counterfactuals if one.is_normal and one.donor_id is not None]
+            if not made:
                 continue
-            for copied in _copies(torch.stack([image, *reached]), symmetries):
-                rows = list(range(len(mended), len(mended) + len(reached)))
+            for copied in _copies(torch.stack([image, *made]), symmetries):
+                rows = list(range(len(mended), len(mended) + len(made)))
                 flawed.append(copied[0])
                 mended += list(copied[1:])
                 of.append([rows[place % len(rows)] for place in range(count)])
@@ -90,6 +96,24 @@ def together(many: Pairs, few: Pairs, share: float) -> Pairs:
     width = max(many.of.shape[1], few.of.shape[1])
     of = torch.cat([_widened(many.of, width), _widened(few.of, width).repeat(times, 1) + len(many.mended)])
     return Pairs(torch.cat([many.flawed, few.flawed.repeat(times, 1, 1, 1)]), torch.cat([many.mended, few.mended]), of)
+
+
+def donors_of(detector_folder: Path, ids: Sequence[str], normals: Tensor) -> DonorBank | None:
+    """The bank of a saved detector, whose pixels are train normals [N,C,H,W] with these `ids`; None where it has no donors.
+
+    Raises BadWeights for a list of donors that cannot be read.
+    """
+    listed = DonorList.load(detector_folder)
+    places = {image_id: place for place, image_id in enumerate(ids)}
+    found = [one for one in listed.ids if one in places] if listed is not None else []
+    return DonorBank.of(listed, found, normals[[places[one] for one in found]]) if listed is not None and found else None
+
+
+def rows_of_donors(ids: Sequence[str]) -> list[int]:
+    """Rows of the train normals that may give donors, by their image_ids; all of them where there are few."""
+    chosen, _ = donor_half(ids)
+    kept = set(chosen)
+    return [place for place, image_id in enumerate(ids) if image_id in kept]
 
 
 def synthesiser_of(detector: Detector) -> str:

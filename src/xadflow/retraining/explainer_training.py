@@ -104,12 +104,12 @@ def train_explainer(
     if order.is_done(home):
         return order.saved(home)
     from xadflow.data.loading import training_data
-    from xadflow.data.manifest import read_manifest
+    from xadflow.data.manifest import Split, read_manifest
     from xadflow.detectors.base import FitRun
     from xadflow.engine.devices import resolve_device
     from xadflow.explainers import TrainedExplainer, build_explainer
     from xadflow.explainers.trained import GeneratorRun, Guided
-    from xadflow.retraining.explainer_guidance import guidance
+    from xadflow.retraining.explainer_guidance import donors_of, guidance, rows_of_donors
     from xadflow.scoring import open_detector
 
     folder = order.folder(home)
@@ -118,7 +118,8 @@ def train_explainer(
     explainer = cast(TrainedExplainer, build_explainer(order.explainer, **order.settings))  # the order has checked it
     dataset = settings.dataset(order.dataset)
     outliers = read_manifest(home.dataset(dataset.outliers)) if dataset.outliers else None
-    data = training_data(read_manifest(home.dataset(order.dataset)), dataset, outliers=outliers)
+    manifest = read_manifest(home.dataset(order.dataset))
+    data = training_data(manifest, dataset, outliers=outliers)
     started = time.monotonic()
     anomalies, kinds = training_anomalies(detector, data, explainer.seed)
     device = resolve_device(settings.device)
@@ -128,8 +129,10 @@ def train_explainer(
     if wanted is None:
         trained = explainer.fit(detector, whom, data.normals, anomalies, run)
     else:
+        ids = [row.image_id for row in manifest.rows(Split.TRAIN, label=0)]
         fit_run = FitRun(folder, explainer.seed, settings.calibration.false_alarm_rate, str(device))
-        given = guidance(wanted, detector, data, fit_run, symmetries=dataset.symmetries)
+        bank = donors_of(registry.detector_folder(order.detector), ids, data.normals) if wanted.transplants else None
+        given = guidance(wanted, detector, data, fit_run, bank=bank, symmetries=dataset.symmetries, apart=rows_of_donors(ids))
         trained = cast(Any, explainer).fit(detector, whom, data.normals, anomalies, run, given)
     explainer.save(order.saved(home))
     report = {"seconds": time.monotonic() - started, "resumed_from": trained.resumed_from, "history": trained.history,

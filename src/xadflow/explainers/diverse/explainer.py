@@ -126,7 +126,9 @@ class DiverseExplainer:
         return None if mask is None else mask.to(self._device).repeat_interleave(self.settings.concepts, dim=0)
 
     def anywhere(self) -> Self:
-        """The same generator without its mask of places: what it changes where it may change everything."""
+        """The same generator without its mask of places: what it changes where it may change everything; itself without one."""
+        if self._within == "image":
+            return self
         other = copy.copy(self)
         other._within = "image"
         return other

@@ -206,14 +206,20 @@ class Game:
         """Mean over the explained detector and its companions, whose probability is that of their calibration."""
         pixels = (images + 1.0) / 2.0
         found = [self.phi.cross_entropy(self._raw(pixels), alpha)]
-        found += [F.binary_cross_entropy_with_logits(-one.normal_logit(pixels).float(), alpha, reduction="none")
-                  for one in self.guidance.companions]  # fmt: skip
+        with self._exactly():
+            found += [F.binary_cross_entropy_with_logits(-one.normal_logit(pixels).float(), alpha, reduction="none")
+                      for one in self.guidance.companions]  # fmt: skip
         return torch.stack(found).mean()
 
     def _raw(self, images: Tensor) -> Tensor:
         """Raw scores [B] by way of the normal logit: `score` forms a heatmap too, for some detectors by one more pass."""
         calibration = self.detector.calibration
-        return calibration.threshold - calibration.temperature * self.detector.normal_logit(images).float()
+        with self._exactly():
+            return calibration.threshold - calibration.temperature * self.detector.normal_logit(images).float()
+
+    def _exactly(self) -> torch.autocast:
+        """Detectors answer in float32 whatever the precision of the players: a whitened distance is noise in bfloat16."""
+        return torch.autocast(next(self.players.parameters()).device.type, enabled=False)
 
 
 def _one_concept_each(batch: GameBatch, concepts: int) -> Tensor:

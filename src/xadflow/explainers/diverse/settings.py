@@ -75,8 +75,8 @@ class DiverseSettings(ExplainerSettings):
     learning_rate     of Adam (betas 0 and .9): constant for the first half, then linear down to `final` of it
     clip              largest norm of the generator's gradient
     noise             on what the concept classifier sees
-    precision         bfloat16: the four networks under autocast, losses in float32; a quarter faster on a CPU that has it
-                      (avx512_bf16), many times slower on one that has not
+    precision         bfloat16: the three networks under autocast, detectors and losses in float32; up to twice as fast on a CPU
+                      that has it (avx512_bf16, amx_bf16), many times slower on one that has not
     """
 
     concepts: Annotated[int, Field(ge=1, le=4)] = 2
