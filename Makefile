@@ -71,6 +71,9 @@ bench-textures: setup ## image and pixel AUROC and AUPRO on textures with exact 
 	@$(BIN)/python -m benchmarks.textures $(QUICK_FLAG)
 	@$(if $(QUICK),,$(BIN)/python -m benchmarks.textures_ceiling)
 
+bench-finer-map: setup ## FCDD's heatmap from finer stages: where it points on textures, and what it costs (QUICK=1: brick, 1 seed)
+	@$(BIN)/python -m benchmarks.finer_map $(QUICK_FLAG)
+
 bench-dense: setup ## dense open-set recognition on generated scenes: hybrid against its parts (QUICK=1: 1 seed, few steps)
 	@$(BIN)/python -m benchmarks.dense $(QUICK_FLAG)
 

@@ -230,7 +230,7 @@ def _real_anomalies_explained(dataset: str) -> tuple[int, dict[str, int]]:
     detector = project.settings.retrain.detectors[0]
     champion = project.registry.champion(f"xad.{dataset}.{detector}")
     explained = project.store.explained(champion.name, champion.version)
-    versions = choose_explainers(project.settings, project.registry, dataset, detector, champion).versions
+    versions = choose_explainers(project.home, project.settings, project.registry, dataset, detector, champion).versions
     anomalous = {row.image_id for row in read_manifest(project.home.dataset(dataset)).rows(label=1)}
     of_each = {name: sum((one, name, version) in explained for one in anomalous) for name, version in versions.items()}
     return sum(all((one, name, version) in explained for name, version in versions.items()) for one in anomalous), of_each

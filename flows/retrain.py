@@ -12,7 +12,7 @@ from prefect.futures import PrefectFuture, wait
 
 from tasks.dataset import build_dataset
 from tasks.publishing import notify_failure, report_gate
-from tasks.registry import gate, put_in_service_of, register, register_explainer_of
+from tasks.registry import gate, judge, put_in_service_of, register, register_explainer_of
 from tasks.runtime import ensure_limits, local_runner
 from tasks.training import train, train_explainer_of, train_stage_of
 from xadflow.errors import WorkFailed
@@ -28,6 +28,8 @@ def retrain(
     datasets: list[str] | None = None, detectors: list[str] | None = None, seeds: list[int] | None = None
 ) -> list[dict[str, Any]]:
     """Bring data sets up to date and train, register and gate each detector on them; returns the gate's verdicts.
+
+    A data set's judge is fitted once, before anything is gated; one that fails leaves the detectors without its word.
 
     Defaults come from `retrain` in params.yaml. What did not change is not trained again. Trainings of all detectors and
     seeds run side by side as the limit `gpu` allows; the seeds are versions of one model, so they are gated in turn.
@@ -54,7 +56,11 @@ def retrain(
             build_dataset(outliers)
         hashes = build_dataset(dataset)
         md5 = hashes["manifest"]
+        panel = judge.submit(dataset, md5)
         trained = {seed: [_trained(dataset, name, seed, md5, stages[name]) for name in methods] for seed in drawn}
+        wait([panel])  # the gate asks it
+        if not panel.state.is_completed():
+            failed.append(f"the judge of {dataset}: {panel.state.message}")
         for seed in drawn:
             challengers = register.map(unmapped(dataset), methods, unmapped(seed), trained[seed])
             held = [bool(settings.trained_explainers(dataset, name)) for name in methods]
@@ -66,7 +72,7 @@ def retrain(
                 failed += trouble
     report_gate(outcomes)
     if failed:
-        raise WorkFailed(f"{len(failed)} explainers were not trained; the detectors are gated", seen=failed[0][:500],
+        raise WorkFailed(f"{len(failed)} explainers or judges were not trained; the detectors are gated", seen=failed[0][:500],
                          next_step="mend the cause and run the same command again: only what is missing is done")  # fmt: skip
     return outcomes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from prefect import task
@@ -9,7 +10,9 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project, slot
 from tasks.training import order_of
+from xadflow.progress import track
 from xadflow.retraining import (
+    fit_judge,
     judge_challenger,
     judge_explainer,
     register_explainer,
@@ -31,6 +34,19 @@ def register(dataset: str, detector: str, seed: int, trained: dict[str, Any]) ->
     with slot(GPU):
         ref = register_trained(project.home, project.settings, project.registry, order)
     return {"model": ref.name, "version": ref.version, "run_id": ref.run_id, "trained": trained["trained"]}
+
+
+@task(
+    name="fit judge", task_run_name="fit the judge of {dataset}", cache_policy=NO_CACHE, retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
+)  # fmt: skip
+def judge(dataset: str, dvc_md5: str) -> dict[str, Any] | None:
+    """Fit and register the judge of one data set version, or find it registered; None for a data set without one."""
+    project = open_project()
+    project.registry.prepare()
+    with slot(GPU), track(f"fit the judge of {dataset}") as update:
+        found = fit_judge(project.home, project.settings, project.registry, dataset, update)
+    return None if found is None else {**asdict(found), "dvc_md5": dvc_md5}
 
 
 @task(

@@ -18,7 +18,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes with a thread for e
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Folders whose tests share one small project, Prefect server or registry; the longest first. Others go file by file.
-TOGETHER = ("flows", "server", "hostile", "faults", "registry", "explainers")
+TOGETHER = ("flows", "server", "hostile", "faults", "registry", "donors", "explainers")
 
 
 class ByPlant(LoadScopeScheduling):

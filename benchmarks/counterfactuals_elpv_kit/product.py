@@ -44,14 +44,14 @@ _GENERATOR_CODE = (*_DETECTOR_CODE, "explainers/diverse", "explainers/transplant
 
 @dataclass(frozen=True)
 class Cells:
-    """Images uint8 [N,C,H,W] of each split in the order of image_id; `labels` [N] of the test images, `ids` of train."""
+    """Images uint8 [N,C,H,W] of each split in the order of image_id; `labels` [N] of the test images, `rows` of train."""
 
     train: Pixels
     val: Pixels
     known: Pixels
     test: Pixels
     labels: NDArray[np.int64]
-    ids: tuple[str, ...]
+    rows: tuple[ManifestRow, ...]
     known_used: int
     symmetries: Any
 
@@ -64,12 +64,12 @@ class Cells:
     @property
     def donors(self) -> Pixels:
         """Train normals that may give pixels."""
-        return self.train[rows_of_donors(self.ids)]
+        return self.train[rows_of_donors(self.rows)]
 
     @property
     def judged(self) -> Pixels:
         """Train normals that the judge is fitted on: the others."""
-        rows = set(rows_of_donors(self.ids))
+        rows = set(rows_of_donors(self.rows))
         return self.train[[row for row in range(len(self.train)) if row not in rows]]
 
 
@@ -92,12 +92,12 @@ def product_cells(home: Home, settings: Settings, name: str) -> Cells:
     size = (dataset.size_px, dataset.size_px)
     images = [np.stack([load_input(Path(row.path), size, dataset.channels) for row in split[kind]]) for kind in split]
     return Cells(*images, np.array([row.label for row in split[Split.TEST]]),
-                 tuple(row.image_id for row in split[Split.TRAIN]), dataset.known_used, dataset.symmetries)  # fmt: skip
+                 tuple(split[Split.TRAIN]), dataset.known_used, dataset.symmetries)  # fmt: skip
 
 
 def companion_rows(cells: Cells) -> list[int]:
     """Train normals that companions are fitted on: those that the judge is not."""
-    return rows_of_donors(cells.ids)
+    return rows_of_donors(cells.rows)
 
 
 def detector_of(home: Home, settings: Settings, cells: Cells, name: str, seed: int) -> tuple[Detector, Path]:
@@ -119,7 +119,7 @@ def bank_of(detector: Detector, cells: Cells) -> DonorBank:
     donors = torch.from_numpy(cells.donors)
     scores = score_images(detector, donors, 64, "cpu")
     rows = np.flatnonzero(scores <= min(np.quantile(scores, QUIET), detector.calibration.threshold))
-    ids = [cells.ids[row] for row in companion_rows(cells)]
+    ids = [cells.rows[row].image_id for row in companion_rows(cells)]
     with torch.no_grad():
         maps = [detector.score(as_float(part)).map for part in torch.from_numpy(cells.val).split(64)]
     mean = None if maps[0] is None else torch.cat([one for one in maps if one is not None]).mean(dim=0)

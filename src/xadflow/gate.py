@@ -17,16 +17,21 @@ CHANGE_INSIDE = "change_inside"
 FIGURES = (AUROC, FLIP_RATE, CHANGE_INSIDE)
 SHARE_NORMAL, LIKENESS, APART = "share_normal", "likeness", "apart"
 FRECHET, CHANGE_OF_NORMALS = "frechet", "change_of_normals"
+TRANSFER, MIN_TRANSFER = "transfer", "gate.min_transfer"
 
 _SLACK = 1e-12  # .90 - .89 is 0.010000000000000009, and must count as a drop of .01
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the challenger passed, and why: the rules it broke, or when it passed every rule it kept."""
+    """Whether the challenger passed, and why: the rules it broke, or when it passed every rule it kept.
+
+    `notes` are rules that were not asked, and why; they stand among the reasons either way.
+    """
 
     passed: bool
     reasons: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def judge(rules: GateSettings, challenger: Mapping[str, float], champion: Mapping[str, float] | None) -> Verdict:
@@ -99,6 +104,37 @@ def judge_generator(rules: GeneratorGateSettings, figures: Mapping[str, float], 
         else:
             kept.append(f"{name} is {value:.4g}, {side[1]} {limit:g} ({key}).")
     return Verdict(not broken, tuple(broken or kept))
+
+
+def judge_transfer(least: float, figures: Mapping[str, float], absent: str | None = None, *, wanted: bool = True) -> Verdict:
+    """Judge how many counterfactuals of the gate's anomalies a held-out judge calls normal (gate.min_transfer).
+
+    Args:
+        least: the rule.
+        figures: those of :func:`xadflow.judging.transfer_figures`.
+        absent: why there is no judge, None where one was asked.
+        wanted: params.yaml asks for a judge. One that is switched off is no rule; one that should be there and is not
+            breaks it. Where the judge itself flags too few of the anomalies, it can say nothing and the rule is not asked.
+    """
+    if absent is not None:
+        told = f"{TRANSFER} was not measured, so {MIN_TRANSFER} {'cannot be judged' if wanted else 'is not asked'}: {absent}"
+        return Verdict(False, (told,)) if wanted else Verdict(True, (), (told,))
+    value, flagged = figures.get(TRANSFER, math.nan), int(figures.get("judge_flagged", 0.0))
+    if not math.isfinite(value):
+        return Verdict(True, (), (f"{TRANSFER} was not measured, so {MIN_TRANSFER} is not asked: the judge itself flags only "
+                                  f"{flagged} of the explained anomalies.",))  # fmt: skip
+    if value < least - _SLACK:
+        return Verdict(False, (f"{TRANSFER} is {value:.4f} over {flagged} anomalies, below {least:g} ({MIN_TRANSFER}): a "
+                               "detector that had no part in it still calls its counterfactuals anomalous.",))  # fmt: skip
+    return Verdict(True, (f"{TRANSFER} is {value:.4f} over {flagged} anomalies, at least {least:g} ({MIN_TRANSFER}).",))
+
+
+def joined(*verdicts: Verdict) -> Verdict:
+    """Several verdicts as one: passed when all are; the reasons are those of the failed ones, or of all, and every note."""
+    passed = all(one.passed for one in verdicts)
+    reasons = [reason for one in verdicts if passed or not one.passed for reason in one.reasons]
+    notes = tuple(note for one in verdicts for note in one.notes)
+    return Verdict(passed, (*reasons, *notes))
 
 
 def _seen(figures: Mapping[str, float], name: str) -> str:

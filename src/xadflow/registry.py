@@ -238,8 +238,14 @@ class Registry:
         return self._version(model_name, int(version)) if version is not None else None
 
     def set_alias(self, model_name: str, alias: str, version: int) -> None:
-        """Move an alias; a champion that has to go is remembered for :meth:`rollback`. Raises UnknownName."""
-        self._version(model_name, version)
+        """Move an alias; a champion that has to go is remembered for :meth:`rollback`.
+
+        Raises UnknownName, and WrongUse for a judge that is to become champion.
+        """
+        if self._version(model_name, version).is_judge and alias == CHAMPION:
+            raise WrongUse("a judge never becomes champion: it must have no part in what it judges",
+                           seen=f"{model_name} version {version}",
+                           next_step="promote a version of a detector; `xadflow models list` shows them")  # fmt: skip
         before = self.alias(model_name, alias) if alias == CHAMPION else None
         with self._explained() as client:
             if before is not None and before.version != version:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -283,7 +283,8 @@ class EvidenceStore:
         self.ledger.begin(intent)
         failure: Exception | None = None
         try:
-            write_deltalake(table, rows, mode="append", writer_properties=_WRITER, post_commithook_properties=_HOOKS,
+            write_deltalake(table, rows, mode="append", schema_mode=_schema_mode(table, rows.schema),
+                            writer_properties=_WRITER, post_commithook_properties=_HOOKS,
                             commit_properties=_properties(intent))  # fmt: skip
         except CommitFailedError as err:
             logger.info("%s: beaten to a commit: %s", name, err)
@@ -341,6 +342,26 @@ def _local(folder: Path) -> fs.FileSystem:
     # deltalake's own file system is in Python: an Arrow thread that still lets go of a file when the interpreter ends
     # wants its lock, and the process aborts after all its work is done.
     return fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem())
+
+
+def _schema_mode(table: DeltaTable, rows: pa.Schema) -> Literal["merge"] | None:
+    """How to append: a table made before a column of the rows was there gets the column in the same commit.
+
+    Its files stay as they are and read as null there. Not always "merge", which takes 70 % more time a commit.
+    """
+    held = _names(pa.schema(table.schema().to_arrow()))
+    return None if held >= _names(rows) else "merge"
+
+
+def _names(fields: Any, above: str = "") -> set[str]:
+    """Dotted names of all fields of a schema or struct, those inside lists included."""
+    found: set[str] = set()
+    for field in fields:
+        name, kind = f"{above}{field.name}", field.type
+        while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            kind = kind.value_type
+        found |= {name} | (_names(kind, f"{name}.") if pa.types.is_struct(kind) else set())
+    return found
 
 
 def _properties(intent: Intent) -> CommitProperties:

@@ -18,6 +18,15 @@ ROWS_PER_GROUP = 100
 NOT_DIGESTED = frozenset({"run_id", "created_at", "row_digest"})
 
 IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+JUDGEMENT = pa.struct([
+    pa.field("name", pa.string()),
+    pa.field("version", pa.int64()),
+    pa.field("score", pa.float64()),
+    pa.field("threshold", pa.float64()),
+    pa.field("is_normal", pa.bool_()),
+])  # fmt: skip
+ADDED_LATER = ("judges", "donor_id")
+"""Of a counterfactual: null in rows written before they were, and in those that no judge was asked about, or of no donor."""
 
 _SCORE_FIELDS = [
     pa.field("schema_version", pa.int32(), nullable=False),
@@ -56,6 +65,8 @@ EXPLANATIONS = pa.schema([
         pa.field("l1", pa.float64()),
         pa.field("l2", pa.float64()),
         pa.field("changed_fraction", pa.float64()),
+        pa.field("judges", pa.list_(JUDGEMENT)),
+        pa.field("donor_id", pa.string()),
     ]))),
     pa.field("images", pa.list_(pa.struct([
         pa.field("name", pa.string()),
@@ -85,11 +96,18 @@ def row_digest(row: Mapping[str, Any]) -> str:
     """Hex sha256 over the canonical encoding of every column but run_id, created_at and itself.
 
     `row` is a plain dict as `pyarrow.Table.to_pylist` gives it; metric names are sorted first, so their order in the
-    list does not matter.
+    list does not matter. A null `judges` or `donor_id` of a counterfactual is left out, so that rows written before these
+    columns were there keep their digests. No two rows become one by that: a row that lacks the column reads as null, so
+    both are the same row; and putting anything there, or taking it away, changes the digest, an empty list included.
     """
     content = {name: value for name, value in row.items() if name not in NOT_DIGESTED}
     if content.get("metrics") is not None:
         content["metrics"] = sorted(content["metrics"], key=lambda metric: str(metric["name"]))
+    if content.get("counterfactuals") is not None:
+        content["counterfactuals"] = [
+            {name: value for name, value in one.items() if value is not None or name not in ADDED_LATER}
+            for one in content["counterfactuals"]
+        ]
     return canonical_digest(content)
 
 

@@ -50,13 +50,17 @@ def test_add_build_change_push_and_pull(project: Path, product: Path, put, png) 
     for number in range(30, 110):  # 110 normals: 19 of them in val for a false-alarm rate of 5 %
         put(product / f"train/good/{number:03d}.png", png(number + 1000))
     put(product / "train/good/broken.png", b"broken")
-    told = run(project, "xadflow", "data", "add", "bolt", str(product))
+    told = run(project, "xadflow", "data", "add", "bolt", str(product), "--symmetries", "flips")
     assert "1 not-an-image" in told
     assert "Next: xadflow retrain --dataset bolt" in told
+    assert "The product is not aligned: the same place shows different parts of it (guessed: images are like" in told
+    assert "Symmetries: flips, a mirrored image is normal too.\n" in told
+    assert "under datasets.bolt in params.yaml: size_px, channels, aligned, symmetries" in told
     params = yaml.safe_load((project / "params.yaml").read_text())
     assert params["catalogue"][-1] == "bolt"
     assert params["datasets"]["bolt"]["channels"] == 1
     assert params["datasets"]["bolt"]["known_used"] == 0
+    assert (params["datasets"]["bolt"]["aligned"], params["datasets"]["bolt"]["symmetries"]) == (False, "flips")
     assert "bolt" in params["retrain"]["datasets"]
     assert "bolt" in params["explain"]["datasets"]
     lock = (project / "dvc.lock").read_bytes()

@@ -145,6 +145,16 @@ def test_an_unlabelled_list_and_several_counterfactuals_are_read_by_their_own_ro
     assert "sparse" in row
 
 
+def word(**changes: Any) -> dict[str, Any]:
+    return {"name": "xad.bolt.judge", "version": 1, "score": 0.4, "threshold": 0.6, "is_normal": True, **changes}
+
+
+def test_the_words_of_judges_pass_beside_rows_that_no_judge_was_asked_about() -> None:
+    asked = explanation(answer={"judges": [word(), word(is_normal=False, score=0.7)], "donor_id": "d"})
+    summary = validate_shard(*shard([scores(), scores(number=1)], [asked, explanation(number=1)]))
+    assert "the score of a judge is finite" in summary["rules"]
+
+
 # Rule, and the change of one image's score row, explanation row and counterfactual that must break it alone.
 BROKEN_SHARD = [
     ("no value is missing or NaN", {"score": float("nan"), "is_anomaly": False}, None),  # must be the first
@@ -165,6 +175,12 @@ BROKEN_SHARD = [
     ("the p-value of a counterfactual is in (0, 1]", {}, {"answer": {"p_value": 0.0}}),
     ("changed_fraction is in [0, 1]", {}, {"answer": {"changed_fraction": 1.5}}),
     ("model_version is from 1", {"model_version": 0}, {}),
+    ("no value is missing or NaN", {}, {"answer": {"judges": [word(name=None)]}}),
+    ("the score of a judge is finite", {}, {"answer": {"judges": [word(), word(score=float("-inf"))]}}),
+    ("the threshold of a judge is finite", {}, {"answer": {"judges": [word(threshold=float("inf"))]}}),
+    ("the version of a judge is from 1", {}, {"answer": {"judges": [word(version=0)]}}),
+    ("a judge's score > threshold where is_normal is false", {}, {"answer": {"judges": [word(is_normal=False)]}}),
+    ("a judge's score <= threshold where is_normal is true", {}, {"answer": {"judges": [word(score=0.7)]}}),
 ]
 
 

@@ -23,9 +23,9 @@ from xadflow.engine.checkpoints import CHECKPOINT
 from xadflow.errors import BadInput, BadManifest, BadSettings, TooFewNormals, TrainingFailed, XadflowError
 from xadflow.settings import DatasetSettings
 
-METHODS = ("ae", "bce", "deep_sad", "dsvdd", "fcdd", "fcdd_conv", "hsc", "utad")
+METHODS = ("ae", "bce", "deep_sad", "dsvdd", "fcdd", "fcdd_conv", "hsc", "padim", "utad")
 EXPOSED = ("bce", "deep_sad", "fcdd_conv", "hsc")  # these learn from outliers; the others have no use for them
-END_TO_END = tuple(method for method in METHODS if method not in ("fcdd", "utad"))
+END_TO_END = tuple(method for method in METHODS if method not in ("fcdd", "padim", "utad"))
 NONE = torch.zeros(0, 1, 32, 32, dtype=torch.uint8)
 
 
@@ -34,6 +34,8 @@ def quick(method: str, **more: object) -> dict[str, object]:
     if method == "fcdd":
         return {"stages": (2,), "min_steps": 4, "epochs": 0.01, "batch_normals": 8, "batch_synthetic": 8,
                 "synthetic_rounds": 1, **more}  # fmt: skip
+    if method == "padim":
+        return {"stages": (2,), **more}
     if method == "utad":
         stage = {"width": 2, "min_steps": 4, "batch_size": 4}
         return {"impression": {**stage, "code": 4}, "expert": stage, "sheets": 0, **more}

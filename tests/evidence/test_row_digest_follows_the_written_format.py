@@ -40,10 +40,16 @@ def encoded(value) -> bytes:
     return sized("L", b"".join(encoded(item) for item in value), len(value))
 
 
+def without_nulls(struct: dict, *names: str) -> dict:
+    return {key: value for key, value in struct.items() if not (key in names and value is None)}
+
+
 def digest(row: dict) -> str:
     content = {key: value for key, value in row.items() if key not in ("run_id", "created_at", "row_digest")}
     if "metrics" in content:
         content["metrics"] = sorted(content["metrics"], key=lambda metric: metric["name"])
+    if "counterfactuals" in content:
+        content["counterfactuals"] = [without_nulls(one, "judges", "donor_id") for one in content["counterfactuals"]]
     return hashlib.sha256(encoded(content)).hexdigest()
 
 
@@ -89,3 +95,24 @@ def test_metric_order_does_not_make_another_row(tmp_path):
         store.publish("explanations", rows, app="one")
         digests += store.read("explanations", ["row_digest"])["row_digest"].to_pylist()
     assert digests[0] == digests[1]
+
+
+WORD = {"name": "xad.made-up.judge", "version": 2, "score": 0.4, "threshold": 0.5, "is_normal": True}
+
+
+def test_the_word_of_a_judge_and_the_donor_are_in_the_digest_and_their_absence_is_not():
+    row = explanation_row(2)
+
+    def with_first(**more) -> dict:
+        first, *others = row["counterfactuals"]
+        return {**row, "counterfactuals": [{**first, **more}, *others]}
+
+    assert row_digest(with_first(judges=None, donor_id=None)) == row_digest(row) == digest(row)
+    changed = [
+        with_first(judges=[]), with_first(judges=[WORD]), with_first(judges=[{**WORD, "is_normal": False}]),
+        with_first(judges=[{**WORD, "score": None}]), with_first(donor_id=""), with_first(donor_id="a" * 64),
+        with_first(judges=[WORD], donor_id="a" * 64), with_first(score=None),
+    ]  # fmt: skip
+    digests = [row_digest(one) for one in (row, *changed)]
+    assert digests == [digest(one) for one in (row, *changed)]
+    assert len(set(digests)) == len(digests)

@@ -35,7 +35,7 @@ class Registry:
 def test_a_version_that_a_kill_left_without_alias_becomes_challenger(before, after):
     registry = Registry(before)
     order = SimpleNamespace(model_name="xad.plates.fcdd", key="key")
-    assert register_trained(None, None, registry, order).version == 2
+    assert register_trained(None, SimpleNamespace(explainers={}), registry, order).version == 2
     assert registry.challenger == after
 
 

@@ -39,17 +39,38 @@ def champion(project: Path, environment: dict[str, str]):
     return load_detector(registry.detector_folder(registry.champion("xad.screws.fcdd")))
 
 
-def test_every_test_image_has_a_score_and_every_anomaly_both_explanations(explained: Path) -> None:
+def test_every_test_image_has_a_score_and_every_anomaly_all_explanations(explained: Path) -> None:
     manifest = pq.read_table(explained / "data" / "screws" / "manifest.parquet").to_pandas()
     scores, explanations = table(explained, "scores"), table(explained, "explanations")
     assert set(scores.image_id) == set(manifest[manifest.split == "test"].image_id)
     assert scores.image_id.is_unique
     anomalous = set(scores[scores.is_anomaly].image_id)
     assert len(anomalous) >= 8
-    for explainer in ("heatmap", "sparse"):
+    for explainer in ("heatmap", "transplant", "sparse"):
         rows = explanations[explanations.explainer == explainer]
         assert set(rows.image_id) == anomalous
         assert rows.image_id.is_unique
+
+
+def test_every_anomaly_is_shown_mended_by_what_train_normals_show_there(explained: Path) -> None:
+    manifest = pq.read_table(explained / "data" / "screws" / "manifest.parquet").to_pandas()
+    normals = set(manifest[(manifest.split == "train") & (manifest.label == 0)].image_id)
+    rows = table(explained, "explanations")
+    for _, row in rows[rows.explainer == "transplant"].iterrows():
+        answers = list(row.counterfactuals)
+        donors = [one["donor_id"] for one in answers]
+        assert 1 <= len(answers) <= 3
+        assert len(set(donors)) == len(donors)
+        assert set(donors) <= normals
+        assert answers[0]["is_normal"]
+        regions = {one["name"]: pixels(one["image"]["bytes"]) for one in row["images"]}
+        for one in answers:
+            outside = np.squeeze(regions[f"transplant.{one['concept']}.region"]) == 0
+            before, after = (np.asarray(pixels(content)) for content in (row.original["bytes"], one["image"]["bytes"]))
+            assert (before[outside] == after[outside]).all()  # nothing changes where the donor has no part
+        lineage = json.loads(row.lineage)
+        assert lineage["donors"]
+        assert lineage["donors_missing"] == 0
 
 
 def test_every_bad_file_is_quarantined_under_its_own_reason(explained: Path) -> None:
@@ -68,7 +89,7 @@ def test_16_bit_and_cmyk_images_are_trained_on_and_explained(explained: Path) ->
     for kind in ("test/scratch/deep", "test/scratch/print"):  # those that the content hash has not put into split gate
         tested = [name for name in odd[odd.split == "test"].index if name.startswith(kind)]
         assert tested
-        assert all(shown[name] == {"heatmap", "sparse"} for name in tested), kind
+        assert all(shown[name] == {"heatmap", "transplant", "sparse"} for name in tested), kind
 
 
 def test_scores_recomputed_from_the_stored_pictures_equal_the_stored_ones(explained: Path, environment) -> None:
@@ -114,6 +135,22 @@ def test_figures_of_a_row_are_those_of_its_pictures(explained: Path) -> None:
             assert one["is_normal"] == (one["score"] <= row.threshold)
 
 
+def test_every_counterfactual_has_the_word_of_a_judge_that_never_serves(explained: Path) -> None:
+    from xadflow.registry import Registry
+
+    registry = Registry(f"sqlite:///{explained / 'var' / 'mlflow.db'}", explained / "var" / "mlartifacts")
+    judge = registry.alias("xad.screws.judge", "judge")
+    assert registry.alias("xad.screws.judge", "champion") is None
+    rows = table(explained, "explanations")
+    for _, row in rows[rows.explainer == "sparse"].iterrows():
+        told = json.loads(row.lineage)
+        assert [one["weights"] for one in told["judges"]] == [judge.files["weights.safetensors"]]
+        assert told["judge_apart"] is False  # too few normals for two halves, and the row says so
+        for one in row.counterfactuals:
+            assert [(word["name"], word["version"]) for word in one["judges"]] == [("xad.screws.judge", judge.version)]
+            assert one["donor_id"] is None
+
+
 def test_the_readmes_queries_return_the_rows(explained: Path, environment) -> None:
     for snippet in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S):
         done = subprocess.run([sys.executable, "-c", snippet], cwd=explained, env=environment, capture_output=True, text=True)
@@ -150,7 +187,7 @@ def test_new_images_in_an_inbox_are_scored_explained_and_quarantined_the_same_wa
     assert bool(new.is_anomaly.iloc[0])
     explanations = table(explained, "explanations")
     mine = explanations[explanations.image_id == new.image_id.iloc[0]]
-    assert sorted(mine.explainer) == ["heatmap", "sparse"]
+    assert sorted(mine.explainer) == ["heatmap", "sparse", "transplant"]
     lineage = json.loads(mine.lineage.iloc[0])
     assert lineage["model_version"] == 1
     assert lineage["weights"]

@@ -22,15 +22,16 @@ from xadflow.store import EvidenceStore
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 
 MODEL = "xad.screws.fcdd.diverse"
-ANYTHING = {"min_share_normal": 0.0, "max_likeness": 1.0, "min_apart": 0.0, "max_frechet": 1e9, "max_change_of_normals": 1e9}
+ANYTHING = {"min_share_normal": 0.0, "max_likeness": 1.0, "min_apart": 0.0, "max_frechet": 1e9, "max_change_of_normals": 1e9,
+            "min_transfer": 0.0}  # fmt: skip
 
 
 def set_rules(project: Path, rules: dict[str, float]) -> None:
-    """Write rules of gate.generator into params.yaml."""
+    """Write rules of gate and gate.generator into params.yaml."""
     path = project / "params.yaml"
     text = path.read_text()
     for name, value in rules.items():
-        text, count = re.subn(rf"(?m)^(    {name}:) \S+", rf"\1 {value}", text)
+        text, count = re.subn(rf"(?m)^( {{2,4}}{name}:) \S+", rf"\1 {value}", text)
         assert count == 1, name
     path.write_text(text)
 
@@ -73,6 +74,7 @@ def test_the_explainer_is_trained_for_the_champion_and_the_detector_is_left_alon
     detector, explainer = outcomes
     assert (detector["model"], detector["trained"]) == ("xad.screws.fcdd", False)
     assert (explainer["model"], explainer["trained"], explainer["in_service"]) == (MODEL, True, True)
+    assert any("gate.min_transfer" in reason for reason in explainer["reasons"])
     assert explainer["explains"] == opened.champion.version
     listed = {model.name: model for model in opened.registry.models()}[MODEL]
     (version,) = listed.versions

@@ -22,12 +22,14 @@ from xadflow.digests import sha256_file
 from xadflow.explainers import build_explainer
 from xadflow.explainers.trained import GeneratorRun
 from xadflow.in_service import PASSED, put_in_service
+from xadflow.judging.panel import APART, JUDGE
 from xadflow.nightly.plan import plan_night, read_plan
 from xadflow.nightly.work import explain_shard
 from xadflow.registry import GATE, Registry
 from xadflow.settings import Home, load_settings
 from xadflow.settings.environment import QUIET
 from xadflow.store import EvidenceStore
+from xadflow.tracking.model_versions import judge_of
 
 MODEL, SIDE = "xad.plates.hsc", 28
 PARAMS = """\
@@ -91,6 +93,12 @@ def night(tmp_path_factory, put_mlflow_database) -> Iterator[SimpleNamespace]:
     trained = log(registry, f"{MODEL}.diverse", root / "saved-generator", ref.as_explained)
     registry.tag(trained.name, trained.version, GATE, PASSED)
     put_in_service(registry, MODEL, ref.version)
+    judge = build_detector("padim", stages=[3], least_px=64)
+    judge.fit(TrainingData(plates(24, 6), plates(20, 3), spotted[:0], None, nothing), FitRun(root / "fit-judge", 0, 0.2, "cpu"))
+    judge.save(root / "saved-judge")
+    asked = log(registry, judge_of("plates"), root / "saved-judge")
+    registry.tag(asked.name, asked.version, APART, "true")
+    registry.set_alias(asked.name, JUDGE, asked.version)
 
     folder = home.dataset("plates")
     (folder / "images").mkdir(parents=True)

@@ -107,9 +107,13 @@ def test_a_changed_verdict_in_scores_differs(night, forged) -> None:
 
 
 def test_weights_that_are_not_the_registered_ones_are_refused(night) -> None:
-    for part, name, refused in (("detector", "weights", {"scores", "heatmap", "sparse", "diverse"}),
-                                ("explainer", "generator", {"diverse"})):  # fmt: skip
-        (path,) = night.home.mlflow_artifacts.rglob(f"artifacts/{part}/{name}.safetensors")
+    registry = night.registry
+    judge = registry.detector_folder(registry.resolve("xad.plates.judge@judge")) / "weights.safetensors"
+    (generator,) = night.home.mlflow_artifacts.rglob("artifacts/explainer/generator.safetensors")
+    for path, refused in (
+        (registry.detector_folder(night.ref) / "weights.safetensors", {"scores", "heatmap", "sparse", "diverse"}),
+        (generator, {"diverse"}), (judge, {"sparse", "diverse"}),
+    ):  # fmt: skip
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         try:

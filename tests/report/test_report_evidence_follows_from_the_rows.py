@@ -9,6 +9,7 @@ from scipy.stats import ks_2samp
 from xadflow.images import encode_png
 from xadflow.metrics.figures import difference_picture, heat_overlay
 from xadflow.report.evidence import drift_of, explainer_figures, score_quantiles, worst_cases
+from xadflow.report.transplanted import outline_of
 
 
 def stored(pixels):
@@ -22,7 +23,8 @@ def rows_of(image_id, score, original, answers=(), heat=None):
     heatmap = None if heat is None else stored(np.rint(255 * (heat - heat.min()) / np.ptp(heat)).astype(np.uint8))
     low, high = (None, None) if heat is None else (float(heat.min()), float(heat.max()))
     counterfactuals = [
-        {"concept": concept, "image": stored(image), "score": 0.5, "is_normal": is_normal, "changed_fraction": changed}
+        {"concept": concept, "image": stored(image), "score": 0.5, "is_normal": is_normal, "changed_fraction": changed,
+         "judges": None, "donor_id": None}
         for concept, (image, is_normal, changed) in enumerate(answers)
     ]
     return [
@@ -90,6 +92,73 @@ def test_an_image_without_pictures_is_a_case_all_the_same(pictures):
         row["original"] = None
     (case,) = worst_cases(rows)
     assert case.original is case.overlay is case.counterfactual is case.difference is None
+
+
+def with_donors(row, answers, regions):
+    """The same image's row of an explainer that takes pixels: (picture, donor, judges' verdicts, share replaced) an answer."""
+    judge = {"name": "judge", "version": 2, "score": 1.0, "threshold": 2.0}
+    counterfactuals = [
+        {"concept": concept, "image": stored(image), "score": 0.5, "is_normal": True, "changed_fraction": 0.001,
+         "donor_id": donor, "judges": [{**judge, "is_normal": one} for one in verdicts]}
+        for concept, (image, donor, verdicts, _) in enumerate(answers)
+    ]  # fmt: skip
+    images = [{"name": f"transplant.{concept}.region", "image": stored(one), "min": 0.0, "max": 1.0}
+              for concept, one in enumerate(regions)]  # fmt: skip
+    metrics = [{"name": f"region_share.{concept}", "value": answer[3]} for concept, answer in enumerate(answers)]
+    return {**row, "explainer": "transplant", "heatmap": None, "counterfactuals": counterfactuals, "images": images,
+            "metrics": [*metrics, {"name": "region_share", "value": 1.0}]}  # fmt: skip
+
+
+def test_transplants_stand_apart_with_their_donors_regions_and_verdicts(pictures):
+    region = np.zeros((1, 16, 16), np.uint8)
+    region[0, 4:8, 2:12] = 255
+    rows = rows_of("a", 8.0, pictures[0], [(pictures[1], True, 0.1)])
+    rows.append(with_donors(rows[0], [(pictures[2], "d0", [True, False], 0.4), (pictures[3], "d1", [True], 0.95)],
+                            [region, region]))  # fmt: skip
+    (case,) = worst_cases(rows, 12, {"d1": "images/train/good/7.png"})
+    assert (case.counterfactual == pictures[1]).all()  # though a transplant changes fewer pixels
+    assert case.alternatives == ()
+    first, second = case.transplants
+    assert (first.picture == pictures[2]).all()
+    assert [(one.concept, one.donor_id, one.donor_path, one.replaced, one.is_whole) for one in (first, second)] == [
+        (0, "d0", None, 0.4, False), (1, "d1", "images/train/good/7.png", 0.95, True),
+    ]  # fmt: skip
+    assert [(said.judge, said.version, said.is_normal) for said in first.verdicts] == [("judge", 2, True), ("judge", 2, False)]
+    assert second.outline == ()
+    (line,) = first.outline
+    xs, ys = zip(*line, strict=True)
+    assert (min(xs), max(xs)) == pytest.approx((2 / 16, 12 / 16), abs=0.01)
+    assert (min(ys), max(ys)) == pytest.approx((4 / 16, 8 / 16), abs=0.01)
+    figures = {one.explainer: one for one in explainer_figures(rows)}
+    assert figures["transplant"].region == 1.0
+    assert math.isnan(figures["sparse"].transfer)
+    assert math.isnan(figures["sparse"].region)
+
+
+def test_transfer_is_that_of_images_which_the_judge_flags_and_the_heatmaps_map_goes_before_others(pictures):
+    rows = [with_donors(rows_of(str(number), 3.0, pictures[0])[0], [(pictures[1], "d", [number % 4 > 0], 0.3)], [])
+            for number in range(12)]  # fmt: skip
+    for row in rows:
+        row["metrics"] += [{"name": "judge_score", "value": 3.0}, {"name": "judge_flags", "value": 1.0}]
+    (figures,) = explainer_figures(rows)
+    assert figures.transfer == pytest.approx(9 / 12)
+    heat = np.linspace(0.0, 1.0, 256).reshape(16, 16)
+    plain, _ = rows_of("0", 3.0, pictures[0], heat=heat)
+    other = {**rows[0], "heatmap": stored(np.zeros((16, 16), np.uint8)), "heatmap_min": 0.0, "heatmap_max": 1.0}
+    (first,), (second,) = worst_cases([other, plain]), worst_cases([plain])
+    assert (first.overlay == second.overlay).all()
+
+
+def test_a_border_is_closed_at_the_images_edge_and_there_may_be_several():
+    region = np.zeros((20, 10), np.uint8)
+    region[:5] = 255
+    region[12:16, 3:6] = 255
+    first, second = sorted(outline_of(region), key=lambda line: min(y for _, y in line))
+    assert first[0] == first[-1]
+    assert (min(x for x, _ in first), max(x for x, _ in first)) == (0, 1)
+    assert max(y for _, y in first) == pytest.approx(5 / 20, abs=0.01)
+    assert (min(y for _, y in second), max(y for _, y in second)) == pytest.approx((12 / 20, 16 / 20), abs=0.01)
+    assert outline_of(np.zeros((8, 8), np.uint8)) == ()
 
 
 def test_an_explainers_figures_are_over_its_own_rows(pictures):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import math
 import re
 from html.parser import HTMLParser
 
@@ -21,7 +22,9 @@ from xadflow.report.page import (
     render_nightly_report,
     write_nightly_report,
 )
+from xadflow.report.transplanted import Transplant, Verdict
 
+BOX = ((0.25, 0.25), (0.75, 0.25), (0.75, 0.5), (0.25, 0.5))
 HOSTILE = "<script>alert(1)</script>\"'><img src=http://evil/x onerror=alert(2)>{{7*7}}\u202egnp.\udcff"
 
 
@@ -34,7 +37,7 @@ class Elements(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in ("meta", "img", "rect"):
+        if tag not in ("meta", "img", "rect", "br"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -69,6 +72,9 @@ def full(name):
                       (Alternative(name, 0, grey, colour, True, 3.0, 0.2), Alternative(name, 1, grey, None, False, 9.9, 0.4))),
             WorstCase(name, name, 11.0, 9.5, 0.005, grey, None, grey, colour, False, 9.9, 0.5),
             WorstCase("plain.png", "id", 10.0, 9.5, 0.005),
+            WorstCase(name, name, 9.0, 9.5, 0.005, grey, colour, grey, colour, True, 3.0, 0.02, (),
+                      (Transplant(name, 0, grey, True, 3.0, 0.2, name, name, 0.15, False, (BOX,), (Verdict(name, 2, True),)),
+                       Transplant(name, 1, colour, False, 9.9, 0.97, name, None, 0.98, True)), (Verdict(name, 2, False),)),
         ),
         links=(Link(name, name, name), Link("js", "javascript:alert(1)"), Link("file", "file:///etc/passwd"),
                Link("mlflow", "http://127.0.0.1:5000/#/runs/1"), Link("table", "var/tables/scores")),
@@ -91,7 +97,7 @@ def test_hostile_names_stay_text():
 def test_every_picture_is_inline_and_nothing_else_is_fetched():
     page = render_nightly_report(full("name.png"))
     sources = [value for _, name, value in Elements(page).attributes if name in ("src", "srcset", "data", "poster")]
-    assert len(sources) == 10
+    assert len(sources) == 16
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r"url\(|@import", page)
     assert "default-src 'none'" in page
@@ -102,6 +108,29 @@ def test_each_of_several_counterfactuals_says_what_the_model_calls_it():
     assert "diverse 0: normal, score 3.000" in page
     assert "diverse 1: still anomalous, score 9.900" in page
     assert "Several ways" not in render_nightly_report(night(worst_cases=(WorstCase("a.png", "id", 10.0, 9.5, 0.005),)))
+
+
+def test_transplants_lead_and_say_how_much_was_replaced_from_where_and_what_judges_say():
+    case = dataclasses.replace(full("xad.elpv.judge").worst_cases[3], image_path="cell.png")
+    page = render_nightly_report(night(worst_cases=(case,), explainers=(
+        ExplainerFigures("transplant", 8, 24, 1.0, 0.2, math.nan, 0.92, 0.31),)))  # fmt: skip
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    places = [text.index(words) for words in ("original", "15 % of the image replaced, 20 % of the pixels changed",
+              "the whole image differs : 98 % replaced, 97 % of the pixels changed", "least change normal after")]  # fmt: skip
+    assert places == sorted(places)
+    for words in ("✓ normal for the detector", "✕ still anomalous for the detector", "✓ normal for the judge",
+                  "score 3.000; anomalous for the judge", "from xad.elpv.jud xad.elpv.judge", "92 %", "31 %"):  # fmt: skip
+        assert words in text, words
+    assert page.count("<path") == 2  # the region's border, twice; the one that is nearly everything has none
+    assert 'd="M0.25,0.25L0.75,0.25L0.75,0.5L0.25,0.5Z"' in page
+
+
+def test_several_judges_are_called_by_their_names():
+    case = full("a.judge").worst_cases[3]
+    both = dataclasses.replace(case, verdicts=(Verdict("a.judge", 1, True), Verdict("b.judge", 1, True)))
+    page = render_nightly_report(night(worst_cases=(both,)))
+    assert "normal for b.judge" in page
+    assert "the judge<" not in page
 
 
 def test_only_http_targets_become_links():

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from tests.explainers.conftest import ToyDetector, patterned, with_defects
+from xadflow.data.manifest import ManifestRow
 from xadflow.detectors.base import FitRun, TrainingData
 from xadflow.explainers.trained import Pairs, Wanted
 from xadflow.explainers.transplant.bank import DonorBank, DonorList
+from xadflow.judging import donor_half
 from xadflow.retraining import explainer_guidance
 from xadflow.retraining.explainer_guidance import (
     donors_of,
@@ -130,10 +132,14 @@ def test_the_bank_is_that_of_the_version_without_donors_that_are_no_train_normal
     assert donors_of(tmp_path, ["a", "c"], normals[:2]) is None
 
 
-def test_companions_learn_from_the_half_that_gives_donors() -> None:
-    ids = [f"{number:02x}" + "0" * 62 for number in range(100)]
-    assert rows_of_donors(ids) == list(range(0, 100, 2))
-    assert rows_of_donors(ids[:20]) == list(range(20))
+def test_companions_learn_from_the_half_that_gives_donors_and_not_from_the_judges() -> None:
+    rows = [ManifestRow(f"{number:064x}", f"images/{number}.png", "train", 0, "cell", None, None, 8, 8, "drawn", "none")
+            for number in range(200)]  # fmt: skip
+    judged = {row.image_id for row in donor_half(rows).judged}
+    chosen = rows_of_donors(rows)
+    assert 60 < len(chosen) < 140
+    assert not {rows[place].image_id for place in chosen} & judged
+    assert rows_of_donors(rows[:20]) == list(range(20))
 
 
 def test_an_explainer_of_before_is_not_given_guidance() -> None:

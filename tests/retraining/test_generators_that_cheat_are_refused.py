@@ -154,7 +154,7 @@ def test_distance_and_stability_are_reported(measured) -> None:
 
 
 class Masked(Painter):
-    """A painter whose changes a mask keeps to half of the square that it finds; of a normal image to nothing."""
+    """A painter whose changes a mask keeps to what differs from the stripes; of a normal image that is next to nothing."""
 
     def __init__(self, paint) -> None:
         super().__init__(lambda original: [np.where(self._where(original), made, original) for made in paint(original)])

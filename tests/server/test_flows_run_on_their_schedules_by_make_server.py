@@ -32,7 +32,7 @@ EVERY_MINUTE = "* * * * *"
 # these few small images give.
 CHANGES = {
     "retrain: {datasets: [elpv],": "retrain: {datasets: [],",  # `xadflow data add` lists ours
-    "explain: {datasets: [elpv], explainers: [heatmap, sparse, reconstruction, cues],":
+    "explain: {datasets: [elpv], explainers: [heatmap, transplant, sparse, reconstruction, cues],":
         "explain: {datasets: [], explainers: [heatmap],",
     "iterations: 75,": "iterations: 5,",
     "min_flip_rate: 0.9 ": "min_flip_rate: 0.0 ",

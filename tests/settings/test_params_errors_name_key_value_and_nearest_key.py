@@ -101,7 +101,7 @@ def test_every_key_of_the_settings_stands_in_params_yaml() -> None:
 
 def test_a_night_runs_explainers_that_are_trained_for_its_detector_beside_those_of_every_night() -> None:
     settings = load_settings(PARAMS)
-    every_night = ["heatmap", "sparse", "reconstruction", "cues"]
+    every_night = ["heatmap", "transplant", "sparse", "reconstruction", "cues"]
     assert settings.nightly_explainers("elpv", "fcdd") == [*every_night, "diverse"]
     assert settings.nightly_explainers("elpv", "hsc") == every_night
     assert settings.nightly_explainers("coloured-mnist", "bce") == [*every_night, "diverse"]

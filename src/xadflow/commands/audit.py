@@ -91,7 +91,9 @@ def verify(since_anchor: bool, anchor_file: Path | None, public_key: Path | None
 @audit.command()
 @click.argument("image_id")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a row.")
-@click.option("--images", type=click.Path(path_type=Path, file_okay=False), help="Also write its pictures as PNG here.")
+@click.option("--images", type=click.Path(path_type=Path, file_okay=False),
+              help="Also write its pictures as PNG here, and the "
+              "files of the images that its counterfactuals took pixels from.")  # fmt: skip
 def show(image_id: str, as_json: bool, images: Path | None) -> None:
     """Every row of one image; IMAGE_ID may be shortened to its first 6 digits or more."""
     from xadflow.evidence import decisions
@@ -101,14 +103,16 @@ def show(image_id: str, as_json: bool, images: Path | None) -> None:
     home = Home.find()
     store = EvidenceStore(home.tables, home.ledger)
     image_id = decisions.find_image(store, image_id)
-    for row in decisions.show(store, image_id):
+    for row in decisions.show(store, image_id, home):
         if as_json:
             click.echo(json.dumps(row, sort_keys=True))
         else:
             click.echo(f"{row.pop('table')}")
+            for sentence in row.pop("said", ()):
+                click.echo(f"  {sentence}")
             click.echo("\n".join(_indented(row, 1)))
     if images is not None:
-        written = decisions.export_images(store, image_id, images)
+        written = decisions.export_images(store, image_id, images, home)
         click.echo(f"{len(written)} pictures in {images}", err=as_json)
 
 
@@ -178,10 +182,14 @@ def replay(image_id: str, as_json: bool) -> None:
 @click.argument("image_id")
 @click.option("--to", "destination", type=click.Path(path_type=Path), metavar="PATH",
               help="Folder to make, or .zip file; default: decision-<first 12 digits>. It must not be there yet.")  # fmt: skip
-def export(image_id: str, destination: Path | None) -> None:
+@click.option("--with-donors", is_flag=True,
+              help="Also hand out the files of the images that its counterfactuals took pixels from, as they are.")  # fmt: skip
+def export(image_id: str, destination: Path | None, with_donors: bool) -> None:
     """Write one decision as a folder or .zip for somebody outside: rows, pictures, lineage, and the proof by the ledger.
 
-    README.txt inside says what each file is and how to check it without xadflow. Only what verifies is written.
+    README.txt inside says what each file is and how to check it without xadflow. Only what verifies is written. A transplant
+    shows part of another image, its donor, and names it; the donor itself is handed out only if asked for, under the licence
+    of the data set.
 
     
     Examples:
@@ -196,7 +204,7 @@ def export(image_id: str, destination: Path | None) -> None:
     store = EvidenceStore(home.tables, home.ledger)
     image_id = decisions.find_image(store, image_id)
     done = exporting.export(store, image_id, destination or Path(f"decision-{image_id[:12]}"), _anchored_head(home),
-                            _anchor_file(home))  # fmt: skip
+                            _anchor_file(home), home=home, with_donors=with_donors)  # fmt: skip
     held = f"held by {' and '.join(done.anchors)}" if done.anchors else "not yet held by any anchor"
     click.echo(f"{done.path}: {done.rows} rows, {done.pictures} pictures, {done.lines} lines of the ledger, {held}")
 

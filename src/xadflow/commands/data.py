@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xadflow.commands.printing import printable
 
 if TYPE_CHECKING:
+    from xadflow.data.adding import Added
     from xadflow.data.sources import Refused
     from xadflow.settings import Home, Settings
 
 _MOST_LISTED = 40
+_SYMMETRIES = {"none": "none, only an image as it is counts as normal", "flips": "flips, a mirrored image is normal too",
+               "square": "square, an image mirrored or turned by quarters is normal too"}  # fmt: skip
 
 
 @click.group()
@@ -39,32 +43,33 @@ def data() -> None:
               help="Images of each kind of defect that leave test and may be trained on.")  # fmt: skip
 @click.option("--known-used", type=click.IntRange(0), default=0, show_default=True,
               help="How many of the defects known that way train; the others fit P(normal).")  # fmt: skip
-def add(
-    name: str, folder: Path, size_px: int | None, channels: str | None, known_per_defect: int, known_used: int
-) -> None:
+@click.option("--aligned/--not-aligned", default=None,
+              help="The same place of two images shows the same part of the product, or not [default: guessed].")  # fmt: skip
+@click.option("--symmetries", type=click.Choice(["none", "flips", "square"]),
+              help="Which copies of a normal image are normal too: none, mirrored and upside down, quarter turns as well "
+              "[default: guessed].")  # fmt: skip
+def add(name: str, folder: Path, channels: str | None, **stated: Any) -> None:
     """Make data set NAME from FOLDER in MVTec-AD layout, check every file, and list it for retrain and explain.
 
     FOLDER holds train/good/ and test/<defect>/, optionally test/good/ and ground_truth/<defect>/. It is only read. Run
-    the command again after adding images.
+    the command again after adding images. What is guessed is said; it decides how large an image a detector sees, and
+    where transplants look for normal pixels to fill a defect with.
 
     \b
     Examples:
       xadflow data add screws ~/screws
       xadflow data add cables /mnt/cables --size-px 256 --known-per-defect 5 --known-used 10
+      xadflow data add fabric ~/fabric --not-aligned --symmetries flips
     """
-    from xadflow.data.adding import add_folder
+    from xadflow.data.adding import Wishes, add_folder
     from xadflow.settings import Home
 
     if not folder.is_dir():
         raise click.BadParameter(f"{str(folder)!r} is not a folder.", param_hint="FOLDER")
     home = Home.find()
-    entry = add_folder(
-        home, name, folder, size_px=size_px, channels=int(channels) if channels else None,
-        known_per_defect=known_per_defect, known_used=known_used,
-    )  # fmt: skip
+    added = add_folder(home, name, folder, Wishes(channels=int(channels) if channels else None, **stated))
     click.echo(_summary(home, name))
-    click.echo(f"\nA detector sees {entry['size_px']} px, {'grey' if entry['channels'] == 1 else 'RGB'}; "
-               "change it under datasets in params.yaml.")  # fmt: skip
+    click.echo("\n" + "\n".join(_told(name, added, stated)))
     click.echo(f"Next: xadflow retrain --dataset {name}")
 
 
@@ -159,6 +164,22 @@ def validate(name: str) -> None:
     home, settings = _project()
     validate_dataset(home, settings, name)
     click.echo(_summary(home, name))
+
+
+def _told(name: str, added: Added, stated: Mapping[str, Any]) -> list[str]:
+    """What a detector will see, how the product lies in it, whether that was guessed of what, and where to change it."""
+    entry, pose = added.entry, added.look.pose if added.look else None
+    lines = [f"A detector sees {entry['size_px']} px, {'grey' if entry['channels'] == 1 else 'RGB'}."]
+    lies = "the same place shows the same part" if entry["aligned"] else "the same place shows different parts of it"
+    why = ""
+    if pose is not None and stated["aligned"] is None:
+        why = (" (guessed: images are like their mean by "
+               f"{pose.likeness:.2f}, turned by 45 degrees by {pose.turned:.2f})" if math.isfinite(pose.likeness)
+               else " (assumed: too few images to tell)")  # fmt: skip
+    lines.append(f"The product is {'aligned' if entry['aligned'] else 'not aligned'}: {lies}{why}.")
+    guessed = " (guessed)" if pose is not None and stated["symmetries"] is None else ""
+    lines.append(f"Symmetries: {_SYMMETRIES[str(entry['symmetries'])]}{guessed}.")
+    return [*lines, f"Change any of it under datasets.{name} in params.yaml: size_px, channels, aligned, symmetries."]
 
 
 def _project() -> tuple[Home, Settings]:

@@ -13,10 +13,11 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from xadflow.data.params_file import replace_params, with_dataset, with_name_in
+from xadflow.data.poses import SIDE_PX, Pose, Symmetries, guess_pose
 from xadflow.data.sources.folder import GOOD, check_layout, walk_files
 from xadflow.data.writing import writing
 from xadflow.errors import BadImage, DataUnavailable, StageFailed, WrongUse
-from xadflow.images import IMAGE_SUFFIXES, ImageLimits, decode_image, read_file
+from xadflow.images import IMAGE_SUFFIXES, ImageLimits, decode_image, read_file, to_input
 from xadflow.settings import Home, Settings, load_settings
 from xadflow.settings.params import Name
 
@@ -33,13 +34,34 @@ class Look:
     size_px: int
     channels: int
     train_normals: int
+    pose: Pose
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user states of a new data set; None is guessed."""
+
+    size_px: int | None = None
+    channels: int | None = None
+    known_per_defect: int = 0
+    known_used: int = 0
+    symmetries: Symmetries | None = None
+    aligned: bool | None = None
+
+
+@dataclass(frozen=True)
+class Added:
+    """The entry of params.yaml, and what of it was guessed from a look at the images; None where nothing had to be."""
+
+    entry: Mapping[str, object]
+    look: Look | None
 
 
 def look_at(folder: Path, limits: ImageLimits) -> Look:
     """Guess a detector's input from up to 24 train normals, evenly spread; nothing is copied.
 
     The size is the largest of 224, 128, 96, 64, 32 that is at most the median shorter side (224 only from 448 px on: it
-    costs three times 128); grey unless an image has colour.
+    costs three times 128); grey unless an image has colour; pose and symmetries as :func:`guess_pose` finds them.
 
     Raises DataUnavailable for another layout, or when no sampled file is an image.
     """
@@ -47,7 +69,7 @@ def look_at(folder: Path, limits: ImageLimits) -> Look:
     normals = [relative for relative in walk_files(folder) if relative.startswith(f"train/{GOOD}/")
                and PurePosixPath(relative).suffix.lower() in IMAGE_SUFFIXES]  # fmt: skip
     step = max(1, len(normals) // _SAMPLED)
-    sides, coloured = [], False
+    sides, coloured, greys = [], False, []
     for relative in normals[::step][:_SAMPLED]:
         path = folder / relative
         try:
@@ -57,22 +79,21 @@ def look_at(folder: Path, limits: ImageLimits) -> Look:
         except BadImage:
             continue  # the border quarantines it with its reason
         sides.append(min(pixels.shape[:2]))
+        greys.append(to_input(pixels, (SIDE_PX, SIDE_PX), 1)[0])
         coloured |= pixels.ndim == 3 and bool(np.any(pixels[..., :1] != pixels[..., 1:]))
     if not sides:
         raise DataUnavailable("no readable image in train/good", seen=f"{len(normals)} files with an image suffix",
                               next_step=f"put normal images into {folder / 'train' / GOOD}")  # fmt: skip
     short = median(sides)
     size = next((size for size in _SIZES_PX if short >= (448 if size == 224 else size)), _SIZES_PX[-1])
-    return Look(size, 3 if coloured else 1, len(normals))
+    return Look(size, 3 if coloured else 1, len(normals), guess_pose(greys))
 
 
-def add_folder(
-    home: Home, name: str, folder: Path, *, size_px: int | None, channels: int | None, known_per_defect: int, known_used: int
-) -> Mapping[str, object]:
+def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
     """Enter the folder into params.yaml, build and validate the data set by DVC, then list it for both flows.
 
     A folder that is a data set of this name already is brought up to date. When DVC or the validation fails, params.yaml
-    is put back as it was. Returns the entry of params.yaml.
+    is put back as it was.
 
     Raises:
         WrongUse: a name that cannot be used, or that another data set has.
@@ -89,20 +110,22 @@ def add_folder(
     path = _stored(home, folder)
     before = home.params.read_text(encoding="utf-8")
     if name in settings.datasets:
-        if size_px or channels or known_per_defect or known_used:
+        if wishes != Wishes():
             raise WrongUse(f"data set {name!r} is there already; options only make a new one", seen=f"folder {path}",
                            next_step=f"change them under datasets.{name} in params.yaml, or leave them out")  # fmt: skip
-        entry = _same(settings, name, path)
+        entry, look = _same(settings, name, path), None
         check_layout(folder)
     else:
         look = look_at(folder, ImageLimits(**settings.limits.model_dump()))
         options: dict[str, object] = {"path": path}
-        if known_per_defect:
-            options["known_per_defect"] = known_per_defect
+        if wishes.known_per_defect:
+            options["known_per_defect"] = wishes.known_per_defect
+        aligned = look.pose.aligned if wishes.aligned is None else wishes.aligned
         share = min(0.5, max(0.2, round(_VAL_WANTED / look.train_normals, 2)))
         entry = {
-            "source": "folder", "size_px": size_px or look.size_px, "channels": channels or look.channels,
-            "val_share": share, "known_used": known_used, "options": options,
+            "source": "folder", "size_px": wishes.size_px or look.size_px, "channels": wishes.channels or look.channels,
+            "symmetries": wishes.symmetries or ("none" if aligned else look.pose.loose), "aligned": aligned,
+            "val_share": share, "known_used": wishes.known_used, "options": options,
         }  # fmt: skip
         _write_params(home, with_dataset(before, name, entry))
     entered = home.params.read_text(encoding="utf-8")
@@ -114,7 +137,7 @@ def add_folder(
         raise
     listed = with_name_in(home.params.read_text(encoding="utf-8"), name, ("retrain", "datasets"), ("explain", "datasets"))
     _write_params(home, listed)
-    return entry
+    return Added(entry, look)
 
 
 def _write_params(home: Home, text: str) -> None:

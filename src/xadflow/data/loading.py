@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -98,21 +98,21 @@ def load_labels(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Datase
 
 def training_data(
     manifest: Manifest, dataset: DatasetSettings, progress: Callable[[int, int], None] | None = None,
-    *, outliers: Manifest | None = None,
+    *, outliers: Manifest | None = None, normals: Collection[str] | None = None,
 ) -> TrainingData:  # fmt: skip
     """What a detector may learn from: train and val normals, and the labelled defects of split `known`.
 
     The first `dataset.known_used` known defects by image_id train, the others fit the temperature. Masks are given when
     every training defect has one; scenes come with the class ids of their normals. `outliers` is the manifest of
     `dataset.outliers`: its train normals are brought to this data set's size and channels, except images that are here
-    too. Raises BadManifest and BadImage.
+    too. Of the train normals those with an image_id in `normals` are taken, None for all. Raises BadManifest and BadImage.
     """
-    normals = manifest.rows(Split.TRAIN, label=0)
+    train = [row for row in manifest.rows(Split.TRAIN, label=0) if normals is None or row.image_id in normals]
     val_normals = manifest.rows(Split.VAL, label=0)
     defects = manifest.rows(Split.KNOWN, label=1)
     known, others = defects[: dataset.known_used], defects[dataset.known_used :]
-    images = load_images(manifest, [*normals, *val_normals, *known, *others], dataset, progress)
-    ends = np.cumsum([len(normals), len(val_normals), len(known)]).tolist()
+    images = load_images(manifest, [*train, *val_normals, *known, *others], dataset, progress)
+    ends = np.cumsum([len(train), len(val_normals), len(known)]).tolist()
     masks = load_masks(manifest, known, dataset) if known and all(row.mask_path for row in known) else None
     foreign = images[:0]
     if outliers is not None:
@@ -126,7 +126,7 @@ def training_data(
                               next_step="name another data set under outliers in params.yaml, or add images to that one "
                               f"and run `dvc repro validate@{dataset.outliers}`")  # fmt: skip
         foreign = load_images(outliers, rows, dataset, progress)
-    labels, val_labels = (load_labels(manifest, rows, dataset) if dataset.classes else None for rows in (normals, val_normals))
+    labels, val_labels = (load_labels(manifest, rows, dataset) if dataset.classes else None for rows in (train, val_normals))
     return TrainingData(
         images[: ends[0]], images[ends[0] : ends[1]], images[ends[1] : ends[2]], masks, images[ends[2] :], foreign,
         labels, val_labels, dataset.classes,

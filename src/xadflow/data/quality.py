@@ -125,7 +125,7 @@ def validate_shard(
         ValidationFailed: naming each rule that fails and its rows, as `image_path (image_id)` and the explainer.
     """
     gx, gxe, column = _library()
-    from xadflow.data.quality_frames import KEY, counterfactual_frame, shard_frames
+    from xadflow.data.quality_frames import KEY, counterfactual_frame, judgement_frame, shard_frames
 
     scored, explained, both = shard_frames(scores, explanations, expected)
     checks = [
@@ -170,6 +170,13 @@ def validate_shard(
             _between(gxe, "changed_fraction", 0.0, "changed_fraction is in [0, 1]", 1.0),
             *_flag_rules(gxe, column, flag="is_normal", flagged_above=False),
         ], ("image_path", "image_id", "explainer", "missing"), _row_of),
+        _Check(judgement_frame(explanations), [
+            _nothing_missing(gxe),
+            _between(gxe, "score", -_MOST, "the score of a judge is finite"),
+            _between(gxe, "threshold", -_MOST, "the threshold of a judge is finite"),
+            gxe.ExpectColumnValuesToBeBetween(column="version", min_value=1, description="the version of a judge is from 1"),
+            *_flag_rules(gxe, column, flag="is_normal", flagged_above=False, of="a judge's "),
+        ], ("image_path", "image_id", "explainer", "missing"), _row_of),
     ]  # fmt: skip
     held = _run(gx, "shard", checks, "nothing of this shard was published; look at the detector or explainer")
     return {"scores": scores.num_rows, "explanations": explanations.num_rows, "rules": held}
@@ -198,17 +205,20 @@ def _between(gxe: Any, column: str, least: float, description: str, most: float 
     return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=least, max_value=most, description=description)
 
 
-def _flag_rules(gxe: Any, column: Any, *, flag: str, flagged_above: bool) -> list[Any]:
-    """`flag` says on which side of the threshold the score is; an image is anomalous when score > threshold."""
+def _flag_rules(gxe: Any, column: Any, *, flag: str, flagged_above: bool, of: str = "") -> list[Any]:
+    """`flag` says on which side of the threshold the score is; an image is anomalous when score > threshold.
+
+    `of` says whose score it is, where the same rule is there twice.
+    """
     return [
         gxe.ExpectColumnPairValuesAToBeGreaterThanB(
             column_A="score", column_B="threshold", row_condition=column(flag) == int(flagged_above),
-            description=f"score > threshold where {flag} is {str(flagged_above).lower()}",
+            description=f"{of}score > threshold where {flag} is {str(flagged_above).lower()}",
         ),
         gxe.ExpectColumnPairValuesAToBeGreaterThanB(
             column_A="threshold", column_B="score", or_equal=True,
             row_condition=column(flag) == int(not flagged_above),
-            description=f"score <= threshold where {flag} is {str(not flagged_above).lower()}",
+            description=f"{of}score <= threshold where {flag} is {str(not flagged_above).lower()}",
         ),
     ]  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 import pyarrow as pa
@@ -19,6 +19,7 @@ _REQUIRED = ("schema_version", "run_date", "run_id", "image_path", "dataset", "d
 _REQUIRED_TOO = ("explainer", "explainer_version", "seed", "lineage", "row_digest")
 _OWNER = ("image_id", "image_path", "explainer", "threshold")
 _FIGURES = ("concept", "score", "p_value", "is_normal", "l1", "l2", "changed_fraction")
+_WORDS = ("name", "version", "score", "threshold", "is_normal")  # of a judge
 
 
 def minimum_counts(manifest: pd.DataFrame, dataset: DatasetSettings, false_alarm_rate: float | None) -> pd.DataFrame:
@@ -73,15 +74,36 @@ def _missing(frame: pd.DataFrame, columns: tuple[str, ...]) -> list[str]:
 
 def counterfactual_frame(explanations: pa.Table) -> pd.DataFrame:
     """One row a counterfactual: its scalar figures, its image, the image's threshold, and `missing` as above."""
+    parts = [_beside(owners, _OWNER, flat, _FIGURES) for owners, flat in _counterfactuals(explanations)]
+    return _framed(parts, _FIGURES)
+
+
+def judgement_frame(explanations: pa.Table) -> pd.DataFrame:
+    """One row a word that a judge says of a counterfactual: its figures, the image, and `missing` as above."""
+    owner = tuple(name for name in _OWNER if name != "threshold")  # the judge has its own
     parts = []
+    for owners, flat in _counterfactuals(explanations):
+        lists = pc.struct_field(flat, "judges")
+        of = owners.take(pc.list_parent_indices(lists))
+        parts.append(_beside(of, owner, pc.list_flatten(lists), _WORDS))
+    return _framed(parts, _WORDS)
+
+
+def _counterfactuals(explanations: pa.Table) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
+    """Of each batch: the rows of the images, one a counterfactual, and the counterfactuals."""
     for batch in explanations.select([*_OWNER, "counterfactuals"]).to_batches():
         lists = batch.column("counterfactuals")
-        flat, parents = pc.list_flatten(lists), pc.list_parent_indices(lists)
-        owners = batch.select(list(_OWNER)).take(parents)
-        figures = [pc.struct_field(flat, name) for name in _FIGURES]
-        parts.append(_scalars(pa.table([*owners.columns, *figures], names=[*_OWNER, *_FIGURES])))
+        yield batch.select(list(_OWNER)).take(pc.list_parent_indices(lists)), pc.list_flatten(lists)
+
+
+def _beside(owners: pa.RecordBatch, of: Sequence[str], flat: pa.Array, figures: Sequence[str]) -> pa.Table:
+    columns = [*owners.select(list(of)).columns, *(pc.struct_field(flat, name) for name in figures)]
+    return _scalars(pa.table(columns, names=[*of, *figures]))
+
+
+def _framed(parts: Sequence[pa.Table], required: tuple[str, ...]) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame()
     frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
-    frame["missing"] = _missing(frame, _FIGURES)
+    frame["missing"] = _missing(frame, required)
     return frame

@@ -43,6 +43,15 @@ class TrunkSpec:
     blocks: tuple[int, ...]
     tensors: int
 
+    def width(self, stages: Sequence[int]) -> int:
+        """Channels of some stages together."""
+        return sum(self.channels[stage] for stage in set(stages))
+
+    def grid(self, stages: Sequence[int], height: int, width: int) -> tuple[int, int]:
+        """(u, v) of the finest of some stages, for images of this size."""
+        stride = self.strides[min(stages)]
+        return -(-height // stride), -(-width // stride)
+
 
 TRUNKS: Mapping[str, TrunkSpec] = {
     "lite0": TrunkSpec(
@@ -81,8 +90,7 @@ class Trunk(nn.Module):
         if not self.stages or not set(self.stages) <= set(range(len(spec.channels))):
             raise BadInput(f"a trunk has the stages 0 to {len(spec.channels) - 1}", seen=tuple(stages),
                            next_step="set `stages` of the detector in params.yaml")  # fmt: skip
-        self.channels = sum(spec.channels[stage] for stage in self.stages)
-        self.stride = spec.strides[self.stages[0]]
+        self.spec, self.channels = spec, spec.width(self.stages)
         network = load_network(name)
         if name == "lite0":
             self.stem: nn.Module = nn.Sequential(network.get_submodule("conv_stem"), network.get_submodule("bn1"))
@@ -125,14 +133,18 @@ class Trunk(nn.Module):
 
     def trunk_features(self, images: Tensor) -> Tensor:
         """All chosen stages as one tensor [B,channels,u,v] at the grid of the first, the others resampled to it."""
-        first, *others = self.stage_features(images)
+        return self.joined(self.stage_features(images), self.stages)
+
+    def joined(self, found: Sequence[Tensor], stages: Sequence[int]) -> Tensor:
+        """Those of :meth:`stage_features` that belong to `stages`, as one tensor at the grid of the first of them."""
+        first, *others = (found[self.stages.index(stage)] for stage in sorted(set(stages)))
         grid = first.shape[2:]
         resampled = [F.interpolate(other, size=grid, mode="bilinear", align_corners=False) for other in others]
         return torch.cat([first, *resampled], dim=1)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(u, v) of the features of images of this size."""
-        return -(-height // self.stride), -(-width // self.stride)
+        return self.spec.grid(self.stages, height, width)
 
 
 def trunk_spec(name: str) -> TrunkSpec:

@@ -9,7 +9,12 @@ What differs from the paper, and why (figures: benchmarks/results/elpv.json):
 - the image score is the mean of the hottest tenth of the cells; the paper's plain mean is `pool_share: 1.0`;
 - synthetic anomalies are drawn defects; the paper's confetti is `synthesiser: confetti`;
 - labelled known defects never stay in the test set (the published semi-supervised protocol leaves them there);
-- heatmaps are upsampled with the border's missing heat restored (`upsampling: coverage`).
+- heatmaps are upsampled with the border's missing heat restored (`upsampling: coverage`);
+- with `map_stages`, as by default, the heatmap is not the map that is pooled to the score: the score's cells see nearly
+  the whole image, so their map says whether, not where. A second head on finer stages, with whitening of its own and
+  trained at pixel level (equation 3), gives the heatmap, and nothing of it enters the score. The two heads share trunk,
+  normals and synthetic defects, no more: heat is where the finer stages are unusual, and that a region of it decides
+  the score has to be tried, not assumed (docs/decisions/0010-finer-map.md).
 
 Train it: `xadflow retrain --dataset elpv --detector fcdd`
 """
@@ -22,25 +27,24 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from xadflow.detectors import saved
 from xadflow.detectors.backbones import Trunk, trunk_spec
 from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData
 from xadflow.detectors.calibrated import CalibratedDetector, check_training_data
+from xadflow.detectors.cell_maps import CellMap, new_whitening, response_problem
 from xadflow.detectors.fcdd_settings import FCDDSettings, fcdd_settings
-from xadflow.detectors.feature_bank import BankBatch, FeatureBank, bank_batches, build_bank, drawn_rows, some_of
-from xadflow.detectors.heads import HeatmapHead, Whitening, kept_channels
-from xadflow.detectors.losses import image_level_loss, pixel_level_loss, pooled
-from xadflow.detectors.splitting import Network, Problem
+from xadflow.detectors.feature_bank import FeatureBank, Wanted, bank_batches, build_banks, some_of
+from xadflow.detectors.heads import Whitening
+from xadflow.detectors.losses import pooled
 from xadflow.detectors.training import Schedule, Trained, train
-from xadflow.detectors.upsampling import GaussianUpsampling
 from xadflow.engine.devices import resolve_device
 from xadflow.engine.progress import Progress
 from xadflow.engine.seeds import seeded
 from xadflow.errors import BadSettings, BadWeights
 
-STATISTIC_FLOOR = 1e-6  # of the image statistic inside the anomaly term while training
+_OF_MAP = "map."  # before the names of the tensors of the heatmap's own head
 
 
 class FCDD(CalibratedDetector):
@@ -85,25 +89,30 @@ class FCDD(CalibratedDetector):
                               next_step="set synthetic_rounds of the detector to 1 or more in params.yaml")  # fmt: skip
         started = time.monotonic()
         self._device = resolve_device(run.device)
-        trunk = Trunk(s.trunk, s.stages).to(self._device)
+        trunk = Trunk(s.trunk, s.all_stages).to(self._device)
         sample = _sampled(data, s.max_normals, seeded(run.seed, "sample"))
         batches = bank_batches(
             sample, normal_copies=s.normal_copies, known_copies=s.known_copies, rounds=s.synthetic_rounds,
             batch_size=s.batch_features,
         )  # fmt: skip
-        progress = Progress(run, batches + s.steps(len(sample.normals)))
-        bank = build_bank(
-            trunk, sample, normal_copies=s.normal_copies, known_copies=s.known_copies, synthesiser=s.synthesiser,
+        wanted = _wanted(s, len(sample.normals), seeded(run.seed, "map sample"))
+        counts = [int(one.normals.sum()) for one in wanted]
+        progress = Progress(run, batches + sum(map(s.steps, counts)))
+        banks = build_banks(
+            trunk, sample, wanted, normal_copies=s.normal_copies, known_copies=s.known_copies, synthesiser=s.synthesiser,
             rounds=s.synthetic_rounds, batch_size=s.batch_features, device=self._device, done=progress.advance,
             generator=seeded(run.seed, "synthetic", device=self._device),
         )  # fmt: skip
-        whitening = Whitening(trunk.channels, bank.grid, s.whitening, s.whitening_floor, s.shrinkage).to(self._device)
-        whitening.fit(bank.normals)
-        bank = bank.whitened(whitening)
+        _, channels, height, width = data.normals.shape
+        shape = (channels, height, width)
+        whitening = new_whitening(s, trunk, shape).to(self._device)
+        whitening.fit(banks[0].normals)
+        banks[0] = banks[0].whitened(whitening)
         featured = time.monotonic()
         identity = saved.work_identity(self.method, s.model_dump(mode="json"), run.seed, data)
-        _, channels, height, width = data.normals.shape
-        outcome = self.fit_head(trunk, whitening, bank, (channels, height, width), run, identity, progress)
+        outcome = self.fit_head(trunk, whitening, banks.pop(0), shape, run, identity, progress)
+        if banks:
+            outcome = self._with_map(outcome, banks.pop(), data.known_masks is not None, run, identity, progress)
         trained = time.monotonic()
         self._calibration = self.calibrated(data, run, s.synthesiser, s.batch_features)
         ended = time.monotonic()
@@ -115,55 +124,59 @@ class FCDD(CalibratedDetector):
         self, trunk: Trunk, whitening: Whitening, bank: FeatureBank, input_shape: tuple[int, int, int], run: FitRun,
         identity: str, progress: Progress | None = None,
     ) -> Trained:  # fmt: skip
-        """Train the response alone on a bank that was whitened before; threshold and temperature are not set.
+        """Train the score's response alone on a bank that was whitened before; threshold and temperature are not set.
 
-        The second half of :meth:`fit`, open so that many heads can share one bank (benchmarks/elpv.py).
+        Part of :meth:`fit`, open so that many heads can share one bank (benchmarks/elpv.py); the heatmap is then the
+        score's own.
         """
         s = self.settings
         self._calibration, self._device = None, bank.normals.device
         fitted = Fitted(s, trunk, whitening, input_shape, seeded(run.seed, "head")).to(self._device)
-
-        def draw(generator: Generator) -> BankBatch:
-            batch = drawn_rows(bank, s, generator)
-            count = sum(map(len, batch.values()))
-            return BankBatch(batch, kept_channels(count, trunk.channels, s.dropout, generator))
-
-        def cost(response: Network, batch: BankBatch, part: slice) -> Tensor:
-            rows = batch.part(part)
-            z = torch.cat([bank.group(name)[chosen] for name, chosen in rows.items()])  # (b, P, C)
-            maps = torch.split(response(z.float(), batch.kept[part]), [len(chosen) for chosen in rows.values()])
-            return torch.cat([self._loss(fitted, name, some, rows[name], bank)
-                              for name, some in zip(rows, maps, strict=True)])  # fmt: skip
-
-        schedule = Schedule(s.steps(len(bank.normals) // s.normal_copies), s.learning_rate, s.weight_decay)
-        progress = progress or Progress(run, schedule.steps)
-        problem = Problem(draw, cost)
-        outcome = train(fitted.head.response, problem, schedule, run, identity, progress, self._device)
+        outcome = _trained(s, fitted, bank, run, identity, progress)
         self._fitted = fitted.requires_grad_(False)
         return outcome
 
-    def _loss(self, fitted: Fitted, name: str, maps: Tensor, rows: Tensor, bank: FeatureBank) -> Tensor:
-        """Loss of each of the low-resolution maps [B,P] of one group."""
-        is_anomaly = torch.full((len(maps),), name != "normal", device=maps.device)
-        s = self.settings
-        if s.level == "image":
-            return image_level_loss(pooled(maps, s.pool()), is_anomaly, STATISTIC_FLOOR)
-        up = fitted.upsampling(fitted.on_grid(maps))  # (B, H, W)
-        masks = {"synthetic": bank.synthetic_masks, "known": bank.known_masks}
-        defect = masks[name][rows] if name in masks else torch.zeros_like(up, dtype=torch.bool)
-        return pixel_level_loss(up, defect, s.defect_area, STATISTIC_FLOOR)
+    def _with_map(
+        self, outcome: Trained, bank: FeatureBank, has_masks: bool, run: FitRun, identity: str, progress: Progress
+    ) -> Trained:
+        """Train the heatmap's own head too; what both trainings did, the second one's figures after the first's."""
+        s, fitted = self.settings.of_map(), self.fitted
+        if not has_masks:  # "somewhere in this image" teaches nothing about where
+            bank = dataclasses.replace(bank, known=bank.known[:0], known_masks=bank.known_masks[:0])
+        whitening = new_whitening(s, fitted.trunk, fitted.input_shape).to(self._device)
+        whitening.fit(bank.normals)
+        bank = bank.whitened(whitening)
+        finer = CellMap(s, fitted.trunk, whitening, fitted.input_shape, seeded(run.seed, "map head")).to(self._device)
+        if len(bank.synthetic) + len(bank.known) == 0:  # it stays as it starts: the Mahalanobis distance of each cell
+            progress.advance(units=s.steps(len(bank.normals) // s.normal_copies))
+        else:
+            second = _trained(s, finer, bank, dataclasses.replace(run, folder=run.folder / "map"), identity, progress)
+            later = tuple((outcome.steps + step, f"map {name}", value) for step, name, value in second.history)
+            outcome = Trained(outcome.resumed_from + second.resumed_from, outcome.steps + second.steps,
+                              outcome.history + later, max(outcome.parts, second.parts))  # fmt: skip
+        fitted.finer = finer.requires_grad_(False)
+        return outcome
 
     def score(self, images: Tensor) -> Scores:
         """Raw scores [B] and maps [B,H,W] of float32 [B,C,H,W] in [0,1]; differentiable in `images`.
 
-        The score is the pooled low-resolution map, not that of the upsampled one (FCDD, section 3).
+        The score is the pooled low-resolution map of `stages`, not that of the upsampled one (FCDD, section 3); the map
+        is that of `map_stages` where there are some, and then the score is no pooling of it.
 
         Raises:
             BadInput: another shape or type than it was fitted on. BadWeights: before fit.
         """
         fitted = self.fitted
-        low = fitted.head(fitted.trunk.trunk_features(self.checked(images)))  # (B, P)
-        return Scores(pooled(low, self.settings.pool()), fitted.upsampling(fitted.on_grid(low)))
+        found = fitted.trunk.stage_features(self.checked(images))
+        low = fitted.cells(fitted.trunk, found)  # (B, P)
+        heat = fitted.pixels(low) if fitted.finer is None else fitted.finer.pixels(fitted.finer.cells(fitted.trunk, found))
+        return Scores(pooled(low, self.settings.pool()), heat)
+
+    def image_score(self, images: Tensor) -> Tensor:
+        """The image scores [B] alone, without the heatmap."""
+        fitted = self.fitted
+        low = fitted.cells(fitted.trunk, fitted.trunk.stage_features(self.checked(images)))
+        return pooled(low, self.settings.pool())
 
     def to(self, device: str | torch.device) -> Self:
         """Move to a device, in place."""
@@ -179,45 +192,64 @@ class FCDD(CalibratedDetector):
             "method": self.method, "settings": self.settings.model_dump(mode="json"),
             "input_shape": list(fitted.input_shape), "trunk_sha256": trunk_spec(self.settings.trunk).sha256,
         }  # fmt: skip
-        saved.write_detector(folder, card, fitted.head.packed(), self.calibration)
+        finer = {} if fitted.finer is None else fitted.finer.head.packed()
+        tensors = {**fitted.head.packed(), **{_OF_MAP + name: value for name, value in finer.items()}}
+        saved.write_detector(folder, card, tensors, self.calibration)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote. Raises BadWeights when it is broken or its trunk is another one."""
+        """Read what `save` wrote. Raises BadWeights when it is broken or its trunk is another one.
+
+        Settings without `map_stages` are from before there was a second map: the heatmap is the score's, as it was.
+        """
         card, tensors, calibration = saved.read_detector(folder, cls.method)
-        detector = cls(**card["settings"])
+        detector = cls(**{"map_stages": (), **card["settings"]})
         expected = trunk_spec(detector.settings.trunk).sha256
         if card["trunk_sha256"] != expected:
             raise BadWeights("the detector was fitted on other trunk weights", seen=card["trunk_sha256"],
                              next_step="register the model again by `xadflow retrain`")  # fmt: skip
         channels, height, width = card["input_shape"]
-        trunk = Trunk(detector.settings.trunk, detector.settings.stages)
-        s = detector.settings
-        grid = trunk.grid(height, width)
-        whitening = Whitening(trunk.channels, grid, s.whitening, s.whitening_floor, s.shrinkage)
-        fitted = Fitted(s, trunk, whitening, (channels, height, width), seeded(0, "head"))
+        s, shape = detector.settings, (channels, height, width)
+        trunk = Trunk(s.trunk, s.all_stages)
+        fitted = Fitted(s, trunk, new_whitening(s, trunk, shape), shape, seeded(0, "head"))
+        of_map = {name.removeprefix(_OF_MAP): tensors.pop(name) for name in list(tensors) if name.startswith(_OF_MAP)}
         fitted.head.unpack(tensors)
+        if s.map_stages:
+            fitted.finer = CellMap(s.of_map(), trunk, new_whitening(s.of_map(), trunk, shape), shape, seeded(0, "map head"))
+            fitted.finer.head.unpack(of_map)
         detector._fitted, detector._calibration = fitted.requires_grad_(False), calibration
         return detector
 
 
-class Fitted(nn.Module):
-    """Trunk, head and upsampling of one input shape."""
+class Fitted(CellMap):
+    """Trunk, the map of the score, and, once it is trained, a finer one for the heatmap; of one input shape."""
 
     def __init__(
         self, settings: FCDDSettings, trunk: Trunk, whitening: Whitening, input_shape: tuple[int, int, int],
         generator: Generator,
     ) -> None:  # fmt: skip
-        super().__init__()
+        super().__init__(settings, trunk, whitening, input_shape, generator)
         self.input_shape, self.trunk = input_shape, trunk
-        self.grid = trunk.grid(*input_shape[1:])
-        self.head = HeatmapHead(settings, whitening, generator)
-        sigma = settings.sigma_px or 0.75 * max(input_shape[1] / self.grid[0], input_shape[2] / self.grid[1])
-        self.upsampling = GaussianUpsampling.over_grid(input_shape[1:], self.grid, sigma, settings.upsampling)
+        self.finer: CellMap | None = None
 
-    def on_grid(self, cells: Tensor) -> Tensor:
-        """[B,P] to [B,u,v]."""
-        return cells.view(len(cells), *self.grid)
+
+def _trained(
+    s: FCDDSettings, cell_map: CellMap, bank: FeatureBank, run: FitRun, identity: str, progress: Progress | None
+) -> Trained:
+    schedule = Schedule(s.steps(len(bank.normals) // s.normal_copies), s.learning_rate, s.weight_decay)
+    problem = response_problem(s, cell_map, bank)
+    device = bank.normals.device
+    return train(cell_map.head.response, problem, schedule, run, identity, progress or Progress(run, schedule.steps), device)
+
+
+def _wanted(s: FCDDSettings, normals: int, generator: Generator) -> list[Wanted]:
+    """The bank of the score's head, of all the normals, and that of the heatmap's own."""
+    wanted = [Wanted(s.stages, torch.ones(normals, dtype=torch.bool))]
+    if s.map_stages:
+        kept = torch.zeros(normals, dtype=torch.bool)
+        kept[some_of(normals, s.map_normals, generator)] = True
+        wanted.append(Wanted(s.map_stages, kept))
+    return wanted
 
 
 def _sampled(data: TrainingData, most: int, generator: Generator) -> TrainingData:

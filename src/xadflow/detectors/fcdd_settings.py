@@ -15,11 +15,18 @@ from xadflow.settings.of_methods import MethodSettings, validated
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
+FINER = (2, 3)  # stages of the heatmap, unless said otherwise; docs/decisions/0010-finer-map.md
+
 
 class FCDDSettings(MethodSettings):
     """Every choice of the method; a None is what the chosen head was measured with.
 
     trunk, stages     pretrained network, and which of its seven stages give features; see backbones.py
+    map_stages        stages of the heatmap, which has whitening and a head of its own, trained against the masks of synthetic
+                      (and, where they have some, known) defects; of one stage or several the grid is that of the finest.
+                      (): the heatmap is the score's own low-resolution map, upsampled. None: stages 2 and 3 (cells of 8 px)
+                      where the score has an image-level Mahalanobis head on coarser cells, else ()
+    map_normals       most normal images that the heatmap's head learns from, a seeded sample, which bounds memory
     head              mahalanobis (`outputs` rows in V, see heads.py) or scalar (`hidden` channels; 0: one 1x1 alone)
     whitening         location or channel; each location's covariance is shrunk towards the one of all locations by
                       `shrinkage` (None: fully where there are fewer images than channels, else not at all), then
@@ -32,11 +39,12 @@ class FCDDSettings(MethodSettings):
     max_normals       of a larger training set a seeded sample of this many is used, which bounds memory
     epochs, min_steps passes over the normals, and the fewest steps whatever their number
     batch_*           images of each kind in one step; features: images in one pass through the trunk
-    sigma_px          of the heatmap's Gaussian upsampling; None: 0.75 cells
+    sigma_px          of the heatmap's Gaussian upsampling; None: 0.75 of its cells
     """
 
     trunk: Literal["lite0", "mobilenet_v2"] = "lite0"
     stages: tuple[int, ...] = (4, 5, 6)
+    map_stages: tuple[int, ...] | None = None
     head: Literal["mahalanobis", "scalar"] = "mahalanobis"
     outputs: Positive = 16
     hidden: Annotated[int, Field(ge=0)] = 128
@@ -50,6 +58,7 @@ class FCDDSettings(MethodSettings):
     synthetic_rounds: Annotated[int, Field(ge=0)] = 2
     flips: Literal["all", "known", "none"] = "all"
     max_normals: Annotated[int, Field(ge=2)] = 4096
+    map_normals: Annotated[int, Field(ge=2)] = 1024
     epochs: Annotated[float, Field(gt=0.0)] = 6.0
     min_steps: Positive = 96
     learning_rate: Annotated[float, Field(gt=0.0)] = 3e-3
@@ -61,6 +70,11 @@ class FCDDSettings(MethodSettings):
     batch_features: Positive = 32
     upsampling: Literal["none", "dc", "coverage"] = "coverage"
     sigma_px: Annotated[float, Field(gt=0.0)] | None = None
+
+    @property
+    def all_stages(self) -> tuple[int, ...]:
+        """Those of the score and of the heatmap."""
+        return (*self.stages, *(self.map_stages or ()))
 
     @property
     def normal_copies(self) -> int:
@@ -76,16 +90,26 @@ class FCDDSettings(MethodSettings):
         """Share of the cells that is pooled: a tenth for the Mahalanobis head, all for the published scalar one."""
         return self.pool_share or (0.1 if self.head == "mahalanobis" else 1.0)
 
+    def of_map(self) -> FCDDSettings:
+        """What the heatmap's own head is trained with: this, with masks, on the stages of the map."""
+        changed = {"stages": self.map_stages, "map_stages": (), "head": "mahalanobis", "level": "pixel"}
+        return self.model_copy(update=changed)
+
     def steps(self, normals: int) -> int:
         """Training steps for this many normal images."""
         return max(self.min_steps, round(self.epochs * normals / self.batch_normals))
 
 
 def fcdd_settings(settings: Mapping[str, object], method: str) -> FCDDSettings:
-    """Settings checked, the trunk's stages included. Raises BadSettings."""
+    """Settings checked, the trunk's stages included, `map_stages` never None. Raises BadSettings."""
     checked = validated(FCDDSettings, settings, f"detector {method}")
-    stages = len(trunk_spec(checked.trunk).channels)
-    if not checked.stages or not set(checked.stages) <= set(range(stages)):
-        raise BadSettings(f"trunk {checked.trunk} has the stages 0 to {stages - 1}", seen=checked.stages,
-                          next_step="set `stages` of the detector in params.yaml")  # fmt: skip
+    spec = trunk_spec(checked.trunk)
+    stages, map_stages = len(spec.channels), checked.map_stages or ()
+    if not checked.stages or not {*checked.stages, *map_stages} <= set(range(stages)):
+        raise BadSettings(f"trunk {checked.trunk} has the stages 0 to {stages - 1}", seen=(checked.stages, map_stages),
+                          next_step="set `stages` and `map_stages` of the detector in params.yaml")  # fmt: skip
+    if checked.map_stages is None:
+        is_coarse = spec.strides[min(checked.stages)] > spec.strides[min(FINER)]
+        chosen = FINER if is_coarse and checked.head == "mahalanobis" and checked.level == "image" else ()
+        return checked.model_copy(update={"map_stages": chosen})
     return checked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -93,19 +93,38 @@ def some_of(count: int, most: int, generator: Generator) -> Tensor:
     return torch.randperm(count, generator=generator, device=generator.device)[:most]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Features for one bank: of which stages, and of the normals (and defects drawn on them) which ones, bool [N]."""
+
+    stages: tuple[int, ...]
+    normals: Tensor
+
+
 def features_of(
     trunk: Trunk, images: Tensor, batch_size: int, device: torch.device, done: Callable[[], None] = lambda: None
 ) -> Tensor:
     """Trunk features float16 [N,C,u,v] of uint8 images [N,C,H,W], in batches; `done()` after each."""
-    parts = []
+    every = Wanted(trunk.stages, torch.ones(len(images), dtype=torch.bool))
+    return _features(trunk, images, [every], batch_size, device, done)[0]
+
+
+def _features(
+    trunk: Trunk, images: Tensor, wanted: Sequence[Wanted], batch_size: int, device: torch.device, done: Callable[[], None]
+) -> list[Tensor]:
+    """As :func:`features_of`, the trunk run once for all that is wanted; `normals` says which of these images."""
+    parts: list[list[Tensor]] = [[] for _ in wanted]
     with torch.no_grad():
-        for batch in torch.split(images, batch_size):
-            parts.append(trunk.trunk_features(as_float(batch.to(device))).half())
+        for start in range(0, len(images), batch_size):
+            rows = slice(start, start + batch_size)
+            found = trunk.stage_features(as_float(images[rows].to(device)))
+            for part, one in zip(parts, wanted, strict=True):
+                part.append(trunk.joined(found, one.stages)[one.normals[rows].to(device)].half())
             done()
-    if parts:
-        return torch.cat(parts)
-    height, width = trunk.grid(*images.shape[2:])
-    return torch.zeros(0, trunk.channels, height, width, dtype=torch.float16, device=device)
+    if len(images):
+        return [torch.cat(part) for part in parts]
+    shapes = [(0, trunk.spec.width(one.stages), *trunk.spec.grid(one.stages, *images.shape[2:])) for one in wanted]
+    return [torch.zeros(shape, dtype=torch.float16, device=device) for shape in shapes]
 
 
 def flipped(images: Tensor, flips: int) -> Tensor:
@@ -114,9 +133,10 @@ def flipped(images: Tensor, flips: int) -> Tensor:
     return torch.cat(copies[:flips])
 
 
-def build_bank(
+def build_banks(
     trunk: Trunk,
     data: TrainingData,
+    wanted: Sequence[Wanted],
     *,
     normal_copies: int,
     known_copies: int,
@@ -126,25 +146,32 @@ def build_bank(
     device: torch.device,
     generator: Generator,
     done: Callable[[], None],
-) -> FeatureBank:
-    """Run the trunk once over everything; known defects without a mask count as defective all over."""
+) -> list[FeatureBank]:
+    """A bank for each that is wanted, the trunk run once; known defects without a mask count as defective all over."""
     synthetic, synthetic_masks = synthetic_rounds(data.normals, synthesiser, rounds, batch_size, device, generator)
     masks = data.known_masks
     if masks is None:
         masks = torch.ones(len(data.known), *data.known.shape[2:], dtype=torch.bool)
-    return FeatureBank(
-        normals=features_of(trunk, flipped(data.normals, normal_copies), batch_size, device, done),
-        synthetic=features_of(trunk, synthetic, batch_size, device, done),
-        synthetic_masks=synthetic_masks,
-        known=features_of(trunk, flipped(data.known, known_copies), batch_size, device, done),
-        known_masks=flipped(masks, known_copies).to(device),
-    )
+
+    def features(images: Tensor, copies: int | None) -> list[Tensor]:
+        count = len(images)
+        chosen = [replace(one, normals=torch.ones(count, dtype=torch.bool) if copies is None else one.normals.repeat(copies))
+                  for one in wanted]  # fmt: skip
+        return _features(trunk, images, chosen, batch_size, device, done)
+
+    found = zip(
+        wanted, features(flipped(data.normals, normal_copies), normal_copies), features(synthetic, rounds),
+        features(flipped(data.known, known_copies), None), strict=True,
+    )  # fmt: skip
+    known_masks = flipped(masks, known_copies).to(device)
+    return [FeatureBank(normals, drawn, synthetic_masks[one.normals.repeat(rounds).to(device)], known, known_masks)
+            for one, normals, drawn, known in found]  # fmt: skip
 
 
 def bank_batches(
     data: TrainingData, *, normal_copies: int, known_copies: int, rounds: int, batch_size: int
 ) -> int:
-    """How many batches :func:`build_bank` will run."""
+    """How many batches :func:`build_banks` will run."""
     normals, known = len(data.normals), len(data.known)
     counts = (normals * normal_copies, normals * rounds, known * known_copies)
     return sum(-(-count // batch_size) for count in counts)

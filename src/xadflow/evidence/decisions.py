@@ -6,12 +6,14 @@ import json
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow.compute as pc
 
 from xadflow.errors import UnknownName, WrongUse
+from xadflow.evidence.transplants import donor_files, donor_paths, said
+from xadflow.settings import Home
 from xadflow.store import EvidenceStore
 from xadflow.tables import BY_NAME
 
@@ -43,19 +45,24 @@ def find_image(store: EvidenceStore, prefix: str) -> str:
     return found.pop()
 
 
-def show(store: EvidenceStore, image_id: str) -> list[dict[str, Any]]:
+def show(store: EvidenceStore, image_id: str, home: Home | None = None) -> list[dict[str, Any]]:
     """Every row of one image, scores first, as plain JSON-able dicts with the table's name under `table`.
 
-    Pictures become a text with their size, dates become ISO text, lineage becomes its object.
+    Pictures become a text with their size, dates become ISO text, lineage becomes its object. `said` is there where there is
+    something to say of counterfactuals in words; with a `home`, its donors are named by their path too.
 
     Raises:
         StoreBroken: there are no tables yet, or they cannot be read.
     """
-    return [{"table": name, **_plain(row)} for name, row in rows_of_image(store, image_id)]
+    rows = list(rows_of_image(store, image_id))
+    paths = donor_paths(home, [row for _, row in rows]) if home is not None else {}
+    return [{"table": name, **({"said": words} if (words := said(row, paths)) else {}), **_plain(row)} for name, row in rows]
 
 
-def export_images(store: EvidenceStore, image_id: str, folder: Path) -> list[Path]:
+def export_images(store: EvidenceStore, image_id: str, folder: Path, home: Home | None = None) -> list[Path]:
     """Write every picture of one image as PNG, one folder an explanation; returns the paths written.
+
+    With a `home`, the files of its donors too, as they are, into the folder `donors`, where they are still there.
 
     Raises:
         StoreBroken: there are no tables yet, or they cannot be read.
@@ -71,7 +78,18 @@ def export_images(store: EvidenceStore, image_id: str, folder: Path) -> list[Pat
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(picture["bytes"])
                 written.append(path)
+    rows = [row for _, row in rows_of_image(store, image_id)] if home is not None else []
+    for donor, (name, file) in donor_files(home, rows, checked=True).items() if home is not None else ():
+        path = folder / "donors" / donor_name(donor, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.read_bytes())
+        written.append(path)
     return written
+
+
+def donor_name(image_id: str, path: str) -> str:
+    """What a donor's file is called beside a decision: the sha256 of its bytes, and its ending."""
+    return safe_name(f"{image_id}{PurePosixPath(path).suffix.lower()}")
 
 
 def rows_of_image(store: EvidenceStore, image_id: str) -> Iterator[tuple[str, dict[str, Any]]]:

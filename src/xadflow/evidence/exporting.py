@@ -26,8 +26,10 @@ from xadflow.digests import sha256_bytes, sha256_file
 from xadflow.errors import AuditFailed, WrongUse
 from xadflow.evidence.anchor_file import AnchorLine, examine
 from xadflow.evidence.commits import LOG, Commit, entry_path, read_commit, row_digests
-from xadflow.evidence.decisions import pictures_of, safe_name
+from xadflow.evidence.decisions import donor_name, pictures_of, safe_name
 from xadflow.evidence.ledger import LedgerHead, LedgerLine
+from xadflow.evidence.transplants import donor_files, said
+from xadflow.settings import Home
 from xadflow.store import EvidenceStore
 from xadflow.tables import BY_NAME, rows_digest
 
@@ -38,14 +40,15 @@ One decision of xadflow: image {image_id}
 {count} rows, {pictures} pictures.
 
 rows.json          every row: its table, its digest, the number of its line in the ledger, its columns. A picture is a file
-                   of this folder with its sha256. NaN, Infinity and -Infinity are written as texts.
+                   of this folder with its sha256. NaN, Infinity and -Infinity are written as texts. `said` tells in words
+                   whose pixels fill a counterfactual, and what other detectors say of it.
 pictures/          those files: what the detector saw (original), the heatmap, the counterfactuals. Heatmaps are 8 bit:
                    heatmap_min and heatmap_max of the row give the raw values back.
 lineage.json       what each explanation follows from: commit, data, model version, sha256 of its weights, libraries, batch.
 commits.json       for each commit of the tables that holds a row: the digests of all its rows.
 ledger.jsonl       the ledger from the first of these commits to its last line, one commit a line.
 anchors.json       heads of the ledger that were held outside of it when this was written{filed}.
-SHA256SUMS         sha256 of each file here.
+{donors}SHA256SUMS         sha256 of each file here.
 
 How to check it
 1. The files are as written:        sha256sum -c SHA256SUMS
@@ -53,7 +56,7 @@ How to check it
 2. A row is in its commit:          its row_digest is in the list `row_digests` of its commit in commits.json. To form the
    digest of a row from its columns, see digests.py and tables.py of xadflow: sha256 over an encoding of every column
    except run_id, created_at and row_digest, each value with its type and length, floats as their eight bytes, pictures as
-   their PNG bytes.
+   their PNG bytes; a null `judges` or `donor_id` of a counterfactual is left out.
 3. The commit is in the ledger:     `rows_digest` of its line is the digest, encoded alike, of its sorted row digests.
 4. The ledger is one chain:         `previous` of each line is the sha256 of the line before it, without its newline.
 5. An anchor holds the chain:       an anchor's `digest` is the sha256 of the line with the number `seq`. Compare it with
@@ -61,6 +64,10 @@ How to check it
 
 The same with xadflow, where the tables are: `xadflow audit verify`. To form the rows anew from the registered model:
 `xadflow audit replay {short}`.
+"""
+_DONORS = """\
+donors/            the images that counterfactuals took pixels from, each named by its image_id, which is the sha256 of its
+                   bytes.
 """
 _FILED = """;
                    anchor-file.jsonl holds the lines of the anchor file, with their signatures"""
@@ -88,13 +95,15 @@ class _Covered:
 
 def export(
     store: EvidenceStore, image_id: str, destination: Path, anchored_head: LedgerHead | None,
-    anchor_file: Path | None = None,
+    anchor_file: Path | None = None, *, home: Home | None = None, with_donors: bool = False,
 ) -> Exported:  # fmt: skip
     """Write one decision to `destination`, which must not be there yet: a .zip if it is named so, else a folder.
 
     Args:
         anchored_head: the head that MLflow holds, None without one.
         anchor_file: its lines from the decision's first commit on are copied.
+        home: where the data sets are; donors are then named by their path too.
+        with_donors: the files of donors are copied as they are, where they are still there and unchanged.
 
     Raises:
         WrongUse: the destination is there already.
@@ -108,7 +117,11 @@ def export(
     first = min((one.line.seq for one in covered), default=len(lines) + 1)
     last = max((one.line.seq for one in covered), default=0)
     files: dict[str, bytes] = {}
-    rows = [_row(files, number, one) for number, one in enumerate(covered)]
+    donors = donor_files(home, [one.row for one in covered], checked=with_donors) if home is not None else {}
+    paths = {one: name for one, (name, _) in donors.items()}
+    rows = [_row(files, number, one, paths) for number, one in enumerate(covered)]
+    if with_donors:
+        files |= {f"donors/{donor_name(one, name)}": file.read_bytes() for one, (name, file) in donors.items()}
     pictures = len(files)
     heads = [line.head for line in lines]
     anchors, filed = {"MLflow": anchored_head}, b""
@@ -126,7 +139,7 @@ def export(
         files["anchor-file.jsonl"] = filed
     files["README.txt"] = _README.format(
         image_id=image_id, count=len(rows), pictures=pictures, short=image_id[:12],
-        filed=_FILED if filed else "",
+        filed=_FILED if filed else "", donors=_DONORS if with_donors and donors else "",
     ).encode()  # fmt: skip
     files[SUMS] = "".join(f"{sha256_bytes(content)}  {name}\n" for name, content in sorted(files.items())).encode()
     _write(destination, files)
@@ -189,8 +202,8 @@ def _not_as_written(line: LedgerLine, what: str) -> AuditFailed:
                        next_step="run `xadflow audit verify`; what does not verify is not handed out")  # fmt: skip
 
 
-def _row(files: dict[str, bytes], number: int, one: _Covered) -> dict[str, Any]:
-    """A row without pictures, which go to `files`."""
+def _row(files: dict[str, bytes], number: int, one: _Covered, paths: Mapping[str, str]) -> dict[str, Any]:
+    """A row without pictures, which go to `files`; `paths` of donors by image_id."""
     names: dict[int, str] = {}
     whose = safe_name(f"{number:02d}-{one.row.get('explainer', '')}")
     for stem, picture in pictures_of(one.row) if "explainer" in one.row else ():
@@ -198,7 +211,8 @@ def _row(files: dict[str, bytes], number: int, one: _Covered) -> dict[str, Any]:
             name = f"pictures/{whose}/{safe_name(stem)}.png"
             files[name] = picture["bytes"]
             names[id(picture)] = name
-    return {"table": one.line.table, "ledger_line": one.line.seq, "row_digest": one.digest,
+    words = {"said": told} if (told := said(one.row, paths)) else {}
+    return {"table": one.line.table, "ledger_line": one.line.seq, "row_digest": one.digest, **words,
             "columns": {key: _told(value, names, files) for key, value in one.row.items()}}  # fmt: skip
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from xadflow.digests import sha256_json
-from xadflow.errors import NoChampion, WrongUse
+from xadflow.errors import NoChampion, NoDonors, WrongUse
 from xadflow.in_service import explainer_in_service, why_none
 from xadflow.registry import Registry
-from xadflow.settings import Settings
+from xadflow.settings import Home, Settings
 from xadflow.tracking.model_versions import ModelRef
 
 
@@ -18,7 +18,7 @@ from xadflow.tracking.model_versions import ModelRef
 class Chosen:
     """Explainers by name: `settings` and `versions` of all, and of a trained one its registered model (see `trained`).
 
-    `left_out` gives the reason for each trained one of params.yaml that has nothing in service.
+    `left_out` gives the reason for each of params.yaml that has nothing in service, or needs donors and has none.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
@@ -28,18 +28,21 @@ class Chosen:
 
 
 def choose_explainers(
-    settings: Settings, registry: Registry, dataset: str, detector: str, champion: ModelRef,
+    home: Home, settings: Settings, registry: Registry, dataset: str, detector: str, champion: ModelRef,
     named: Sequence[str] | None = None,
 ) -> Chosen:  # fmt: skip
     """The explainers of a night; by default those of params.yaml that have something to say of detectors of this method, less
-    the trained ones that have nothing in service.
+    the trained ones that have nothing in service and, where this version has no donors, those that need them.
 
     Raises:
         NoChampion: one was named and has nothing in service.
+        NoDonors: one was named that needs donors, and this version has none.
         WrongUse: one was named that does not suit the detector.
         BadWeights: what is in service was trained for another version of the detector, or its files changed.
     """
+    from xadflow.donors import opened_bank
     from xadflow.explainers import build_explainer, load_explainer, needs_training, why_unfit  # brings torch in
+    from xadflow.explainers.base import takes_donors
 
     given: dict[str, Mapping[str, Any]] = {}
     versions: dict[str, str] = {}
@@ -52,6 +55,15 @@ def choose_explainers(
                 raise WrongUse(f"the explainer {name} has nothing to say of {champion.name}", seen=reason,
                                next_step=f"leave out --explainer {name}, or name another --detector")  # fmt: skip
             continue
+        if takes_donors(name):
+            opened = opened_bank(home, settings, registry.detector_folder(champion), dataset)
+            if opened.bank is None:
+                left_out[name] = opened.why_none
+                if named:
+                    raise NoDonors(f"{name} has no donors for {champion.name} version {champion.version}",
+                                          seen=opened.why_none, next_step=f"leave out --explainer {name}, or run `xadflow "
+                                          f"retrain --dataset {dataset} --detector {detector}`")  # fmt: skip
+                continue
         if not needs_training(name):
             given[name], versions[name] = its, build_explainer(name, **its).version
             continue

@@ -13,14 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from xadflow.evidence.transplants import donor_paths
 from xadflow.images import decode_png
+from xadflow.judging.transfer import Case, cases_of_rows, curve_figure, figures_of, transfer_curve
 from xadflow.metrics.figures import SheetRow, contact_sheet
 from xadflow.metrics.validity import distance_for, nearest_valid, validity_figure
 from xadflow.nightly.plan import NightPlan
 from xadflow.nightly.rows import restore_map
 from xadflow.nightly.work import ShardFigures, read_figures
 from xadflow.registry import Registry
-from xadflow.report.evidence import drift_of, explainer_figures, score_quantiles, worst_cases
+from xadflow.report.evidence import HEATMAP, drift_of, explainer_figures, score_quantiles, worst_cases
 from xadflow.report.page import (
     Link,
     NightCounts,
@@ -89,12 +91,19 @@ def finish_night(
             value = float(getattr(one, name))
             if np.isfinite(value):
                 figures[f"{one.explainer}.{name}"] = value
+    cases = _judged(measured)
+    for explainer, its in cases.items():
+        figures |= {f"{explainer}.{name}": value for name, value in figures_of(its).items() if np.isfinite(value)}
     sheet = _sheet(path.with_suffix(".png"), report, shown)
     pictures = {f"worst-{plan.run_date}": sheet} if sheet else {}
     if nearest := _nearest(measured):
         figures |= {f"{name}.median_l2": far for name, each in nearest.items() if np.isfinite(far := distance_for(each))}
         pictures[f"validity-{plan.run_date}"] = path.with_suffix(".validity.png")
         validity_figure(nearest, pictures[f"validity-{plan.run_date}"], "l2 of the change, pixel values in [0, 1]")
+    curves = {name: points for name, its in cases.items() if (points := transfer_curve(its))}
+    if curves:
+        pictures[f"transfer-{plan.run_date}"] = path.with_suffix(".transfer.png")
+        curve_figure(curves, pictures[f"transfer-{plan.run_date}"])
     if report.counts.scored or explained.num_rows:
         ref = registry.resolve(f"{plan.model_name}/{plan.model_version}")
         registry.log_explanations(
@@ -132,6 +141,15 @@ def _measured(store: EvidenceStore, plan: NightPlan) -> list[dict[str, Any]]:
             row["counterfactuals"] = [{**one, "image": None} for one in row["counterfactuals"] or ()]
             rows.append(row)
     return rows
+
+
+def _judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Case]]:
+    """What held-out judges said of tonight's counterfactuals, by explainer; those without a word are left out."""
+    by_explainer: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_explainer.setdefault(str(row["explainer"]), []).append(row)
+    found = {name: cases_of_rows(its) for name, its in sorted(by_explainer.items())}
+    return {name: cases for name, cases in found.items() if cases}
 
 
 def _nearest(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:
@@ -190,7 +208,7 @@ def _report(
         drift=drift_of(scores["p_value"].to_numpy(), earlier["p_value"].to_numpy()),
         explainers=explainer_figures(_measured(store, plan)),
         seconds=_seconds(shards),
-        worst_cases=worst_cases(shown, WORST_SHOWN),
+        worst_cases=worst_cases(shown, WORST_SHOWN, donor_paths(home, shown)),
         links=(
             Link("MLflow run", _link(registry, plan), "metrics, plots, lineage of this model version"),
             Link("Tables", str(home.tables), "scores and explanations, Delta Lake"),
@@ -200,6 +218,7 @@ def _report(
         warnings=(
             *(f"A shard failed: {message}" for message in failures),
             *(f"The explainer {name} did not run. {why}" for name, why in plan.left_out.items()),
+            *([f"No judge was asked about the counterfactuals. {plan.no_judge}"] if plan.no_judge else []),
         ),
     )
 
@@ -226,17 +245,21 @@ def _seconds(shards: Sequence[ShardFigures]) -> dict[str, float]:
 
 
 def _sheet(path: Path, report: NightlyReport, shown: Sequence[Mapping[str, Any]]) -> Path | None:
-    """The worst cases as one PNG for MLflow and Prefect: image, raw heatmap, counterfactual, change."""
-    heat = {row["image_id"]: row for row in shown if row["heatmap"] is not None}
+    """The worst cases as one PNG for MLflow and Prefect: image, raw heatmap, counterfactual, change; transplants first."""
+    heated = [row for row in shown if row["heatmap"] is not None]
+    heat = {row["image_id"]: row for row in sorted(heated, key=lambda row: row["explainer"] == HEATMAP)}  # the last one stays
     rows = []
     for case in report.worst_cases:
-        if case.original is None or case.counterfactual is None or case.image_id not in heat:
+        made, score = case.counterfactual, case.counterfactual_score
+        if case.transplants:
+            made, score = case.transplants[0].picture, case.transplants[0].score
+        if case.original is None or made is None or case.image_id not in heat:
             continue
         row = heat[case.image_id]
         raw = restore_map(decode_png(row["heatmap"]["bytes"])[0], row["heatmap_min"], row["heatmap_max"])
-        change = (case.counterfactual.astype(np.float64) - case.original) / 255.0
-        caption = f"{Path(case.image_path).name}  score {case.score:.2f} to {case.counterfactual_score:.2f}"
-        rows.append(SheetRow(case.original, raw, case.counterfactual, change, caption))
+        change = (made.astype(np.float64) - case.original) / 255.0
+        caption = f"{Path(case.image_path).name}  score {case.score:.2f} to {score:.2f}"
+        rows.append(SheetRow(case.original, raw, made, change, caption))
     if not rows:
         return None
     contact_sheet(rows[:SHEET_ROWS], path, f"{report.dataset} {report.run_date}: highest scores")

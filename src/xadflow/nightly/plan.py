@@ -17,6 +17,7 @@ from xadflow.data.manifest import Manifest, Split, read_manifest
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.errors import WorkFailed
 from xadflow.images import ImageLimits
+from xadflow.judging import JudgeRef, find_judges
 from xadflow.lineage import RunIdentity, code_digest, dvc_hashes, git_commit, library_versions
 from xadflow.nightly.chosen import choose_explainers
 from xadflow.registry import Registry
@@ -24,7 +25,7 @@ from xadflow.settings import Home, Settings
 from xadflow.store import EvidenceStore
 from xadflow.tracking.model_versions import ModelRef
 
-CODE = ("detectors", "engine", "explainers", "calibration.py", "images.py", "nightly")
+CODE = ("detectors", "engine", "explainers", "judging", "calibration.py", "images.py", "nightly")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,10 @@ class PlannedImage:
 
 @dataclass(frozen=True)
 class NightPlan:
-    """One night of one data set; `trained` and `left_out` are those of :class:`xadflow.nightly.chosen.Chosen`."""
+    """One night of one data set; `trained` and `left_out` are those of :class:`xadflow.nightly.chosen.Chosen`.
+
+    `judges` are asked about every counterfactual, in the versions named here; `no_judge` says why there is none.
+    """
 
     dataset: str
     detector: str
@@ -59,6 +63,8 @@ class NightPlan:
     quarantined: Mapping[str, str] = field(default_factory=dict)
     trained: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    judges: tuple[JudgeRef, ...] = ()
+    no_judge: str | None = None
 
     @property
     def explainers_digest(self) -> str:
@@ -105,7 +111,8 @@ def plan_night(
     detector = detector or settings.retrain.detectors[0]
     champion = registry.champion(f"xad.{dataset}.{detector}")
     folder = registry.detector_folder(champion)
-    chosen = choose_explainers(settings, registry, dataset, detector, champion, explainers)
+    chosen = choose_explainers(home, settings, registry, dataset, detector, champion, explainers)
+    panel = find_judges(settings, registry, dataset, folder)
 
     manifests, quarantined, admitted = _manifests(home, settings, dataset, run_date, inbox, sample, only_dates)
     if only_inbox:
@@ -121,7 +128,7 @@ def plan_night(
         detector_folder=str(folder), explainers=chosen.settings, explainer_versions=chosen.versions,
         identity=asdict(_identity(home, settings, dataset, champion, folder)), shards=shards,
         already=already, admitted=admitted, quarantined=quarantined,
-        trained=chosen.trained, left_out=chosen.left_out,
+        trained=chosen.trained, left_out=chosen.left_out, judges=panel.judges, no_judge=panel.why_none,
     )  # fmt: skip
     path = home.runs / "explain" / run_id / "plan.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +143,8 @@ def read_plan(path: Path) -> NightPlan:
         tuple(PlannedImage(**{**image, "missing": tuple(image["missing"])}) for image in shard)
         for shard in raw.pop("shards")
     )
-    return NightPlan(**raw, shards=shards)
+    judges = tuple(JudgeRef(**one) for one in raw.pop("judges", ()))
+    return NightPlan(**raw, shards=shards, judges=judges)
 
 
 def resolve_root(home: Home, root: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,8 @@ def _counterfactual(one: Counterfactual) -> dict[str, Any]:
         "l1": one.l1,
         "l2": one.l2,
         "changed_fraction": one.changed_fraction,
+        "judges": [asdict(word) for word in one.judges] or None,
+        "donor_id": one.donor_id,
     }
 
 

@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 
 from xadflow.detectors.base import Detector, as_float
 from xadflow.digests import sha256_json
+from xadflow.donors import given_donors
 from xadflow.engine.devices import resolve_device
 from xadflow.errors import BadImage, BadWeights
 from xadflow.explainers import Explainer, build_explainer, load_explainer
 from xadflow.explainers.base import Explanation
 from xadflow.images import ImageLimits, load_input
+from xadflow.judging import judges_lineage, open_judges, with_words
 from xadflow.lineage import RunIdentity
 from xadflow.nightly.plan import NightPlan, PlannedImage, resolve_root
 from xadflow.nightly.rows import as_tables, explanation_row, score_row
@@ -129,7 +131,7 @@ def explain_shard(
         with device_slot():
             with figures.phase("score"):
                 scored = _score(detector, images, settings)
-            rows = _rows(settings, plan, identity, detector, planned, images, scored, figures, update)
+            rows = _rows(home, settings, plan, identity, detector, planned, images, scored, figures, update)
         figures.anomalous = int(scored.flagged.sum())
         _publish(store, plan, planned, figures, *rows)
     _write_figures(home, plan, figures)
@@ -165,6 +167,7 @@ def _score(detector: Detector, images: torch.Tensor, settings: Settings) -> _Sco
 
 
 def _rows(
+    home: Home,
     settings: Settings,
     plan: NightPlan,
     identity: RunIdentity,
@@ -182,6 +185,7 @@ def _rows(
     ]
     explanations: list[dict[str, Any]] = []
     device = resolve_device(settings.device)
+    judges = open_judges(plan.judges, settings.device)
     whole = settings.explain.batch_size  # of a batch, of scoring and of explaining
     for name in plan.explainers:
         todo = [i for i, image in enumerate(planned) if scored.flagged[i] and name in image.missing]
@@ -190,10 +194,14 @@ def _rows(
         lineage = {f"explainer_{key}": of[key] for key in ("model_name", "model_version", "files") if key in of}
         if not of:  # a trained one keeps its settings in its files
             lineage["explainer_settings"] = dict(plan.explainers[name])
+        explainer, given = given_donors(explainer, home, settings, Path(plan.detector_folder), plan.dataset)
+        lineage |= given | judges_lineage(plan.judges)
         for start in range(0, len(todo), whole):
             batch = todo[start : start + whole]
             with figures.phase(f"explain {name}"):
                 told = explainer.explain(detector, as_float(images[batch].to(device)))
+            with figures.phase("ask judges"):
+                told = with_words(judges, told, images[batch])
             with figures.phase("encode"):
                 explanations += _encode(left, planned, images, batch, told, identity, name, explainer, lineage, whole)
             if update is not None:
@@ -217,6 +225,8 @@ def _encode(
 
     def encode(position: int) -> dict[str, Any]:
         i = batch[position]
+        judged = bool(told[position].counterfactuals)
+        own = {key: value for key, value in lineage.items() if judged or not key.startswith("judge")}
         scored_in = {"score_batch_size": min(whole, len(planned) - i // whole * whole), "score_batch_position": i % whole}
         return explanation_row(
             left[i],
@@ -226,7 +236,7 @@ def _encode(
             original=images[i].numpy(),
             explanation=told[position],
             lineage=identity.to_json(
-                batch_members=members, batch_size=len(batch), batch_position=position, **scored_in, **lineage
+                batch_members=members, batch_size=len(batch), batch_position=position, **scored_in, **own
             ),
         )
 

@@ -22,6 +22,7 @@ from xadflow.detectors.base import Detector, as_float
 from xadflow.evidence.comparing import Difference, differences
 from xadflow.evidence.decisions import rows_of_image
 from xadflow.images import encode_png
+from xadflow.judging import with_words
 from xadflow.nightly.rows import explanation_row
 from xadflow.registry import Registry
 from xadflow.replaying.lineages import CannotReplay, Notes, as_recorded, lineage_of, threads_of
@@ -31,6 +32,7 @@ from xadflow.settings import Home, Settings
 from xadflow.store import EvidenceStore
 from xadflow.tables import SCHEMA_VERSION, SCORES
 
+COUNTS_OF_DONORS = frozenset({"donors", "donors_missing"})  # metrics of an explanation
 IDENTICAL, WITHIN, DIFFERS, IMPOSSIBLE = "identical", "equal within tolerance", "differs", "cannot be replayed"
 
 
@@ -38,7 +40,8 @@ IDENTICAL, WITHIN, DIFFERS, IMPOSSIBLE = "identical", "equal within tolerance", 
 class Replayed:
     """What became of one row.
 
-    `outcome` is IDENTICAL, WITHIN, DIFFERS or IMPOSSIBLE; `missing` says what the last one lacks. `conditions` are what
+    `outcome` is COUNTS_OF_DONORS = frozenset({"donors", "donors_missing"})  # metrics of an explanation
+IDENTICAL, WITHIN, DIFFERS or IMPOSSIBLE; `missing` says what the last one lacks. `conditions` are what
     could not be as the lineage says, by name; `assumed` is what the lineage does not tell.
     """
 
@@ -104,13 +107,18 @@ def _explanation(
     original = _fitting(original_of(row), detector)
     batch, position = sources.batch(row, lineage, original, notes)
     batch = [_fitting(one, detector) for one in batch]
+    judges = sources.judges(lineage, where)
     with threads_of(lineage):
         left = _left(row, lineage, detector, original, where, notes)
-        told = explainer.explain(detector, as_float(torch.from_numpy(np.stack(batch)).to(where)))[position]
+        images = torch.from_numpy(np.stack(batch))
+        told = with_words(judges, explainer.explain(detector, as_float(images.to(where))), images)[position]
     again = explanation_row(
         left, explainer=row["explainer"], explainer_version=explainer.version, seed=explainer.seed, original=original,
         explanation=told, lineage=row["lineage"],
     )  # fmt: skip
+    if "donors" in notes.conditions:  # it has said how many there are now
+        counts = {one["name"]: one for one in row["metrics"] or () if one["name"] in COUNTS_OF_DONORS}
+        again["metrics"] = [counts.get(one["name"], one) for one in again["metrics"]]
     shown = sources.from_file(row, detector.input_shape)
     if shown is None:
         notes.assumed.append("its file is not here any more: the stored original stands for it")

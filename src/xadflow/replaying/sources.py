@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from xadflow.data.manifest import inside, read_manifest
 from xadflow.detectors.base import WEIGHTS, Detector
 from xadflow.digests import sha256_bytes, sha256_file, sha256_json
+from xadflow.donors import opened_bank
 from xadflow.errors import BadImage, BadManifest, BadSettings, BadWeights, UnknownName, WrongUse
 from xadflow.explainers import Explainer, build_explainer, load_explainer
 from xadflow.images import ImageLimits, decode_image, decode_png, read_file, to_input
+from xadflow.judging import Judge, JudgeRef, open_judges
 from xadflow.registry import Registry
 from xadflow.replaying.lineages import CannotReplay, Notes, commit_of, lineage_of
 from xadflow.scoring import open_detector
@@ -28,7 +30,7 @@ from xadflow.settings import Home, Settings
 from xadflow.store import EvidenceStore
 from xadflow.tracking.model_versions import ModelRef
 
-_OF_ITS_IMAGE = ("batch", "score_batch", "explainer")  # keys of a lineage that another image of the run does not share
+_OF_ITS_IMAGE = ("batch", "score_batch", "explainer", "judge")  # keys of a lineage that another image of the run does not share
 
 
 class Sources:
@@ -56,6 +58,25 @@ class Sources:
                                f"{lineage['weights'][:16]}")  # fmt: skip
         return detector
 
+    def judges(self, lineage: Mapping[str, Any], device: str) -> tuple[Judge, ...]:
+        """The judges that were asked, in the versions and with the weights that the lineage names."""
+        refs = []
+        told = lineage.get("judges", [])
+        for one in told if isinstance(told, list) else [told]:
+            try:
+                name, version, weights = str(one["model_name"]), int(one["model_version"]), str(one["weights"])
+            except (TypeError, KeyError, ValueError) as err:
+                raise CannotReplay(f"its lineage does not tell which judge was asked: {one!r}"[:200]) from err
+            ref = self._registered(name, version)
+            if ref.files.get(WEIGHTS) != weights:
+                raise CannotReplay(f"the weights of the judge {name} version {version} are not those of its lineage, "
+                                   f"{weights[:16]}")  # fmt: skip
+            refs.append(JudgeRef(name, version, str(self._files(ref)), weights, bool(one.get("apart"))))
+        try:
+            return open_judges(refs, device)
+        except (BadWeights, UnknownName, OSError) as err:
+            raise CannotReplay(f"a judge cannot be opened: {err}"[:300]) from err
+
     def explainer(self, row: Mapping[str, Any], lineage: Mapping[str, Any], device: str, notes: Notes) -> Explainer:
         """The explainer in the very version of the row."""
         try:
@@ -66,7 +87,31 @@ class Sources:
         if built.version != row["explainer_version"]:
             raise CannotReplay(f"it was made by {row['explainer']} {row['explainer_version']}, here is {built.version}: check "
                                f"out {commit_of(lineage)}, with the params.yaml of then")  # fmt: skip
-        return built
+        return self._with_donors(built, row, lineage, notes)
+
+    def _with_donors(self, built: Explainer, row: Mapping[str, Any], lineage: Mapping[str, Any], notes: Notes) -> Explainer:
+        """The explainer with the donors of the row's model version, if it takes any; those of the row must still be there."""
+        with_donors = getattr(built, "with_donors", None)
+        if with_donors is None:
+            return built
+        folder = self._files(self._registered(str(row["model_name"]), int(row["model_version"])))
+        try:
+            opened = opened_bank(self._home, self._settings, folder, str(row["dataset"]))
+        except BadWeights as err:
+            raise CannotReplay(f"{err.wrong} ({err.seen})") from err
+        if opened.bank is None:
+            raise CannotReplay(f"its donors: {opened.why_none}")
+        bank = opened.bank
+        used = dict.fromkeys(str(one["donor_id"]) for one in row["counterfactuals"] or () if one.get("donor_id"))
+        if gone := [one[:12] for one in used if one not in bank.ids]:
+            raise CannotReplay(f"the image that it took pixels from, {', '.join(gone)}, is gone from {row['dataset']}, or "
+                               "changed since")  # fmt: skip
+        if bank.digest != lineage.get("donors"):
+            then = lineage.get("donors_missing")
+            notes.conditions["donors"] = f"{bank.missing} of {len(opened.listed)} donors are gone" + (
+                f", {then} were then" if then else "") if bank.missing or then else "other donors than then"  # fmt: skip
+        explainer: Explainer = with_donors(bank)
+        return explainer
 
     def _trained(self, lineage: Mapping[str, Any], device: str) -> Explainer:
         ref = self._registered(str(lineage["explainer_model_name"]), int(lineage.get("explainer_model_version", 0)))

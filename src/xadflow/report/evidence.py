@@ -16,9 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from xadflow.gate import CHANGE_INSIDE
 from xadflow.images import decode_png
+from xadflow.judging.transfer import REGION, TRANSFER, cases_of_rows, figures_of
+from xadflow.report.transplanted import Transplant, Verdict, transplant_of, verdicts_on
 
 Picture = NDArray[np.uint8]
 Row = Mapping[str, Any]
+
+HEATMAP = "heatmap"  # the explainer whose map goes before those of others
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 FEWEST_FOR_DRIFT = 20
@@ -42,8 +46,9 @@ class Alternative:
 class WorstCase:
     """One flagged image as the page shows it; pictures are uint8 [C,H,W] of one size, or None where there is none.
 
-    `counterfactual_is_normal`, `counterfactual_score` and `changed_fraction` belong to the counterfactual shown.
-    `alternatives` are all counterfactuals of explainers that give more than one.
+    `counterfactual_is_normal`, `counterfactual_score`, `changed_fraction` and `verdicts` belong to the counterfactual shown,
+    the one of those that take no pixels from other images which changes least. `alternatives` are all of those of explainers
+    that give more than one; `transplants` are those that do take pixels.
     """
 
     image_path: str
@@ -59,6 +64,8 @@ class WorstCase:
     counterfactual_score: float | None = None
     changed_fraction: float | None = None
     alternatives: tuple[Alternative, ...] = ()
+    transplants: tuple[Transplant, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,8 @@ class ExplainerFigures:
 
     `flip_rate` is the share of counterfactuals that the detector calls normal, on the stored 8-bit image;
     `changed_fraction` the median share of pixels they change; `change_inside` the mean share of their change that lies
-    inside the heatmap's mask.
+    inside the heatmap's mask. `transfer` and `region`, the median share of the image that was replaced
+    by another image's pixels, are those of :func:`xadflow.judging.transfer.figures_of`.
     """
 
     explainer: str
@@ -76,6 +84,8 @@ class ExplainerFigures:
     flip_rate: float
     changed_fraction: float
     change_inside: float
+    transfer: float = math.nan
+    region: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -137,6 +147,7 @@ def explainer_figures(rows: Iterable[Row]) -> tuple[ExplainerFigures, ...]:
         inside = [metric["value"] for row in its_rows for metric in row["metrics"] or ()
                   if metric["name"] == CHANGE_INSIDE]  # fmt: skip
         inside = [value for value in inside if value is not None and math.isfinite(value)]
+        regions = [one["value"] for row in its_rows for one in row["metrics"] or () if one["name"] == REGION]
         figures.append(ExplainerFigures(
             explainer=name,
             rows=len(its_rows),
@@ -144,15 +155,18 @@ def explainer_figures(rows: Iterable[Row]) -> tuple[ExplainerFigures, ...]:
             flip_rate=float(np.mean([answer["is_normal"] for answer in found])) if found else math.nan,
             changed_fraction=float(np.median([answer["changed_fraction"] for answer in found])) if found else math.nan,
             change_inside=float(np.mean(inside)) if inside else math.nan,
+            transfer=figures_of(cases_of_rows(its_rows)).get(TRANSFER, math.nan),
+            region=float(np.median(regions)) if regions else math.nan,
         ))  # fmt: skip
     return tuple(figures)
 
 
-def worst_cases(rows: Iterable[Row], top: int = 12) -> tuple[WorstCase, ...]:
-    """The `top` images with the highest scores, each joined from its rows of all explainers.
+def worst_cases(rows: Iterable[Row], top: int = 12, paths: Mapping[str, str] | None = None) -> tuple[WorstCase, ...]:
+    """The `top` images with the highest scores, each joined from its rows of all explainers; `paths` of donors by image_id.
 
     Heat overlays share one colour scale (median to 99.5 % of all their pixels) and differences another, so that the
-    cases can be compared. Of several counterfactuals the one that changes fewest pixels is shown, normal ones first.
+    cases can be compared. Of several counterfactuals without a donor the one that changes fewest pixels is shown, normal ones
+    first.
     """
     from xadflow.metrics.figures import difference_picture, heat_overlay
 
@@ -182,6 +196,8 @@ def worst_cases(rows: Iterable[Row], top: int = 12) -> tuple[WorstCase, ...]:
             changed_fraction=part.answer["changed_fraction"] if part.answer else None,
             alternatives=tuple(_alternative(explainer, answer, part.original, most)
                                for explainer, answer in part.alternatives),
+            verdicts=verdicts_on(part.answer) if part.answer else (),
+            transplants=tuple(transplant_of(row, answer, paths or {}) for row, answer in part.transplants),
         )
         for part in parts
     )  # fmt: skip
@@ -195,17 +211,22 @@ class _Joined:
     answer: Row | None
     counterfactual: Picture | None
     alternatives: tuple[tuple[str, Row], ...]
+    transplants: tuple[tuple[Row, Row], ...]
 
 
 def _joined(rows: Sequence[Row]) -> _Joined:
     """What the rows of all explainers of one image show together; the first that has a thing gives it."""
     original = next((decode_png(row["original"]["bytes"]) for row in rows if _has(row["original"])), None)
-    heat = next((_raw_heat(row) for row in rows if _has(row["heatmap"])), None)
-    told = [(str(row["explainer"]), [one for one in row["counterfactuals"] or () if _has(one["image"])]) for row in rows]
+    heated = sorted((row for row in rows if _has(row["heatmap"])), key=lambda row: row["explainer"] != HEATMAP)
+    heat = _raw_heat(heated[0]) if heated else None
+    made = [(row, one) for row in rows for one in row["counterfactuals"] or () if _has(one["image"])]
+    transplants = tuple((row, one) for row, one in made if one.get("donor_id"))
+    told = [(str(row["explainer"]), [one for whose, one in made if whose is row and not one.get("donor_id")]) for row in rows]
     answers = [answer for _, its in told for answer in its]
     answer = min(answers, key=lambda one: (not one["is_normal"], one["changed_fraction"]), default=None)
     several = tuple((explainer, one) for explainer, its in told if len(its) > 1 for one in its)
-    return _Joined(rows[0], original, heat, answer, decode_png(answer["image"]["bytes"]) if answer else None, several)
+    return _Joined(rows[0], original, heat, answer, decode_png(answer["image"]["bytes"]) if answer else None, several,
+                   transplants)  # fmt: skip
 
 
 def _alternative(explainer: str, answer: Row, original: Picture | None, most: float) -> Alternative:

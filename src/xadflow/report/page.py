@@ -11,6 +11,7 @@ import base64
 import math
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from xadflow.images import encode_png
 from xadflow.metrics.intervals import Rate, wilson_rate
 from xadflow.report.evidence import Drift, ExplainerFigures, ScoreQuantile, WorstCase
+from xadflow.report.transplanted import Line
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -171,6 +173,7 @@ def render_nightly_report(report: NightlyReport) -> str:
         images_per_s=report.counts.scored / total_s if total_s > 0 else math.nan,
         reasons=Counter(one.reason for one in report.quarantined).most_common(),
         quarantine_shown=QUARANTINE_SHOWN,
+        judged=_short_names(report),
     )
 
 
@@ -181,7 +184,7 @@ def _template() -> Template:
     environment = Environment(loader=PackageLoader("xadflow", "templates"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters.update(share=share, sig=sig, chance=chance, seconds=seconds, printable=printable,
-                               picture=picture)  # fmt: skip
+                               picture=picture, drawn=drawn)  # fmt: skip
     environment.tests["link"] = _is_link
     return environment.get_template(TEMPLATE)
 
@@ -237,6 +240,17 @@ def picture(pixels: NDArray[np.uint8]) -> str:
         blocks = cut.reshape(channels, height // step, step, width // step, step)
         pixels = np.rint(blocks.mean((2, 4))).astype(np.uint8)  # (C, H/step, W/step)
     return "data:image/png;base64," + base64.b64encode(encode_png(pixels)).decode("ascii")
+
+
+def drawn(outline: Sequence[Line]) -> str:
+    """Closed lines as the path of an SVG: numbers only."""
+    return " ".join(f"M{'L'.join(f'{x:.4g},{y:.4g}' for x, y in line)}Z" for line in outline)
+
+
+def _short_names(report: NightlyReport) -> dict[str, str]:
+    """What the page calls each judge: "the judge" where there is one; its whole name is told beside."""
+    names = {said.judge for case in report.worst_cases for one in (case, *case.transplants) for said in one.verdicts}
+    return {name: "the judge" if len(names) == 1 else name for name in names}
 
 
 def _is_link(target: str) -> bool:

@@ -5,15 +5,18 @@ from xadflow.retraining.evaluate import gate_figures
 from xadflow.retraining.explainer_gate import judge_explainer
 from xadflow.retraining.explainer_register import register_explainer
 from xadflow.retraining.explainer_training import ExplainerOrder, explainer_order, train_explainer
+from xadflow.retraining.judge import FittedJudge, fit_judge
 from xadflow.retraining.register import register_trained
 from xadflow.retraining.train import TrainingOrder, earlier_stages, train_detector, train_stage, training_order
 
 __all__ = [
     "ExplainerOrder",
+    "FittedJudge",
     "GateOutcome",
     "TrainingOrder",
     "earlier_stages",
     "explainer_order",
+    "fit_judge",
     "gate_figures",
     "judge_challenger",
     "judge_explainer",

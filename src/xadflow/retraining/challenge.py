@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from xadflow.digests import sha256_json
-from xadflow.errors import BadWeights
+from xadflow.errors import BadWeights, WrongUse
 from xadflow.explainers.base import build_explainer
 from xadflow.gate import Verdict, judge
 from xadflow.in_service import PASSED, REASONS, REFUSED, Moved, put_in_service
+from xadflow.judging import Judge, find_judges, open_judges
 from xadflow.lineage import dvc_hashes
 from xadflow.registry import CHAMPION, GATE, Registry
 from xadflow.retraining.evaluate import flat, gate_figures
@@ -48,22 +49,30 @@ def judge_challenger(
 
     The same challenger against the same champion, rules and data is not measured twice. A challenger that is champion
     already stays it. A champion whose files are not those registered cannot be measured, nor serve: the absolute rules
-    decide alone, and the reasons say so.
+    decide alone, and the reasons say so. Held-out judges are asked about the explanations; that is reported, and no rule.
+
+    Raises WrongUse for a judge.
     """
+    if challenger.is_judge:
+        raise WrongUse("a judge is not gated: it never becomes champion", seen=challenger.name,
+                       next_step="name a detector; `xadflow models list` shows them")  # fmt: skip
     champion = registry.alias(challenger.name, CHAMPION)
     in_service = champion.version if champion is not None else None
+    if in_service == challenger.version:
+        return GateOutcome(challenger.name, challenger.version, True, ("is champion already",), False, {}, in_service)
+    panel = find_judges(settings, registry, dataset, registry.detector_folder(challenger))
     key = sha256_json({
         "rules": settings.gate.model_dump(mode="json", exclude={"generator"}), "data": dvc_hashes(home.project, dataset),
         "sparse": build_explainer("sparse", **settings.explainers["sparse"]).version,  # its code decides too
-        "champion": in_service if in_service != challenger.version else None,
+        "champion": in_service,
+        "judges": [[one.name, one.version] for one in panel.judges],
     })  # fmt: skip
-    if in_service == challenger.version:
-        return GateOutcome(challenger.name, challenger.version, True, ("is champion already",), False, {}, in_service)
     if challenger.tags.get(KEY) == key:
         reasons = tuple(json.loads(challenger.tags.get(REASONS, "[]")))
         return GateOutcome(challenger.name, challenger.version, challenger.tags.get(GATE) == PASSED, reasons, False, {},
                            in_service)  # fmt: skip
-    mine = _figures(home, settings, registry, dataset, challenger)
+    judges = open_judges(panel.judges, settings.device)
+    mine = _figures(home, settings, registry, dataset, challenger, judges)
     theirs, broken = None, list[str]()
     if champion is not None:
         try:
@@ -96,6 +105,8 @@ def settle(registry: Registry, model: str, version: int, serves: int | None, key
     return moved
 
 
-def _figures(home: Home, settings: Settings, registry: Registry, dataset: str, ref: ModelRef) -> dict[str, float]:
+def _figures(
+    home: Home, settings: Settings, registry: Registry, dataset: str, ref: ModelRef, judges: Sequence[Judge] = ()
+) -> dict[str, float]:  # fmt: skip
     detector = open_detector(registry.detector_folder(ref), settings.device)
-    return gate_figures(home, settings, dataset, detector)
+    return gate_figures(home, settings, dataset, detector, judges)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from xadflow.detectors.base import Detector, as_float
 from xadflow.engine.devices import resolve_device
 from xadflow.explainers.base import Explanation, build_explainer
 from xadflow.gate import AUROC, CHANGE_INSIDE, FLIP_RATE
+from xadflow.judging import Judge, ask, transfer_figures
 from xadflow.metrics.detection import DetectionSummary, summarise_detection
 from xadflow.scoring import score_images
 from xadflow.settings import Home, Settings
@@ -77,13 +78,30 @@ def explanation_figures(told: list[Explanation]) -> dict[str, float]:
     }
 
 
-def gate_figures(home: Home, settings: Settings, dataset: str, detector: Detector) -> dict[str, float]:
-    """Figures that the gate judges, all on split `gate`: AUROC, flip rate, share of change inside the mask."""
+def transferred(judges: Sequence[Judge], told: Sequence[Explanation], images: torch.Tensor) -> dict[str, float]:
+    """What held-out judges say of counterfactuals of uint8 images [N,C,H,W]; see `xadflow.judging.transfer`."""
+    made = [found.image for one in told for found in one.counterfactuals]
+    if not judges or not made:
+        return {}
+    words = iter(ask(judges, np.stack(made)))
+    after = [[next(words) for _ in one.counterfactuals] for one in told]
+    return transfer_figures(told, ask(judges, images), after)
+
+
+def gate_figures(
+    home: Home, settings: Settings, dataset: str, detector: Detector, judges: Sequence[Judge] = ()
+) -> dict[str, float]:  # fmt: skip
+    """Figures that the gate judges, all on split `gate`: AUROC, flip rate, share of change inside the mask.
+
+    What `judges` say of the sparse counterfactuals is reported beside them, as `sparse.transfer` and so on: they are small
+    changes that one detector asks for, and no other one sees.
+    """
     manifest = read_manifest(home.dataset(dataset))
     scored = score_split(detector, manifest, settings, dataset, Split.GATE)
     summary = scored.summary(detector.calibration.threshold, settings.seed)
-    _, told = explain_some(detector, scored, settings, "sparse", settings.gate.explained)
-    return {AUROC: summary.auroc, **explanation_figures(told)}
+    chosen, told = explain_some(detector, scored, settings, "sparse", settings.gate.explained)
+    said = transferred(judges, told, scored.images[chosen])
+    return {AUROC: summary.auroc, **explanation_figures(told), **{f"sparse.{name}": value for name, value in said.items()}}
 
 
 def flat(prefix: str, figures: Mapping[str, Any]) -> dict[str, float]:

@@ -7,7 +7,7 @@ any other, calls images normal that no person would.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -24,15 +24,25 @@ from xadflow.errors import BadInput
 from xadflow.explainers import TrainedExplainer, load_explainer
 from xadflow.explainers.base import Explanation
 from xadflow.explainers.trained import Placed
-from xadflow.gate import APART, CHANGE_OF_NORMALS, FRECHET, LIKENESS, SHARE_NORMAL, judge_generator
+from xadflow.gate import (
+    APART,
+    CHANGE_OF_NORMALS,
+    FRECHET,
+    LIKENESS,
+    SHARE_NORMAL,
+    joined,
+    judge_generator,
+    judge_transfer,
+)
 from xadflow.in_service import PASSED, REASONS, REFUSED
+from xadflow.judging import Judge, find_judges, open_judges
 from xadflow.lineage import dvc_hashes
 from xadflow.metrics.perceptual import perceptual_distances
 from xadflow.metrics.realism import normalised_frechet
 from xadflow.metrics.stability import noise_stability, noisy_copies
 from xadflow.registry import CHAMPION, GATE, Registry
 from xadflow.retraining.challenge import KEY, GateOutcome
-from xadflow.retraining.evaluate import flat, score_split
+from xadflow.retraining.evaluate import flat, score_split, transferred
 from xadflow.scoring import open_detector, score_images
 from xadflow.settings import Home, Settings
 from xadflow.tracking.model_versions import ModelRef
@@ -50,7 +60,12 @@ def judge_explainer(
     The same version with the same rules and data is not measured twice.
     """
     rules = settings.gate.generator
-    key = sha256_json({"rules": rules.model_dump(mode="json"), "data": dvc_hashes(home.project, dataset)})
+    panel = find_judges(settings, registry, dataset, registry.detector_folder(detector))
+    key = sha256_json({
+        "rules": rules.model_dump(mode="json"), "data": dvc_hashes(home.project, dataset),
+        "min_transfer": settings.gate.min_transfer, "judges": [[one.name, one.version] for one in panel.judges],
+        "why_none": panel.why_none,
+    })  # fmt: skip
     if explainer.tags.get(KEY) == key:
         reasons = tuple(json.loads(explainer.tags.get(REASONS, "[]")))
         return GateOutcome(explainer.name, explainer.version, explainer.tags.get(GATE) == PASSED, reasons, False, {})
@@ -58,8 +73,12 @@ def judge_explainer(
     opened = open_detector(registry.detector_folder(detector), settings.device)
     others = other_champions(settings, registry, dataset, detector)
     views = {name: open_detector(registry.detector_folder(ref), settings.device) for name, ref in others.items()}
-    figures, concepts = generator_figures(home, settings, dataset, loaded, opened, views)
-    verdict = judge_generator(rules, figures, concepts)
+    judges = open_judges(panel.judges, settings.device)
+    figures, concepts = generator_figures(home, settings, dataset, loaded, opened, views, judges)
+    verdict = joined(
+        judge_generator(rules, figures, concepts),
+        judge_transfer(settings.gate.min_transfer, figures, panel.why_none, wanted=panel.wanted),
+    )
     registry.log_metrics(explainer.run_id, flat("gate", figures))
     registry.tag(explainer.name, explainer.version, GATE, PASSED if verdict.passed else REFUSED)
     registry.tag(explainer.name, explainer.version, REASONS, json.dumps(verdict.reasons))
@@ -76,7 +95,7 @@ def other_champions(settings: Settings, registry: Registry, dataset: str, detect
 
 def generator_figures(
     home: Home, settings: Settings, dataset: str, explainer: TrainedExplainer, detector: Detector,
-    others: dict[str, Detector],
+    others: dict[str, Detector], judges: Sequence[Judge] = (),
 ) -> tuple[dict[str, float], int]:  # fmt: skip
     """Figures that the gate judges, on split `gate`, and how many concepts there are.
 
@@ -87,6 +106,8 @@ def generator_figures(
     change_of_normals   mean |change| of normals that are not flagged, as a share of that of the anomalies, where every place
                         may change: a mask of places keeps normals as they are whatever a generator has learned
     change_of_normals_as_served  the same with that mask, reported only, of explainers that have one
+    transfer            share of counterfactuals that a held-out judge calls normal, of anomalies that it flags too; with
+                        judge_flagged and judge_recall, see xadflow.judging.transfer
     share_normal_by.*   share of all counterfactuals that another detector calls normal; reported only
     perceptual          mean perceptual distance of the counterfactuals to their images, in the stages of the feature network;
                         not comparable with published LPIPS; reported only, of the first 32 anomalies, as are the next two
@@ -111,6 +132,7 @@ def generator_figures(
         APART: _mean(told, "apart_min"), FRECHET: _frechet(made, normals, anomalies, settings),
         "change_of_anomalies": changes, "anomalies": float(len(anomalies)), "normals": float(len(normals)),
     }  # fmt: skip
+    figures |= transferred(judges, told, anomalies)
     figures |= shares | _reported(explainer, detector, anomalies[:LOOKED_AT], made[:LOOKED_AT], settings)
     figures |= {f"share_normal_of.{concept}": float(share) for concept, share in enumerate(is_normal.mean(axis=0))}
     stored = torch.from_numpy(made.reshape(-1, *made.shape[2:]))

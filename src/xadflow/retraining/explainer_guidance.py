@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xadflow.data.manifest import ManifestRow
 from xadflow.detectors.backbones import Trunk
 from xadflow.detectors.base import CARD, Detector, FitRun, TrainingData, as_float, build_detector, load_detector
 from xadflow.detectors.synthesis import synthetic_rounds
@@ -21,7 +22,7 @@ from xadflow.engine.seeds import seeded
 from xadflow.explainers.trained import Guidance, Pairs, Wanted
 from xadflow.explainers.transplant.bank import DonorBank, DonorList, Symmetries
 from xadflow.explainers.transplant.explainer import TransplantExplainer
-from xadflow.retraining.halves import donor_half
+from xadflow.judging import donor_half
 
 MOST_PAIRS = 8192  # as of the anomalies: all of them lie in memory
 MOST_TRANSPLANTED = 64  # anomalies: a transplant is a search
@@ -109,11 +110,10 @@ def donors_of(detector_folder: Path, ids: Sequence[str], normals: Tensor) -> Don
     return DonorBank.of(listed, found, normals[[places[one] for one in found]]) if listed is not None and found else None
 
 
-def rows_of_donors(ids: Sequence[str]) -> list[int]:
-    """Rows of the train normals that may give donors, by their image_ids; all of them where there are few."""
-    chosen, _ = donor_half(ids)
-    kept = set(chosen)
-    return [place for place, image_id in enumerate(ids) if image_id in kept]
+def rows_of_donors(rows: Sequence[ManifestRow]) -> list[int]:
+    """Places of the train normals `rows` that may give donors, on which no judge is fitted; all of them where there are few."""
+    donors = {row.image_id for row in donor_half(rows).donors}
+    return [place for place, row in enumerate(rows) if row.image_id in donors]
 
 
 def synthesiser_of(detector: Detector) -> str:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from xadflow.detectors.base import Detector, TrainingData
 
 CODE = ("explainers", "engine", "detectors", "data/synthetic.py", "data/confetti.py", "data/perlin.py", "data/loading.py",
-        "images.py", "retraining/explainer_training.py", "retraining/explainer_guidance.py")  # fmt: skip
+        "images.py", "retraining/explainer_training.py", "retraining/explainer_guidance.py",
+        "judging/halves.py")  # fmt: skip
 MOST_OF_A_KIND = 8192  # images: a generator sees some ten thousand, and all of them lie in memory
 EVERY_KIND = ("outliers", "known", "synthetic")
 
@@ -87,7 +88,8 @@ def explainer_order(home: Home, settings: Settings, dataset: str, detector: Mode
             raise BadManifest("the data set has not been built by DVC", seen=name,
                               next_step=f"run `dvc repro validate@{name}`")  # fmt: skip
     decides = {
-        "detector": detector.files, "data": data, "dataset": settings.dataset(dataset).model_dump(mode="json"),
+        "detector": detector.files, "data": data,
+        "dataset": settings.dataset(dataset).model_dump(mode="json", exclude={"judge"}),
         "explainer": explainer, "settings": given, "code": code_digest(*CODE),
     }  # fmt: skip
     return ExplainerOrder(dataset, explainer, given, detector, data[dataset]["manifest"], sha256_json(decides)[:32])
@@ -129,10 +131,11 @@ def train_explainer(
     if wanted is None:
         trained = explainer.fit(detector, whom, data.normals, anomalies, run)
     else:
-        ids = [row.image_id for row in manifest.rows(Split.TRAIN, label=0)]
+        rows = manifest.rows(Split.TRAIN, label=0)
         fit_run = FitRun(folder, explainer.seed, settings.calibration.false_alarm_rate, str(device))
+        ids = [row.image_id for row in rows]
         bank = donors_of(registry.detector_folder(order.detector), ids, data.normals) if wanted.transplants else None
-        given = guidance(wanted, detector, data, fit_run, bank=bank, symmetries=dataset.symmetries, apart=rows_of_donors(ids))
+        given = guidance(wanted, detector, data, fit_run, bank=bank, symmetries=dataset.symmetries, apart=rows_of_donors(rows))
         trained = cast(Any, explainer).fit(detector, whom, data.normals, anomalies, run, given)
     explainer.save(order.saved(home))
     report = {"seconds": time.monotonic() - started, "resumed_from": trained.resumed_from, "history": trained.history,

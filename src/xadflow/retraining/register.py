@@ -13,6 +13,7 @@ from xadflow.digests import sha256_file, sha256_json
 from xadflow.lineage import dvc_hashes, git_commit, library_versions
 from xadflow.metrics.figures import SheetRow, contact_sheet, roc_with_interval, score_histogram
 from xadflow.registry import Registry
+from xadflow.retraining.donors import bank_size, choose_donors
 from xadflow.retraining.evaluate import Scored, explain_some, flat, score_split
 from xadflow.retraining.scene_figures import scene_figures
 from xadflow.retraining.train import REPORT, TrainingOrder
@@ -21,15 +22,18 @@ from xadflow.settings import Home, Settings
 from xadflow.tracking.model_versions import ModelRef
 
 SHEET_ROWS = 6
+DONORS = "xadflow.donors"  # tag: how large a bank of donors the version was asked to keep
 
 
 def register_trained(home: Home, settings: Settings, registry: Registry, order: TrainingOrder) -> ModelRef:
     """Evaluate on `test`, log one run and register one version with the alias `challenger`.
 
-    `test` is reported, never selected on. A training that is registered already is found by its key and not logged again.
+    `test` is reported, never selected on. A training that is registered already is found by its key and not logged again,
+    unless an explainer of params.yaml needs donors and that version was registered without, or with a bank of another size.
     """
+    most = bank_size(settings)
     known = registry.find_trained(order.model_name, order.key)
-    if known is not None:
+    if known is not None and (not most or known.tags.get(DONORS) == str(most)):
         challenger = registry.alias(order.model_name, "challenger")
         if challenger is None or challenger.version < known.version:  # a kill came between version and alias
             registry.set_alias(order.model_name, "challenger", known.version)
@@ -43,6 +47,9 @@ def register_trained(home: Home, settings: Settings, registry: Registry, order: 
     figures |= {f"{SAMPLES}-{path.stem}": path for path in sorted((order.folder(home) / SAMPLES).glob("*.png"))}
     report = json.loads((order.folder(home) / REPORT).read_text())
     calibration = detector.calibration
+    donors = choose_donors(detector, manifest, settings, order.dataset, most) if most else None
+    if donors is not None:
+        donors.save(folder)  # before the folder is logged: a version's files are hashed
     metrics = {
         **flat("test", summary.as_metrics()),
         **flat("test.pixels", scene_figures(detector, manifest, scored.rows, scored.images, settings, order.dataset)),
@@ -50,6 +57,7 @@ def register_trained(home: Home, settings: Settings, registry: Registry, order: 
         **flat("calibration", {"threshold": calibration.threshold, "temperature": calibration.temperature,
                                "error": calibration.calibration_error,
                                "normals": calibration.normal_scores.size}),
+        **({"donors.chosen": float(len(donors.ids)), "donors.chosen_from": float(donors.chosen_from)} if donors else {}),
     }  # fmt: skip
     ref = registry.log_training(
         model_name=order.model_name,
@@ -73,7 +81,7 @@ def register_trained(home: Home, settings: Settings, registry: Registry, order: 
             "parameters": sha256_json(settings.model_dump(mode="json")), "libraries": library_versions(),
         },
         tags={"xadflow.training_key": order.key, "xadflow.data_md5": order.data_md5,
-              "xadflow.weights": sha256_file(folder / WEIGHTS)},
+              "xadflow.weights": sha256_file(folder / WEIGHTS), **({DONORS: str(most)} if donors else {})},
     )  # fmt: skip
     registry.set_alias(order.model_name, "challenger", ref.version)
     return ref

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.errors import BadManifest
 from xadflow.lineage import code_digest, dvc_hashes
-from xadflow.settings import Home, Settings
+from xadflow.settings import DetectorSettings, Home, Settings
 
 if TYPE_CHECKING:
     from xadflow.detectors import FitRun, TrainingData
@@ -25,7 +25,10 @@ Update = Callable[[int, int, Mapping[str, float]], None]
 
 @dataclass(frozen=True)
 class TrainingOrder:
-    """One training: what, from which data. `key` digests data, settings, seed and the code that trains."""
+    """One training: what, from which data. `key` digests data, settings, seed and the code that trains.
+
+    `normals` are image_ids of the train normals to learn from, None for all of them.
+    """
 
     dataset: str
     detector: str
@@ -35,6 +38,7 @@ class TrainingOrder:
     false_alarm_rate: float
     data_md5: str
     key: str
+    normals: frozenset[str] | None = None
 
     @property
     def model_name(self) -> str:
@@ -59,8 +63,14 @@ def training_order(home: Home, settings: Settings, dataset: str, detector: str, 
 
     Raises BadManifest when the data set has not been built.
     """
+    return order_for(home, settings, dataset, detector, settings.detector(detector), seed)
+
+
+def order_for(
+    home: Home, settings: Settings, dataset: str, name: str, chosen: DetectorSettings, seed: int | None = None
+) -> TrainingOrder:
+    """As :func:`training_order`, of method and settings that need not stand under `detectors` in params.yaml."""
     chosen_seed = settings.seed if seed is None else seed
-    chosen = settings.detector(detector)
     data = dvc_hashes(home.project, dataset)
     if "manifest" not in data:
         raise BadManifest("the data set has not been built by DVC", seen=dataset,
@@ -75,7 +85,7 @@ def training_order(home: Home, settings: Settings, dataset: str, detector: str, 
         "data": data,
         **({"weights": weights} if weights else {}),
         **({"outliers": foreign} if outliers else {}),
-        "dataset": settings.dataset(dataset).model_dump(mode="json"),
+        "dataset": settings.dataset(dataset).model_dump(mode="json", exclude={"judge"}),
         "method": chosen.method,
         "settings": chosen.settings,
         "seed": chosen_seed,
@@ -83,7 +93,7 @@ def training_order(home: Home, settings: Settings, dataset: str, detector: str, 
         "code": code_digest(*CODE),
     }
     return TrainingOrder(
-        dataset=dataset, detector=detector, method=chosen.method, settings=chosen.settings, seed=chosen_seed,
+        dataset=dataset, detector=name, method=chosen.method, settings=chosen.settings, seed=chosen_seed,
         false_alarm_rate=settings.calibration.false_alarm_rate, data_md5=data["manifest"],
         key=sha256_json(decides)[:32],
     )  # fmt: skip
@@ -139,12 +149,14 @@ def _work(home: Home, settings: Settings, order: TrainingOrder, update: Update |
     from xadflow.data.loading import training_data
     from xadflow.data.manifest import read_manifest
     from xadflow.detectors import FitRun
+    from xadflow.detectors.base import detector_class
 
     folder = order.folder(home)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = read_manifest(home.dataset(order.dataset))
     dataset = settings.dataset(order.dataset)
-    outliers = read_manifest(home.dataset(dataset.outliers)) if dataset.outliers else None
+    needed = dataset.outliers if getattr(detector_class(order.method), "learns_from_outliers", True) else None
+    outliers = read_manifest(home.dataset(needed)) if needed else None
     run = FitRun(folder=folder, seed=order.seed, false_alarm_rate=order.false_alarm_rate, device=settings.device,
                  progress=update)  # fmt: skip
-    return training_data(manifest, dataset, outliers=outliers), run
+    return training_data(manifest, dataset, outliers=outliers, normals=order.normals), run

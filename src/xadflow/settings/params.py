@@ -54,6 +54,17 @@ WebAddress = Annotated[SecretStr, AfterValidator(_is_web_address)]
 _WEB_ADDRESS = TypeAdapter(WebAddress)
 
 
+class JudgeSettings(_Frozen):
+    """The detector that judges counterfactuals which it had no part in: a registered method and its settings."""
+
+    method: MethodName = "padim"
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+def _on_or_off(value: Any) -> Any:
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
 class DatasetSettings(_Frozen):
     """One product and one split: where its images come from and what a detector sees of them.
 
@@ -64,6 +75,9 @@ class DatasetSettings(_Frozen):
     `symmetries` of the product: which copies of a normal image are normal too: `none`; `flips`, mirrored left-right,
     upside down, and both; `square`, those and quarter turns. `aligned`: the same place of two images shows the same part
     of the product; false for textures and for parts in any pose.
+
+    `judge` is asked about counterfactuals; null or false: nobody is. See :mod:`xadflow.judging.choice` for what is used where
+    nothing is said.
     """
 
     source: MethodName
@@ -77,6 +91,7 @@ class DatasetSettings(_Frozen):
     classes: Annotated[tuple[Name, ...], Field(max_length=255)] = ()  # 255 is nobody's
     symmetries: Literal["none", "flips", "square"] = "none"
     aligned: bool = True
+    judge: Annotated[JudgeSettings | None, BeforeValidator(_on_or_off)] = JudgeSettings()
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -113,6 +128,7 @@ class GateSettings(_Frozen):
     min_flip_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.9
     max_flip_rate_drop: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     min_change_inside: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3
+    min_transfer: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     explained: Positive = 48
     generator: GeneratorGateSettings = GeneratorGateSettings()
 
@@ -221,6 +237,8 @@ class Settings(_Frozen):
                      if self.catalogue.count(name) != 1 or name not in self.datasets)  # fmt: skip
         if odd:
             raise PydanticCustomError(ODD_CATALOGUE, "catalogue", {"seen": odd})
+        if "judge" in self.detectors:
+            raise ValueError("no detector may be named `judge`: xad.<dataset>.judge is the judge of a data set")
         named: tuple[tuple[str, tuple[str, ...], Collection[str]], ...] = (
             ("retrain.datasets", self.retrain.datasets, self.datasets),
             ("retrain.detectors", self.retrain.detectors, self.detectors),

@@ -1,6 +1,7 @@
 """What a registered model is, without MLflow: names, versions, and the rule for a model's files.
 
-A detector is xad.<dataset>.<detector>, an explainer that was trained for it xad.<dataset>.<detector>.<explainer>.
+A detector is xad.<dataset>.<detector>, an explainer that was trained for it xad.<dataset>.<detector>.<explainer>, and
+xad.<dataset>.judge is the data set's judge, a detector that never serves.
 """
 
 from __future__ import annotations
@@ -59,6 +60,11 @@ class ModelRef:
         return Explains(int(self.tags[EXPLAINS_VERSION]), self.tags.get(EXPLAINS_WEIGHTS, ""))
 
     @property
+    def is_judge(self) -> bool:
+        """Whether it is a data set's judge, which is asked about counterfactuals and never serves."""
+        return self.name.count(".") == 2 and self.name.endswith(".judge")
+
+    @property
     def part(self) -> Part:
         """What is registered."""
         return "detector" if self.explains is None else "explainer"
@@ -112,6 +118,11 @@ def parse_spec(spec: str) -> tuple[str, str | int]:
     meant = found.group() if (found := _NAME.match(spec)) else "xad.elpv.fcdd"
     raise WrongUse("a model is named by alias or version: name@alias or name/3", seen=spec,
                    next_step=f"use e.g. {meant}@champion")  # fmt: skip
+
+
+def judge_of(dataset: str) -> str:
+    """Name of the model of a data set's judge."""
+    return f"xad.{dataset}.judge"
 
 
 def detector_of(explainer_model: str) -> str:

@@ -2,7 +2,8 @@
 
 Donors are compared by weighted correlation: weights are high where the heat is low, so a donor is chosen for the part of
 the image that will stay. Products that are not aligned are compared near the heat only, and at every shift as well
-(cross-correlation by FFT, first at low resolution, then at full); what a shift uncovers is the donor's mirror image.
+(cross-correlation by FFT, first at low resolution, then at full). What a shift uncovers is the donor's mirror image, and a
+shift that brings it to the hot part is avoided.
 
 Letters: B images, N donors, S symmetries, P donors an image, T side of a thumbnail.
 """
@@ -22,6 +23,7 @@ from xadflow.explainers.transplant.masks import blurred
 
 THUMBNAIL_PX = 32
 SHIFTED_DONORS = 48  # of a product that is not aligned: every shift of one is a donor of its own, and each costs 3 FFTs
+MIRROR_PRICE = 0.5  # of correlation, where all of the heat would be filled with mirrored pixels: mirrored joints look odd
 GAINS = (0.7, 1.4)  # contrast is a property of the product; beyond this the pixels would be made up
 _FLAT = 1e-4  # deviation below which an image has no contrast to match
 _TURNS: tuple[Callable[[Tensor], Tensor], ...] = (
@@ -60,24 +62,31 @@ class Donors:
             pixels = torch.stack([self._copies(own, its, x.device) for own, its in zip(places, turns, strict=True)])
         else:
             weights = weights * blurred(heat, 0.1 * max(heat.shape[1:])) + 1e-6
-            places, pixels = self._shifted(x, weights, wanted)
+            places, pixels = self._shifted(x, heat, weights, wanted)
         return Matches(_fitted(pixels, x, weights), places)
+
+    def as_they_are(self, x: Tensor, heat: Tensor, wanted: int) -> Matches:
+        """The nearest donors in their own pixels, not turned, shifted or fitted: images that the detector calls normal.
+
+        For images that no fitted donor makes normal: then a region of all of it does.
+        """
+        places, _ = self._alike(x, (1.0 - heat).square() + 1e-3, wanted, turns=1)
+        return Matches(as_float(self.bank.images[places.cpu()].to(x.device)), places)
 
     def _copies(self, places: Tensor, turns: Tensor, device: torch.device) -> Tensor:
         """Full pixels float [P,C,H,W] of donors in stated turns."""
         taken = as_float(self.bank.images[places.cpu()].to(device))
         return torch.stack([self._turns[int(turn)](one) for one, turn in zip(taken, turns.tolist(), strict=True)])
 
-    def _alike(self, x: Tensor, weights: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
-        """Places and turns int64 [B,P] of the donors of highest weighted correlation, each donor once."""
-        centred, spread, w = _standardised(_thumbnail(x), F.interpolate(
-            weights[:, None], (THUMBNAIL_PX, THUMBNAIL_PX), mode="area")[:, 0])  # fmt: skip
-        bank = self._thumbnails.flatten(2)  # (N, S, T*T)
+    def _alike(self, x: Tensor, weights: Tensor, wanted: int, turns: int | None = None) -> tuple[Tensor, Tensor]:
+        """Places and turns int64 [B,P] of the donors of highest weighted correlation, each donor once, in its first `turns`."""
+        centred, spread, w = _standardised(_thumbnail(x), _small(weights))
+        bank = self._thumbnails[:, :turns].flatten(2)  # (N, S, T*T)
         flat_w, flat_x = w.flatten(1), (w * centred / spread).flatten(1)  # (B, T*T)
         mean = torch.einsum("bt,nst->bns", flat_w, bank)
         variance = torch.einsum("bt,nst->bns", flat_w, bank.square()) - mean.square()
         alike = torch.einsum("bt,nst->bns", flat_x, bank) / variance.clamp_min(_FLAT**2).sqrt()  # (B, N, S)
-        alike = alike.masked_fill(self._same(x), -torch.inf)
+        alike = alike.masked_fill(self._same(x)[..., :turns], -torch.inf)
         best = alike.max(dim=2)
         places = best.values.topk(min(wanted, alike.shape[1]), dim=1).indices
         return places, best.indices.gather(1, places)
@@ -88,19 +97,19 @@ class Donors:
         same = (apart < 1e-4).view(len(x), *self._thumbnails.shape[:2])
         return same & ~same.flatten(1).all(dim=1).view(-1, 1, 1)
 
-    def _shifted(self, x: Tensor, weights: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
+    def _shifted(self, x: Tensor, heat: Tensor, weights: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
         """Places [B,P] and full pixels [B,P,C,H,W] of the donors that fit best at their best shift, image by image."""
         height, width = x.shape[2:]
         scale_y, scale_x = height / THUMBNAIL_PX, width / THUMBNAIL_PX
-        small_x, same = _thumbnail(x), self._same(x)
-        small_w = F.interpolate(weights[:, None], (THUMBNAIL_PX, THUMBNAIL_PX), mode="area")[:, 0]
+        small_x, small_w, same = _thumbnail(x), _small(weights), self._same(x)
+        mirrored = MIRROR_PRICE * _mirrored_heat(_small(heat.square()))  # (B, T+1, T+1)
         donors, turns = self._thumbnails.shape[:2]
         padded = _mirrored(self._thumbnails.flatten(0, 1))
         transforms = _transforms(padded)  # of the bank once, not once an image
         grey, all_places, all_pixels = x.mean(dim=1), [], []
         for row in range(len(x)):
             alike = _alike_at_shifts(small_x[row], small_w[row], transforms, padded.shape[1:])  # (N*S, T+1, T+1)
-            alike = alike.view(donors, turns, -1).masked_fill(same[row][..., None], -torch.inf)
+            alike = (alike - mirrored[row]).view(donors, turns, -1).masked_fill(same[row][..., None], -torch.inf)
             best = alike.flatten(1).max(dim=1)
             places = best.values.topk(min(wanted, donors)).indices
             turn, shift = best.indices[places] // alike.shape[2], best.indices[places] % alike.shape[2]
@@ -120,7 +129,12 @@ class Donors:
 
 def _thumbnail(x: Tensor) -> Tensor:
     """Grey [N,T,T] of [N,C,H,W]."""
-    return F.interpolate(x.mean(dim=1, keepdim=True), (THUMBNAIL_PX, THUMBNAIL_PX), mode="area")[:, 0]
+    return _small(x.mean(dim=1))
+
+
+def _small(maps: Tensor) -> Tensor:
+    """[N,T,T] of [N,H,W]."""
+    return F.interpolate(maps[:, None], (THUMBNAIL_PX, THUMBNAIL_PX), mode="area")[:, 0]
 
 
 def _standardised(grey: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,6 +155,17 @@ def _mirrored(images: Tensor) -> Tensor:
 def _mirror_places(side: int, device: torch.device) -> Tensor:
     at = torch.arange(2 * side, device=device) - side // 2
     return torch.where(at < 0, -1 - at, torch.where(at >= side, 2 * side - 1 - at, at))
+
+
+def _mirrored_heat(heat: Tensor) -> Tensor:
+    """Share of the heat [N,T,T] that a donor's mirrored part would fill at every shift, [N,T+1,T+1]."""
+    side = heat.shape[1]
+    real = torch.zeros(1, 2 * side, 2 * side, device=heat.device)
+    real[:, side // 2 : side // 2 + side, side // 2 : side // 2 + side] = 1.0
+    share = heat / heat.sum(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+    wide = torch.fft.rfft2(share, s=(2 * side, 2 * side))
+    covered: Tensor = torch.fft.irfft2(torch.fft.rfft2(real) * wide.conj(), s=(2 * side, 2 * side))
+    return 1.0 - covered[:, : side + 1, : side + 1]
 
 
 def _transforms(padded: Tensor) -> tuple[Tensor, Tensor]:

@@ -106,11 +106,17 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         some = x[rows]
         wanted = min(max(self.settings.candidates, self.settings.alternatives), len(bank.ids))
         heat, by_occlusion = heat_of(detector, some, first.map[rows] if first.map is not None else None, usual, donors)
-        matches = donors.nearest(some, heat, wanted)
-        pairs = _paired(matches)
-        search = RegionSearch(detector, some[pairs.image], pairs.donors, heat[pairs.image],
-                              usual if first.map is not None else None, goal, self.settings)  # fmt: skip
+        usual = usual if first.map is not None else None
+        pairs = _paired(donors.nearest(some, heat, wanted))
+        search = RegionSearch(detector, some[pairs.image], pairs.donors, heat[pairs.image], usual, goal, self.settings)
         found = search.grown()
+        lost = _unreached(found, pairs, len(rows), goal)
+        if len(lost):
+            others = _paired(donors.as_they_are(some[lost], heat[lost], wanted), lost)
+            swapped = torch.isin(pairs.image, lost).nonzero().flatten()  # as many, in the same order
+            search.exchange(swapped, others.donors)
+            pairs.place[swapped] = others.place
+            found.put(swapped, search.grown(swapped))
         chosen = _chosen(found, pairs, len(rows), goal, self.settings.alternatives)
         picked = torch.cat(chosen)
         better = search.shrunk(found, picked) if self.settings.shrink_rounds else found.of(picked)
@@ -119,8 +125,7 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
             found.put(picked, search.optimised(found, picked))
         passes = 1 + search.passes / len(rows)
         for number, row in enumerate(rows.tolist()):
-            its = sorted(chosen[number].tolist(), key=lambda pair: (float(found.scores[pair]) > goal.threshold,
-                                                                    float(found.cells[pair].float().mean()), pair))
+            its = sorted(chosen[number].tolist(), key=lambda pair: _order(found, pair, goal))
             told[row] = self._told(detector, original[row], heat[number], found, pairs, its, search, goal,
                                    {"passes": passes, "heat_by_occlusion": float(by_occlusion)})  # fmt: skip
         return told
@@ -173,7 +178,7 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
                 changed_fraction=size.changed_fraction, donor_id=self._bank.ids[int(pairs.place[pair])],
             ))  # fmt: skip
             blend = found.blends[pair]
-            shares.append(float((blend >= 0.5).float().mean()))
+            shares.append(_share(blend))
             shown.append(ShownImage(f"transplant.{concept}.region", _stored(blend), 0.0, 1.0))
         parts, its_metrics = self._parts(found, its[0], search, goal)
         metrics = {
@@ -198,10 +203,18 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         return shown, metrics
 
 
-def _paired(matches: Matches) -> _Pairs:
+def _paired(matches: Matches, images: Tensor | None = None) -> _Pairs:
+    """Pairs of all matches; `images` numbers the images where they are some of more."""
     count, several = matches.places.shape
-    image = torch.arange(count, device=matches.places.device).repeat_interleave(several)
-    return _Pairs(image, matches.places.flatten(), matches.pixels.flatten(0, 1))
+    numbers = torch.arange(count, device=matches.places.device) if images is None else images
+    return _Pairs(numbers.repeat_interleave(several), matches.places.flatten().clone(), matches.pixels.flatten(0, 1))
+
+
+def _unreached(found: Found, pairs: _Pairs, images: int, goal: Goal) -> Tensor:
+    """Images that none of their pairs makes normal."""
+    reached = torch.zeros(images, dtype=torch.bool, device=found.scores.device)
+    reached[pairs.image[found.scores <= goal.threshold]] = True
+    return (~reached).nonzero().flatten()
 
 
 def _chosen(found: Found, pairs: _Pairs, images: int, goal: Goal, alternatives: int) -> list[Tensor]:
@@ -223,6 +236,17 @@ def _chosen(found: Found, pairs: _Pairs, images: int, goal: Goal, alternatives: 
             chosen.append(rest[int(value.argmax())])
         picked.append(torch.tensor(chosen, device=found.scores.device))
     return picked
+
+
+def _share(blend: Tensor) -> float:
+    """Share of pixels where the donor prevails."""
+    return float((blend >= 0.5).float().mean())
+
+
+def _order(found: Found, pair: int, goal: Goal) -> tuple[bool, float, int]:
+    """Normal ones by the size of their regions, then the others by their scores."""
+    score = float(found.scores[pair])
+    return score > goal.threshold, score if score > goal.threshold else _share(found.blends[pair]), pair
 
 
 def _stored(values: Tensor) -> NDArray[np.uint8]:

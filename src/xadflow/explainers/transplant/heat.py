@@ -37,8 +37,8 @@ def occlusion(detector: Detector, x: Tensor, donors: Donors) -> Tensor:
     falls = []
     with torch.no_grad():
         for image, its, before in zip(x, cover, detector.score(x).image, strict=True):
-            scores = [detector.score(blended(image.expand(len(some), -1, -1, -1), its.expand(len(some), -1, -1, -1), some)).image
-                      for some in torch.split(blends, AT_ONCE)]  # fmt: skip
+            covered = blended(image.expand(len(blends), -1, -1, -1), its.expand(len(blends), -1, -1, -1), blends)
+            scores = [detector.score(some).image for some in torch.split(covered, AT_ONCE)]
             falls.append((before - torch.cat(scores)).view(PLACES, PLACES))
     wide = F.interpolate(torch.stack(falls)[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     return blurred(wide, 0.03 * max(size))

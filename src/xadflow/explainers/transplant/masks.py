@@ -36,8 +36,9 @@ def blend_of(cells: Tensor, size: tuple[int, int], dilation: float, feather: flo
     """
     longer = max(size)
     mask = F.interpolate(cells[:, None].float(), size, mode="nearest-exact")
-    if reach := round(dilation * longer):
-        mask = F.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach)
+    if reach := round(dilation * longer):  # down, then across: the same square for a fraction of the time
+        mask = F.max_pool2d(mask, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
+        mask = F.max_pool2d(mask, (1, 2 * reach + 1), stride=1, padding=(0, reach))
     return blurred(mask[:, 0], feather * longer)
 
 

@@ -83,26 +83,32 @@ class RegionSearch:
         each = [[getattr(part, name) for part in parts] for name in ("cells", "images", "scores", "blends")]
         return Found(*map(torch.cat, each)), torch.cat(heats) if heats else None
 
-    def grown(self) -> Found:
-        """The first rung of each pair at its target; else its first that is normal; else its best."""
-        every = torch.arange(len(self._x), device=self._x.device)
-        cells = torch.zeros_like(self._heat, dtype=torch.bool)
-        heat = self._heat.clone()
+    def exchange(self, rows: Tensor, donors: Tensor) -> None:
+        """Other donors [.,C,H,W] for some pairs."""
+        self._donors[rows] = donors
+
+    def grown(self, some: Tensor | None = None) -> Found:
+        """The first rung of each pair at its target; else its first that is normal; else its best. Of some pairs, or of all."""
+        every = torch.arange(len(self._x), device=self._x.device) if some is None else some
+        heat = self._heat[every]
+        cells = torch.zeros_like(heat, dtype=torch.bool)
         found: Found | None = None
         for share in self._settings.rungs:
-            rows = every if found is None else every[found.scores > self._goal.target]
-            if len(rows) == 0:
+            at = torch.arange(len(every), device=heat.device)
+            if found is not None:
+                at = at[found.scores > self._goal.target]
+            if len(at) == 0:
                 break
-            cells[rows] = hottest(heat[rows].masked_fill(cells[rows], torch.inf), share)
-            tried, now = self.attempt(rows, cells[rows])
+            cells[at] = hottest(heat[at].masked_fill(cells[at], torch.inf), share)
+            tried, now = self.attempt(every[at], cells[at])
             if found is None:
                 found = tried
             else:
-                before, after = found.scores[rows], tried.scores
+                before, after = found.scores[at], tried.scores
                 better = (after <= self._goal.target) | ((before > self._goal.threshold) & (after < before))
-                found.put(rows[better], tried.of(better.nonzero().flatten()))
+                found.put(at[better], tried.of(better.nonzero().flatten()))
             if now is not None:
-                heat[rows] = now
+                heat[at] = now
         assert found is not None  # there is at least one rung
         return found
 
