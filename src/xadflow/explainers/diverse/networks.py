@@ -93,8 +93,9 @@ class Generator(nn.Module):
         self.lift_again = nn.Conv2d(2 * width, width, 1)
         self.top_again = ConditionedResidual(2 * width, width)
         self.leave = nn.Sequential(nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv2d(width, outer, 3, padding=1))
-        if masked:
-            nn.init.constant_(cast(nn.Conv2d, self.leave[-1]).bias[inner:], START_MASK)
+        last = cast(nn.Conv2d, self.leave[-1])
+        if masked and last.bias is not None:
+            nn.init.constant_(last.bias[inner:], START_MASK)
 
     def start_at_nothing(self) -> None:
         """Zeros in the last convolution: the output is 0 whatever the image, until it is trained."""
