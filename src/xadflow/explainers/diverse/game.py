@@ -198,7 +198,7 @@ class Game:
         concept = torch.arange(s.concepts, device=x.device).repeat(len(x))
         repeated = x.repeat_interleave(s.concepts, dim=0)
         made = self.players.paint(repeated, torch.zeros(len(repeated), device=x.device), concept, None)
-        made = made.unflatten(0, (len(x), s.concepts))
+        made = made.reshape(len(x), s.concepts, *x.shape[1:])
         mended = winner_takes_all(made[: len(pairs.flawed)], pairs.mended, s.slack)
         return mended + 0.5 * (made[len(pairs.flawed) :] - pairs.kept[:, None]).abs().mean()
 

@@ -94,7 +94,7 @@ def feature_diversity(before: Sequence[Tensor], after: Sequence[Tensor], edit: T
 
     Stages of the images [N,C,u,v] `before`, and of their K edited forms [N*K,C,u,v] `after`, image by image.
     """
-    found = [diversity((made.float().unflatten(0, (len(plain), -1)) - plain.float()[:, None]), edit, margin)
+    found = [diversity(made.float().reshape(len(plain), -1, *plain.shape[1:]) - plain.float()[:, None], edit, margin)
              for plain, made in zip(before, after, strict=True)]  # fmt: skip
     return torch.stack(found).mean()
 
