@@ -87,7 +87,8 @@ bench-counterfactuals: setup ## several counterfactuals an anomaly on Coloured-M
 bench-utad: setup ## UTAD and its ablation on textures, ELPV and clothes, cell by cell (QUICK=1: brick, 1 seed)
 	@$(BIN)/python -m benchmarks.utad $(QUICK_FLAG)
 
-bench-counterfactuals-elpv: setup ## counterfactuals of real defects by a robustly trained detector and its plain twin, shown to others (QUICK=1: 1 seed, 24 defects)
+bench-counterfactuals-elpv: setup ## counterfactuals of real defects: the product's own, then by a robustly trained detector and its plain twin (QUICK=1: 1 seed, 24 defects)
+	@$(BIN)/python -m benchmarks.counterfactuals_elpv_product $(QUICK_FLAG)
 	@$(BIN)/python -m benchmarks.counterfactuals_elpv $(QUICK_FLAG)
 
 bench-counterfactuals-single: setup ## the same for one class of MNIST and of Fashion-MNIST, four detectors, cell by cell (QUICK=1: 1 cell, few steps)

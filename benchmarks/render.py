@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.counterfactuals_elpv_product_table import counterfactuals_elpv_product_section
 from benchmarks.counterfactuals_elpv_table import counterfactuals_elpv_section
 from benchmarks.counterfactuals_single_table import counterfactuals_single_section
 from benchmarks.counterfactuals_table import counterfactuals_section
@@ -222,7 +223,8 @@ SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "textures": textures_section, "textures-ceiling": ceiling_section, "finer-map": finer_map_section,
     "one-class-speed": _speed, "probe": probe_section,
     "counterfactuals": counterfactuals_section, "counterfactuals-single": counterfactuals_single_section,
-    "counterfactuals-elpv": counterfactuals_elpv_section, "robust": robust_section, "sparse-speed": sparse_speed_section,
+    "counterfactuals-elpv": counterfactuals_elpv_section, "counterfactuals-elpv-product": counterfactuals_elpv_product_section,
+    "robust": robust_section, "sparse-speed": sparse_speed_section,
     "utad": utad_section, "dense": dense_section, "dense-overhead": dense_overhead_section,
 }  # fmt: skip
 
