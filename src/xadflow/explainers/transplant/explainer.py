@@ -52,8 +52,9 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
     """At most K counterfactuals an image, smallest region first. Raises BadSettings for settings it does not know.
 
     It needs donors (:meth:`with_donors`). An image that is normal already comes back unchanged, without a donor. Fewer
-    donors than K give fewer alternatives (`alternatives`). Where no donor makes an image normal, `reached` is 0 and the
-    least anomalous attempt is returned. The explanation's heatmap is the heat that the search started from.
+    donors than K give fewer alternatives (`alternatives`), and so does a donor that does not make the image normal where
+    another does. Where none does, `reached` is 0 and the attempts are returned, the least anomalous first. The
+    explanation's heatmap is the heat that the search started from.
 
     Images: transplant.<k>.region, the donor's share of each pixel (0 to 1); transplant.part.<c>, the image with only the
     c-th connected part of the first region mended, where it has several.
@@ -126,6 +127,7 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         passes = 1 + search.passes / len(rows)
         for number, row in enumerate(rows.tolist()):
             its = sorted(chosen[number].tolist(), key=lambda pair: _order(found, pair, goal))
+            its = [pair for pair in its if float(found.scores[pair]) <= goal.threshold] or its
             told[row] = self._told(detector, original[row], heat[number], found, pairs, its, search, goal,
                                    {"passes": passes, "heat_by_occlusion": float(by_occlusion)})  # fmt: skip
         return told
