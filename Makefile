@@ -87,6 +87,10 @@ bench-counterfactuals: setup ## several counterfactuals an anomaly on Coloured-M
 bench-utad: setup ## UTAD and its ablation on textures, ELPV and clothes, cell by cell (QUICK=1: brick, 1 seed)
 	@$(BIN)/python -m benchmarks.utad $(QUICK_FLAG)
 
+bench-transplant: setup ## transplants beside other counterfactuals and controls, by judges that explain nothing, cell by cell (QUICK=1: brick, 1 seed)
+	@$(BIN)/python -m benchmarks.transplant $(QUICK_FLAG)
+	@$(if $(QUICK),,$(BIN)/python -m benchmarks.transplant --speed)
+
 bench-counterfactuals-elpv: setup ## counterfactuals of real defects: the product's own, then by a robustly trained detector and its plain twin (QUICK=1: 1 seed, 24 defects)
 	@$(BIN)/python -m benchmarks.counterfactuals_elpv_product $(QUICK_FLAG)
 	@$(BIN)/python -m benchmarks.counterfactuals_elpv $(QUICK_FLAG)

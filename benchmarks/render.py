@@ -19,6 +19,7 @@ from benchmarks.one_class_table import ceiling_section, one_class_section, textu
 from benchmarks.probe_table import HOW_TO, how_to_with, probe_section
 from benchmarks.robust_table import robust_section
 from benchmarks.sparse_table import sparse_speed_section
+from benchmarks.transplant_table import transplant_section
 from benchmarks.utad_table import utad_section
 
 RESULTS = Path(__file__).parent / "results"
@@ -224,7 +225,7 @@ SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "one-class-speed": _speed, "probe": probe_section,
     "counterfactuals": counterfactuals_section, "counterfactuals-single": counterfactuals_single_section,
     "counterfactuals-elpv": counterfactuals_elpv_section, "counterfactuals-elpv-product": counterfactuals_elpv_product_section,
-    "robust": robust_section, "sparse-speed": sparse_speed_section,
+    "robust": robust_section, "sparse-speed": sparse_speed_section, "transplant": transplant_section,
     "utad": utad_section, "dense": dense_section, "dense-overhead": dense_overhead_section,
 }  # fmt: skip
 
