@@ -80,6 +80,7 @@ class NightlyReport:
     """Everything on one page. `false_alarm_rate` is the target that `threshold` was calibrated for.
 
     `seconds` are by phase (decode, score, explain, encode, write), in the order shown; `warnings` are sentences.
+    `judges_apart`: no judge was fitted on an image that may be a donor.
     """
 
     title: str
@@ -101,6 +102,7 @@ class NightlyReport:
     links: tuple[Link, ...] = ()
     queries: tuple[Query, ...] = ()
     warnings: tuple[str, ...] = ()
+    judges_apart: bool = True
 
     @property
     def flagged(self) -> Rate:

@@ -62,8 +62,8 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
     Metrics: reached (1: an alternative is normal), reached_target (and as normal as `target_share` asks), alternatives,
     region_share (of pixels where the donor prevails, first alternative), region_share.<k>, whole_image (1 where that is
     more than nine tenths), apart_min (least mean |difference| of two alternatives, [0,1] scale), likeness_max (largest
-    cosine of two changes), part.<c>.score, part.<c>.is_normal, donors, donors_missing, passes (images scored for this
-    one, mean of the batch), heat_by_occlusion (1 where the detector has no map).
+    cosine of two changes), part.<c>.score, part.<c>.is_normal, donors, donors_missing, heat_by_occlusion (1 where
+    the detector has no map).
     """
 
     name = "transplant"
@@ -124,12 +124,11 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         found.put(picked, better)
         if self.settings.mask_steps:
             found.put(picked, search.optimised(found, picked))
-        passes = 1 + search.passes / len(rows)
         for number, row in enumerate(rows.tolist()):
             its = sorted(chosen[number].tolist(), key=lambda pair: _order(found, pair, goal))
             its = [pair for pair in its if float(found.scores[pair]) <= goal.threshold] or its
             told[row] = self._told(detector, original[row], heat[number], found, pairs, its, search, goal,
-                                   {"passes": passes, "heat_by_occlusion": float(by_occlusion)})  # fmt: skip
+                                   {"heat_by_occlusion": float(by_occlusion)})  # fmt: skip
         return told
 
     def _checked_bank(self, original: Tensor) -> DonorBank:
@@ -154,7 +153,7 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         same = Counterfactual(0, image.cpu().numpy(), score, float(calibration.p_value(np.array([score]))[0]),
                               score <= calibration.threshold, 0.0, 0.0, 0.0)  # fmt: skip
         metrics = {"reached": 1.0, "reached_target": 1.0, "alternatives": 0.0, "region_share": 0.0, "whole_image": 0.0,
-                   **self._bank_metrics(), "passes": 1.0}  # fmt: skip
+                   **self._bank_metrics()}  # fmt: skip
         return Explanation(counterfactuals=(same,), metrics=metrics)
 
     def _bank_metrics(self) -> dict[str, float]:
