@@ -127,6 +127,14 @@ def test_transplants_lead_and_say_how_much_was_replaced_from_where_and_what_judg
     assert 'd="M0.25,0.25L0.75,0.25L0.75,0.5L0.25,0.5Z"' in page
 
 
+def test_judges_that_have_seen_donors_are_told():
+    case = full("a.judge").worst_cases[3]
+    for apart in (True, False):
+        page = render_nightly_report(night(worst_cases=(case,), judges_apart=apart))
+        assert "had no part in it" in page
+        assert ("they have seen images that may be donors" in page) is not apart
+
+
 def test_several_judges_are_called_by_their_names():
     case = full("a.judge").worst_cases[3]
     both = dataclasses.replace(case, verdicts=(Verdict("a.judge", 1, True), Verdict("b.judge", 1, True)))
