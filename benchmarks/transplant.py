@@ -33,6 +33,7 @@ import torch
 from benchmarks.results import RESULTS, write_results
 from benchmarks.transplant_kit.arms import ALL, ARMS, MAIN, Arm, Task
 from benchmarks.transplant_kit.cells import CHUNK, chunks, finish, task_of
+from benchmarks.transplant_kit.curve import CURVE_PICTURE, has_curve, write_curve
 from benchmarks.transplant_kit.detectors import HSC, JUDGES, NETWORK_JUDGE, folder_of, judge_folder
 from benchmarks.transplant_kit.figures import curve_of, detectors_of, row_of
 from benchmarks.transplant_kit.sets import BLOCKS, CLOTHES, COLOURED, ELPV, SMALL_CELLS, TEXTURES
@@ -44,6 +45,7 @@ from xadflow.settings import Home
 
 SEEDS = (0, 1, 2)
 NAME = "transplant"
+IMAGES = RESULTS.parents[1] / "docs" / "images"
 FIRST = (MAIN, "nearest normal, whole image", "random region of the same area, same donor", "sparse")
 TARGETS = {"valid": 0.99, "transfer": 0.85, "region": 0.40, "region aimed at": 0.25, "frechet": 60.0, "iou": 0.25,
            "iou of the cut": 2.0, "images_per_second": 5.0}  # fmt: skip
@@ -101,6 +103,8 @@ def main() -> None:
     figures = {"groups": {group.title: found for group in groups if (found := figures_of(home, tasks[group.title]))},
                "settings": described(), "images": most}  # fmt: skip
     path = _write({**_written(given.quick), **figures}, time.perf_counter() - started, quick=given.quick)
+    if has_curve(figures) and not given.quick:
+        write_curve(figures, IMAGES / CURVE_PICTURE)
     _show(figures["groups"])
     print(f"{time.perf_counter() - started:.0f} s; written to benchmarks/results/{path.name}")
 
@@ -146,7 +150,7 @@ def figures_of(home: Home, tasks: Mapping[int, Sequence[Task]]) -> dict[str, Any
     rows = {arm.title: row for arm in ARMS if (row := row_of(home, arm, tasks))} if tasks else {}
     if MAIN not in rows:
         return {}
-    return {"detectors": detectors_of(home, tasks), "rows": rows, "curve": curve_of(rows), "seeds": sorted(tasks),
+    return {"detectors": detectors_of(home, tasks), "rows": rows, "curve": curve_of(home, tasks), "seeds": sorted(tasks),
             "sets": [task.set for task in next(iter(tasks.values()))]}  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.transplant_kit.arms import ARMS, MAIN
+from benchmarks.transplant_kit.curve import CURVE_PICTURE, has_curve
 
 Figures = Mapping[str, Any]
 
@@ -14,22 +15,22 @@ TEXT = """\
 by each arm; settings of `transplant` are the product's defaults, chosen on reserved defects and validation normals. ELPV at
 128 px unless said otherwise, textures at 96 px on the easy rung with exact masks.
 
-*valid*: share of all alternatives (in brackets: of each image's first) that the explained detector calls normal, on the stored
-8-bit image. *transfer*: share that a judge calls
-normal, of the images that it flags itself. Judges explain nothing and are fitted on the half of the train normals that gives
-no donors: `padim` (MobileNetV2, stages 3 and 4), `network` (a small network trained from nothing on drawn defects and, on
-ELPV, the 20 known ones that the detector trains on too; on the 28 px sets on their outliers) and `contrast`, the same on images
-whose brightness and contrast are taken out. The last was added after the second was seen to go by brightness on ELPV (it flags
-a quarter of whole normal cells that were brought to the brightness of a defective one), which a transplant leaves as it is on
-purpose. *region*: median share of the
-pixels where the donor prevails, of the first alternative, the smallest, and (in brackets) of the mean of all. *changed*:
-median share of the pixels that differ by more than 2 of 255 levels. *Frechet*, *KID*: distance to the normal test images in
-the last stages of MobileNetV2, in % of that of the very anomalies explained; the judge `padim` looks at earlier stages of the
-same network, so these two are not independent of it, and the Frechet distance of few images is biased: compare rows of as
-many images. *apart*: mean difference of two alternatives on the [0,1] scale; *likeness*: cosine of two changes. *seam*: mean
-step of grey across the region's border, in units of that of normals at the same places; in brackets, the anomaly itself
-there. Intervals (95 %) are of a bootstrap that draws trainings and images, an image with all its trainings; three trainings
-are few. *n*: images of each training.
+*valid*: share of the alternatives (in brackets: of each image's first) that the explained detector calls normal, on the
+stored 8-bit image; as in the product, a transplant that stays anomalous is left out where another of the image is normal.
+*transfer*: share that a judge calls normal, of the images that it flags itself. Judges explain nothing and are fitted on the
+half of the train normals that gives no donors: `padim` (MobileNetV2, stages 3 and 4), `network` (a small network trained
+from nothing on drawn defects and, on ELPV, the 20 known ones that the detector trains on too; on the 28 px sets on their
+outliers) and `contrast`, the same on images whose brightness and contrast are taken out. The last was added after the second
+was seen to go by brightness on ELPV (it flags a quarter of whole normal cells that were brought to the brightness of a
+defective one), which a transplant leaves as it is on purpose. *region*: median share of the pixels where the donor prevails,
+of the first alternative, the smallest, and (in brackets) of the mean of all. *changed*: median share of the pixels that
+differ by more than 2 of 255 levels. *Frechet*, *KID*: distance to the normal test images in the last stages of MobileNetV2,
+in % of that of the very anomalies explained; the judge `padim` looks at earlier stages of the same network, so these two are
+not independent of it, and the Frechet distance of few images is biased: compare rows of as many images. *apart*: mean
+difference of two alternatives on the [0,1] scale; *likeness*: cosine of two changes. *seam*: mean step of grey across the
+region's border, in units of that of normals at the same places; in brackets, the anomaly itself there. Intervals (95 %) are
+of a bootstrap that draws trainings and images, an image with all its trainings; three trainings are few. *n*: images of each
+training.
 
 `nearest normal` is the donor most like the whole image at its brightness, the end of the curve. `random region`: the main
 arm's region moved to a random place, same area and donor. `drawn weights`: the same search against an FCDD of drawn weights
@@ -61,6 +62,7 @@ def transplant_section(figures: Figures) -> str:
     for title, group in figures["groups"].items():
         lines += _group(title, group)
     lines += ["", *verdict(figures)]
+    lines += ["", f"![Transfer against area](../images/{CURVE_PICTURE})"] if has_curve(figures) else []
     if figures.get("speed"):
         lines += ["", *_speed(figures["speed"])]
     return "\n".join(lines) + "\n"
@@ -103,11 +105,13 @@ def _group(title: str, group: Figures) -> list[str]:
     lines = [f"\n**{title}.** Detector: AUROC {told['auroc']:.3f}, flags {told['flagged']:.0%} of the anomalies; trainings "
              f"{', '.join(map(str, group['seeds']))}. Judges: {judges}.\n", *_table(HEAD)]  # fmt: skip
     lines += [_row(name, row) for name, row in group["rows"].items()]
+    lines += [_touched(row) for row in group["rows"].values() if "touched" in row]
     if lacking := missing(group):
         lines.append(f"\nNot measured here: {'; '.join(lacking)}.")
     if len(group["curve"]) > 1:
         keys = ("region", *(f"transfer {judge}" for judge in told["judges"]))
-        lines += ["\nTransfer against area, mean of all alternatives:\n", *_table(("", *keys))]
+        lines += ["\nTransfer against area, mean of all alternatives, on the same images (n: "
+                  f"{_each(group['curve'][0]['images'])}):\n", *_table(("", *keys))]  # fmt: skip
         lines += [f"| {one['point']} | " + " | ".join(_share(one[key]) for key in keys) + " |" for one in group["curve"]]
     if "iou" in group["rows"][MAIN]:
         names = {"iou": "region", "best iou": "best of three", "iou of the cut heatmap": "cut",
@@ -123,9 +127,17 @@ def _row(name: str, row: Figures) -> str:
     region = f"{_value(row, 'region')} ({row['region, all']['value']:.2f})" if "region" in row else ""
     seam = f"{row['seam']['value']:.2f} ({row['seam before']['value']:.2f})" if "seam" in row else ""
     valid = f"{_value(row, 'valid')} ({row['valid, the first']['value']:.2f})"
-    cells = [", ".join(map(str, row["images"])), valid, *(_value(row, key) for key in JUDGED), region, _value(row, "changed"),
-             f"{row['frechet']['value']:.0f}", f"{row['kid']['value']:.0f}", *(_bare(row, key) for key in ("apart", "likeness")), seam]  # fmt: skip
+    cells = [_each(row["images"]), valid, *(_value(row, key) for key in JUDGED), region, _value(row, "changed"),
+             *(f"{row[key]['value']:.0f}" for key in ("frechet", "kid")), *(_bare(row, key) for key in ("apart", "likeness")),
+             seam]  # fmt: skip
     return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _touched(row: Figures) -> str:
+    told = "; ".join(f"{title} {_value(row, f'{name}, of the touched')}" for title, name in (
+        ("valid", "valid"), ("transfer to padim", "transfer padim"), ("region", "region")))  # fmt: skip
+    return (f"\nThe detector of drawn weights flags {_share(row['touched'])} of these images and leaves the others as they "
+            f"are. Of those that it flags alone: {told}.")  # fmt: skip
 
 
 def _speed(speed: Figures) -> list[str]:
@@ -140,6 +152,10 @@ def _speed(speed: Figures) -> list[str]:
 
 def _value(row: Figures, name: str) -> str:
     return _share(row[name]) if name in row else ""
+
+
+def _each(counts: list[int]) -> str:
+    return ", ".join(map(str, counts))
 
 
 def _bare(row: Figures, name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.transplant_kit.arms import CURVE, MAIN, Arm, Task
+from benchmarks.transplant_kit.arms import BY_TITLE, CURVE, MAIN, Arm, Task
 from benchmarks.transplant_kit.cells import judged_of, judged_originals, kept_part, made_of, scores_of_test
 from benchmarks.transplant_kit.detectors import JUDGES, explained, judge, maps_of
 from benchmarks.transplant_kit.measures import across_trainings, changed, hottest, interval, iou, seam, usual_steps
@@ -22,6 +22,7 @@ from xadflow.settings import Home
 
 Values = dict[str, NDArray[np.float64]]
 FEWEST, SET_APART = 10, 100_000  # images of a training for a figure; between the row numbers of the sets of a group
+WHOLE_SHARE = 0.9
 HALF = 128  # of 255: from here on the donor prevails
 MEDIANS = ("region", "region, all", "changed")
 OF_REGIONS = ("transplant", "not apart", "untrained", "black box", "elsewhere")
@@ -33,31 +34,37 @@ def measured(home: Home, arm: Arm, task: Task) -> Values:
     originals, images, rows = task.originals.numpy(), made["made"], np.array(task.rows, dtype=np.intp)
     regions = made["blends"] >= HALF  # (N, K, H, W)
     is_valid = said["own"] <= explained(home, task.set, task.method, task.seed).calibration.threshold
-    found: Values = {"valid": is_valid.mean(axis=1), "valid, the first": is_valid[:, 0].astype(np.float64)}
+    shown = shown_of(arm, images, is_valid if arm.of != "elsewhere" else _valid_of_main(home, task))
+    found: Values = {"valid": mean_of(is_valid, shown), "valid, the first": is_valid[:, 0].astype(np.float64),
+                     "alternatives": shown.sum(axis=1).astype(np.float64)}  # fmt: skip
     for name in JUDGES:
         its, before = judge(home, task.set, name), judged_originals(home, task.set)[f"judge {name}"][rows]
         after = said[f"judge {name}"]
         asked = before > its.threshold
-        found[f"transfer {name}"] = np.where(asked, (after <= its.threshold).mean(axis=1), np.nan)
+        found[f"transfer {name}"] = np.where(asked, mean_of(after <= its.threshold, shown), np.nan)
         found[f"transfer of the first {name}"] = np.where(asked, after[:, 0] <= its.threshold, np.nan)
-        found[f"drop {name}"] = np.where(asked, (before[:, None] - after).mean(axis=1) / its.spread, np.nan)
-    areas = regions.mean(axis=(2, 3))
-    of_region = arm.of in OF_REGIONS
-    found["region"] = areas[:, 0] if of_region or arm.of == "nearest" else np.full(len(areas), np.nan)
-    found["region, all"] = areas.mean(axis=1) if of_region or arm.of == "nearest" else found["region"]
-    found["whole image"] = (found["region"] > 0.9).astype(np.float64) if of_region else np.full(len(areas), np.nan)
-    found["changed"] = np.array([np.mean([changed(one, other) for other in row])
-                                 for one, row in zip(originals, images, strict=True)])  # fmt: skip
+        found[f"drop {name}"] = np.where(asked, mean_of(before[:, None] - after, shown) / its.spread, np.nan)
+    areas, of_region = regions.mean(axis=(2, 3)), arm.of in OF_REGIONS
+    if of_region or arm.of == "nearest":
+        found["region"], found["region, all"] = areas[:, 0], mean_of(areas, shown)
+        found["whole image"] = (areas[:, 0] > WHOLE_SHARE).astype(np.float64)
+    found["changed"] = mean_of(np.array([[changed(one, other) for other in row]
+                                         for one, row in zip(originals, images, strict=True)]), shown)  # fmt: skip
     if images.shape[1] > 1:
-        found["apart"] = pairwise_distances(originals, images).mean(axis=1) / 2  # on the [0,1] scale
+        first, second = np.triu_indices(images.shape[1], 1)
+        both = shown[:, first] & shown[:, second]
+        found["apart"] = mean_of(pairwise_distances(originals, images) / 2, both)  # on the [0,1] scale
         cosines = edit_cosines(originals, images)  # NaN where an alternative changed nothing
-        told = np.isfinite(cosines).any(axis=1)
-        found["likeness"] = np.full(len(rows), np.nan)
-        found["likeness"][told] = np.nanmean(cosines[told], axis=1)
+        found["likeness"] = mean_of(np.nan_to_num(cosines), both & np.isfinite(cosines))
     if of_region:
         usual = usual_steps(tested.normals.numpy())
-        found["seam"] = _mean_of_each(images, regions, usual)
-        found["seam before"] = _mean_of_each(np.repeat(originals[:, None], images.shape[1], axis=1), regions, usual)
+        found["seam"] = _mean_seam(images, regions, usual, shown)
+        found["seam before"] = _mean_seam(np.repeat(originals[:, None], images.shape[1], axis=1), regions, usual, shown)
+    if arm.of == "untrained":  # it leaves an image alone that it does not flag itself
+        touched = areas.max(axis=1) > 0
+        found["touched"] = touched.astype(np.float64)
+        for name in ("valid", f"transfer {JUDGES[0]}", "region"):
+            found[f"{name}, of the touched"] = np.where(touched, found[name], np.nan)
     if of_region and tested.masks is not None:
         found |= _overlaps(home, task, regions)
     found["passes"] = made["passes"].astype(np.float64)
@@ -71,8 +78,12 @@ def distances(home: Home, arm: Arm, task: Task) -> dict[str, float]:
     """
     rows, tested = np.array(task.rows), tested_set(task.set)
     features = judged_originals(home, task.set)["features"].astype(np.float64)
-    of = judged_of(home, arm, task)["features"].astype(np.float64)
-    union = of[np.arange(len(rows)), np.arange(len(rows)) % of.shape[1]]
+    said = judged_of(home, arm, task)
+    is_valid = said["own"] <= explained(home, task.set, task.method, task.seed).calibration.threshold
+    shown = shown_of(arm, made_of(home, arm, task)["made"], is_valid if arm.of != "elsewhere" else _valid_of_main(home, task))
+    turns = np.arange(len(rows)) % shown.sum(axis=1)  # which of its alternatives stands for an image
+    places = np.argsort(~shown, axis=1, kind="stable")[np.arange(len(rows)), turns]
+    union = said["features"].astype(np.float64)[np.arange(len(rows)), places]
     normals, anomalies = features[tested.labels == 0], features[rows]
     return {"frechet": normalised_frechet(union, normals, anomalies),
             "kid": 100.0 * kernel_distance(union, normals) / kernel_distance(anomalies, normals)}  # fmt: skip
@@ -109,13 +120,22 @@ def row_of(home: Home, arm: Arm, tasks: Mapping[int, Sequence[Task]]) -> dict[st
     return found | {name: {"value": float(np.mean(one)), "each_seed": one} for name, one in far.items()}
 
 
-def curve_of(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Transfer against area: the transplants by how normal they had to become, and nearest normal as the end."""
-    points = [(f"target {share}", f"transplant, target {share}") for share in CURVE]
-    points.append((f"target {TransplantSettings().target_share}", MAIN))
-    points.append(("nearest normal", "nearest normal, whole image"))
-    told = [{"point": point, "region": rows[name]["region, all"], **{key: rows[name][key] for key in rows[name]
-             if key.startswith("transfer ") and "first" not in key}} for point, name in points if name in rows]  # fmt: skip
+def curve_of(home: Home, tasks: Mapping[int, Sequence[Task]]) -> list[dict[str, Any]]:
+    """Transfer against area, all points on the same images: transplants by how normal they had to become, nearest normal last.
+
+    Images are those that every point was measured on; nothing where there are none.
+    """
+    points = [(f"target {share}", BY_TITLE[f"transplant, target {share}"]) for share in CURVE]
+    points.append((f"target {TransplantSettings().target_share}", BY_TITLE[MAIN]))
+    points.append(("nearest normal", BY_TITLE["nearest normal, whole image"]))
+    shared: dict[int, list[Task]] = {}
+    for seed, whole in tasks.items():
+        parts = [task.part(0, min(len(kept_part(home, arm, task).rows) for _, arm in points)) for task in whole]
+        if all(len(part.rows) >= FEWEST for part in parts):
+            shared[seed] = parts
+    rows = [(point, row_of(home, arm, shared)) for point, arm in points] if shared else []
+    told = [{"point": point, "region": row["region, all"], "images": row["images"],
+             **{f"transfer {name}": row[f"transfer {name}"] for name in JUDGES}} for point, row in rows if row]  # fmt: skip
     return sorted(told, key=lambda one: float(one["region"]["value"]))
 
 
@@ -139,14 +159,42 @@ def detectors_of(home: Home, tasks: Mapping[int, Sequence[Task]]) -> dict[str, A
     return {"auroc": float(np.mean(aurocs)), "auroc_each": aurocs, "flagged": float(np.mean(flagged)), "judges": judges}
 
 
-def _mean_of_each(
-    images: NDArray[np.uint8], regions: NDArray[np.bool_], usual: tuple[NDArray[np.float64], NDArray[np.float64]]
-) -> NDArray[np.float64]:
-    """Mean seam [N] over the alternatives that have a border; NaN without any."""
+def shown_of(arm: Arm, images: NDArray[np.uint8], is_valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which alternatives [N,K] of images [N,K,C,H,W] count: those that a row of the product shows.
+
+    One that repeats the first stands for none. Of a transplant that has a normal alternative, those that stay anomalous are
+    left out; whether one is normal is not asked of the detector of drawn weights, which is not the one that judges here.
+    """
+    repeated = np.zeros(images.shape[:2], dtype=np.bool_)
+    for k in range(1, images.shape[1]):
+        repeated[:, k] = (images[:, k] == images[:, 0]).all(axis=(1, 2, 3))
+    if arm.of not in OF_REGIONS or arm.of == "untrained":
+        return ~repeated
+    shown = ~repeated & (is_valid | ~is_valid.any(axis=1, keepdims=True))
+    shown[:, 0] |= ~shown.any(axis=1)
+    return shown
+
+
+def mean_of(values: NDArray[Any], shown: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Mean [N] over the places of [N,K] that count; NaN where none does."""
+    count = shown.sum(axis=1)
+    return np.where(count > 0, np.where(shown, values, 0.0).sum(axis=1) / np.maximum(count, 1), np.nan)
+
+
+def _valid_of_main(home: Home, task: Task) -> NDArray[np.bool_]:
+    """Which alternatives of the main arm are normal, of the images that another arm was measured on."""
+    threshold = explained(home, task.set, task.method, task.seed).calibration.threshold
+    return np.asarray(judged_of(home, BY_TITLE[MAIN], task)["own"][: len(task.rows)] <= threshold)
+
+
+def _mean_seam(
+    images: NDArray[np.uint8], regions: NDArray[np.bool_], usual: tuple[NDArray[np.float64], NDArray[np.float64]],
+    shown: NDArray[np.bool_],
+) -> NDArray[np.float64]:  # fmt: skip
+    """Mean seam [N] over the alternatives that count and have a border; NaN without any."""
     found = np.array([[seam(one, region, usual) for one, region in zip(row, its, strict=True)]
                       for row, its in zip(images, regions, strict=True)])  # fmt: skip
-    known = np.isfinite(found)
-    return np.where(known.any(axis=1), np.where(known, found, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1), np.nan)
+    return mean_of(np.nan_to_num(found), shown & np.isfinite(found))
 
 
 def _overlaps(home: Home, task: Task, regions: NDArray[np.bool_]) -> Values:

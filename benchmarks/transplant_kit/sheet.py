@@ -63,8 +63,11 @@ def write_sheet(home: Home, path: Path, rows: int = ROWS) -> None:
         top = HEAD + number * (CELL + LINE)
         for part, text in enumerate(line.title.split("\n")):
             _words(figure, MARGIN, top + 0.2 + 0.18 * part, text, TEXT_PT, INK, "bold" if part == 0 else "normal")
-        pictures: list[Any] = [line.original, line.heat, *line.made, *line.donors]
+        none = [None] * (ALTERNATIVES - len(line.made))  # those that stay anomalous are left out
+        pictures: list[Any] = [line.original, line.heat, *line.made, *none, *line.donors, *none]
         for column, picture in enumerate(pictures):
+            if picture is None:
+                continue
             axes = figure.add_axes((_left(column) / width, (height - top - CELL) / height, CELL / width, CELL / height))
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(color=RULE, linewidth=0.6)
@@ -74,7 +77,10 @@ def write_sheet(home: Home, path: Path, rows: int = ROWS) -> None:
                 axes.imshow(picture, cmap=HEAT, interpolation="bilinear")
                 axes.contour(line.mask, levels=[0.5], colors=[TRUTH], linewidths=1.1)
             if 2 <= column < 2 + ALTERNATIVES:
-                axes.contour(line.regions[column - 2], levels=[0.5], colors=[OUTLINE], linewidths=1.1)
+                if line.regions[column - 2].all():
+                    axes.spines[:].set(color=OUTLINE, linewidth=1.6)
+                else:
+                    axes.contour(line.regions[column - 2], levels=[0.5], colors=[OUTLINE], linewidths=1.1)
                 for part, text in enumerate(line.words[column - 2].split("\n")):
                     _words(figure, _left(column), top + CELL + 0.15 + 0.14 * part, text, SMALL_PT, INK)
     save_figure(figure, path)
