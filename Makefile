@@ -35,6 +35,10 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup ## the whole loop on real images, from data to audited explanations
 	@$(BIN)/xadflow demo
 
+demo-diverse: setup ## the same on coloured digits, with a generator of several counterfactuals an image (some eight minutes)
+	@$(BIN)/xadflow data fetch mnist
+	@$(BIN)/xadflow demo --diverse
+
 check: setup ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy -n $(JOBS)
@@ -87,7 +91,8 @@ bench-transplant: setup ## transplants beside other counterfactuals and controls
 	@$(BIN)/python -m benchmarks.transplant $(QUICK_FLAG)
 	@$(if $(QUICK),,$(BIN)/python -m benchmarks.transplant --speed)
 
-bench-counterfactuals-elpv: setup ## counterfactuals of real defects by a robustly trained detector and its plain twin, shown to others (QUICK=1: 1 seed, 24 defects)
+bench-counterfactuals-elpv: setup ## counterfactuals of real defects: the product's own, then by a robustly trained detector and its plain twin (QUICK=1: 1 seed, 24 defects)
+	@$(BIN)/python -m benchmarks.counterfactuals_elpv_product $(QUICK_FLAG)
 	@$(BIN)/python -m benchmarks.counterfactuals_elpv $(QUICK_FLAG)
 
 bench-counterfactuals-single: setup ## the same for one class of MNIST and of Fashion-MNIST, four detectors, cell by cell (QUICK=1: 1 cell, few steps)

@@ -121,11 +121,11 @@ def _open():
 
 def _prepare(inbox: Path) -> dict[str, Any]:
     """Build the data set and a champion for all arms."""
-    from tasks.dataset import run_stage
+    from xadflow.data.reproducing import reproduce
     from xadflow.retraining import judge_challenger, register_trained, train_detector, training_order
 
     project = _open()
-    run_stage(project.home.project, f"validate@{DATASET}")
+    reproduce(project.home.project, f"validate@{DATASET}")
     order = training_order(project.home, project.settings, DATASET, project.settings.retrain.detectors[0])
     train_detector(project.home, project.settings, order)
     ref = register_trained(project.home, project.settings, project.registry, order)
@@ -160,7 +160,7 @@ def _shares(inbox: Path) -> dict[str, Any]:
 
 
 def _by_calls(inbox: Path, explainers: list[str] | None) -> dict[str, Any]:
-    from tasks.dataset import run_stage
+    from xadflow.data.reproducing import reproduce
     from xadflow.nightly import explain_shard, plan_night, read_plan
     from xadflow.nightly.finish import finish_night
 
@@ -168,7 +168,7 @@ def _by_calls(inbox: Path, explainers: list[str] | None) -> dict[str, Any]:
     _warm(project)
     home, settings, registry, store = project.home, project.settings, project.registry, project.store
     started = time.perf_counter()
-    run_stage(home.project, f"validate@{DATASET}")
+    reproduce(home.project, f"validate@{DATASET}")
     store.prepare()
     path = plan_night(home, settings, registry, store, dataset=DATASET, run_date=DAY, run_id="bench", inbox=inbox,
                       only_inbox=True, explainers=explainers)  # fmt: skip

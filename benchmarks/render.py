@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.counterfactuals_elpv_product_table import counterfactuals_elpv_product_section
 from benchmarks.counterfactuals_elpv_table import counterfactuals_elpv_section
 from benchmarks.counterfactuals_single_table import counterfactuals_single_section
 from benchmarks.counterfactuals_table import counterfactuals_section
 from benchmarks.dense_overhead_table import dense_overhead_section
 from benchmarks.dense_table import dense_section
 from benchmarks.faults_kit.page import faults_page
+from benchmarks.finer_map_table import finer_map_section
 from benchmarks.one_class_table import ceiling_section, one_class_section, textures_section
 from benchmarks.probe_table import HOW_TO, how_to_with, probe_section
 from benchmarks.robust_table import robust_section
@@ -219,10 +221,12 @@ def _speed(figures: Mapping[str, Any]) -> str:
 
 SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "elpv": _elpv, "elpv-family": _family, "nightly": _nightly, "audit": _audit, "one-class": one_class_section,
-    "textures": textures_section, "textures-ceiling": ceiling_section, "one-class-speed": _speed, "probe": probe_section,
+    "textures": textures_section, "textures-ceiling": ceiling_section, "finer-map": finer_map_section,
+    "one-class-speed": _speed, "probe": probe_section,
     "counterfactuals": counterfactuals_section, "counterfactuals-single": counterfactuals_single_section,
-    "counterfactuals-elpv": counterfactuals_elpv_section, "robust": robust_section, "sparse-speed": sparse_speed_section,
-    "transplant": transplant_section, "utad": utad_section, "dense": dense_section, "dense-overhead": dense_overhead_section,
+    "counterfactuals-elpv": counterfactuals_elpv_section, "counterfactuals-elpv-product": counterfactuals_elpv_product_section,
+    "robust": robust_section, "sparse-speed": sparse_speed_section, "transplant": transplant_section,
+    "utad": utad_section, "dense": dense_section, "dense-overhead": dense_overhead_section,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -61,6 +61,11 @@ def project_environment(project: Path) -> dict[str, str]:
     return {**kept, "XADFLOW_PROJECT": str(project), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
 
 
+def python_path(*folders: Path) -> str:
+    """PYTHONPATH of these folders, then of this checkout: a child runs the code of its parent, whatever is installed."""
+    return os.pathsep.join(map(str, (*folders, CHECKOUT / "src", CHECKOUT)))
+
+
 def draw_screws(root: Path) -> None:
     """A user's folder in MVTec-AD layout: grey and RGB, mixed sizes, masks, one 16-bit image and one broken file."""
     rng = np.random.default_rng(0)

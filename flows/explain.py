@@ -31,6 +31,7 @@ def explain(
     only_inbox: bool = False,
     explainers: list[str] | None = None,
     detectors: list[str] | None = None,
+    is_built: bool = False,
 ) -> list[dict[str, Any]]:
     """Score and explain what has no row yet, by data set and detector; returns each one's report and figures.
 
@@ -42,6 +43,7 @@ def explain(
         only_inbox: leave out the data set's own test images.
         explainers: which of them to run; by default explain.explainers and those trained for the detector.
         detectors: whose champions; those of retrain.detectors that have one by default.
+        is_built: the data sets have just been brought up to date; DVC does not look at them again.
     """
     home = Home.find()
     quiet_environment(home)
@@ -59,7 +61,8 @@ def explain(
     results: list[dict[str, Any]] = []
     failed: list[str] = []
     for dataset in wanted:
-        build_dataset(dataset)
+        if not is_built:
+            build_dataset(dataset)
         for detector in detectors_in_service(dataset, detectors):
             night = plan(
                 dataset, detector, day, f"{run}-{dataset}-{detector}", inbox, sample, only_dates, only_inbox, explainers

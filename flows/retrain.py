@@ -12,7 +12,7 @@ from prefect.futures import PrefectFuture, wait
 
 from tasks.dataset import build_dataset
 from tasks.publishing import notify_failure, report_gate
-from tasks.registry import gate, judge, put_in_service_of, register, register_explainer_of
+from tasks.registry import gate, judge, open_registry, put_in_service_of, register, register_explainer_of
 from tasks.runtime import ensure_limits, local_runner
 from tasks.training import train, train_explainer_of, train_stage_of
 from xadflow.errors import WorkFailed
@@ -49,6 +49,7 @@ def retrain(
         settings.detector(name)
     stages = {name: earlier_stages(settings, name) for name in methods}
     ensure_limits()
+    open_registry.submit()  # seconds of a child, the first time; DVC's child works beside it
     outcomes: list[dict[str, Any]] = []
     failed: list[str] = []
     for dataset in wanted:

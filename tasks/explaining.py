@@ -51,13 +51,14 @@ def plan(
 ) -> dict[str, Any]:
     """Repair the tables, resolve the champion once and list the work. Returns the plan's path and its counts."""
     project = open_project()
-    project.registry.prepare()
-    project.store.prepare()
-    path = plan_night(
-        project.home, project.settings, project.registry, project.store, dataset=dataset, detector=detector,
-        run_date=run_date, run_id=run_id, inbox=Path(inbox) if inbox else None, sample=sample, only_dates=only_dates,
-        only_inbox=only_inbox, explainers=explainers,
-    )  # fmt: skip
+    with track(f"plan the night of {dataset} {detector}", "night"):
+        project.registry.prepare()
+        project.store.prepare()
+        path = plan_night(
+            project.home, project.settings, project.registry, project.store, dataset=dataset, detector=detector,
+            run_date=run_date, run_id=run_id, inbox=Path(inbox) if inbox else None, sample=sample, only_dates=only_dates,
+            only_inbox=only_inbox, explainers=explainers,
+        )  # fmt: skip
     night = read_plan(path)
     return {"path": str(path), "shards": len(night.shards), "images": night.images, "already": night.already}
 
@@ -70,7 +71,7 @@ def shard(plan_path: str, index: int) -> dict[str, Any]:
     """Score, explain and publish one shard; doing it again adds nothing. Returns its counts and seconds."""
     project = open_project()
     night = read_plan(Path(plan_path))
-    with track(f"explain {night.dataset} shard {index + 1} of {len(night.shards)}") as update:
+    with track(f"explain {night.dataset}, shard {index + 1} of {len(night.shards)}", "night") as update:
         figures = explain_shard(project.home, project.settings, project.store, night, index, update,
                                 device_slot=partial(slot, GPU))  # fmt: skip
     return asdict(figures)

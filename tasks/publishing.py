@@ -17,6 +17,7 @@ from tasks.runtime import RETRY_DELAYS, is_transient, open_project
 from xadflow.errors import XadflowError
 from xadflow.nightly import read_plan
 from xadflow.nightly.finish import finish_night
+from xadflow.progress import track
 from xadflow.settings import Home, load_settings, webhook_address
 
 _WEBHOOK_S = 10.0
@@ -31,7 +32,8 @@ def finish(plan_path: str, failures: list[str]) -> dict[str, Any]:
     """Write the report page, log explanation quality to MLflow and leave Prefect artifacts that link to both."""
     project = open_project()
     night = read_plan(Path(plan_path))
-    done = finish_night(project.home, project.settings, project.registry, project.store, night, failures)
+    with track(f"report of {night.dataset}", "report"):
+        done = finish_night(project.home, project.settings, project.registry, project.store, night, failures)
     key = f"{night.dataset}-explained"
     create_table_artifact(
         key=key, description=f"{night.dataset} on {night.run_date}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project, slot
 from tasks.training import order_of
+from xadflow.errors import XadflowError
 from xadflow.progress import track
 from xadflow.retraining import (
     fit_judge,
@@ -22,6 +24,13 @@ from xadflow.retraining import (
 )
 
 
+@task(name="open registry", cache_policy=NO_CACHE)
+def open_registry() -> None:
+    """Create MLflow's database where there is none, and load MLflow; whatever fails here is said by the task that needs it."""
+    with contextlib.suppress(XadflowError):
+        open_project().registry.models()
+
+
 @task(
     name="register", task_run_name="register {detector} of {dataset}, seed {seed}", cache_policy=NO_CACHE,
     retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
@@ -31,7 +40,7 @@ def register(dataset: str, detector: str, seed: int, trained: dict[str, Any]) ->
     project = open_project()
     project.registry.prepare()
     order = training_order(project.home, project.settings, dataset, detector, seed)
-    with slot(GPU):
+    with slot(GPU), track(f"measure and register {detector} of {dataset}, seed {seed}", "registry"):
         ref = register_trained(project.home, project.settings, project.registry, order)
     return {"model": ref.name, "version": ref.version, "run_id": ref.run_id, "trained": trained["trained"]}
 
@@ -57,7 +66,7 @@ def gate(dataset: str, challenger: dict[str, Any], hold: bool) -> dict[str, Any]
     """Champion against challenger on split `gate`; moves the alias `champion` when every rule holds, unless `hold`."""
     project = open_project()
     ref = project.registry.resolve(f"{challenger['model']}/{challenger['version']}")
-    with slot(GPU):
+    with slot(GPU), track(f"gate {ref.name} version {ref.version}", "gate"):
         outcome = judge_challenger(project.home, project.settings, project.registry, dataset, ref, hold=hold)
     return {
         "model": outcome.model_name, "version": outcome.version, "passed": outcome.passed, "judged": outcome.judged,
@@ -77,7 +86,7 @@ def register_explainer_of(
     """Register a trained explainer as a version of its own model, and let the gate say whether it may serve."""
     project = open_project()
     order = order_of(project, dataset, model, version, explainer)
-    with slot(GPU):
+    with slot(GPU), track(f"register and gate {explainer} of {model} version {version}", "gate"):
         ref = register_explainer(project.home, project.settings, project.registry, order)
         outcome = judge_explainer(project.home, project.settings, project.registry, dataset, ref, order.detector)
     return {

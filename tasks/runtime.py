@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from xadflow.errors import WorkFailed, XadflowError
 from xadflow.evidence.anchored_store import open_anchored_store
+from xadflow.progress import waiting
 from xadflow.registry import Registry
 from xadflow.settings import EvidenceSettings, Home, Settings, load_settings
 from xadflow.store import EvidenceStore
@@ -99,7 +100,11 @@ def _alone(path: Path) -> bool:
 @contextmanager
 def slot(name: str) -> Iterator[None]:
     """Hold one slot of a global limit; a dead holder's lease ends after a minute."""
-    with _turns(name), concurrency(name, occupy=1, strict=True, lease_duration=LEASE_S):
+    with ExitStack() as held:
+        with waiting(f"other work of this run, which holds the limit {name}"):
+            held.enter_context(_turns(name))
+        with waiting(f"a slot of the limit {name}, which another run holds or held until it died"):
+            held.enter_context(concurrency(name, occupy=1, strict=True, lease_duration=LEASE_S))
         yield
 
 

@@ -42,7 +42,7 @@ def train(dataset: str, detector: str, seed: int, dvc_md5: str) -> dict[str, Any
     order = training_order(project.home, project.settings, dataset, detector, seed)
     started_done = order.is_done(project.home)
     limit = contextlib.nullcontext() if started_done else slot(GPU)
-    with limit, track(f"train {detector} on {dataset}, seed {seed}") as update:
+    with limit, track(f"train {detector} on {dataset}, seed {seed}", "training") as update:
         folder = train_detector(project.home, project.settings, order, update)
     return {"key": order.key, "folder": str(folder), "trained": not started_done, "dvc_md5": dvc_md5}
 
@@ -56,7 +56,7 @@ def train_stage_of(dataset: str, detector: str, seed: int, stage: str) -> dict[s
     project = open_project()
     order = training_order(project.home, project.settings, dataset, detector, seed)
     limit = contextlib.nullcontext() if order.is_done(project.home) else slot(GPU)
-    with limit, track(f"train {detector} on {dataset}, seed {seed}: {stage}") as update:
+    with limit, track(f"train {detector} on {dataset}, seed {seed}: {stage}", "training") as update:
         folder = train_stage(project.home, project.settings, order, stage, update)
     return {"key": order.key, "folder": str(folder)}
 
@@ -71,7 +71,7 @@ def train_explainer_of(dataset: str, model: str, version: int, explainer: str) -
     order = order_of(project, dataset, model, version, explainer)
     started_done = order.is_done(project.home)
     limit = contextlib.nullcontext() if started_done else slot(GPU)
-    with limit, track(f"train {explainer} for {model} version {version}") as update:
+    with limit, track(f"train {explainer} for {model} version {version}", "training") as update:
         folder = train_explainer(project.home, project.settings, project.registry, order, update)
     return {"key": order.key, "folder": str(folder), "trained": not started_done}
 

@@ -48,7 +48,7 @@ STEPS, QUICK_STEPS = 400, 100
 GENERATOR = {"concepts": 2, "images": 8, "learning_rate": 1e-3, "precision": "bfloat16"}
 FALSE_ALARMS = 0.05
 _DETECTOR_CODE = ("detectors", "engine", "calibration.py", "data/synthetic.py")
-_GENERATOR_CODE = (*_DETECTOR_CODE, *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "training")))
+_GENERATOR_CODE = (*_DETECTOR_CODE, *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "game", "training")))
 
 
 def place(home: Home) -> Path:

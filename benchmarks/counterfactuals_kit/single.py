@@ -42,7 +42,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "dsvdd": {"probability": "exponential", "typical": "median"},
 }  # fmt: skip
 SECOND = {"method": "deep_sad", "network": "cnn32", "seed": 100}
-GENERATOR_CODE = (*DETECTOR_CODE, *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "training")))
+GENERATOR_CODE = (
+    *DETECTOR_CODE, *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "game", "training"))
+)  # fmt: skip
 Pixels = NDArray[np.uint8]
 
 

@@ -50,7 +50,9 @@ STEPS, QUICK_STEPS = 1500, 700
 VAL_SHARE, OUTLIERS, CALIBRATING = 0.2, 16_000, 500
 KEPT = "kept.npy"
 DETECTOR_CODE = ("detectors", "engine", "calibration.py", "data/colours.py")
-GENERATOR_CODE = (*DETECTOR_CODE, *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "training")))
+GENERATOR_CODE = (
+    *DETECTOR_CODE, *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "game", "training"))
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xadflow.detectors.base import Detector, as_float, load_detector
 from xadflow.engine.devices import resolve_device
+from xadflow.engine.lanes import side_by_side
 
 
 def open_detector(folder: Path, device: str) -> Detector:
@@ -21,6 +22,10 @@ def open_detector(folder: Path, device: str) -> Detector:
 def score_images(detector: Detector, images: Tensor, batch_size: int, device: str) -> NDArray[np.float64]:
     """Raw scores [N] of uint8 images [N,C,H,W], batch by batch; one host sync at the end."""
     where = resolve_device(device)
-    with torch.no_grad():
-        parts = [detector.score(as_float(batch.to(where))).image for batch in torch.split(images, batch_size)]
+
+    def score(batch: Tensor) -> Tensor:
+        with torch.no_grad():  # a thread has its own
+            return detector.score(as_float(batch.to(where))).image
+
+    parts = list(side_by_side(score, torch.split(images, batch_size), where))
     return np.asarray(torch.cat(parts).double().cpu().numpy() if parts else np.zeros(0), dtype=np.float64)

@@ -12,6 +12,8 @@ from xadflow.data.synthetic import synthetic_defects
 from xadflow.detectors import FitRun, TrainingData
 from xadflow.detectors.fcdd import FCDD
 
+pytest.register_assert_rewrite("family_contract", "tests.detectors.family_contract")  # its failures show their values
+
 SIDE = 64
 SMALL = {"stages": (2,), "min_steps": 12, "epochs": 1.0, "batch_normals": 16, "batch_synthetic": 16}
 """Stage 2 of Lite0 alone: 40 channels on an 8x8 grid, so that a fit takes about a second."""

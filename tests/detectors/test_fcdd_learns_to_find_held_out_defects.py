@@ -43,11 +43,14 @@ def test_trained_on_confetti_it_finds_squares_and_blotches(
     trained = FCDD(**settings, min_steps=80)
     trained.fit(data, run)
     image, pixel = measured(trained, unseen_crops, defective, masks)
-    assert image > 0.95
-    assert pixel > 0.9
+    # seeds 0, 1000, 2000: image .982 .990 .992 (scalar .968 .968 .976), pixel .952 .953 .956 (scalar .923 .916 .925);
+    # other kernels of the processor move either by less than 1e-5
+    assert image > 0.9
+    assert pixel > 0.75
     if head == "scalar":  # the other one starts as PaDiM, which is good already
         untrained = FCDD(**{**settings, "learning_rate": 1e-9}, min_steps=1, epochs=0.01)
         untrained.fit(data, FitRun(tmp_path / "untrained", seed=0, false_alarm_rate=0.1, device="cpu"))
         image_before, pixel_before = measured(untrained, unseen_crops, defective, masks)
-        assert image > image_before + 0.05
-        assert pixel > pixel_before + 0.05
+        # wrongly ordered pairs that are left: image .26 .26 .33, pixel .35 .39 of those of the untrained one
+        assert 1 - image < 0.75 * (1 - image_before)
+        assert 1 - pixel < 0.75 * (1 - pixel_before)

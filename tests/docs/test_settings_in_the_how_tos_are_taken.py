@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from xadflow.detectors import build_detector, detector_names
+from xadflow.explainers import build_explainer, explainer_names
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
 
@@ -22,6 +23,29 @@ def blocks() -> list[tuple[str, dict[str, object]]]:
 def test_detectors_of_the_how_tos_can_be_built(where: str, detector: dict[str, object]) -> None:
     if detector["method"] in detector_names():  # `my-detector` is for the reader to write
         build_detector(detector["method"], **detector.get("settings", {}))
+
+
+def trainings() -> list[tuple[str, str, dict[str, object]]]:
+    found = []
+    for page in sorted(HOW_TO.glob("*.md")):
+        for text in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S):
+            for name, given in ((yaml.safe_load(text).get("retrain") or {}).get("explainers") or {}).items():
+                blocks = given if isinstance(given, list) else [given]
+                found += [(f"{page.stem}: {name}", name, block.get("settings", {})) for block in blocks]
+    return found
+
+
+@pytest.mark.parametrize(("where", "name", "settings"), trainings())
+def test_trainings_of_explainers_in_the_how_tos_can_be_built(where: str, name: str, settings: dict[str, object]) -> None:
+    assert name in explainer_names()
+    explainer = build_explainer(name, **settings)
+    for companion in settings.get("companions", ()):
+        build_detector(companion["method"], **companion["settings"])
+    assert (explainer.wanted is not None) == ("pairs" in settings)
+
+
+def test_a_how_to_trains_on_pairs() -> None:
+    assert any("pairs" in settings for _, _, settings in trainings())
 
 
 def test_the_trunk_of_the_how_to_is_the_published_one() -> None:

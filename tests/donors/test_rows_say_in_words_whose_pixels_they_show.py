@@ -47,6 +47,8 @@ def test_the_sentence_names_the_donor_the_share_and_every_verdict(home) -> None:
         "replaced; under 1 % of the pixels changed; the detector calls it normal; judge xad.plates.judge version 2 calls it "
         "anomalous (score 1.5, threshold 1.25)"
     ]
+    blind = {**row(), "metrics": [{"name": "judge_flags", "value": 0.0}]}
+    assert "threshold 1.25; it calls the image itself normal too)" in said(blind, {})[0]
     (whole,) = said(row(0.97, judges=None), {})
     assert f"image {DONOR[:12]} shows there; 97 % of the image replaced: the whole image differs" in whole
     assert "judge" not in whole

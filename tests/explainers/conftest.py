@@ -1,17 +1,21 @@
-"""Small detectors that implement the protocol: two closed forms and one trained conv net."""
+"""A small detector that implements the protocol: a conv net with kept weights, and images for it."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 
 from xadflow.calibration import calibrate
 from xadflow.detectors.base import Scores, as_float
 
 SIDE = 24
+TOY_WEIGHTS = Path(__file__).parent / "toy.safetensors"
 
 
 class ToyDetector:
@@ -61,27 +65,18 @@ def with_defects(images, seed):
     return images, masks
 
 
-@pytest.fixture(scope="session")
-def trained():
-    """A conv net taught in seconds to see the squares, calibrated as real detectors are."""
-    torch.manual_seed(0)
-    network = nn.Sequential(
+def toy_network():
+    """The toy detector's network, its weights drawn."""
+    return nn.Sequential(
         nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), nn.Conv2d(8, 8, 5, padding=2), nn.ReLU(), nn.Conv2d(8, 1, 1)
     )
-    normals = patterned(160, 1)
-    defects, masks = with_defects(patterned(160, 2), 3)
-    images = as_float(torch.cat([normals, defects]))
-    target = torch.cat([torch.zeros_like(masks), masks]).float()[:, None]
-    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
-    rare = torch.tensor(10.0)  # a defect is a tenth of its image at most
-    shuffler = torch.Generator().manual_seed(0)
-    for _ in range(12):
-        for rows in torch.randperm(len(images), generator=shuffler).split(32):
-            loss = F.binary_cross_entropy_with_logits(network(images[rows]), target[rows], pos_weight=rare)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """A conv net that sees the squares, calibrated as real detectors are; the same weights everywhere (see toy_training.py)."""
+    network = toy_network()
+    network.load_state_dict(load_file(TOY_WEIGHTS))
     detector = ToyDetector(network.eval(), (1, SIDE, SIDE))
     with torch.no_grad():
         normal_scores = detector.score(as_float(patterned(100, 4))).image.double().numpy()

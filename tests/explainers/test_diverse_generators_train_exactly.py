@@ -7,8 +7,9 @@ from tests.explainers.conftest import patterned, with_defects
 from xadflow.detectors.base import as_float
 from xadflow.engine.progress import Listener
 from xadflow.errors import BadInput
+from xadflow.explainers.diverse.game import Game, Players, _one_concept_each
 from xadflow.explainers.diverse.settings import DiverseSettings
-from xadflow.explainers.diverse.training import Game, Players, _one_concept_each, train_generator
+from xadflow.explainers.diverse.training import train_generator
 from xadflow.explainers.trained import GeneratorRun
 
 SMALL = {"width": 8, "images": 4, "steps": 6}

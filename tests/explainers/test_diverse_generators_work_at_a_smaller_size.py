@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from tests.explainers.conftest import ToyDetector, patterned, with_defects
 from xadflow.detectors.base import as_float
 from xadflow.errors import BadInput, BadSettings
-from xadflow.explainers.diverse.canvas import Canvas, heat_mask
+from xadflow.explainers.diverse.canvas import Canvas
 from xadflow.explainers.diverse.explainer import WEIGHTS, DiverseExplainer
+from xadflow.explainers.diverse.game import Game, Players
+from xadflow.explainers.diverse.places import heat_mask
 from xadflow.explainers.diverse.samples import due
 from xadflow.explainers.diverse.settings import DiverseSettings
-from xadflow.explainers.diverse.training import Game, Players
 from xadflow.explainers.trained import CARD, GeneratorRun
 from xadflow.images import decode_png
 

@@ -1,14 +1,11 @@
-"""A version without its alias, and a DVC stage that a signal ended: what the next attempt does about them."""
+"""A version that a kill left without its alias: what the next attempt does about it."""
 
 from __future__ import annotations
 
-import subprocess
 from types import SimpleNamespace
 
 import pytest
 
-from tasks.dataset import run_stage
-from xadflow.errors import StageFailed
 from xadflow.retraining import register_trained
 from xadflow.tracking.model_versions import ModelRef
 
@@ -37,14 +34,3 @@ def test_a_version_that_a_kill_left_without_alias_becomes_challenger(before, aft
     order = SimpleNamespace(model_name="xad.plates.fcdd", key="key")
     assert register_trained(None, SimpleNamespace(explainers={}), registry, order).version == 2
     assert registry.challenger == after
-
-
-@pytest.mark.parametrize(("status", "said", "transient"), [
-    (-9, "", True), (1, "", False), (1, "validation failed", False), (255, "'manifest@plates' is busy", True),
-])  # fmt: skip
-def test_a_stage_that_a_signal_ended_is_tried_again(monkeypatch, tmp_path, status, said, transient):
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=status, stderr=said, stdout=""))
-    with pytest.raises(StageFailed) as failed:
-        run_stage(tmp_path, "validate@plates")
-    assert failed.value.transient is transient
-    assert ("signal 9" in str(failed.value)) == (status == -9)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.small_project import draw_screws, make_project, project_environment
+from benchmarks.small_project import draw_screws, make_project, project_environment, python_path
 from tests.hostile.hostile_files import add_hostile_files, write_vanishing_act
 
 README = Path(__file__).parents[2] / "README.md"
@@ -28,7 +28,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(project: Path, screws: Path) -> dict[str, str]:
     """A fresh terminal in the project; one of the user's files vanishes whenever it is about to be read."""
     act = write_vanishing_act(project.parent / "act", screws)
-    return {**project_environment(project), "PYTHONPATH": str(act)}
+    return {**project_environment(project), "PYTHONPATH": python_path(act)}
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +49,12 @@ def xadflow(project: Path, environment: dict[str, str]) -> Run:
 
 @pytest.fixture(scope="session")
 def explained(project: Path, xadflow: Run, screws: Path) -> Path:
-    """The README's three commands; returns the project."""
+    """The README's three commands; returns the project. What each said on standard error is in <command>.said beside it."""
     commands = re.findall(r"^\$ (xadflow .*screws.*)$", README.read_text(), flags=re.M)[:3]
     assert [command.split()[1] for command in commands] == ["data", "retrain", "explain"]
     for command in commands:
-        xadflow(*command.replace("~/screws", str(screws)).split()[1:])
+        done = xadflow(*command.replace("~/screws", str(screws)).split()[1:])
+        (project.parent / f"{command.split()[1]}.said").write_text(done.stderr)
     return project
 
 

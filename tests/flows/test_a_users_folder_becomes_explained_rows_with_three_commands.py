@@ -73,6 +73,15 @@ def test_every_anomaly_is_shown_mended_by_what_train_normals_show_there(explaine
         assert lineage["donors_missing"] == 0
 
 
+@pytest.mark.parametrize(("command", "work"), [
+    ("data", "data set screws: validate"), ("retrain", "start Prefect"), ("retrain", "train fcdd on screws, seed 0"),
+    ("retrain", "gate xad.screws.fcdd version 1"), ("explain", "start Prefect"), ("explain", "explain screws, shard 1 of 1"),
+])  # fmt: skip
+def test_a_person_who_reads_a_pipe_sees_each_piece_of_work_with_its_seconds(explained: Path, command: str, work: str) -> None:
+    said = (explained.parent / f"{command}.said").read_text()
+    assert re.search(rf"^{re.escape(work)} \.\.\. [\d.]+ s$", said, flags=re.M), said
+
+
 def test_every_bad_file_is_quarantined_under_its_own_reason(explained: Path) -> None:
     quarantine = pq.read_table(explained / "data" / "screws" / "quarantine.parquet").to_pylist()
     assert {row["path"]: row["reason"] for row in quarantine} == {**REASONS, "train/good/broken.png": "undecodable"}
@@ -267,7 +276,9 @@ def test_a_user_mistake_gets_one_line_and_status_2(project: Path, xadflow) -> No
 
 def test_the_demo_on_what_is_done_already_adds_nothing_and_says_where_everything_is(explained: Path, xadflow) -> None:
     params = explained / "params.yaml"
-    params.write_text(params.read_text().replace("demo: {dataset: elpv,", "demo: {dataset: screws,"))
+    text = params.read_text()
+    assert text.count("{dataset: elpv, detector: null,") == 1  # else the demo would be of other data
+    params.write_text(text.replace("{dataset: elpv, detector: null,", "{dataset: screws, detector: null,"))
     before = len(table(explained, "scores")), len(table(explained, "explanations"))
     done = xadflow("demo")
     assert "unchanged, not trained again" in done.stdout

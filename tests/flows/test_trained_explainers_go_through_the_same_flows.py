@@ -130,10 +130,10 @@ def test_a_night_with_another_versions_explainer_does_not_start(opened) -> None:
     registry.tag(MODEL, tagged.version, "xadflow.explains_weights", "0" * 64)
     try:
         with pytest.raises(BadWeights, match=f"xadflow models promote xad.screws.fcdd {champion.version}"):
-            choose_explainers(opened.settings, registry, "screws", "fcdd", champion)
+            choose_explainers(opened.home, opened.settings, registry, "screws", "fcdd", champion)
     finally:
         registry.tag(MODEL, tagged.version, "xadflow.explains_weights", champion.as_explained.weights)
-    assert choose_explainers(opened.settings, registry, "screws", "fcdd", champion).versions.keys() >= {"diverse"}
+    assert choose_explainers(opened.home, opened.settings, registry, "screws", "fcdd", champion).versions.keys() >= {"diverse"}
 
 
 def test_a_generator_that_breaks_a_rule_leaves_service_while_its_detector_stays(opened) -> None:
@@ -145,10 +145,10 @@ def test_a_generator_that_breaks_a_rule_leaves_service_while_its_detector_stays(
     settle(registry, champion.name, champion.version, champion.version, "")
     assert registry.alias(MODEL, "champion") is None
     assert registry.champion(champion.name).version == champion.version
-    chosen = choose_explainers(settings, registry, "screws", "fcdd", champion)
-    assert set(chosen.versions) == {"heatmap", "sparse"}
+    chosen = choose_explainers(opened.home, settings, registry, "screws", "fcdd", champion)
+    assert set(chosen.versions) == {"heatmap", "transplant", "sparse"}
     assert chosen.left_out["diverse"].startswith("The gate refused its version 1 for xad.screws.fcdd version")
     with pytest.raises(NoChampion, match="The gate refused its version 1"):
-        choose_explainers(settings, registry, "screws", "fcdd", champion, ["diverse"])
+        choose_explainers(opened.home, settings, registry, "screws", "fcdd", champion, ["diverse"])
     again = judge_explainer(opened.home, settings, registry, "screws", registry.resolve(f"{MODEL}/1"), champion)
     assert (again.passed, again.judged) == (False, False)

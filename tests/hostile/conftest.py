@@ -10,7 +10,7 @@ import pytest
 from hostile_files import add_hostile_files, write_vanishing_act
 from small_works import SMALL, Answer, Plant, draw_bolts
 
-from benchmarks.small_project import make_project, project_environment
+from benchmarks.small_project import make_project, project_environment, python_path
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +24,8 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Plant:
     draw_bolts(users / "bolts")
     add_hostile_files(users / "bolts")
     act = write_vanishing_act(root / "act", users / "bolts")
-    environment = {**project_environment(root / "plant"), "HOME": str(users), "PYTHONPATH": str(act), "NO_COLOR": "1",
-                   "COLUMNS": "120"}  # fmt: skip
+    environment = {**project_environment(root / "plant"), "HOME": str(users), "NO_COLOR": "1", "COLUMNS": "120",
+                   "PYTHONPATH": python_path(act)}  # fmt: skip
     return Plant(root / "plant", users, environment)
 
 

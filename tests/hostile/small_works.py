@@ -21,6 +21,7 @@ from xadflow.cli import main
 SIDE = 64
 SMALL = {"stages": (2,), "min_steps": 12, "epochs": 1.0, "batch_normals": 16, "batch_synthetic": 16}
 """Settings of an FCDD that is fitted in about a second."""
+PROGRESS = re.compile(r" \.\.\. (failed after )?[\d.]+ s( so far.*)?$")
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,10 @@ class Plant:
             os.environ.update(before)
 
     def plain(self, said: str) -> str:
-        """The text without paths of this machine, digests, and run names."""
+        """The text without paths of this machine, digests, run names, and lines of progress with their seconds."""
         said = said.replace(str(self.project), "~/plant").replace(str(self.users), "~")
         said = re.sub(r"\b[0-9a-f]{12,64}\b", "<digest>", said)
-        return "\n".join(line.rstrip() for line in said.strip().splitlines())
+        return "\n".join(line.rstrip() for line in said.strip().splitlines() if not PROGRESS.search(line))
 
     def _words(self, command: str) -> list[str]:
         return [str(self.users / word[2:]) if word.startswith("~/") else word for word in shlex.split(command)]

@@ -145,6 +145,9 @@ def test_transfer_is_that_of_images_which_the_judge_flags_and_the_heatmaps_map_g
     heat = np.linspace(0.0, 1.0, 256).reshape(16, 16)
     plain, _ = rows_of("0", 3.0, pictures[0], heat=heat)
     other = {**rows[0], "heatmap": stored(np.zeros((16, 16), np.uint8)), "heatmap_min": 0.0, "heatmap_max": 1.0}
+    assert [said.is_blind for case in worst_cases(rows[:1]) for said in case.transplants[0].verdicts] == [False]
+    rows[0]["metrics"][-1]["value"] = 0.0
+    assert [said.is_blind for case in worst_cases(rows[:1]) for said in case.transplants[0].verdicts] == [True]
     (first,), (second,) = worst_cases([other, plain]), worst_cases([plain])
     assert (first.overlay == second.overlay).all()
 

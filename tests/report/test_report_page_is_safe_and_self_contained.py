@@ -73,7 +73,8 @@ def full(name):
             WorstCase(name, name, 11.0, 9.5, 0.005, grey, None, grey, colour, False, 9.9, 0.5),
             WorstCase("plain.png", "id", 10.0, 9.5, 0.005),
             WorstCase(name, name, 9.0, 9.5, 0.005, grey, colour, grey, colour, True, 3.0, 0.02, (),
-                      (Transplant(name, 0, grey, True, 3.0, 0.2, name, name, 0.15, False, (BOX,), (Verdict(name, 2, True),)),
+                      (Transplant(name, 0, grey, True, 3.0, 0.2, name, name, 0.15, False, (BOX,),
+                                  (Verdict(name, 2, True, True),)),
                        Transplant(name, 1, colour, False, 9.9, 0.97, name, None, 0.98, True)), (Verdict(name, 2, False),)),
         ),
         links=(Link(name, name, name), Link("js", "javascript:alert(1)"), Link("file", "file:///etc/passwd"),
@@ -118,11 +119,20 @@ def test_transplants_lead_and_say_how_much_was_replaced_from_where_and_what_judg
     places = [text.index(words) for words in ("original", "15 % of the image replaced, 20 % of the pixels changed",
               "the whole image differs : 98 % replaced, 97 % of the pixels changed", "least change normal after")]  # fmt: skip
     assert places == sorted(places)
-    for words in ("✓ normal for the detector", "✕ still anomalous for the detector", "✓ normal for the judge",
+    for words in ("✓ normal for the detector", "✕ still anomalous for the detector",
+                  "✓ normal for the judge , as the original is",
                   "score 3.000; anomalous for the judge", "from xad.elpv.jud xad.elpv.judge", "92 %", "31 %"):  # fmt: skip
         assert words in text, words
     assert page.count("<path") == 2  # the region's border, twice; the one that is nearly everything has none
     assert 'd="M0.25,0.25L0.75,0.25L0.75,0.5L0.25,0.5Z"' in page
+
+
+def test_judges_that_have_seen_donors_are_told():
+    case = full("a.judge").worst_cases[3]
+    for apart in (True, False):
+        page = render_nightly_report(night(worst_cases=(case,), judges_apart=apart))
+        assert "had no part in it" in page
+        assert ("they have seen images that may be donors" in page) is not apart
 
 
 def test_several_judges_are_called_by_their_names():

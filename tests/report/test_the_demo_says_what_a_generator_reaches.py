@@ -1,6 +1,6 @@
 """The figures of a trained explainer as the demo prints them: what was measured, and what was not."""
 
-from flows.commands import _say_generator
+from flows.demo import _say_generator
 
 MEASURED = {
     "fit.seconds": 201.4, "gate.share_normal": 0.9, "gate.share_normal_of.0": 0.95, "gate.share_normal_of.1": 0.9,

@@ -151,3 +151,30 @@ def test_distance_and_stability_are_reported(measured) -> None:
     assert 0.008 < kept["noise_pixels"] < 0.0102  # the noise itself, .01, less what is clipped
     assert other["noise_pixels"] > 0.05
     assert 0.0 <= kept["noise_probability"] <= np.log(2)
+
+
+class Masked(Painter):
+    """A painter whose changes a mask keeps to what differs from the stripes; of a normal image that is next to nothing."""
+
+    def __init__(self, paint) -> None:
+        super().__init__(lambda original: [np.where(self._where(original), made, original) for made in paint(original)])
+        self.free = Painter(paint)
+
+    def anywhere(self):
+        return self.free
+
+    @staticmethod
+    def _where(original):
+        return np.abs(original.astype(float) - np.median(original, axis=1, keepdims=True)) > 40
+
+
+def test_a_mask_does_not_hide_what_a_generator_does_to_normals(home, settings, trained) -> None:
+    figures, _ = generator_figures(home, settings, "stripes", Masked(redrawn), trained, {})
+    assert figures["change_of_normals_as_served"] < 0.1
+    assert CHANGE_OF_NORMALS in broken(figures)
+    honestly, _ = generator_figures(home, settings, "stripes", Masked(honest), trained, {})
+    assert CHANGE_OF_NORMALS not in broken(honestly)
+
+
+def test_without_a_mask_the_share_is_the_one_that_is_served(measured) -> None:
+    assert "change_of_normals_as_served" not in measured(honest)

@@ -37,7 +37,10 @@ def test_the_projects_own_params_are_valid_and_frozen() -> None:
          ["retrain.explainers", "got 'divers'", "did you mean 'diverse'"]),
         (lambda raw: raw["retrain"]["explainers"]["diverse"][0].update(detectors=["bcf"]),
          ["retrain.explainers.diverse.detectors", "got 'bcf'", "did you mean 'bce'"]),
-        (lambda raw: raw["retrain"]["explainers"]["diverse"][1].update(setting={}),
+        (lambda raw: raw["demo"]["diverse"].update(detector="bcf"),
+         ["demo.diverse.detector", "got 'bcf'", "did you mean 'bce'"]),
+        (lambda raw: raw["retrain"]["explainers"]["diverse"].append(
+            {"datasets": ["elpv"], "detectors": ["fcdd"], "setting": {}}),
          ["retrain.explainers.diverse.1.setting", "did you mean 'settings'"]),
         (lambda raw: raw["gate"]["generator"].update(max_frechet_=1), ["gate.generator.max_frechet_", "max_frechet"]),
         (lambda raw: raw["catalogue"].append("ghost"), ["catalogue", "got ['ghost']"]),
@@ -102,8 +105,7 @@ def test_every_key_of_the_settings_stands_in_params_yaml() -> None:
 def test_a_night_runs_explainers_that_are_trained_for_its_detector_beside_those_of_every_night() -> None:
     settings = load_settings(PARAMS)
     every_night = ["heatmap", "transplant", "sparse", "reconstruction", "cues"]
-    assert settings.nightly_explainers("elpv", "fcdd") == [*every_night, "diverse"]
-    assert settings.nightly_explainers("elpv", "hsc") == every_night
+    assert settings.nightly_explainers("elpv", "fcdd") == every_night
     assert settings.nightly_explainers("coloured-mnist", "bce") == [*every_night, "diverse"]
     assert settings.trained_explainers("coloured-mnist", "fcdd") == []
 

@@ -62,13 +62,18 @@ def add(name: str, folder: Path, channels: str | None, **stated: Any) -> None:
       xadflow data add fabric ~/fabric --not-aligned --symmetries flips
     """
     from xadflow.data.adding import Wishes, add_folder
+    from xadflow.data.stages import read_quarantine
+    from xadflow.progress import progress_board
     from xadflow.settings import Home
 
     if not folder.is_dir():
         raise click.BadParameter(f"{str(folder)!r} is not a folder.", param_hint="FOLDER")
     home = Home.find()
-    added = add_folder(home, name, folder, Wishes(channels=int(channels) if channels else None, **stated))
+    with progress_board():
+        added = add_folder(home, name, folder, Wishes(channels=int(channels) if channels else None, **stated))
     click.echo(_summary(home, name))
+    if refused := _quarantined(name, read_quarantine(home, name)):
+        click.echo("\n" + "\n".join(refused[:-1]))
     click.echo("\n" + "\n".join(_told(name, added, stated)))
     click.echo(f"Next: xadflow retrain --dataset {name}")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from statistics import median
@@ -14,9 +14,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from xadflow.data.params_file import replace_params, with_dataset, with_name_in
 from xadflow.data.poses import SIDE_PX, Pose, Symmetries, guess_pose
+from xadflow.data.reproducing import reproduce
 from xadflow.data.sources.folder import GOOD, check_layout, walk_files
+from xadflow.data.stages import share_leaving
 from xadflow.data.writing import writing
-from xadflow.errors import BadImage, DataUnavailable, StageFailed, WrongUse
+from xadflow.digests import sha256_bytes
+from xadflow.errors import BadImage, DataUnavailable, WrongUse
 from xadflow.images import IMAGE_SUFFIXES, ImageLimits, decode_image, read_file, to_input
 from xadflow.settings import Home, Settings, load_settings
 from xadflow.settings.params import Name
@@ -25,6 +28,7 @@ _SAMPLED = 24
 _SIZES_PX = (224, 128, 96, 64, 32)
 # Enough expected val normals that a threshold at a false-alarm rate of 5 % (19 needed) is there, and not too coarse.
 _VAL_WANTED = 40
+_FEW = 400  # train normals, up to which the share is looked at image by image
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
     Raises:
         WrongUse: a name that cannot be used, or that another data set has.
         DataUnavailable: a layout that is not MVTec-AD, a folder without images.
-        StageFailed: DVC or a stage failed; it has printed why.
+        StageFailed: DVC or a stage failed.
         CannotWrite: params.yaml cannot be written.
     """
     try:
@@ -121,7 +125,7 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
         if wishes.known_per_defect:
             options["known_per_defect"] = wishes.known_per_defect
         aligned = look.pose.aligned if wishes.aligned is None else wishes.aligned
-        share = min(0.5, max(0.2, round(_VAL_WANTED / look.train_normals, 2)))
+        share = _val_share(folder, look, settings)
         entry = {
             "source": "folder", "size_px": wishes.size_px or look.size_px, "channels": wishes.channels or look.channels,
             "symmetries": wishes.symmetries or ("none" if aligned else look.pose.loose), "aligned": aligned,
@@ -130,7 +134,7 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
         _write_params(home, with_dataset(before, name, entry))
     entered = home.params.read_text(encoding="utf-8")
     try:
-        _reproduce(home, name)
+        reproduce(home.project, f"validate@{name}")
     except BaseException:
         if home.params.read_text(encoding="utf-8") == entered:  # nobody else has edited it meanwhile
             _write_params(home, before)
@@ -138,6 +142,26 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
     listed = with_name_in(home.params.read_text(encoding="utf-8"), name, ("retrain", "datasets"), ("explain", "datasets"))
     _write_params(home, listed)
     return Added(entry, look)
+
+
+def _val_share(folder: Path, look: Look, settings: Settings) -> float:
+    """Share of the train normals for val: about 40 of them, at least as many as the false-alarm rate needs."""
+    from xadflow.data.quality_frames import MIN_TRAIN  # brings pandas in
+
+    wanted = min(0.5, max(0.2, round(_VAL_WANTED / look.train_normals, 2)))
+    if look.train_normals > _FEW:
+        return wanted
+    limits, ids = ImageLimits(**settings.limits.model_dump()), []
+    files = walk_files(folder)
+    for relative in files:
+        if relative.startswith(f"train/{GOOD}/") and PurePosixPath(relative).suffix.lower() in IMAGE_SUFFIXES:
+            with suppress(BadImage):  # the border quarantines it
+                content = read_file(folder / relative, limits)
+                decode_image(content, limits)
+                ids.append(sha256_bytes(content))
+    needed = math.ceil(round(1 / settings.calibration.false_alarm_rate, 9)) - 1
+    return share_leaving(ids, wanted, val=needed, train=MIN_TRAIN,
+                         has_test_normals=any(one.startswith(f"test/{GOOD}/") for one in files))  # fmt: skip
 
 
 def _write_params(home: Home, text: str) -> None:
@@ -163,12 +187,3 @@ def _same(settings: Settings, name: str, path: str) -> Mapping[str, object]:
                        seen=f"source {present.source}, options {present.options}",
                        next_step="choose another name, or mend its entry in params.yaml")  # fmt: skip
     return present.model_dump()
-
-
-def _reproduce(home: Home, name: str) -> None:
-    target = f"validate@{name}"
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", target], cwd=home.project, check=False)
-    if done.returncode:
-        raise StageFailed(f"the data set {name!r} was not added: DVC ended with an error, printed above",
-                          seen=f"exit status {done.returncode} of dvc repro {target}",
-                          next_step="mend what it names, then run the same command again")  # fmt: skip

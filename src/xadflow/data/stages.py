@@ -143,6 +143,21 @@ def carve(rows: Iterable[ManifestRow], dataset: DatasetSettings) -> list[Manifes
     return rows
 
 
+def share_leaving(ids: Iterable[str], wanted: float, *, val: int, train: int, has_test_normals: bool) -> float:
+    """The share of train normals, near `wanted`, with which :func:`carve` takes at least `val` of them and leaves `train`.
+
+    `ids` are the image_ids of the train normals of a source. A share is a chance for each image: of 30 one half may take 11 or
+    19, so for few images the share is put between two of them. `wanted` where it does, or where there are too few for both.
+    """
+    others = {one for one in ids if has_test_normals or _place(one, f"{Split.TRAIN}->{Split.TEST}") >= HOLDOUT_SHARE}
+    places = sorted(_place(one, f"{Split.TRAIN}->{Split.VAL}") for one in others)
+    taken = sum(place < wanted for place in places)
+    count = min(max(taken, val), len(places) - train)
+    if count == taken or count < val:
+        return wanted
+    return round((places[count - 1] + places[count]) / 2, 4)
+
+
 def _moved(rows: list[ManifestRow], split: Split, label: int, to: Split, share: float) -> list[ManifestRow]:
     place = {row.image_id: _place(row.image_id, f"{split}->{to}")
              for row in rows if row.split == split and row.label == label}  # fmt: skip

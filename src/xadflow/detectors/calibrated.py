@@ -13,6 +13,7 @@ from torch import Tensor
 from xadflow.calibration import Calibration, calibrate, threshold_at
 from xadflow.detectors.base import FitRun, Scores, TrainingData, as_float
 from xadflow.detectors.synthesis import synthetic_rounds
+from xadflow.engine.lanes import side_by_side
 from xadflow.engine.seeds import seeded
 from xadflow.errors import BadInput, BadWeights, TrainingFailed
 
@@ -91,9 +92,11 @@ class CalibratedDetector(ABC):
         return calibrate(normals, self._raw_scores(drawn, batch_size), run.false_alarm_rate, "synthetic")
 
     def _raw_scores(self, images: Tensor, batch_size: int) -> NDArray[np.float64]:
-        with torch.no_grad():
-            batches = torch.split(images, batch_size)
-            scores = [self.image_score(as_float(batch.to(self._device))) for batch in batches]
+        def score(batch: Tensor) -> Tensor:
+            with torch.no_grad():  # a thread has its own
+                return self.image_score(as_float(batch.to(self._device)))
+
+        scores = list(side_by_side(score, torch.split(images, batch_size), self._device))
         values: NDArray[np.float64] = torch.cat(scores).double().cpu().numpy() if scores else np.zeros(0)
         if not np.isfinite(values).all():
             raise TrainingFailed("the trained detector scores images with no finite number",

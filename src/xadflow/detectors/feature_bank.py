@@ -14,6 +14,7 @@ from xadflow.detectors.base import TrainingData, as_float
 from xadflow.detectors.fcdd_settings import FCDDSettings
 from xadflow.detectors.heads import Whitening
 from xadflow.detectors.synthesis import synthetic_rounds
+from xadflow.engine.lanes import side_by_side
 
 
 @dataclass(frozen=True)
@@ -113,16 +114,19 @@ def _features(
     trunk: Trunk, images: Tensor, wanted: Sequence[Wanted], batch_size: int, device: torch.device, done: Callable[[], None]
 ) -> list[Tensor]:
     """As :func:`features_of`, the trunk run once for all that is wanted; `normals` says which of these images."""
-    parts: list[list[Tensor]] = [[] for _ in wanted]
-    with torch.no_grad():
-        for start in range(0, len(images), batch_size):
-            rows = slice(start, start + batch_size)
+
+    def features(rows: slice) -> list[Tensor]:
+        with torch.no_grad():  # a thread has its own
             found = trunk.stage_features(as_float(images[rows].to(device)))
-            for part, one in zip(parts, wanted, strict=True):
-                part.append(trunk.joined(found, one.stages)[one.normals[rows].to(device)].half())
-            done()
-    if len(images):
-        return [torch.cat(part) for part in parts]
+            return [trunk.joined(found, one.stages)[one.normals[rows].to(device)].half() for one in wanted]
+
+    batches = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]
+    parts: list[list[Tensor]] = []
+    for found in side_by_side(features, batches, device):
+        parts.append(found)
+        done()
+    if parts:
+        return [torch.cat(part) for part in zip(*parts, strict=True)]
     shapes = [(0, trunk.spec.width(one.stages), *trunk.spec.grid(one.stages, *images.shape[2:])) for one in wanted]
     return [torch.zeros(shape, dtype=torch.float16, device=device) for shape in shapes]
 

@@ -71,13 +71,17 @@ def _sentence(row: Row, answer: Row, paths: Mapping[str, str]) -> str:
         return ""
     parts.append(f"{percent(answer['changed_fraction'])} of the pixels changed")
     parts.append(f"the detector calls it {_verdict(answer['is_normal'])}")
-    metrics = {one["name"]: one["value"] for one in row["metrics"] or ()}
     for number, one in enumerate(judges):
-        blind = metrics.get(f"judge_flags.{number}" if number else "judge_flags", 1.0) == 0.0
         parts.append(f"judge {one['name']} version {one['version']} calls it {_verdict(one['is_normal'])} (score "
-                     f"{one['score']:.4g}, threshold {one['threshold']:.4g}" + ("; it does not flag the image itself)" if blind
-                                                                                else ")"))  # fmt: skip
+                     f"{one['score']:.4g}, threshold {one['threshold']:.4g}" + ("; it calls the image itself normal too)"
+                                                                                if is_blind(row, number) else ")"))  # fmt: skip
     return f"counterfactual {answer['concept']}: {'; '.join(parts)}"
+
+
+def is_blind(row: Row, number: int) -> bool:
+    """Whether the judge of that number calls the image itself normal: then it cannot call anything mended."""
+    name = f"judge_flags.{number}" if number else "judge_flags"
+    return any(one["name"] == name and one["value"] == 0.0 for one in row["metrics"] or ())
 
 
 def donors_in(rows: Iterable[Row]) -> dict[str, set[str]]:

@@ -134,6 +134,14 @@ def build_explainer(name: str, **settings: object) -> Explainer:
     return explainer
 
 
+@runtime_checkable
+class TakesDonors(Protocol):
+    """What an explainer has beside the protocol that takes pixels from normal images of the product."""
+
+    def with_donors(self, bank: Any) -> Any:
+        """The same explainer with a bank of donors, an `xadflow.explainers.transplant.DonorBank`."""
+
+
 def takes_donors(name: str) -> bool:
     """Whether an explainer takes pixels from normal images of the product, and has to be given them by `with_donors`.
 

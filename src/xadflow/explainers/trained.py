@@ -7,16 +7,17 @@ never pickle. It names the detector it belongs to by the sha256 of that detector
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self, cast
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from xadflow.detectors.base import Detector
 from xadflow.engine.progress import Listener
-from xadflow.errors import BadWeights
+from xadflow.errors import BadInput, BadWeights
 from xadflow.explainers.base import Explainer, explainer_class
 
 CARD = "explainer.json"
@@ -35,6 +36,55 @@ class GeneratorRun:
     device: torch.device
     progress: Listener | None = None
     samples: bool = False
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Flawed images and what they look like without the flaw.
+
+    `flawed` uint8 [M,C,H,W]; `mended` uint8 [T,C,H,W]; `of` int64 [M,A] names the A alternatives of each flawed image, rows of
+    `mended`, the same one several times where it has fewer. Raises BadInput where they do not fit.
+    """
+
+    flawed: Tensor
+    mended: Tensor
+    of: Tensor
+
+    def __post_init__(self) -> None:
+        """Shapes and rows."""
+        shapes = (tuple(self.flawed.shape), tuple(self.mended.shape), tuple(self.of.shape))
+        fits = self.flawed.shape[1:] == self.mended.shape[1:] and self.of.ndim == 2 and len(self.of) == len(self.flawed) > 0
+        if not fits or self.of.shape[1] < 1 or int(self.of.min()) < 0 or int(self.of.max()) >= len(self.mended):
+            raise BadInput("pairs are flawed images [M,C,H,W], mended ones of that size, and rows of these [M,A]", seen=shapes,
+                           next_step="give every flawed image at least one mended one")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a trained explainer asks its caller for, beside images of both kinds.
+
+    rounds       synthetic defects of each train normal, each a pair with that normal; 0: no pairs
+    transplants  with pairs: how many transplants of each anomaly are targets too; 0: none
+    companions   further detectors whose opinion counts: method and settings of each, to be fitted by the caller
+    features     name and stages of a packaged trunk in which differences are measured; None: none
+    held_out     whether it learns from val normals where a map is usual
+    """
+
+    rounds: int = 0
+    transplants: int = 0
+    companions: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    features: tuple[str, tuple[int, ...]] | None = None
+    held_out: bool = False
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What was wanted (:class:`Wanted`), on the device of the run; `features`: images in [0,1] to stages [B,C_i,u_i,v_i]."""
+
+    pairs: Pairs | None = None
+    companions: tuple[Detector, ...] = ()
+    features: Callable[[Tensor], Sequence[Tensor]] | None = None
+    held_out: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +129,23 @@ class TrainedExplainer(Explainer, Protocol):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote. Raises BadWeights."""
+
+
+@runtime_checkable
+class Guided(Protocol):
+    """What a trained explainer has beside the protocol whose `fit` takes one more argument, `guidance`."""
+
+    @property
+    def wanted(self) -> Wanted | None:
+        """What it wants with its settings; None: `fit` is called without guidance."""
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """What a trained explainer has beside the protocol that may keep its changes to some places of an image."""
+
+    def anywhere(self) -> TrainedExplainer:
+        """The same one where nothing keeps it from changing any place; itself where nothing does already."""
 
 
 def needs_training(name: str) -> bool:

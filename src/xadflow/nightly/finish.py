@@ -203,6 +203,7 @@ def _report(
         ),
         threshold=calibration.threshold,
         false_alarm_rate=calibration.false_alarm_rate,
+        judges_apart=all(one.apart for one in plan.judges),
         quarantined=tuple(refused),
         quantiles=score_quantiles(scores["score"].to_numpy(), calibration.normal_scores),
         drift=drift_of(scores["p_value"].to_numpy(), earlier["p_value"].to_numpy()),

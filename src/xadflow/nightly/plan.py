@@ -158,6 +158,7 @@ def _identity(home: Home, settings: Settings, dataset: str, champion: ModelRef, 
     from xadflow.detectors.base import WEIGHTS
     from xadflow.engine.devices import resolve_device
 
+    device = resolve_device(settings.device)
     return RunIdentity(
         commit=git_commit(home.project),
         code=code_digest(*CODE),
@@ -167,8 +168,8 @@ def _identity(home: Home, settings: Settings, dataset: str, champion: ModelRef, 
         model_version=champion.version,
         weights=sha256_file(folder / WEIGHTS),
         seed=settings.seed,
-        device=str(resolve_device(settings.device)),
-        threads=torch.get_num_threads(),
+        device=str(device),
+        threads=1 if device.type == "cpu" else torch.get_num_threads(),  # see xadflow.engine.lanes
         libraries=library_versions(),
     )
 

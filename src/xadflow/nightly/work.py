@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from xadflow.detectors.base import Detector, as_float
 from xadflow.digests import sha256_json
 from xadflow.donors import given_donors
 from xadflow.engine.devices import resolve_device
+from xadflow.engine.lanes import portions, side_by_side
 from xadflow.errors import BadImage, BadWeights
 from xadflow.explainers import Explainer, build_explainer, load_explainer
 from xadflow.explainers.base import Explanation
@@ -187,8 +188,10 @@ def _rows(
     device = resolve_device(settings.device)
     judges = open_judges(plan.judges, settings.device)
     whole = settings.explain.batch_size  # of a batch, of scoring and of explaining
-    for name in plan.explainers:
-        todo = [i for i, image in enumerate(planned) if scored.flagged[i] and name in image.missing]
+    todos = {name: [i for i, image in enumerate(planned) if scored.flagged[i] and name in image.missing]
+             for name in plan.explainers}  # fmt: skip
+    done, total = 0, sum(map(len, todos.values()))
+    for name, todo in todos.items():
         explainer = _explainer(plan, name, identity.weights, settings.device)
         of = plan.trained.get(name, {})
         lineage = {f"explainer_{key}": of[key] for key in ("model_name", "model_version", "files") if key in of}
@@ -196,17 +199,26 @@ def _rows(
             lineage["explainer_settings"] = dict(plan.explainers[name])
         explainer, given = given_donors(explainer, home, settings, Path(plan.detector_folder), plan.dataset)
         lineage |= given | judges_lineage(plan.judges)
-        for start in range(0, len(todo), whole):
-            batch = todo[start : start + whole]
-            with figures.phase(f"explain {name}"):
-                told = explainer.explain(detector, as_float(images[batch].to(device)))
+        batches = portions(todo, whole, device)
+        told: list[list[Explanation]] = []
+        with figures.phase(f"explain {name}"):
+            for one in side_by_side(partial(_told, explainer, detector, images, device), batches, device):
+                told.append(one)
+                done += len(one)
+                if update is not None:
+                    update(done, total, {})
+        for batch, one in zip(batches, told, strict=True):
             with figures.phase("ask judges"):
-                told = with_words(judges, told, images[batch])
+                judged = with_words(judges, one, images[list(batch)])
             with figures.phase("encode"):
-                explanations += _encode(left, planned, images, batch, told, identity, name, explainer, lineage, whole)
-            if update is not None:
-                update(start + len(batch), len(todo), {})
+                explanations += _encode(left, planned, images, batch, judged, identity, name, explainer, lineage, whole)
     return [row for row, image in zip(left, planned, strict=True) if not image.scored], explanations
+
+
+def _told(
+    explainer: Explainer, detector: Detector, images: torch.Tensor, device: torch.device, batch: Sequence[int]
+) -> list[Explanation]:
+    return explainer.explain(detector, as_float(images[list(batch)].to(device)))
 
 
 def _encode(

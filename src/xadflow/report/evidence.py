@@ -196,7 +196,7 @@ def worst_cases(rows: Iterable[Row], top: int = 12, paths: Mapping[str, str] | N
             changed_fraction=part.answer["changed_fraction"] if part.answer else None,
             alternatives=tuple(_alternative(explainer, answer, part.original, most)
                                for explainer, answer in part.alternatives),
-            verdicts=verdicts_on(part.answer) if part.answer else (),
+            verdicts=part.verdicts,
             transplants=tuple(transplant_of(row, answer, paths or {}) for row, answer in part.transplants),
         )
         for part in parts
@@ -212,6 +212,7 @@ class _Joined:
     counterfactual: Picture | None
     alternatives: tuple[tuple[str, Row], ...]
     transplants: tuple[tuple[Row, Row], ...]
+    verdicts: tuple[Verdict, ...]
 
 
 def _joined(rows: Sequence[Row]) -> _Joined:
@@ -224,9 +225,11 @@ def _joined(rows: Sequence[Row]) -> _Joined:
     told = [(str(row["explainer"]), [one for whose, one in made if whose is row and not one.get("donor_id")]) for row in rows]
     answers = [answer for _, its in told for answer in its]
     answer = min(answers, key=lambda one: (not one["is_normal"], one["changed_fraction"]), default=None)
+    whose = next((row for row, one in made if one is answer), None)
+    verdicts = verdicts_on(whose, answer) if whose is not None and answer is not None else ()
     several = tuple((explainer, one) for explainer, its in told if len(its) > 1 for one in its)
     return _Joined(rows[0], original, heat, answer, decode_png(answer["image"]["bytes"]) if answer else None, several,
-                   transplants)  # fmt: skip
+                   transplants, verdicts)  # fmt: skip
 
 
 def _alternative(explainer: str, answer: Row, original: Picture | None, most: float) -> Alternative:

@@ -80,6 +80,7 @@ class NightlyReport:
     """Everything on one page. `false_alarm_rate` is the target that `threshold` was calibrated for.
 
     `seconds` are by phase (decode, score, explain, encode, write), in the order shown; `warnings` are sentences.
+    `judges_apart`: no judge was fitted on an image that may be a donor.
     """
 
     title: str
@@ -101,6 +102,7 @@ class NightlyReport:
     links: tuple[Link, ...] = ()
     queries: tuple[Query, ...] = ()
     warnings: tuple[str, ...] = ()
+    judges_apart: bool = True
 
     @property
     def flagged(self) -> Rate:
@@ -249,7 +251,9 @@ def drawn(outline: Sequence[Line]) -> str:
 
 def _short_names(report: NightlyReport) -> dict[str, str]:
     """What the page calls each judge: "the judge" where there is one; its whole name is told beside."""
-    names = {said.judge for case in report.worst_cases for one in (case, *case.transplants) for said in one.verdicts}
+    cases = report.worst_cases
+    said = [*(case.verdicts for case in cases), *(one.verdicts for case in cases for one in case.transplants)]
+    names = {one.judge for verdicts in said for one in verdicts}
     return {name: "the judge" if len(names) == 1 else name for name in names}
 
 

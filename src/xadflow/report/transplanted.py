@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xadflow.evidence.transplants import filled
+from xadflow.evidence.transplants import filled, is_blind
 from xadflow.images import decode_png
 
 Line = tuple[tuple[float, float], ...]
@@ -18,11 +18,15 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge, a detector that had no part in it, says of a counterfactual."""
+    """What a judge, a detector that had no part in it, says of a counterfactual.
+
+    `is_blind`: it calls the original normal too, so that its word says nothing.
+    """
 
     judge: str
     version: int
     is_normal: bool
+    is_blind: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,16 @@ def transplant_of(row: Row, answer: Row, paths: Mapping[str, str]) -> Transplant
         is_normal=bool(answer["is_normal"]), score=float(answer["score"]), changed_fraction=float(answer["changed_fraction"]),
         donor_id=found.donor_id, donor_path=found.donor_path, replaced=found.replaced, is_whole=found.is_whole,
         outline=() if found.is_whole or found.region is None else outline_of(decode_png(found.region)[0]),
-        verdicts=verdicts_on(answer),
+        verdicts=verdicts_on(row, answer),
     )  # fmt: skip
 
 
-def verdicts_on(answer: Row) -> tuple[Verdict, ...]:
-    """What each judge says of one counterfactual; nothing where none was asked."""
-    return tuple(Verdict(str(one["name"]), int(one["version"]), bool(one["is_normal"])) for one in answer.get("judges") or ())
+def verdicts_on(row: Row, answer: Row) -> tuple[Verdict, ...]:
+    """What each judge says of one counterfactual of a row; nothing where none was asked."""
+    return tuple(
+        Verdict(str(one["name"]), int(one["version"]), bool(one["is_normal"]), is_blind(row, number))
+        for number, one in enumerate(answer.get("judges") or ())
+    )
 
 
 def outline_of(region: NDArray[np.uint8]) -> tuple[Line, ...]:
@@ -71,7 +78,8 @@ def outline_of(region: NDArray[np.uint8]) -> tuple[Line, ...]:
 
     height, width = region.shape
     bordered = np.pad(region.astype(np.float64), 1)  # closes lines at the image's edge
-    lines = [approximate_polygon(line, tolerance=0.4) for line in find_contours(bordered, 127.5)]
+    found: list[NDArray[np.float64]] = find_contours(bordered, 127.5)  # type: ignore[no-untyped-call]
+    lines = [approximate_polygon(line, tolerance=0.4) for line in found]  # type: ignore[no-untyped-call]
     return tuple(
         tuple((round(float(np.clip((x - 0.5) / width, 0, 1)), 4), round(float(np.clip((y - 0.5) / height, 0, 1)), 4))
               for y, x in line) for line in lines if len(line) > 3

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from xadflow.digests import sha256_json
+from xadflow.donors import open_bank
 from xadflow.errors import BadWeights, WrongUse
 from xadflow.explainers.base import build_explainer
-from xadflow.gate import Verdict, judge
+from xadflow.gate import FLIP_RATE, Verdict, joined, judge, judge_transfer
 from xadflow.in_service import PASSED, REASONS, REFUSED, Moved, put_in_service
 from xadflow.judging import Judge, find_judges, open_judges
 from xadflow.lineage import dvc_hashes
 from xadflow.registry import CHAMPION, GATE, Registry
-from xadflow.retraining.evaluate import flat, gate_figures
+from xadflow.retraining.evaluate import TRANSPLANT, flat, gate_figures
 from xadflow.scoring import open_detector
 from xadflow.settings import Home, Settings
 from xadflow.tracking.model_versions import ModelRef
@@ -49,7 +50,8 @@ def judge_challenger(
 
     The same challenger against the same champion, rules and data is not measured twice. A challenger that is champion
     already stays it. A champion whose files are not those registered cannot be measured, nor serve: the absolute rules
-    decide alone, and the reasons say so. Held-out judges are asked about the explanations; that is reported, and no rule.
+    decide alone, and the reasons say so. Held-out judges are asked about the explanations: of sparse ones that is reported, of
+    transplants gate.min_transfer is a rule.
 
     Raises WrongUse for a judge.
     """
@@ -64,6 +66,8 @@ def judge_challenger(
     key = sha256_json({
         "rules": settings.gate.model_dump(mode="json", exclude={"generator"}), "data": dvc_hashes(home.project, dataset),
         "sparse": build_explainer("sparse", **settings.explainers["sparse"]).version,  # its code decides too
+        **({TRANSPLANT: build_explainer(TRANSPLANT, **settings.explainers[TRANSPLANT]).version}
+           if transplants_are_used(settings) else {}),
         "champion": in_service,
         "judges": [[one.name, one.version] for one in panel.judges],
     })  # fmt: skip
@@ -80,6 +84,9 @@ def judge_challenger(
         except BadWeights as err:
             broken.append(f"The champion could not be measured: {err.wrong}.")
     judged = judge(settings.gate, mine, theirs)
+    if f"{TRANSPLANT}.{FLIP_RATE}" in mine:
+        # Without a judge the rule is not asked of a detector: it was measured by itself, and gets no worse by that.
+        judged = joined(judged, judge_transfer(settings.gate.min_transfer, _of_transplants(mine), panel.why_none, wanted=False))
     verdict = Verdict(judged.passed, (*broken, *judged.reasons))
     registry.log_metrics(challenger.run_id, flat("gate", mine))
     registry.tag(challenger.name, challenger.version, GATE, PASSED if verdict.passed else REFUSED)
@@ -108,5 +115,17 @@ def settle(registry: Registry, model: str, version: int, serves: int | None, key
 def _figures(
     home: Home, settings: Settings, registry: Registry, dataset: str, ref: ModelRef, judges: Sequence[Judge] = ()
 ) -> dict[str, float]:  # fmt: skip
-    detector = open_detector(registry.detector_folder(ref), settings.device)
-    return gate_figures(home, settings, dataset, detector, judges)
+    folder = registry.detector_folder(ref)
+    detector = open_detector(folder, settings.device)
+    bank = open_bank(home, settings, folder, dataset) if transplants_are_used(settings) else None
+    return gate_figures(home, settings, dataset, detector, judges, bank)
+
+
+def transplants_are_used(settings: Settings) -> bool:
+    """Whether nights explain by transplants: only then is the gate asked about them."""
+    return TRANSPLANT in settings.explain.explainers and TRANSPLANT in settings.explainers
+
+
+def _of_transplants(figures: Mapping[str, float]) -> dict[str, float]:
+    start = f"{TRANSPLANT}."
+    return {name.removeprefix(start): value for name, value in figures.items() if name.startswith(start)}

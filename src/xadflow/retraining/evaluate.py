@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,12 +14,16 @@ from xadflow.data.loading import load_images
 from xadflow.data.manifest import Manifest, ManifestRow, Split, read_manifest
 from xadflow.detectors.base import Detector, as_float
 from xadflow.engine.devices import resolve_device
-from xadflow.explainers.base import Explanation, build_explainer
+from xadflow.engine.lanes import portions, side_by_side
+from xadflow.explainers.base import Explanation, TakesDonors, build_explainer
+from xadflow.explainers.transplant import DonorBank
 from xadflow.gate import AUROC, CHANGE_INSIDE, FLIP_RATE
 from xadflow.judging import Judge, ask, transfer_figures
 from xadflow.metrics.detection import DetectionSummary, summarise_detection
 from xadflow.scoring import score_images
 from xadflow.settings import Home, Settings
+
+TRANSPLANT = "transplant"
 
 
 @dataclass(frozen=True)
@@ -50,18 +54,26 @@ def score_split(
 
 
 def explain_some(
-    detector: Detector, scored: Scored, settings: Settings, explainer: str, most: int
+    detector: Detector, scored: Scored, settings: Settings, explainer: str, most: int, bank: DonorBank | None = None
 ) -> tuple[list[int], list[Explanation]]:
-    """Explanations of the first `most` flagged anomalies by image_id; also their positions in `scored`."""
+    """Explanations of the first `most` flagged anomalies by image_id; also their positions in `scored`.
+
+    `bank`: for an explainer that takes donors.
+    """
     flagged = np.flatnonzero((scored.labels == 1) & (scored.scores > detector.calibration.threshold))[:most]
     chosen = [int(i) for i in flagged]
     if not chosen:
         return [], []
-    built = build_explainer(explainer, **settings.explainers[explainer])
-    told: list[Explanation] = []
-    for batch in torch.split(torch.tensor(chosen), settings.explain.batch_size):
-        told += built.explain(detector, as_float(scored.images[batch].to(resolve_device(settings.device))))
-    return chosen, told
+    built = build_explainer(explainer, **settings.explainers.get(explainer, {}))
+    if bank is not None:
+        built = cast(TakesDonors, built).with_donors(bank)
+    device = resolve_device(settings.device)
+
+    def explain(batch: Sequence[int]) -> list[Explanation]:
+        return built.explain(detector, as_float(scored.images[list(batch)].to(device)))
+
+    batches = portions(chosen, settings.explain.batch_size, device)
+    return chosen, [one for told in side_by_side(explain, batches, device) for one in told]
 
 
 def explanation_figures(told: list[Explanation]) -> dict[str, float]:
@@ -89,19 +101,26 @@ def transferred(judges: Sequence[Judge], told: Sequence[Explanation], images: to
 
 
 def gate_figures(
-    home: Home, settings: Settings, dataset: str, detector: Detector, judges: Sequence[Judge] = ()
+    home: Home, settings: Settings, dataset: str, detector: Detector, judges: Sequence[Judge] = (),
+    bank: DonorBank | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Figures that the gate judges, all on split `gate`: AUROC, flip rate, share of change inside the mask.
 
     What `judges` say of the sparse counterfactuals is reported beside them, as `sparse.transfer` and so on: they are small
-    changes that one detector asks for, and no other one sees.
+    changes that one detector asks for, and no other one sees. With the donors of the detector version the same anomalies are
+    explained by transplants, as `transplant.transfer`, `transplant.flip_rate` and so on, which gate.min_transfer is for.
     """
     manifest = read_manifest(home.dataset(dataset))
     scored = score_split(detector, manifest, settings, dataset, Split.GATE)
     summary = scored.summary(detector.calibration.threshold, settings.seed)
     chosen, told = explain_some(detector, scored, settings, "sparse", settings.gate.explained)
     said = transferred(judges, told, scored.images[chosen])
-    return {AUROC: summary.auroc, **explanation_figures(told), **{f"sparse.{name}": value for name, value in said.items()}}
+    figures = {AUROC: summary.auroc, **explanation_figures(told), **{f"sparse.{name}": value for name, value in said.items()}}
+    if bank is not None:
+        chosen, told = explain_some(detector, scored, settings, TRANSPLANT, settings.gate.explained, bank)
+        said = {**explanation_figures(told), **transferred(judges, told, scored.images[chosen])}
+        figures |= {f"{TRANSPLANT}.{name}": value for name, value in said.items()}
+    return figures
 
 
 def flat(prefix: str, figures: Mapping[str, Any]) -> dict[str, float]:

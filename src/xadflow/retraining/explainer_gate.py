@@ -23,6 +23,7 @@ from xadflow.engine.devices import resolve_device
 from xadflow.errors import BadInput
 from xadflow.explainers import TrainedExplainer, load_explainer
 from xadflow.explainers.base import Explanation
+from xadflow.explainers.trained import Placed
 from xadflow.gate import (
     APART,
     CHANGE_OF_NORMALS,
@@ -102,7 +103,9 @@ def generator_figures(
                         share_normal_of.k of concept k, reported only
     likeness, apart     mean over images of the explanation's likeness_max and apart_min
     frechet             normalised Frechet distance, one concept an image in turn, so that all sets have about one size
-    change_of_normals   mean |change| of normals that are not flagged, as a share of that of the anomalies
+    change_of_normals   mean |change| of normals that are not flagged, as a share of that of the anomalies, where every place
+                        may change: a mask of places keeps normals as they are whatever a generator has learned
+    change_of_normals_as_served  the same with that mask, reported only, of explainers that have one
     transfer            share of counterfactuals that a held-out judge calls normal, of anomalies that it flags too; with
                         judge_flagged and judge_recall, see xadflow.judging.transfer
     share_normal_by.*   share of all counterfactuals that another detector calls normal; reported only
@@ -123,15 +126,14 @@ def generator_figures(
     made = np.stack([[found.image for found in one.counterfactuals] for one in told])  # (N, K, C, H, W)
     is_normal = np.array([[found.is_normal for found in one.counterfactuals] for one in told])  # (N, K)
     changes = _mean_change(told)
-    kept = _mean_change(_explained(explainer, detector, normals, settings))
+    shares = change_of_normals(explainer, detector, anomalies, normals, settings, changes)
     figures = {
         SHARE_NORMAL: float(is_normal.mean(axis=0).min()), LIKENESS: _mean(told, "likeness_max"),
         APART: _mean(told, "apart_min"), FRECHET: _frechet(made, normals, anomalies, settings),
-        CHANGE_OF_NORMALS: kept / changes if changes > 0 else float("nan"),
         "change_of_anomalies": changes, "anomalies": float(len(anomalies)), "normals": float(len(normals)),
     }  # fmt: skip
     figures |= transferred(judges, told, anomalies)
-    figures |= _reported(explainer, detector, anomalies[:LOOKED_AT], made[:LOOKED_AT], settings)
+    figures |= shares | _reported(explainer, detector, anomalies[:LOOKED_AT], made[:LOOKED_AT], settings)
     figures |= {f"share_normal_of.{concept}": float(share) for concept, share in enumerate(is_normal.mean(axis=0))}
     stored = torch.from_numpy(made.reshape(-1, *made.shape[2:]))
     for name, other in others.items():
@@ -147,6 +149,22 @@ def _explained(explainer: TrainedExplainer, detector: Detector, images: Tensor, 
     for batch in torch.split(images, settings.explain.batch_size):
         told += explainer.explain(detector, as_float(batch.to(device))) if len(batch) else []
     return told
+
+
+def change_of_normals(
+    explainer: TrainedExplainer, detector: Detector, anomalies: Tensor, normals: Tensor, settings: Settings, changes: float
+) -> dict[str, float]:
+    """Both shares of :func:`generator_figures`; `changes` is the mean change of the anomalies as served."""
+    served = _share(_mean_change(_explained(explainer, detector, normals, settings)), changes)
+    free = explainer.anywhere() if isinstance(explainer, Placed) else explainer
+    if free is explainer:
+        return {CHANGE_OF_NORMALS: served}
+    theirs, ours = (_mean_change(_explained(free, detector, images, settings)) for images in (normals, anomalies))
+    return {CHANGE_OF_NORMALS: _share(theirs, ours), "change_of_normals_as_served": served}
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else float("nan")
 
 
 def _reported(

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from xadflow.detectors.base import Detector, TrainingData
 
 CODE = ("explainers", "engine", "detectors", "data/synthetic.py", "data/confetti.py", "data/perlin.py", "data/loading.py",
-        "images.py", "retraining/explainer_training.py")  # fmt: skip
+        "images.py", "retraining/explainer_training.py", "retraining/explainer_guidance.py",
+        "judging/halves.py")  # fmt: skip
 MOST_OF_A_KIND = 8192  # images: a generator sees some ten thousand, and all of them lie in memory
 EVERY_KIND = ("outliers", "known", "synthetic")
 
@@ -105,10 +106,12 @@ def train_explainer(
     if order.is_done(home):
         return order.saved(home)
     from xadflow.data.loading import training_data
-    from xadflow.data.manifest import read_manifest
+    from xadflow.data.manifest import Split, read_manifest
+    from xadflow.detectors.base import FitRun
     from xadflow.engine.devices import resolve_device
     from xadflow.explainers import TrainedExplainer, build_explainer
-    from xadflow.explainers.trained import GeneratorRun
+    from xadflow.explainers.trained import GeneratorRun, Guided
+    from xadflow.retraining.explainer_guidance import donors_of, guidance, rows_of_donors
     from xadflow.scoring import open_detector
 
     folder = order.folder(home)
@@ -117,11 +120,23 @@ def train_explainer(
     explainer = cast(TrainedExplainer, build_explainer(order.explainer, **order.settings))  # the order has checked it
     dataset = settings.dataset(order.dataset)
     outliers = read_manifest(home.dataset(dataset.outliers)) if dataset.outliers else None
-    data = training_data(read_manifest(home.dataset(order.dataset)), dataset, outliers=outliers)
+    manifest = read_manifest(home.dataset(order.dataset))
+    data = training_data(manifest, dataset, outliers=outliers)
     started = time.monotonic()
     anomalies, kinds = training_anomalies(detector, data, explainer.seed)
-    run = GeneratorRun(folder, explainer.seed, order.key, resolve_device(settings.device), update, samples=True)
-    trained = explainer.fit(detector, order.detector.as_explained.weights, data.normals, anomalies, run)
+    device = resolve_device(settings.device)
+    run = GeneratorRun(folder, explainer.seed, order.key, device, update, samples=True)
+    whom = order.detector.as_explained.weights
+    wanted = explainer.wanted if isinstance(explainer, Guided) else None
+    if wanted is None:
+        trained = explainer.fit(detector, whom, data.normals, anomalies, run)
+    else:
+        rows = manifest.rows(Split.TRAIN, label=0)
+        fit_run = FitRun(folder, explainer.seed, settings.calibration.false_alarm_rate, str(device))
+        ids = [row.image_id for row in rows]
+        bank = donors_of(registry.detector_folder(order.detector), ids, data.normals) if wanted.transplants else None
+        given = guidance(wanted, detector, data, fit_run, bank=bank, symmetries=dataset.symmetries, apart=rows_of_donors(rows))
+        trained = cast(Any, explainer).fit(detector, whom, data.normals, anomalies, run, given)
     explainer.save(order.saved(home))
     report = {"seconds": time.monotonic() - started, "resumed_from": trained.resumed_from, "history": trained.history,
               "normals": len(data.normals), "anomalies": kinds}  # fmt: skip

@@ -10,11 +10,13 @@ import numpy as np
 from xadflow.data.manifest import Split, read_manifest
 from xadflow.detectors.base import SAMPLES, WEIGHTS, Detector
 from xadflow.digests import sha256_file, sha256_json
+from xadflow.donors import open_bank
+from xadflow.explainers.transplant import DonorBank
 from xadflow.lineage import dvc_hashes, git_commit, library_versions
 from xadflow.metrics.figures import SheetRow, contact_sheet, roc_with_interval, score_histogram
 from xadflow.registry import Registry
 from xadflow.retraining.donors import bank_size, choose_donors
-from xadflow.retraining.evaluate import Scored, explain_some, flat, score_split
+from xadflow.retraining.evaluate import TRANSPLANT, Scored, explain_some, flat, score_split
 from xadflow.retraining.scene_figures import scene_figures
 from xadflow.retraining.train import REPORT, TrainingOrder
 from xadflow.scoring import open_detector
@@ -43,13 +45,14 @@ def register_trained(home: Home, settings: Settings, registry: Registry, order: 
     manifest = read_manifest(home.dataset(order.dataset))
     scored = score_split(detector, manifest, settings, order.dataset, Split.TEST)
     summary = scored.summary(detector.calibration.threshold, settings.seed)
-    figures = _figures(order.folder(home) / "figures", settings, detector, scored)
-    figures |= {f"{SAMPLES}-{path.stem}": path for path in sorted((order.folder(home) / SAMPLES).glob("*.png"))}
-    report = json.loads((order.folder(home) / REPORT).read_text())
-    calibration = detector.calibration
     donors = choose_donors(detector, manifest, settings, order.dataset, most) if most else None
     if donors is not None:
         donors.save(folder)  # before the folder is logged: a version's files are hashed
+    bank = open_bank(home, settings, folder, order.dataset) if donors is not None else None
+    figures = _figures(order.folder(home) / "figures", settings, detector, scored, bank)
+    figures |= {f"{SAMPLES}-{path.stem}": path for path in sorted((order.folder(home) / SAMPLES).glob("*.png"))}
+    report = json.loads((order.folder(home) / REPORT).read_text())
+    calibration = detector.calibration
     metrics = {
         **flat("test", summary.as_metrics()),
         **flat("test.pixels", scene_figures(detector, manifest, scored.rows, scored.images, settings, order.dataset)),
@@ -87,13 +90,15 @@ def register_trained(home: Home, settings: Settings, registry: Registry, order: 
     return ref
 
 
-def _figures(folder: Path, settings: Settings, detector: Detector, scored: Scored) -> dict[str, Path]:
+def _figures(
+    folder: Path, settings: Settings, detector: Detector, scored: Scored, bank: DonorBank | None
+) -> dict[str, Path]:  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     normal, anomalous = scored.scores[scored.labels == 0], scored.scores[scored.labels == 1]
     paths = {name: folder / f"{name}.png" for name in ("scores", "roc", "explanations")}
     score_histogram(normal, anomalous, detector.calibration.threshold, paths["scores"])
     roc_with_interval(scored.scores, scored.labels, paths["roc"], seed=settings.seed)
-    sheet = _sheet(settings, detector, scored)
+    sheet = _sheet(settings, detector, scored, bank)
     if not sheet:
         del paths["explanations"]
         return paths
@@ -101,12 +106,16 @@ def _figures(folder: Path, settings: Settings, detector: Detector, scored: Score
     return paths
 
 
-def _sheet(settings: Settings, detector: Detector, scored: Scored) -> list[SheetRow]:
-    """Rows for the contact sheet: a few flagged anomalies with heatmap, counterfactual and difference."""
-    chosen, sparse = explain_some(detector, scored, settings, "sparse", SHEET_ROWS)
+def _sheet(settings: Settings, detector: Detector, scored: Scored, bank: DonorBank | None) -> list[SheetRow]:
+    """Rows for the contact sheet: a few flagged anomalies with heatmap, counterfactual and difference.
+
+    Counterfactuals are transplants where the version has donors, else sparse ones: those are too fine to be seen on it.
+    """
+    explainer = "sparse" if bank is None else TRANSPLANT
+    chosen, mended = explain_some(detector, scored, settings, explainer, SHEET_ROWS, bank)
     _, heat = explain_some(detector, scored, settings, "heatmap", SHEET_ROWS)
     rows = []
-    for i, one, where in zip(chosen, sparse, heat, strict=True):
+    for i, one, where in zip(chosen, mended, heat, strict=True):
         if not one.counterfactuals:
             continue
         original, counterfactual = scored.images[i].numpy(), one.counterfactuals[0]

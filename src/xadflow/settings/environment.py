@@ -33,6 +33,8 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "DASK_LOGGING__DISTRIBUTED": "error",
     "HF_HUB_OFFLINE": "1",
+    # A thread of torch that waits for another sleeps; by default it spins, which takes the processor from whoever else works.
+    "OMP_WAIT_POLICY": "passive",
 }
 
 

@@ -171,11 +171,21 @@ class ExplainSettings(_Frozen):
 
 
 class DemoSettings(_Frozen):
-    """The night of `xadflow demo`: how many labelled test images stand for new ones."""
+    """The night of `xadflow demo`: how many labelled test images stand for new ones.
+
+    `detector` None: the first of retrain.detectors.
+    """
 
     dataset: Name
+    detector: MethodName | None = None
     anomalies: Positive = 150
     normals: Count = 50
+
+
+class DemosSettings(DemoSettings):
+    """`xadflow demo`, and beside it `xadflow demo --diverse`, None where there is none."""
+
+    diverse: DemoSettings | None = None
 
 
 class LimitSettings(_Frozen):
@@ -226,7 +236,7 @@ class Settings(_Frozen):
     gate: GateSettings = GateSettings()
     retrain: RetrainSettings
     explain: ExplainSettings
-    demo: DemoSettings
+    demo: DemosSettings
     limits: LimitSettings = LimitSettings()
     evidence: EvidenceSettings = EvidenceSettings()
     notify: NotifySettings = NotifySettings()
@@ -244,7 +254,9 @@ class Settings(_Frozen):
             ("retrain.detectors", self.retrain.detectors, self.detectors),
             ("explain.datasets", self.explain.datasets, self.datasets),
             ("explain.explainers", self.explain.explainers, self.explainers),
-            ("demo.dataset", (self.demo.dataset,), self.datasets),
+            *(entry for where, night in (("demo", self.demo), ("demo.diverse", self.demo.diverse)) if night for entry in (
+                (f"{where}.dataset", (night.dataset,), self.datasets),
+                (f"{where}.detector", (night.detector,) if night.detector else (), self.detectors))),
             ("retrain.explainers", tuple(self.retrain.explainers), self.explainers),
             *((f"retrain.explainers.{name}.datasets", one.datasets, self.datasets)
               for name, several in self.retrain.explainers.items() for one in several),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.detectors.dense_hybrid.conftest import CLASSES, NONE, SIDE, TINY, run_in, scenes, training_data
-from tests.detectors.family_contract import check_same, check_scores
+from tests.detectors.family_contract import check_gradient, check_same, check_scores
 from xadflow.detectors import as_float, load_detector
 from xadflow.detectors.base import WEIGHTS, Cued, Staged
 from xadflow.detectors.dense_hybrid.detector import DenseHybrid
@@ -120,16 +120,7 @@ def test_small_maps_enlarged_are_near_the_exact_ones_and_not_the_same(trained: D
 
 
 def test_gradients_are_those_of_finite_differences(trained: DenseHybrid, foreign_scenes: Foreign):
-    net = trained.net.to(torch.float64)
-    try:
-        image = as_float(foreign_scenes[1][2:3]).double().requires_grad_()
-        (gradient,) = torch.autograd.grad(trained.score(image).image.sum(), image)
-        direction, step = torch.sign(gradient) * (gradient.abs() > gradient.abs().median()), 1e-6
-        with torch.no_grad():
-            ahead, behind = (trained.score(image + sign * step * direction).image.item() for sign in (1, -1))
-        assert (ahead - behind) / (2 * step) == pytest.approx((gradient * direction).sum().item(), rel=0.02)
-    finally:
-        net.to(torch.float32)
+    check_gradient(trained, as_float(foreign_scenes[1][2:3]))
 
 
 def test_logits_are_distances_to_a_threshold_of_held_out_normals(trained: DenseHybrid, foreign_scenes: Foreign):
@@ -189,7 +180,7 @@ def test_a_trained_one_finds_what_is_foreign_and_keeps_its_classes(
     assert precision["hybrid"] > max(precision.values()) - 0.02
     assert (odd > clean).float().mean() > 0.9
     assert (odd > detector.calibration.threshold).float().mean() > 0.7
-    assert figures["closed_miou_before"] > 0.9
+    assert figures["closed_miou_before"] > 0.8  # seeds 0, 1000: .945 .932; with AVX2 .944
     assert figures["closed_miou"] > figures["closed_miou_before"] - 0.02
 
 

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from tests.detectors.family_contract import check_same, check_scores
+from tests.detectors.family_contract import check_gradient, check_same, check_scores
 from tests.detectors.utad.conftest import TINY, crops, run_in, training_data
 from xadflow.detectors import as_float, build_detector, load_detector
 from xadflow.detectors.backbones import Trunk
 from xadflow.detectors.base import WEIGHTS, Reconstructing, Staged
 from xadflow.detectors.utad.detector import Utad
-from xadflow.detectors.utad.expert_training import build_expert
+from xadflow.detectors.utad.expert_training import build_expert, train_expert
 from xadflow.detectors.utad.fitted import PARTS
+from xadflow.detectors.utad.impression_net import ImpressionNet
 from xadflow.detectors.utad.latent import nearest_distance
 from xadflow.detectors.utad.maps import TERMS, Combination, Measure, Views
-from xadflow.detectors.utad.settings import ExpertSettings, MapSettings
+from xadflow.detectors.utad.settings import ExpertSettings, ImpressionSettings, MapSettings
+from xadflow.engine.progress import Progress
 from xadflow.errors import BadInput, BadWeights, UnknownName
 from xadflow.explainers import build_explainer
 from xadflow.metrics.localisation import pixel_auroc
@@ -47,14 +49,7 @@ def test_an_image_is_scored_the_same_in_any_company(trained: Utad, defective: De
 
 @pytest.mark.parametrize("settings", [{}, {"map": {"terms": {"x-x_hat": 1.0, "low-m": 0.5}}, "score": {"knn": 1.0}}])
 def test_gradients_are_those_of_finite_differences(trained: Utad, defective: Defective, settings: dict[str, object]):
-    detector = other_map(trained, **settings)
-    image = as_float(defective[1][2:3]).requires_grad_()
-    (gradient,) = torch.autograd.grad(detector.score(image).image.sum(), image)
-    direction = torch.sign(gradient) * (gradient.abs() > gradient.abs().median())
-    step = 1e-4
-    with torch.no_grad():
-        ahead, behind = (detector.score(image + sign * step * direction).image.item() for sign in (1, -1))
-    assert (ahead - behind) / (2 * step) == pytest.approx((gradient * direction).sum().item(), rel=0.03)
+    check_gradient(other_map(trained, **settings), as_float(defective[1][2:3]))
 
 
 def test_logits_are_distances_to_a_threshold_of_held_out_normals(trained: Utad, defective: Defective):
@@ -114,17 +109,34 @@ def test_given_impression_and_code_no_image_changes_the_expert_reconstruction(fo
     assert not torch.equal(expert.image(m, expert.detail(second).flatten(1)), before)
 
 
-def test_the_expert_is_closer_to_held_out_normals_than_the_impression_and_sharper(trained: Utad):
+def gradients(images: torch.Tensor) -> float:
+    return float((images[..., 1:] - images[..., :-1]).square().mean())
+
+
+def test_the_expert_learns_to_be_closer_to_held_out_normals_than_the_impression_and_sharper(tmp_path: Path):
+    """Over an impression that has learned nothing, so that all there is to add is the expert's, whatever a stage 1 became.
+
+    Over the small trained one the gain is 1 % and hangs on the training: of two seeds one had the sharper impression.
+    """
+    torch.manual_seed(0)
+    impress = ImpressionNet((1, 32, 32), ImpressionSettings(width=2, code=4)).eval()
+    settings = ExpertSettings(width=8, min_steps=60, batch_size=8)
+    run, x = run_in(tmp_path), as_float(crops(48, 11))
+    expert, _ = train_expert((1, 32, 32), settings, impress, crops(48, 1), run, "id", Progress(run, 60), 0)
+    with torch.no_grad():
+        m = impress(x).m
+        x_hat = expert.image(m, expert.detail(x).flatten(1))
+    # seeds 0, 1000, 2000, 3000: .59 .73 .62 .65 of the impression's error, 260 830 170 39 times its gradients
+    assert (x_hat - x).abs().mean() < 0.9 * (m - x).abs().mean()
+    assert gradients(x_hat) > 5 * gradients(m)
+
+
+def test_the_expert_does_a_trained_impression_no_harm(trained: Utad):
+    """Seeds 0 and 1000, and 0 with AVX2: .990 .992 .986 of the impression's error on held-out normals."""
     x = as_float(crops(48, 11))
     with torch.no_grad():
         told = trained.reconstructions(x, 2)
-    error = {name: float((value - x).abs().mean()) for name, value in (("m", told.impression), ("x_hat", told.expert_mean))}
-    assert error["x_hat"] < error["m"]
-
-    def gradients(images: torch.Tensor) -> float:
-        return float((images[..., 1:] - images[..., :-1]).square().mean())
-
-    assert gradients(told.impression) < gradients(told.expert_mean)
+    assert (told.expert_mean - x).abs().mean() < 1.03 * (told.impression - x).abs().mean()
 
 
 def test_defects_are_left_out_of_the_expert_reconstruction_and_kept_by_the_copy(trained: Utad, defective: Defective):

@@ -155,6 +155,17 @@ def test_where_no_donor_helps_the_least_anomalous_attempt_is_returned(trained, a
         assert scores == sorted(scores)
 
 
+def test_attempts_that_stay_anomalous_are_left_out_where_another_is_normal(trained, anomalies):
+    rng = np.random.default_rng(2)
+    noise = torch.from_numpy(rng.choice([0, 255], (5, 1, SIDE, SIDE)).astype(np.uint8))
+    bank = bank_of(trained, 6)
+    bank = dataclasses.replace(bank, images=torch.cat([bank.images[:1], noise]))  # one of six is a donor
+    told = [one for one in TransplantExplainer(candidates=6).with_donors(bank).explain(trained, as_float(anomalies))
+            if one.metrics["alternatives"]]  # fmt: skip
+    assert all(found.is_normal for one in told for found in one.counterfactuals)
+    assert min(len(one.counterfactuals) for one in told) < 3
+
+
 def test_each_of_several_defects_is_shown_mended_alone(trained, bank):
     images = patterned(12, 40).clone()
     for image in images:

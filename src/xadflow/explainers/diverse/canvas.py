@@ -1,20 +1,15 @@
 """What a generator paints on: the image itself, or a reduced one whose change is enlarged onto the image.
 
 At a smaller size a generator is cheap and learns what a defect is; the fine grain of the image stays as it was, and the
-detector judges at its own resolution. A mask of the detector's heat keeps a change to where the anomaly is: elsewhere the
-image stays what it is, whatever would please the detector there.
+detector judges at its own resolution. A mask (places.py) keeps a change to where the anomaly is.
 """
 
 from __future__ import annotations
 
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from xadflow.detectors.base import Detector
-from xadflow.errors import BadSettings
 
 
 class Canvas:
@@ -54,18 +49,3 @@ class Canvas:
         half = generator(seen, alpha, concept).to(images.dtype)
         change = F.interpolate(2.0 * half, size=self.full, mode="bilinear", align_corners=False)
         return (images + (change if mask is None else mask * change)).clamp(-1.0, 1.0)
-
-
-@torch.no_grad()
-def heat_mask(detector: Detector, images: Tensor) -> Tensor:
-    """How hot each place of images [B,C,H,W] in [0,1] is, [B,1,H,W]: the map over the threshold, at most 1.
-
-    Raises BadSettings for a detector without a map of its own, or whose scores have no zero that means "normal".
-    """
-    threshold = detector.calibration.threshold
-    heat = detector.score(images).map
-    if heat is None or threshold <= 0.0 or getattr(detector, "score_is", "radius") != "radius":
-        raise BadSettings("this detector has no map of distances that could say where to change an image",
-                          seen=f"map {'none' if heat is None else 'given'}, threshold {threshold:.3g}",
-                          next_step="set `within: image` of the explainer in params.yaml")  # fmt: skip
-    return (heat.float() / threshold).clamp(0.0, 1.0)[:, None]  # (B, 1, H, W)

@@ -7,6 +7,7 @@ concepts; nothing is searched.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,18 +24,21 @@ from xadflow.detectors.base import Detector, as_float
 from xadflow.digests import sha256_file
 from xadflow.errors import BadWeights
 from xadflow.explainers.base import Counterfactual, Explanation
-from xadflow.explainers.diverse.canvas import Canvas, heat_mask
+from xadflow.explainers.diverse.canvas import Canvas
+from xadflow.explainers.diverse.game import Players
 from xadflow.explainers.diverse.networks import Generator
+from xadflow.explainers.diverse.places import place_mask
 from xadflow.explainers.diverse.settings import DiverseSettings
-from xadflow.explainers.diverse.training import Players, TrainedGenerator, train_generator
+from xadflow.explainers.diverse.training import TrainedGenerator, train_generator
 from xadflow.explainers.settings import eight_bit
-from xadflow.explainers.trained import CARD, Explained, GeneratorRun
+from xadflow.explainers.trained import CARD, Explained, GeneratorRun, Guidance, Wanted
 from xadflow.metrics.explanation import l1_l2_changed
 from xadflow.settings.of_methods import validated
 
 CODE_VERSION = "1"
 FORMAT = 1
 WEIGHTS = "generator.safetensors"
+USUAL = "places.usual"  # beside the generator's own tensors, of `within: p_value`
 _TRAIN = "train it again by `xadflow retrain`"
 
 
@@ -51,6 +55,8 @@ class DiverseExplainer:
     def __init__(self, **settings: object) -> None:
         self.settings = validated(DiverseSettings, settings, f"explainer {self.name}")
         self._generator: Generator | None = None
+        self._usual: Tensor | None = None
+        self._within: str = self.settings.within
         self._explained: Explained | None = None
         self._digest = "untrained"
         self._device = torch.device("cpu")
@@ -72,10 +78,18 @@ class DiverseExplainer:
             raise BadWeights("this explainer has no trained generator", seen=self.name, next_step=_TRAIN)
         return self._explained
 
-    def fit(self, detector: Detector, weights: str, normals: Tensor, anomalies: Tensor, run: GeneratorRun) -> TrainedGenerator:
+    @property
+    def wanted(self) -> Wanted | None:
+        """What `fit` is to be given as guidance with these settings."""
+        return self.settings.wanted
+
+    def fit(
+        self, detector: Detector, weights: str, normals: Tensor, anomalies: Tensor, run: GeneratorRun,
+        guidance: Guidance | None = None,
+    ) -> TrainedGenerator:  # fmt: skip
         """Train the generator for a detector whose weight file has the sha256 `weights`; see :func:`train_generator`."""
-        trained = train_generator(detector, normals, anomalies, self.settings, run)
-        self._take(trained.generator, Explained(weights, detector.input_shape), run.device)
+        trained = train_generator(detector, normals, anomalies, self.settings, run, guidance)
+        self._take(trained.generator, Explained(weights, detector.input_shape), run.device, trained.usual)
         return trained
 
     def explain(self, detector: Detector, images: Tensor, weights: str | None = None) -> list[Explanation]:
@@ -108,9 +122,16 @@ class DiverseExplainer:
 
     def _mask(self, detector: Detector, original: Tensor) -> Tensor | None:
         """[N*K,1,H,W], or None where the whole image may change."""
-        if self.settings.within == "image":
-            return None
-        return heat_mask(detector, as_float(original)).to(self._device).repeat_interleave(self.settings.concepts, dim=0)
+        mask = place_mask(self._within, detector, self._usual, as_float(original))
+        return None if mask is None else mask.to(self._device).repeat_interleave(self.settings.concepts, dim=0)
+
+    def anywhere(self) -> Self:
+        """The same generator without its mask of places: what it changes where it may change everything; itself without one."""
+        if self._within == "image":
+            return self
+        other = copy.copy(self)
+        other._within = "image"
+        return other
 
     @torch.no_grad()
     def _made(self, original: Tensor, mask: Tensor | None) -> Tensor:
@@ -153,8 +174,9 @@ class DiverseExplainer:
         of = self.explained
         assert self._generator is not None
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.cpu().contiguous() for name, value in self._generator.state_dict().items()}, folder / WEIGHTS,
-                  metadata={"xadflow": json.dumps({"format": FORMAT})})  # fmt: skip
+        tensors = self._generator.state_dict() | ({} if self._usual is None else {USUAL: self._usual})
+        stored = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        save_file(stored, folder / WEIGHTS, metadata={"xadflow": json.dumps({"format": FORMAT})})
         self._digest = sha256_file(folder / WEIGHTS)
         card = {
             "explainer": self.name, "format": FORMAT, "settings": self.settings.told(),
@@ -176,16 +198,21 @@ class DiverseExplainer:
             explainer = cls(**card["settings"])
             channels, height, width = map(int, card["shape"])
             generator = Players((channels, height, width), explainer.settings).average
+            usual = tensors.pop(USUAL, None)
+            if (usual is not None) != (explainer.settings.within == "p_value"):
+                raise ValueError(f"within is {explainer.settings.within}, {USUAL} {'missing' if usual is None else 'there'}")
             generator.load_state_dict(tensors)
-            explainer._take(generator, Explained(str(card["explains_weights"]), (channels, height, width)), torch.device("cpu"))
+            of = Explained(str(card["explains_weights"]), (channels, height, width))
+            explainer._take(generator, of, torch.device("cpu"), usual)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as err:
             raise BadWeights("the folder holds no readable generator", seen=f"{folder.name}: {type(err).__name__} {err}"[:200],
                              next_step=_TRAIN) from err  # fmt: skip
         explainer._digest = digest
         return explainer
 
-    def _take(self, generator: Generator, of: Explained, device: torch.device) -> None:
+    def _take(self, generator: Generator, of: Explained, device: torch.device, usual: Tensor | None) -> None:
         self._generator, self._explained, self._device = generator.eval().requires_grad_(False), of, device
+        self._usual = usual
 
 
 def _between(original: NDArray[np.uint8], made: NDArray[np.uint8]) -> dict[str, float]:

@@ -3,10 +3,13 @@
 Source: arXiv 2402.14469 and, for the forms it leaves open, DISSECT (Ghandeharioun et al., ICLR 2022); see
 diverse-counterfactuals.md, section 2. `diversity` and `proximity` are additions of this project
 (coloured-mnist-recipe.md): with the published terms alone both concepts were measured to make the same edit.
+`winner_takes_all` is the loss of multiple choice learning (Guzman-Rivera et al., NIPS 2012), relaxed as by Rupprecht et al.
+(ICCV 2017); its pairs are this project's (transplant-recipe.md, section 3).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,3 +87,23 @@ def diversity(edits: Tensor, edit: Tensor, margin: float) -> Tensor:
     excess = F.relu(cosines[:, first, second] - margin).mean(dim=1)
     weight = edit.to(excess.dtype)
     return (excess * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def feature_diversity(before: Sequence[Tensor], after: Sequence[Tensor], edit: Tensor, margin: float) -> Tensor:
+    """:func:`diversity` of edits as a network sees them, the mean of its stages, a scalar.
+
+    Stages of the images [N,C,u,v] `before`, and of their K edited forms [N*K,C,u,v] `after`, image by image.
+    """
+    found = [diversity(made.float().reshape(len(plain), -1, *plain.shape[1:]) - plain.float()[:, None], edit, margin)
+             for plain, made in zip(before, after, strict=True)]  # fmt: skip
+    return torch.stack(found).mean()
+
+
+def winner_takes_all(made: Tensor, targets: Tensor, slack: float) -> Tensor:
+    """Mean over images and targets of (1 - slack) min_k |made_k - target| + slack mean_k |made_k - target|, a scalar.
+
+    `made` [N,K,...] and `targets` [N,A,...]; |.| is the mean over an image's values. Of the K images only the one that is
+    nearest to a target follows it; `slack` keeps those that never win from learning nothing.
+    """
+    apart = (made.float()[:, None] - targets.float()[:, :, None]).abs().flatten(3).mean(dim=3)  # (N, A, K)
+    return ((1.0 - slack) * apart.amin(dim=2) + slack * apart.mean(dim=2)).mean()

@@ -24,6 +24,7 @@ FREQUENCIES = 8  # of the sinusoidal embedding of alpha
 CODE = 64  # size of the joint embedding of alpha and concept
 CONCEPT_CODE = 32
 SLOPE = 0.1  # of the leaky ReLU
+START_MASK = -2.0  # logit of a mask before it is trained: little of what is drawn is seen, enough for a gradient
 COARSEST_PX = 4  # discriminator and classifier halve an image down to about this side
 
 
@@ -70,15 +71,16 @@ class Generator(nn.Module):
     """G(x, alpha, k): the image as it would be at anomaly probability alpha, changed by concept k. Output in [-1,1].
 
     A U-net of three levels on patches of `patch` px, `width` channels at the top. Sides are multiples of the patch.
-    The bottom is added on the way up, the top is joined: what is not to change passes there.
+    The bottom is added on the way up, the top is joined: what is not to change passes there. With `masked` it draws an image g
+    and a mask m in [0,1] and gives x + m (g - x): every value that no mask covers is that of the image.
     """
 
-    def __init__(self, channels: int, concepts: int, *, width: int = 24, patch: int = 2) -> None:
+    def __init__(self, channels: int, concepts: int, *, width: int = 24, patch: int = 2, masked: bool = False) -> None:
         super().__init__()
         if width % GROUPS:
             raise BadSettings("the generator's width is no multiple of 8", seen=width, next_step=f"use {width // 8 * 8 + 8}")
-        self.patch = patch
-        inner = channels * patch**2
+        self.patch, self.masked = patch, masked
+        inner, outer = channels * patch**2, (channels + masked) * patch**2
         self.code = Conditioning(concepts)
         self.enter = nn.Conv2d(inner, width, 3, padding=1)
         self.top = ConditionedResidual(width, width)
@@ -90,7 +92,10 @@ class Generator(nn.Module):
         self.middle_again = ConditionedResidual(2 * width, 2 * width)
         self.lift_again = nn.Conv2d(2 * width, width, 1)
         self.top_again = ConditionedResidual(2 * width, width)
-        self.leave = nn.Sequential(nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv2d(width, inner, 3, padding=1))
+        self.leave = nn.Sequential(nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv2d(width, outer, 3, padding=1))
+        last = cast(nn.Conv2d, self.leave[-1])
+        if masked and last.bias is not None:
+            nn.init.constant_(last.bias[inner:], START_MASK)
 
     def start_at_nothing(self) -> None:
         """Zeros in the last convolution: the output is 0 whatever the image, until it is trained."""
@@ -107,7 +112,10 @@ class Generator(nn.Module):
         rising = middle + F.interpolate(self.lift(bottom), size=middle.shape[2:], mode="nearest")
         rising = self.lift_again(self.middle_again(rising, code))
         rising = torch.cat([F.interpolate(rising, size=top.shape[2:], mode="nearest"), top], dim=1)
-        return F.pixel_shuffle(self.leave(self.top_again(rising, code)), self.patch).tanh()
+        drawn = F.pixel_shuffle(self.leave(self.top_again(rising, code)), self.patch)
+        if not self.masked:
+            return drawn.tanh()
+        return images + drawn[:, -1:].sigmoid() * (drawn[:, :-1].tanh() - images)
 
 
 class Discriminator(nn.Module):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xadflow.detectors.base import Detector, as_float
-from xadflow.explainers.diverse.canvas import Canvas, heat_mask
+from xadflow.explainers.diverse.game import Players
+from xadflow.explainers.diverse.places import place_mask
 from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.metrics.counterfactual_sheet import CounterfactualRow, counterfactual_sheet
 
@@ -23,8 +24,8 @@ def due(done: int, steps: int) -> bool:
 
 @torch.no_grad()
 def write_samples(
-    folder: Path, done: int, detector: Detector, generator: nn.Module, canvas: Canvas, banks: tuple[Tensor, Tensor],
-    settings: DiverseSettings,
+    folder: Path, done: int, detector: Detector, players: Players, banks: tuple[Tensor, Tensor], settings: DiverseSettings,
+    usual: Tensor | None,
 ) -> None:  # fmt: skip
     """Write `samples/step-<done>.png` of images spread over both banks, uint8 [N,C,H,W]: always the same, nothing is drawn."""
     rows: list[CounterfactualRow] = []
@@ -33,8 +34,9 @@ def write_samples(
         pixels = bank[torch.arange(shown, device=bank.device) * len(bank) // shown]
         x = (as_float(pixels) * 2.0 - 1.0).repeat_interleave(concepts, dim=0)
         which = torch.arange(concepts, device=x.device).repeat(len(pixels))
-        mask = heat_mask(detector, as_float(pixels)).repeat_interleave(concepts, dim=0) if settings.within == "heat" else None
-        made = canvas.painted(generator, x, torch.zeros(len(x), device=x.device), which, mask).float()
+        mask = place_mask(settings.within, detector, usual, as_float(pixels))
+        mask = None if mask is None else mask.repeat_interleave(concepts, dim=0)
+        made = players.canvas.painted(players.average, x, torch.zeros(len(x), device=x.device), which, mask).float()
         stored = ((made + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
         before = detector.score(as_float(pixels)).image.tolist()
         after = detector.score(as_float(stored)).image.tolist()

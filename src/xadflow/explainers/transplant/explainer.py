@@ -52,8 +52,9 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
     """At most K counterfactuals an image, smallest region first. Raises BadSettings for settings it does not know.
 
     It needs donors (:meth:`with_donors`). An image that is normal already comes back unchanged, without a donor. Fewer
-    donors than K give fewer alternatives (`alternatives`). Where no donor makes an image normal, `reached` is 0 and the
-    least anomalous attempt is returned. The explanation's heatmap is the heat that the search started from.
+    donors than K give fewer alternatives (`alternatives`), and so does a donor that does not make the image normal where
+    another does. Where none does, `reached` is 0 and the attempts are returned, the least anomalous first. The
+    explanation's heatmap is the heat that the search started from.
 
     Images: transplant.<k>.region, the donor's share of each pixel (0 to 1); transplant.part.<c>, the image with only the
     c-th connected part of the first region mended, where it has several.
@@ -61,8 +62,8 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
     Metrics: reached (1: an alternative is normal), reached_target (and as normal as `target_share` asks), alternatives,
     region_share (of pixels where the donor prevails, first alternative), region_share.<k>, whole_image (1 where that is
     more than nine tenths), apart_min (least mean |difference| of two alternatives, [0,1] scale), likeness_max (largest
-    cosine of two changes), part.<c>.score, part.<c>.is_normal, donors, donors_missing, passes (images scored for this
-    one, mean of the batch), heat_by_occlusion (1 where the detector has no map).
+    cosine of two changes), part.<c>.score, part.<c>.is_normal, donors, donors_missing, heat_by_occlusion (1 where
+    the detector has no map).
     """
 
     name = "transplant"
@@ -123,11 +124,11 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         found.put(picked, better)
         if self.settings.mask_steps:
             found.put(picked, search.optimised(found, picked))
-        passes = 1 + search.passes / len(rows)
         for number, row in enumerate(rows.tolist()):
             its = sorted(chosen[number].tolist(), key=lambda pair: _order(found, pair, goal))
+            its = [pair for pair in its if float(found.scores[pair]) <= goal.threshold] or its
             told[row] = self._told(detector, original[row], heat[number], found, pairs, its, search, goal,
-                                   {"passes": passes, "heat_by_occlusion": float(by_occlusion)})  # fmt: skip
+                                   {"heat_by_occlusion": float(by_occlusion)})  # fmt: skip
         return told
 
     def _checked_bank(self, original: Tensor) -> DonorBank:
@@ -152,7 +153,7 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         same = Counterfactual(0, image.cpu().numpy(), score, float(calibration.p_value(np.array([score]))[0]),
                               score <= calibration.threshold, 0.0, 0.0, 0.0)  # fmt: skip
         metrics = {"reached": 1.0, "reached_target": 1.0, "alternatives": 0.0, "region_share": 0.0, "whole_image": 0.0,
-                   **self._bank_metrics(), "passes": 1.0}  # fmt: skip
+                   **self._bank_metrics()}  # fmt: skip
         return Explanation(counterfactuals=(same,), metrics=metrics)
 
     def _bank_metrics(self) -> dict[str, float]:

@@ -1,0 +1,135 @@
+"""What the product's own explainers make of real defects: `python -m benchmarks.counterfactuals_elpv_product [--quick]`.
+
+Data set `elpv` of params.yaml as it stands there (protocol, size, carving of val and gate), detector `fcdd`, generator with the
+settings that `retrain` takes for it. The judge is a PaDiM that had no part: its trunk is another one, and it is fitted on the
+half of the train normals that gives no donors and that no companion of the training is fitted on. Baselines: transplant,
+nearest normal, autoencoder. Each seed trains detector and generator anew; the judge is one.
+
+Explained are the first flagged test defects by image_id. A judge is asked of those alone whose original it flags. Everything is
+kept in var/bench-counterfactuals-elpv-product and not made twice while settings and code are the same; a training that was
+stopped goes on from its checkpoint. A sheet of pictures is written there and nowhere else: ELPV's licence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.counterfactuals_elpv_kit.making import nearest_normal
+from benchmarks.counterfactuals_elpv_kit.product import (
+    bank_of,
+    companion_rows,
+    detector_of,
+    generator_of,
+    judge_of,
+    place,
+    product_cells,
+    reconstructed,
+)
+from benchmarks.counterfactuals_elpv_kit.product_judging import (
+    GENERATOR,
+    change_of_normals,
+    figures_of,
+    frechet_interval,
+    share_interval,
+)
+from benchmarks.counterfactuals_elpv_kit.sheet import write_sheet
+from benchmarks.counterfactuals_elpv_kit.training import scores_of
+from benchmarks.results import write_results
+from xadflow.detectors.base import Detector, as_float
+from xadflow.explainers.base import Explainer
+from xadflow.explainers.transplant.explainer import TransplantExplainer
+from xadflow.metrics.ranks import auroc
+from xadflow.settings import Home, load_settings
+
+SEEDS = (0, 1, 2)
+IMAGES, NORMALS, QUICK_IMAGES, QUICK_STEPS, SHOWN = 200, 100, 24, 60, 10
+DATASET, DETECTOR = "elpv", "fcdd"
+Pixels = NDArray[np.uint8]
+
+
+def main() -> None:
+    """Make what is missing, judge it, print the table, write benchmarks/results/counterfactuals-elpv-product.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=f"one seed, {QUICK_IMAGES} defects, {QUICK_STEPS} steps")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    started, home = time.perf_counter(), Home.find()
+    settings = load_settings(home.project / "params.yaml")
+    seeds, count = (SEEDS[:1], QUICK_IMAGES) if quick else (SEEDS, IMAGES)
+    given = settings.explainer_for(GENERATOR, DATASET, DETECTOR)
+    if quick:
+        given |= {"steps": QUICK_STEPS, "pretrain": min(int(given.get("pretrain", 0)), QUICK_STEPS // 2)}
+    cells = product_cells(home, settings, DATASET)
+    judge = judge_of(home, cells)
+    rows: dict[str, dict[str, Any]] = {}
+    made: dict[str, dict[int, Pixels]] = {}
+    explained: dict[int, Pixels] = {}
+    trainings: dict[str, Any] = {}
+    for seed in seeds:
+        detector, folder = detector_of(home, settings, cells, DETECTOR, seed)
+        originals = flagged(detector, cells.test[cells.labels == 1], count)
+        quiet = cells.test[cells.labels == 0]
+        quiet = quiet[scores_of(detector, quiet) <= detector.calibration.threshold][:NORMALS]
+        generator, trainings[str(seed)] = generator_of(home, cells, detector, folder, given, seed)
+        transplant = TransplantExplainer().with_donors(bank_of(detector, cells))
+        makers: dict[str, Callable[[Pixels], Pixels]] = {
+            GENERATOR: lambda images, of=detector, by=generator: told(by, of, images),
+            "transplant": lambda images, of=detector, by=transplant: told(by, of, images),
+            "nearest normal": lambda images, of=detector: nearest_normal(of, cells.donors, images),
+            "autoencoder": lambda images: reconstructed(home, cells, images),
+        }
+        explained[seed] = originals
+        for name, make in makers.items():
+            one = make(originals)
+            made.setdefault(name, {})[seed] = one
+            found = figures_of(originals, one, detector, judge, quiet)
+            found |= change_of_normals(make(quiet), quiet, one, originals)
+            if name == GENERATOR:
+                free = generator.anywhere()
+                found |= {f"{key}_anywhere": value for key, value in change_of_normals(
+                    told(free, detector, quiet), quiet, told(free, detector, originals), originals).items()}  # fmt: skip
+            rows.setdefault(name, {})[str(seed)] = found
+            print(f"  seed {seed}, {name}: {len(one)} defects after {time.perf_counter() - started:.0f} s", flush=True)
+    figures = {
+        "settings": {"generator": given, "detector": settings.detector(DETECTOR).model_dump(mode="json"),
+                     "gate": settings.gate.generator.model_dump(mode="json")},
+        "judge": {"method": "padim", "auroc": auroc(scores_of(judge, cells.test), cells.labels), "normals": len(cells.judged)},
+        "companions_normals": len(companion_rows(cells)), "images": {str(seed): len(explained[seed]) for seed in seeds},
+        "trainings": trainings, "rows": rows,
+        "intervals": {name: {"transfer": share_interval(judge, [(explained[seed], each[seed]) for seed in seeds]),
+                             "frechet": frechet_interval([(explained[seed], each[seed]) for seed in seeds], cells)}
+                      for name, each in made.items()},
+    }  # fmt: skip
+    print(json.dumps(figures["intervals"], indent=1))
+    seconds = time.perf_counter() - started
+    path = write_results("counterfactuals-elpv-product", figures, seeds=seeds, seconds=seconds, quick=quick)
+    first = seeds[0]
+    columns = [made[name][first][:SHOWN, concept] for name in made for concept in range(made[name][first].shape[1])]
+    write_sheet(explained[first][:SHOWN], columns, place(home) / "sheet.png")
+    print(f"\n{seconds:.0f} s; written to benchmarks/results/{path.name}")
+
+
+def flagged(detector: Detector, defects: Pixels, count: int) -> Pixels:
+    """The first `count` defects that the detector flags, in their order."""
+    return defects[scores_of(detector, defects) > detector.calibration.threshold][:count]
+
+
+def told(explainer: Explainer, detector: Detector, images: Pixels) -> Pixels:
+    """What the explainer stores, uint8 [N,K,C,H,W]; an alternative that it does not have is its first one again."""
+    found: list[list[Pixels]] = []
+    for part in torch.from_numpy(images).split(32):
+        found += [[one.image for one in row.counterfactuals] for row in explainer.explain(detector, as_float(part))]
+    most = max(map(len, found))
+    return np.stack([np.stack([*row, *([row[0]] * (most - len(row)))]) for row in found])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Run a flow from a person's command: checks first, then Prefect, progress on standard error, and errors in our words."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from xadflow.errors import WorkFailed, XadflowError
+from xadflow.progress import PartTimes, progress_board, track
+from xadflow.settings import Home, interactive_environment, load_settings
+
+_REACH_S = 5.0
+
+
+def run_retrain(
+    datasets: list[str], detectors: list[str], seeds: list[int] | None = None, times: PartTimes | None = None
+) -> list[dict[str, Any]]:
+    """The flow `retrain`; empty lists are its defaults. `times` counts the seconds of its parts."""
+    _check_first(datasets, detectors=detectors)
+    with _started(times):
+        from flows.retrain import retrain as flow
+
+        return flow(datasets or None, detectors or None, seeds or None)
+
+
+def run_explain(
+    datasets: list[str],
+    day: date | None,
+    inbox: Path | None,
+    sample: tuple[int, int] | None,
+    days: list[date] | None = None,
+    only_inbox: bool = False,
+    explainers: list[str] | None = None,
+    detectors: list[str] | None = None,
+    is_built: bool = False,
+    times: PartTimes | None = None,
+) -> list[dict[str, Any]]:
+    """The flow `explain`; None and empty lists are its defaults. `is_built`: the data sets are known to be up to date."""
+    _check_first(datasets, detectors or (), explainers or ())
+    with _started(times):
+        from flows.explain import explain as flow
+
+        folder = str(inbox.resolve()) if inbox else None
+        return flow(datasets or None, day, folder, sample, days, only_inbox, explainers or None, detectors or None, is_built)
+
+
+@contextmanager
+def _started(times: PartTimes | None) -> Iterator[None]:
+    """Prefect loaded and its server there; progress and errors are told as long as the block lasts."""
+    interactive_environment()
+    with progress_board(times), _answered():
+        with track("start Prefect", "start"), ThreadPoolExecutor(1) as beside:
+            from prefect.client.orchestration import get_client
+
+            # Without PREFECT_API_URL a client starts a server of its own, a child that loads and migrates its database
+            # for seconds; this process loads what the flows need meanwhile.
+            server = beside.submit(get_client, sync_client=True)
+            import flows.explain
+            import flows.retrain  # noqa: F401
+
+            server.result()
+        yield
+
+
+def _check_first(datasets: Iterable[str], detectors: Iterable[str] = (), explainers: Iterable[str] = ()) -> None:
+    """Settings, names and servers, before Prefect is imported and starts: what is wrong is said in a second."""
+    from xadflow.tracking.tracking_store import ask_health, is_server, shown
+
+    home = Home.find()
+    settings = load_settings(home.params)
+    for look_up, names in ((settings.dataset, datasets), (settings.detector, detectors), (settings.explainer, explainers)):
+        for name in names:
+            look_up(name)
+    if is_server(home.mlflow_uri):
+        ask_health(home.mlflow_uri)
+    if home.prefect_api_url is not None:
+        try:
+            urllib.request.urlopen(f"{home.prefect_api_url.rstrip('/')}/health", timeout=_REACH_S).close()
+        except urllib.error.HTTPError:
+            pass  # it is there; what it wants, Prefect asks it
+        except (OSError, ValueError) as err:
+            raise _no_prefect(f"{shown(home.prefect_api_url)}: {getattr(err, 'reason', err)}") from err
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    """Say in our words that no Prefect server answered: Prefect raises a bare RuntimeError or an httpx error."""
+    try:
+        yield
+    except XadflowError:
+        raise
+    except Exception as err:
+        said = f"{type(err).__name__}: {err}"
+        if "ephemeral Prefect API server" in said or "ConnectError" in said or "Failed to reach API" in said:
+            raise _no_prefect(said[:200]) from err
+        raise
+
+
+def _no_prefect(said: str) -> WorkFailed:
+    return WorkFailed("no Prefect server answered", seen=said, next_step="run `xadflow doctor`; start servers by "
+                      "`make server`, or unset PREFECT_API_URL to let each run start its own")  # fmt: skip
