@@ -34,8 +34,8 @@ def write_curve(figures: Mapping[str, Any], path: Path) -> None:
                  [one[name]["high"] - value for value, one in zip(values, points, strict=True)]]  # fmt: skip
         axes.errorbar(areas, values, yerr=reach, color=colour, marker="o", markersize=4, linewidth=1.4, capsize=2, label=label)
     for number, (area, one) in enumerate(zip(areas, points, strict=True)):
-        last = one["point"] == "nearest normal"
-        axes.annotate(one["point"].removeprefix("target "), (area, 0.0), xytext=(-2 if last else 0, 4 + 10 * (number % 2)), size=SMALL_PT,
+        last, above = one["point"] == "nearest normal", 4 + 10 * (number % 2)  # neighbours at two heights
+        axes.annotate(one["point"].removeprefix("target "), (area, 0.0), xytext=(-2 if last else 0, above), size=SMALL_PT,
                       textcoords="offset points", ha="right" if last else "center", color=QUIET)  # fmt: skip
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
     for axis in (axes.xaxis, axes.yaxis):

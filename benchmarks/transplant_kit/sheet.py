@@ -24,6 +24,7 @@ ROWS, ALTERNATIVES, SEED, JUDGE = 5, 3, 0, "padim"
 CELL, GAP, LABEL, LINE, MARGIN, HEAD = 1.3, 0.09, 0.86, 0.45, 0.16, 1.1  # inches
 OUTLINE, TRUTH = "#56B4E9", "#009E73"  # Okabe & Ito: the region of a transplant, the exact mask
 HALF = 128
+NO_OTHER = ("this donor left", "it anomalous")
 MARKS = {True: "\u2713", False: "\u2717"}
 Pixels = NDArray[np.uint8]
 
@@ -50,7 +51,8 @@ def write_sheet(home: Home, path: Path, rows: int = ROWS) -> None:
     width = 2 * MARGIN + LABEL + columns * CELL + (columns + 1) * GAP
     height = HEAD + len(lines) * (CELL + LINE) + MARGIN
     figure = new_figure(width, height)
-    _words(figure, MARGIN, 0.28, "What normal images show there: three transplants of each defect", TITLE_PT + 3, INK, "bold")
+    _words(figure, MARGIN, 0.28, "What normal images show there: up to three transplants of each defect", TITLE_PT + 3, INK,
+           "bold")  # fmt: skip
     _words(figure, MARGIN, 0.52, "Real textures, generated defects. Blue: the region that was replaced by what another, normal "
            "image shows there, until the detector calls the image normal.", TEXT_PT, QUIET)  # fmt: skip
     _words(figure, MARGIN, 0.69, "Green: the defect's exact mask, which no detector has seen. \u2713 normal, "
@@ -67,6 +69,8 @@ def write_sheet(home: Home, path: Path, rows: int = ROWS) -> None:
         pictures: list[Any] = [line.original, line.heat, *line.made, *none, *line.donors, *none]
         for column, picture in enumerate(pictures):
             if picture is None:
+                for part, text in enumerate(NO_OTHER if column < 2 + ALTERNATIVES else ()):
+                    _words(figure, _left(column), top + 0.2 + 0.16 * part, text, SMALL_PT, QUIET)
                 continue
             axes = figure.add_axes((_left(column) / width, (height - top - CELL) / height, CELL / width, CELL / height))
             axes.set(xticks=[], yticks=[])
