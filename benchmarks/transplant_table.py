@@ -17,7 +17,8 @@ by each arm; settings of `transplant` are the product's defaults, chosen on rese
 `{explainer}`, detectors in `{detectors}`.
 
 *valid*: share of the alternatives (in brackets: of each image's first) that the explained detector calls normal, on the
-stored 8-bit image; as in the product, a transplant that stays anomalous is left out where another of the image is normal.
+stored 8-bit image; as in the product, a transplant that stays anomalous is left out where another of the image is normal (the
+product does so since these cells were made: it was done to them afterwards).
 *transfer*: share that a judge calls normal, of the images that it flags itself. Judges explain nothing and are fitted on the
 half of the train normals that gives no donors: `padim` (MobileNetV2, stages 3 and 4), `network` (a small network trained
 from nothing on drawn defects and, on ELPV, the 20 known ones that the detector trains on too; on the 28 px sets on their
