@@ -144,10 +144,12 @@ def interactive_environment() -> None:
     """In a person's command Prefect is silent: the progress board says what runs, and our own one line what failed.
 
     Prefect logs every failure with a traceback; `PREFECT_LOGGING_LEVEL=ERROR` brings that back. Other libraries' logs, by
-    `PREFECT_LOGGING_ROOT_LEVEL=WARNING`: the server that lives as long as the command sometimes ends within a query.
+    `PREFECT_LOGGING_ROOT_LEVEL=WARNING`: the server that lives as long as the command sometimes ends within a query. That
+    server's own, by `PREFECT_LOGGING_SERVER_LEVEL=WARNING`: where two of its writers meet in SQLite ("database is locked"), it
+    prints a traceback and writes again.
     """
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_LOGGING_ROOT_LEVEL", "CRITICAL")
+    for logs in ("PREFECT_LOGGING_LEVEL", "PREFECT_LOGGING_ROOT_LEVEL", "PREFECT_LOGGING_SERVER_LEVEL"):
+        os.environ.setdefault(logs, "CRITICAL")
     ours = logging.getLogger("xadflow")
     if ours.level == logging.NOTSET:
         ours.setLevel(logging.WARNING)  # not by the root's level any more
