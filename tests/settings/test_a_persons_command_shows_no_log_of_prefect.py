@@ -21,5 +21,7 @@ print(found.logging.level, found.server.logging_level)
                          ({"PREFECT_LOGGING_SERVER_LEVEL": "WARNING"}, "CRITICAL WARNING")])  # fmt: skip
 def test_both_are_silent_and_what_is_set_stays(given, levels):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    done = subprocess.run([sys.executable, "-c", ASKED], env={**environment, **given}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED], env={**environment, **given}, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == levels
