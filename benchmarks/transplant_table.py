@@ -53,8 +53,8 @@ HEAD = ("", "n", "valid (first)", "transfer: padim", "network", "contrast", "reg
         "apart", "likeness", "seam (before)")  # fmt: skip
 SPEED_TEXT = """\
 Speed, one run: `transplant` with K = {alternatives} and `sparse` in turns on the same {images} flagged ELPV cells at {px} px,
-the default `fcdd` on lite0, batches side by side on {threads} threads as in a night; load average {load_average_before:.1f} before and {load_average_after:.1f}
-after, and **other work that shares the cores slows both**: CPU seconds tell more then.
+the default `fcdd` on lite0, batches side by side on {threads} threads as in a night; load average {load_average_before:.1f}
+before and {load_average_after:.1f} after, and **other work that shares the cores slows both**: CPU seconds tell more then.
 """
 
 
