@@ -35,7 +35,7 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup ## the whole loop on real images, from data to audited explanations
 	@$(BIN)/xadflow demo
 
-demo-diverse: setup ## the same on coloured digits, with a generator of several counterfactuals an image (some eight minutes)
+demo-diverse: setup ## the same on coloured digits, with a generator of several counterfactuals an image (longer: it trains one)
 	@$(BIN)/xadflow data fetch mnist
 	@$(BIN)/xadflow demo --diverse
 

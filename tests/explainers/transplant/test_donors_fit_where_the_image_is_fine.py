@@ -102,6 +102,23 @@ def test_heat_in_the_mirrored_part_is_that_of_loops():
             assert float(fast[0, dy, dx]) == pytest.approx(outside, abs=1e-5)
 
 
+def test_a_shift_that_fills_the_heat_with_mirrored_pixels_is_avoided(monkeypatch):
+    large = pictures(1, 15, side=96)
+    x = as_float(large[:, :, 32:64, 32:64])
+    donor = large[:, :, 32:64, 46:78]  # its own pixels fit the right half alone; the left would be a mirror image
+    heat = torch.zeros(1, SIDE, SIDE)
+    heat[:, 10:20, 2:8] = 1.0
+    filled = {}
+    for price in (0.0, 5.0):
+        monkeypatch.setattr(choice, "MIRROR_PRICE", price)
+        found = Donors(bank_of(donor, aligned=False), x.device)
+        seen = []
+        monkeypatch.setattr(choice, "_best_near", lambda alike, centre, reach, seen=seen: seen.append(centre) or centre)
+        found.nearest(x, heat, 1)
+        filled[price] = float(choice._mirrored_heat(choice._small(heat))[0, int(seen[0][0, 0]), int(seen[0][0, 1])])
+    assert filled[5.0] < 0.1 < filled[0.0]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_donors_are_brought_to_the_brightness_of_what_stays(channels):
     bank, x = pictures(4, 9, channels=channels), as_float(pictures(1, 10, channels=channels))
