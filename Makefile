@@ -51,7 +51,7 @@ test-server: setup ## only the tests that start real servers
 	@$(BIN)/python -m pytest -m server
 
 server: setup ## Prefect server, MLflow server and a worker on loopback; both flows deployed with their schedules
-	@$(BIN)/python -m flows.server --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT)
+	@$(BIN)/python -m flows.servers.server --prefect-port $(PREFECT_PORT) --mlflow-port $(MLFLOW_PORT)
 
 bench-elpv: setup ## image AUROC on ELPV, random and block split (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.elpv $(QUICK_FLAG)

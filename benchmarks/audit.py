@@ -30,13 +30,13 @@ import pyarrow as pa
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.results import write_results
-from xadflow.audit import AuditResult, verify
 from xadflow.digests import sha256_bytes
 from xadflow.evidence.anchor_file import AnchorFile
 from xadflow.evidence.signing import load_public_key, load_signing_key
+from xadflow.evidence.store import EvidenceStore, shard_app
+from xadflow.evidence.tables import EXPLANATIONS, SCHEMA_VERSION, SCORES
+from xadflow.evidence.verify import AuditResult, verify
 from xadflow.images import encode_png
-from xadflow.store import EvidenceStore, shard_app
-from xadflow.tables import EXPLANATIONS, SCHEMA_VERSION, SCORES
 
 SHARDS, SHARDS_QUICK = 500, 30
 IMAGES = 100  # of a shard

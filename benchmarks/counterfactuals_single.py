@@ -54,8 +54,8 @@ from benchmarks.counterfactuals_kit.single import (
     tested,
 )
 from benchmarks.results import write_results
-from xadflow.data.fetching import fetch
-from xadflow.data.photo_crops import PHOTO_SETS
+from xadflow.datasets.public.fetching import fetch
+from xadflow.datasets.public.photo_crops import PHOTO_SETS
 from xadflow.digests import sha256_json
 from xadflow.lineage import code_digest
 from xadflow.metrics.factors import legible

@@ -1,6 +1,6 @@
 """DenseHybrid on generated scenes, against its parts and plain scores of a segmenter: `python -m benchmarks.dense [--quick]`.
 
-Data set `mosaic` (xadflow/data/sources/mosaic.py): 128 px scenes of real textures and objects, unknown things in 70 % of the
+Data set `mosaic` (xadflow/datasets/sources/mosaic.py): 128 px scenes of real textures and objects, unknown things in 70 % of the
 test scenes, two towns with disjoint pools of them. For each seed one net is trained in two stages; all scores are read off the
 same net, so they differ in nothing else:
 
@@ -33,10 +33,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.results import write_results
-from xadflow.data.fetching import fetch
-from xadflow.data.manifest import Split
-from xadflow.data.sources import Candidate, open_source
-from xadflow.data.sources.mosaic import CLASSES, SETS, TOWNS
+from xadflow.datasets.manifest import Split
+from xadflow.datasets.public.fetching import fetch
+from xadflow.datasets.sources import Candidate, open_source
+from xadflow.datasets.sources.mosaic import CLASSES, SETS, TOWNS
 from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
 from xadflow.detectors.dense_hybrid.detector import DenseHybrid
 from xadflow.detectors.dense_hybrid.reading import read
@@ -53,7 +53,7 @@ from xadflow.settings import DatasetSettings, Home
 SEEDS, AT_ONCE, FALSE_ALARMS = (0, 1, 2), 16, 0.05
 SIDE_PX, LARGE_PX, LARGE = 128, 1024, 6  # large scenes stand side by side, two and two
 QUICK = {"closed": {"min_steps": 60}, "hybrid": {"min_steps": 30}}
-CODE = ("detectors", "engine", "data/scene_drawing.py", "data/sources/mosaic.py", "metrics/scenes.py", "metrics/streaming.py")
+CODE = ("detectors", "networks", "training", "datasets/public/scene_drawing.py", "datasets/sources/mosaic.py", "metrics/scenes.py", "metrics/streaming.py")
 FIGURES = ("average_precision", "auroc", "fpr_at_95_tpr", "open_miou", "closed_miou", "open_set_gap", "anomaly_iou")
 PAIRS = (("hybrid", "likelihood"), ("hybrid", "posterior"), ("hybrid", "max-logit"), ("hybrid", "max-softmax"))
 CLOSED_LOSS, AIM = 0.02, 0.005  # of closed mIoU by the second stage, target and aim

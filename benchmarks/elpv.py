@@ -2,7 +2,7 @@
 
 Image AUROC of raw scores on `peer-0` (random; other libraries report on it) and on the five `blocks` folds (contiguous
 rows; what a plant would see). Splits, the carving of validation normals and the order of known defects are those of
-the product (xadflow.data); 60 drawn defects are out of every test set whatever k is. Intervals: 95 % percentile
+the product (xadflow.datasets); 60 drawn defects are out of every test set whatever k is. Intervals: 95 % percentile
 bootstrap over test images, of the mean over training seeds (and over folds); "vs PaDiM" is paired on the same draws.
 
 What was visible while choosing: the settings come from methods/elpv-recipe.md, which was searched with part of these
@@ -24,23 +24,23 @@ import torch
 from torch import Tensor
 
 from benchmarks.results import write_results
-from xadflow.data.manifest import ManifestRow, Split
-from xadflow.data.sources.base import Candidate
-from xadflow.data.sources.elpv import Elpv
-from xadflow.data.stages import carve
+from xadflow.datasets.manifest import ManifestRow, Split
+from xadflow.datasets.sources.base import Candidate
+from xadflow.datasets.sources.elpv import Elpv
+from xadflow.datasets.stages import carve
+from xadflow.defects.synthesisers import synthetic_rounds
 from xadflow.detectors import FitRun
-from xadflow.detectors.backbones import Trunk
-from xadflow.detectors.fcdd import FCDD
-from xadflow.detectors.feature_bank import FeatureBank, features_of, flipped
-from xadflow.detectors.heads import Whitening
+from xadflow.detectors.fcdd.detector import FCDD
+from xadflow.detectors.fcdd.feature_bank import FeatureBank, features_of, flipped
+from xadflow.detectors.fcdd.heads import Whitening
 from xadflow.detectors.losses import pooled
-from xadflow.detectors.synthesis import synthetic_rounds
 from xadflow.digests import sha256_file
-from xadflow.engine.seeds import seeded
 from xadflow.images import load_input
 from xadflow.metrics.intervals import resampled_tables
 from xadflow.metrics.ranks import auroc, auroc_of, rank
+from xadflow.networks.pretrained import Trunk
 from xadflow.settings import DatasetSettings
+from xadflow.training.seeds import seeded
 
 SEEDS = (0, 1, 2)
 BLOCKS = tuple(f"blocks-{fold}" for fold in range(5))

@@ -33,17 +33,17 @@ from torch import Tensor, nn
 from benchmarks import elpv
 from benchmarks.elpv import Protocol, protocols, summarise
 from benchmarks.results import write_results
+from xadflow.defects.synthesisers import synthetic_rounds
 from xadflow.detectors import FitRun
-from xadflow.detectors.backbones import TRUNKS, Trunk
-from xadflow.detectors.fcdd import FCDD
-from xadflow.detectors.feature_bank import FeatureBank, features_of, flipped, some_of
-from xadflow.detectors.heads import Whitening
+from xadflow.detectors.fcdd.detector import FCDD
+from xadflow.detectors.fcdd.feature_bank import FeatureBank, features_of, flipped, some_of
+from xadflow.detectors.fcdd.heads import Whitening
 from xadflow.detectors.losses import image_level_loss, pooled
-from xadflow.detectors.synthesis import synthetic_rounds
-from xadflow.engine.seeds import seeded
 from xadflow.images import load_input
 from xadflow.lineage import code_digest
 from xadflow.metrics.ranks import auroc
+from xadflow.networks.pretrained import TRUNKS, Trunk
+from xadflow.training.seeds import seeded
 
 KNOWN = 20
 SEEDS = (0, 1, 2)
@@ -222,7 +222,7 @@ def _fine_tuned(
 
 def kept_at(member: Member, name: str, seed: int) -> Path:
     """Where the scores of one cell are kept."""
-    code = code_digest("detectors", "engine", "data/synthetic.py")[:12]
+    code = code_digest("detectors", "networks", "training", "defects/drawn.py")[:12]
     return KEPT / f"{member.name}-{name}-{seed}-{code}.npz"
 
 
@@ -280,8 +280,8 @@ def main() -> None:
 
 
 def _types(paths: list[Path], found: dict[str, Protocol]) -> np.ndarray:
-    from xadflow.data.sources.base import Candidate
-    from xadflow.data.sources.elpv import Elpv
+    from xadflow.datasets.sources.base import Candidate
+    from xadflow.datasets.sources.elpv import Elpv
 
     category = {str(one.content): one.category for name in found for one in Elpv("elpv", {"protocol": name}).candidates()
                 if isinstance(one, Candidate)}  # fmt: skip

@@ -34,8 +34,8 @@ from torch import Tensor
 from benchmarks.results import write_results
 from benchmarks.textures import BOOTSTRAP, TEXTURES, Measured, Texture, measured, texture_of
 from xadflow.detectors import FitRun, TrainingData
-from xadflow.detectors.cell_maps import CellMap
-from xadflow.detectors.fcdd import FCDD
+from xadflow.detectors.fcdd.cell_maps import CellMap
+from xadflow.detectors.fcdd.detector import FCDD
 from xadflow.detectors.losses import pooled
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.lineage import code_digest
@@ -45,7 +45,7 @@ RUNGS = ("easy", "middle")
 BEFORE, AFTER, UNTRAINED = "the score's map (before)", "stages 2 and 3 (after)", "stages 2 and 3, untrained"
 SIDE, BATCH, ROUNDS = 128, 32, 7
 SLOWER_AT_MOST = 1.3
-CODE = ("detectors", "engine", "metrics/localisation.py", "data/synthetic.py", "data/sources/textures.py")
+CODE = ("detectors", "networks", "training", "metrics/localisation.py", "defects/drawn.py", "datasets/sources/textures.py")
 Cells = dict[tuple[str, str, str, int], Measured]  # rung, texture, row, seed
 
 

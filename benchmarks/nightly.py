@@ -83,7 +83,7 @@ def _fresh(project: Path, work: Path, arm: str) -> dict[str, str]:
 
 def _fill(inbox: Path, most: int) -> int:
     """Copy cells of the ELPV package into the inbox, a realistic mix; returns how many."""
-    from xadflow.data.sources.elpv import _data_folder, read_labels
+    from xadflow.datasets.sources.elpv import _data_folder, read_labels
 
     folder = _data_folder()
     paths, probability, _ = read_labels(folder / "labels.csv")
@@ -121,8 +121,8 @@ def _open():
 
 def _prepare(inbox: Path) -> dict[str, Any]:
     """Build the data set and a champion for all arms."""
-    from xadflow.data.reproducing import reproduce
-    from xadflow.retraining import judge_challenger, register_trained, train_detector, training_order
+    from xadflow.datasets.reproducing import reproduce
+    from xadflow.work.week import judge_challenger, register_trained, train_detector, training_order
 
     project = _open()
     reproduce(project.home.project, f"validate@{DATASET}")
@@ -139,11 +139,11 @@ def _warm(project) -> None:
     import great_expectations  # noqa: F401
     import torch
 
-    import xadflow.data.quality
-    import xadflow.nightly.finish  # noqa: F401
+    import xadflow.datasets.quality
+    import xadflow.work.night.finish  # noqa: F401
     from xadflow.detectors.base import WEIGHTS, as_float
     from xadflow.digests import sha256_file
-    from xadflow.nightly.work import _detector
+    from xadflow.work.night.work import _detector
 
     ref = project.registry.champion(f"xad.{DATASET}.{project.settings.retrain.detectors[0]}")
     folder = project.registry.detector_folder(ref)
@@ -160,9 +160,9 @@ def _shares(inbox: Path) -> dict[str, Any]:
 
 
 def _by_calls(inbox: Path, explainers: list[str] | None) -> dict[str, Any]:
-    from xadflow.data.reproducing import reproduce
-    from xadflow.nightly import explain_shard, plan_night, read_plan
-    from xadflow.nightly.finish import finish_night
+    from xadflow.datasets.reproducing import reproduce
+    from xadflow.work.night import explain_shard, plan_night, read_plan
+    from xadflow.work.night.finish import finish_night
 
     project = _open()
     _warm(project)

@@ -3,7 +3,7 @@
 Protocol of Ruff et al. (ICML 2018) and of the FCDD paper (arXiv 2007.01760, table 1): train on the published train
 images of one class (a fifth of them held out for the threshold), test on all 10,000 published test images, that class
 normal. Every method gets the same outlier exposure: for clothes grey 28 px crops of packaged photographs and game
-textures (xadflow/data/photo_crops.py), for digits letters in Matplotlib's fonts (letters.py); no image of MNIST or
+textures (xadflow/datasets/public/photo_crops.py), for digits letters in Matplotlib's fonts (letters.py); no image of MNIST or
 Fashion-MNIST is among them. DSVDD and the autoencoder ignore it. The papers used CIFAR-100 or EMNIST letters, which no
 package carries: their figures stand beside ours, but the exposure differs.
 
@@ -33,21 +33,21 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.results import write_results
-from xadflow.data.fetching import fetch
-from xadflow.data.letters import letters
-from xadflow.data.photo_crops import PHOTO_SETS, crops, photos
-from xadflow.data.public_sets import SETS, RawImages
-from xadflow.data.reading import read_raw
+from xadflow.datasets.public.fetching import fetch
+from xadflow.datasets.public.letters import letters
+from xadflow.datasets.public.photo_crops import PHOTO_SETS, crops, photos
+from xadflow.datasets.public.reading import read_raw
+from xadflow.datasets.public.sets import SETS, RawImages
 from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
 from xadflow.digests import sha256_json
-from xadflow.engine.devices import resolve_device
-from xadflow.engine.seeds import seeded
 from xadflow.images import to_input
 from xadflow.lineage import code_digest
 from xadflow.metrics.intervals import resampled_tables
 from xadflow.metrics.ranks import auroc, auroc_of, rank, tied_share
 from xadflow.progress import progress_board, track
 from xadflow.settings import Home
+from xadflow.training.devices import resolve_device
+from xadflow.training.seeds import seeded
 
 METHODS = ("fcdd_conv", "hsc", "deep_sad", "bce", "dsvdd", "ae")
 TESTED = ("fashion-mnist", "mnist")
@@ -58,8 +58,8 @@ EXPOSURE = {"fashion-mnist": f"crops of {', '.join(PHOTO_SETS)}", "mnist": "lett
 STEPS, FEW_STEPS = 1500, 400
 PUBLISHED = {"fcdd_conv": 0.89, "dsvdd": 0.93, "ae": 0.82}  # means on Fashion-MNIST, fcdd.md section 9
 BOOTSTRAP = 1000
-DATA_CODE = ("data/public_sets.py", "data/reading.py", "data/photo_crops.py", "data/letters.py")
-CODE = ("detectors", "engine", *DATA_CODE)
+DATA_CODE = ("datasets/public/sets.py", "datasets/public/reading.py", "datasets/public/photo_crops.py", "datasets/public/letters.py")
+CODE = ("detectors", "networks", "training", *DATA_CODE)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Two arms give batches of 128 grey images half of them with a synthetic anomaly, shifted, flipped, noised:
 
 - *plain*: one image at a time, by Pillow, torchvision and numpy, in two workers of a DataLoader (benchmarks/plain_loader.py);
-- *ours*: whole batches on the device (xadflow.detectors.exposure), in the process that trains; masks included, which the plain
+- *ours*: whole batches on the device (xadflow.detectors.one_class.exposure), in the process that trains; masks included, which the plain
   arm does not carry.
 
 The arms take turns, plain first, and a ratio is the median over the rounds of ours / plain in the same round. A turn of the
@@ -32,12 +32,12 @@ from torch.utils.data import DataLoader
 from benchmarks.plain_loader import PlainImages
 from benchmarks.results import write_results
 from xadflow.detectors import TrainingData
-from xadflow.detectors.exposure import Exposure
 from xadflow.detectors.losses import image_level_loss
-from xadflow.detectors.objectives import FLOOR
-from xadflow.detectors.one_class_settings import DenseSettings
-from xadflow.detectors.responses import DenseResponse
-from xadflow.engine.devices import resolve_device
+from xadflow.detectors.one_class.exposure import Exposure
+from xadflow.detectors.one_class.objectives import FLOOR
+from xadflow.detectors.one_class.responses import DenseResponse
+from xadflow.detectors.one_class.settings import DenseSettings
+from xadflow.training.devices import resolve_device
 
 BATCH, WORKERS, THREADS, SEED = 128, 2, 1, 0  # two threads wait for each other on a machine with other work
 CASES = {"28 px, confetti": (28, "confetti", 24), "96 px, confetti": (96, "confetti", 8), "96 px, defects": (96, "defects", 6)}

@@ -1,6 +1,6 @@
 """The input path as it is usually written: one image after the other by Pillow and numpy, in the workers of a DataLoader.
 
-What `benchmarks.one_class_speed` compares ours with. Same distribution as xadflow.data.confetti, drawn blob by blob as in the
+What `benchmarks.one_class_speed` compares ours with. Same distribution as xadflow.defects.confetti, drawn blob by blob as in the
 published code, though without its detours (it turns each square by an interpolating rotation, and each image into a tensor and
 back several times), which would make this arm slower.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 from torchvision import transforms
 
-from xadflow.data.confetti import (
+from xadflow.defects.confetti import (
     BLUR_SIGMA,
     BLUR_TAPS,
     COLOUR_RATE,
@@ -28,8 +28,8 @@ from xadflow.data.confetti import (
     SEEN,
     SIDES_PX,
 )
-from xadflow.data.synthetic import synthetic_defects
-from xadflow.detectors.one_class_settings import OneClassSettings
+from xadflow.defects.drawn import synthetic_defects
+from xadflow.detectors.one_class.settings import OneClassSettings
 
 Pixels = NDArray[np.uint8]
 

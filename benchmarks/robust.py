@@ -1,6 +1,6 @@
 """Where sparse counterfactuals of robustly trained detectors change an image: `python -m benchmarks.robust [--quick]`.
 
-Real brick with generated defects and exact masks (xadflow/data/sources/textures.py). A detector is trained twice for each
+Real brick with generated defects and exact masks (xadflow/datasets/sources/textures.py). A detector is trained twice for each
 seed, with the setting `robust` and without, all else equal. Explained are the test defects that both twins flag. The search
 may change any pixel (no direction mask), so that where it goes is the detector's doing. The share of the change inside the
 exact mask is compared with the mask's share of the image (chance) and between the twins.
@@ -32,9 +32,9 @@ from benchmarks.results import write_results
 from benchmarks.textures import Texture, texture_of
 from xadflow.detectors import FitRun, as_float, build_detector
 from xadflow.detectors.base import Detector
-from xadflow.detectors.robustness import RobustSettings
+from xadflow.detectors.one_class.robustness import RobustSettings
 from xadflow.digests import sha256_json
-from xadflow.explainers.sparse import SparseExplainer
+from xadflow.explainers.sparse.explainer import SparseExplainer
 from xadflow.lineage import code_digest
 from xadflow.metrics.ranks import auroc
 from xadflow.settings import Home
@@ -48,8 +48,8 @@ DETECTOR: dict[str, Any] = {
 ROBUST = {"radius_normals": 0.15, "radius_anomalies": 0.3, "steps": 2}  # as at 3x32x32 values, see RobustSettings
 SPARSE = {"heat_share": 0.999, "dilation": 0.5}  # the direction mask is the whole image
 FALSE_ALARMS, AT_ONCE = 0.05, 20
-CODE = ("detectors", "engine", "calibration.py", "data/synthetic.py", "data/sources/textures.py", "explainers/sparse.py",
-        "explainers/frank_wolfe.py", "explainers/oracle.py")  # fmt: skip
+CODE = ("detectors", "networks", "training", "calibration.py", "defects/drawn.py", "datasets/sources/textures.py", "explainers/sparse/explainer.py",
+        "explainers/sparse/frank_wolfe.py", "explainers/sparse/oracle.py")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

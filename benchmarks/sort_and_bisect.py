@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from xadflow.explainers.frank_wolfe import check_schedule
+from xadflow.explainers.sparse.frank_wolfe import check_schedule
 
 SMALLEST = 1e-38
 

@@ -3,7 +3,7 @@
 Two arms take turns on the same images, the same small network (three convolutions of 3x3, strides of 2) and the same start:
 
 - *sorted*: an oracle that sorts and bisects, in the loop as published (benchmarks/sort_and_bisect.py);
-- *ours*: Newton's oracle in xadflow.explainers.frank_wolfe.auto_frank_wolfe.
+- *ours*: Newton's oracle in xadflow.explainers.sparse.frank_wolfe.auto_frank_wolfe.
 
 16 images, 75 iterations, p = 1.5, radii of the paper, early stop off; both must reach the same objective. A ratio is the median
 over the rounds of sorted / ours in the same round, one thread, and stands for CPU time too. What early stop adds is measured
@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from benchmarks import sort_and_bisect
 from benchmarks.results import write_results
 from xadflow.explainers.diverse.networks import Generator, patch_of
-from xadflow.explainers.frank_wolfe import auto_frank_wolfe
-from xadflow.explainers.oracle import linear_maximisation_oracle
+from xadflow.explainers.sparse.frank_wolfe import auto_frank_wolfe
+from xadflow.explainers.sparse.oracle import linear_maximisation_oracle
 
 BATCH, ITERATIONS, P, SEED = 16, 75, 1.5, 0
 RADII = {64: 9.409, 224: 50.0}  # equal mean change

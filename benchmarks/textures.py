@@ -1,7 +1,7 @@
 """Localisation on real textures with generated defects: `python -m benchmarks.textures [--quick]`.
 
 Brick, grass and gravel, 96 px crops of disjoint bands of one picture each, defects with exact masks on the three rungs of
-a ladder of contrast and size (xadflow/data/sources/textures.py). The ladder was fixed before any detector was run on it.
+a ladder of contrast and size (xadflow/datasets/sources/textures.py). The ladder was fixed before any detector was run on it.
 Defects of the test are drawn by code and from textures that no training sees; the five known defects of the
 semi-supervised rows come from the train band, on the rung that is tested.
 
@@ -32,10 +32,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.results import write_results
-from xadflow.data.manifest import Split
-from xadflow.data.sources import Candidate, open_source
+from xadflow.datasets.manifest import Split
+from xadflow.datasets.sources import Candidate, open_source
 from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
-from xadflow.detectors.fcdd import FCDD
+from xadflow.detectors.fcdd.detector import FCDD
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.images import decode_png
 from xadflow.lineage import code_digest
@@ -49,8 +49,8 @@ TARGETS = {"unsupervised": 0.92, "semi-supervised": 0.96}  # the paper's MVTec-A
 TRUNK: dict[str, object] = {"stages": (1, 2, 3), "level": "pixel"}
 CONV: dict[str, object] = {"level": "pixel", "preparation": "standard", "batch_size": 32, "epochs": 0.01, "min_steps": 300}
 BINS, BOOTSTRAP = 2048, 1000
-CODE = ("detectors", "engine", "metrics/localisation.py", "data/synthetic.py", "data/confetti.py",
-        "data/sources/textures.py")  # fmt: skip
+CODE = ("detectors", "networks", "training", "metrics/localisation.py", "defects/drawn.py", "defects/confetti.py",
+        "datasets/sources/textures.py")  # fmt: skip
 
 Score = Callable[[Tensor], tuple[Tensor, Tensor]]  # float images [B,1,H,W] to raw scores [B] and maps [B,H,W]
 

@@ -1,6 +1,6 @@
 """UTAD and its ablation: `python -m benchmarks.utad [--quick] [--only ...] [--minutes M]`.
 
-Brick, grass and gravel on the middle rung (96 px, exact masks; xadflow/data/sources/textures.py), ELPV peer-0 (64 px, labels 0
+Brick, grass and gravel on the middle rung (96 px, exact masks; xadflow/datasets/sources/textures.py), ELPV peer-0 (64 px, labels 0
 and 1, no masks), Fashion-MNIST's dresses against the rest (32 px, the first 200 test images of each class). No known defect and
 no outlier is used.
 
@@ -40,16 +40,16 @@ from torch import Tensor
 from benchmarks.results import write_results
 from benchmarks.textures import TEXTURES
 from benchmarks.utad_sets import CLOTHES, NAMES, TestedSet, tested_set
-from xadflow.data.perlin import perlin
+from xadflow.defects.perlin import perlin
 from xadflow.detectors import FitRun, as_float
 from xadflow.detectors.utad.detector import Utad
 from xadflow.digests import sha256_file, sha256_json
-from xadflow.engine.seeds import seeded
 from xadflow.explainers import build_explainer
 from xadflow.lineage import code_digest
 from xadflow.metrics.localisation import aupro, pixel_auroc
 from xadflow.metrics.ranks import auroc
 from xadflow.settings import Home
+from xadflow.training.seeds import seeded
 
 SEEDS = (0, 1, 2)
 TWO_STAGES, IMPRESSION, ONE_STAGE = "two stages", "impression only", "one stage"
@@ -60,8 +60,8 @@ AUTOENCODER = {"corrupt": 0.0, "mi_local": 0.0, "mi_global": 0.0, "prior": 0.0, 
 DEFAULT, WITH_M = "D(x,x_hat) and blurred (default)", "D(x,m) and blurred"
 ONE: dict[str, Any] = {"min_steps": 1}
 CLOTHES_ONLY = {"flips": "horizontal"}
-CODE = ("detectors/utad", "detectors/calibrated.py", "engine", "data/synthetic.py", "data/perlin.py",
-        "data/sources/textures.py", "metrics/localisation.py")  # fmt: skip
+CODE = ("detectors/utad", "detectors/calibrated.py", "networks", "training", "defects/drawn.py", "defects/perlin.py",
+        "datasets/sources/textures.py", "metrics/localisation.py")  # fmt: skip
 
 
 @dataclass(frozen=True)

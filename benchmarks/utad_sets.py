@@ -12,9 +12,9 @@ from torch import Tensor
 from benchmarks.elpv import protocols
 from benchmarks.one_class import training_data
 from benchmarks.textures import MIDDLE, TEXTURES, texture_of
-from xadflow.data.fetching import fetch
-from xadflow.data.public_sets import SETS
-from xadflow.data.reading import read_raw
+from xadflow.datasets.public.fetching import fetch
+from xadflow.datasets.public.reading import read_raw
+from xadflow.datasets.public.sets import SETS
 from xadflow.detectors import TrainingData
 from xadflow.images import load_input, to_input
 from xadflow.settings import Home

@@ -12,7 +12,7 @@ import click
 from flows.commands import say_explained, say_gate
 from flows.running import run_explain, run_retrain
 from xadflow.errors import BadSettings
-from xadflow.gate import APART, CHANGE_OF_NORMALS, FRECHET, LIKENESS
+from xadflow.models.gate import APART, CHANGE_OF_NORMALS, FRECHET, LIKENESS
 from xadflow.progress import PartTimes
 from xadflow.settings import Home, load_settings
 
@@ -134,8 +134,8 @@ def _say_generator(name: str, logged: Mapping[str, float]) -> None:
 def _anomalies_explained(dataset: str, detector: str) -> tuple[int, dict[str, int]]:
     """How many labelled anomalies of a data set have a row of every explainer in use, of the present champion; and of each."""
     from tasks.runtime import open_project
-    from xadflow.data.manifest import read_manifest
-    from xadflow.nightly.chosen import choose_explainers
+    from xadflow.datasets.manifest import read_manifest
+    from xadflow.work.night.chosen import choose_explainers
 
     project = open_project()
     champion = project.registry.champion(f"xad.{dataset}.{detector}")

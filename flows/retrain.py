@@ -16,8 +16,8 @@ from tasks.registry import gate, judge, open_registry, put_in_service_of, regist
 from tasks.runtime import ensure_limits, local_runner
 from tasks.training import train, train_explainer_of, train_stage_of
 from xadflow.errors import WorkFailed
-from xadflow.retraining import earlier_stages
 from xadflow.settings import Home, load_settings, quiet_environment
+from xadflow.work.week import earlier_stages
 
 
 @flow(

@@ -70,7 +70,7 @@ def _started(times: PartTimes | None) -> Iterator[None]:
 
 def _check_first(datasets: Iterable[str], detectors: Iterable[str] = (), explainers: Iterable[str] = ()) -> None:
     """Settings, names and servers, before Prefect is imported and starts: what is wrong is said in a second."""
-    from xadflow.tracking.tracking_store import ask_health, is_server, shown
+    from xadflow.models.tracking_store import ask_health, is_server, shown
 
     home = Home.find()
     settings = load_settings(home.params)

@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.runtime import DVC, RETRY_DELAYS, is_transient, slot
-from xadflow.data.reproducing import reproduce
+from xadflow.datasets.reproducing import reproduce
 from xadflow.lineage import dvc_hashes
 from xadflow.settings import Home
 

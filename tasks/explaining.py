@@ -12,9 +12,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project, slot
-from xadflow.nightly import explain_shard, plan_night, read_plan
+from xadflow.models.registry import CHAMPION
 from xadflow.progress import track
-from xadflow.registry import CHAMPION
+from xadflow.work.night import explain_shard, plan_night, read_plan
 
 
 @task(name="detectors in service", cache_policy=NO_CACHE, retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS,

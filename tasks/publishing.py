@@ -15,10 +15,10 @@ from prefect.logging.loggers import flow_run_logger
 
 from tasks.runtime import RETRY_DELAYS, is_transient, open_project
 from xadflow.errors import XadflowError
-from xadflow.nightly import read_plan
-from xadflow.nightly.finish import finish_night
 from xadflow.progress import track
 from xadflow.settings import Home, load_settings, webhook_address
+from xadflow.work.night import read_plan
+from xadflow.work.night.finish import finish_night
 
 _WEBHOOK_S = 10.0
 _LONGEST_TEXT = 2000

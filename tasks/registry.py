@@ -13,7 +13,7 @@ from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project, slot
 from tasks.training import order_of
 from xadflow.errors import XadflowError
 from xadflow.progress import track
-from xadflow.retraining import (
+from xadflow.work.week import (
     fit_judge,
     judge_challenger,
     judge_explainer,

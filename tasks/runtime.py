@@ -21,10 +21,10 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from xadflow.errors import WorkFailed, XadflowError
 from xadflow.evidence.anchored_store import open_anchored_store
+from xadflow.evidence.store import EvidenceStore
+from xadflow.models.registry import Registry
 from xadflow.progress import waiting
-from xadflow.registry import Registry
 from xadflow.settings import EvidenceSettings, Home, Settings, load_settings
-from xadflow.store import EvidenceStore
 
 GPU, DVC = "gpu", "dvc"
 LEASE_S = 60.0  # Prefect's shortest

@@ -13,7 +13,8 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.runtime import GPU, RETRY_DELAYS, Project, is_transient, open_project, slot
 from xadflow.progress import track
-from xadflow.retraining import (
+from xadflow.settings import Home, load_settings
+from xadflow.work.week import (
     ExplainerOrder,
     explainer_order,
     train_detector,
@@ -21,7 +22,6 @@ from xadflow.retraining import (
     train_stage,
     training_order,
 )
-from xadflow.settings import Home, load_settings
 
 
 def training_cache_key(context: Any, parameters: dict[str, Any]) -> str | None:

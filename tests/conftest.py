@@ -57,8 +57,8 @@ def put_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[P
     xadflow makes it once for all processes of a run, as it does for a user; whoever comes meanwhile waits for its lock.
     `xadflow retrain` in tests/flows and `make server` in tests/server make their own.
     """
+    from xadflow.models.tracking_store import prepare_store
     from xadflow.settings.environment import QUIET
-    from xadflow.tracking.tracking_store import prepare_store
 
     base = tmp_path_factory.getbasetemp()
     made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "mlflow" / "mlflow.db"

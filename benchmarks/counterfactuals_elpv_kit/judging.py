@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from benchmarks.counterfactuals_elpv_kit.cells import cells
 from benchmarks.counterfactuals_elpv_kit.training import scores_of
-from xadflow.detectors.backbones import Trunk
 from xadflow.detectors.base import Detector, as_float
-from xadflow.detectors.robustness import worst_images
+from xadflow.detectors.one_class.robustness import worst_images
 from xadflow.metrics.explanation import flip_rate, l1_l2_changed
 from xadflow.metrics.normality import normality
 from xadflow.metrics.ranks import auroc
 from xadflow.metrics.realism import kernel_distance, normalised_frechet
-from xadflow.retraining.explainer_gate import SMALLEST_PX
+from xadflow.networks.pretrained import Trunk
+from xadflow.work.week.explainer_gate import SMALLEST_PX
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]

@@ -29,7 +29,7 @@ from benchmarks.counterfactuals_elpv_kit.training import (
 from xadflow.detectors.base import Detector, as_float
 from xadflow.digests import sha256_json
 from xadflow.explainers.base import Explainer
-from xadflow.explainers.sparse import SparseExplainer
+from xadflow.explainers.sparse.explainer import SparseExplainer
 from xadflow.lineage import code_digest
 from xadflow.settings import Home
 

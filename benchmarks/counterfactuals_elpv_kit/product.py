@@ -15,22 +15,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xadflow.data.manifest import ManifestRow, Split
-from xadflow.data.sources.base import Candidate
-from xadflow.data.sources.elpv import Elpv
-from xadflow.data.stages import carve
+from xadflow.datasets.manifest import ManifestRow, Split
+from xadflow.datasets.sources.base import Candidate
+from xadflow.datasets.sources.elpv import Elpv
+from xadflow.datasets.stages import carve
 from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
 from xadflow.detectors.base import CARD, WEIGHTS, Detector, load_detector
+from xadflow.detectors.scoring import score_images
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.explainers.diverse.explainer import DiverseExplainer
 from xadflow.explainers.trained import GeneratorRun
 from xadflow.explainers.transplant.bank import DonorBank
 from xadflow.images import load_input
 from xadflow.lineage import code_digest
-from xadflow.retraining.explainer_guidance import guidance, rows_of_donors
-from xadflow.retraining.explainer_training import training_anomalies
-from xadflow.scoring import score_images
 from xadflow.settings import Home, Settings
+from xadflow.work.week.explainer_guidance import guidance, rows_of_donors
+from xadflow.work.week.explainer_training import training_anomalies
 
 Pixels = NDArray[np.uint8]
 JUDGE: tuple[str, dict[str, Any]] = ("padim", {"trunk": "mobilenet_v2"})  # no trunk of the detector or of a companion
@@ -38,8 +38,8 @@ AUTOENCODER: dict[str, Any] = {"network": "cnn28", "preparation": "standard", "c
                                "learning_rate": 3e-3, "epochs": 0.01}  # fmt: skip
 QUIET = 0.8  # donors score below this quantile of the train normals, as the product chooses them
 FALSE_ALARMS = 0.05
-_DETECTOR_CODE = ("detectors", "engine", "calibration.py", "data/synthetic.py")
-_GENERATOR_CODE = (*_DETECTOR_CODE, "explainers/diverse", "explainers/transplant", "retraining/explainer_guidance.py")
+_DETECTOR_CODE = ("detectors", "networks", "training", "calibration.py", "defects/drawn.py")
+_GENERATOR_CODE = (*_DETECTOR_CODE, "explainers/diverse", "explainers/transplant", "work/week/explainer_guidance.py")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Cells:
     symmetries: Any
 
     def training(self) -> TrainingData:
-        """What a detector learns from, as xadflow.data.loading gives it."""
+        """What a detector learns from, as xadflow.datasets.loading gives it."""
         known = torch.from_numpy(self.known)
         return TrainingData(torch.from_numpy(self.train), torch.from_numpy(self.val), known[: self.known_used], None,
                             known[self.known_used :], known[:0])  # fmt: skip

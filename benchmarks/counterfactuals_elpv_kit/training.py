@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from benchmarks.counterfactuals_elpv_kit.cells import cells
 from xadflow.detectors import FitRun, as_float, build_detector
 from xadflow.detectors.base import CARD, WEIGHTS, Detector, load_detector
-from xadflow.detectors.robustness import RobustSettings
+from xadflow.detectors.one_class.robustness import RobustSettings
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.explainers.diverse.explainer import DiverseExplainer
 from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.explainers.trained import GeneratorRun
 from xadflow.lineage import code_digest
-from xadflow.retraining.explainer_training import training_anomalies
 from xadflow.settings import Home
+from xadflow.work.week.explainer_training import training_anomalies
 
 TWINS = ("plain", "robust")
 METHOD = "bce"
@@ -47,7 +47,7 @@ AUTOENCODER = {
 STEPS, QUICK_STEPS = 400, 100
 GENERATOR = {"concepts": 2, "images": 8, "learning_rate": 1e-3, "precision": "bfloat16"}
 FALSE_ALARMS = 0.05
-_DETECTOR_CODE = ("detectors", "engine", "calibration.py", "data/synthetic.py")
+_DETECTOR_CODE = ("detectors", "networks", "training", "calibration.py", "defects/drawn.py")
 _GENERATOR_CODE = (*_DETECTOR_CODE, *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "game", "training")))
 
 

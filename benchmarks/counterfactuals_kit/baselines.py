@@ -20,7 +20,7 @@ from benchmarks.counterfactuals_kit.judging import scores_of
 from benchmarks.counterfactuals_kit.measures import Judged
 from benchmarks.counterfactuals_kit.training import normals
 from xadflow.detectors import Detector, FitRun, TrainingData, as_float, build_detector
-from xadflow.explainers.sparse import SparseExplainer
+from xadflow.explainers.sparse.explainer import SparseExplainer
 
 AUTOENCODER = {"network": "cnn28", "preparation": "standard", "crop_px": 0, "flip": False, "epochs": 0.01, "min_steps": 400}
 Pixels = NDArray[np.uint8]

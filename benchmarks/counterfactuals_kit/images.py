@@ -11,8 +11,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from xadflow.data.colours import COLOURS, painted
-from xadflow.data.reading import read_raw
+from xadflow.datasets.public.colours import COLOURS, painted
+from xadflow.datasets.public.reading import read_raw
 from xadflow.settings import Home
 
 COLOUR_NAMES = tuple(COLOURS)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.counterfactuals_kit.images import COLOUR_NAMES, Coloured
-from xadflow.engine.seeds import seeded
 from xadflow.metrics.factors import Reading, legible
 from xadflow.metrics.perceptual import perceptual_distances
+from xadflow.training.seeds import seeded
 
 DIGITS, FEATURES = 10, 64
 STEPS, BATCH, RATE, NOISE = 500, 128, 3e-3, 0.05

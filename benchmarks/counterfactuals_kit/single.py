@@ -21,8 +21,8 @@ from benchmarks.counterfactuals_kit.readers import Reader, trained_reader
 from benchmarks.counterfactuals_kit.training import DETECTOR, trained_generator
 from benchmarks.one_class import CODE as DETECTOR_CODE
 from benchmarks.one_class import outliers_of, training_data
-from xadflow.data.public_sets import SETS, RawImages
-from xadflow.data.reading import read_raw
+from xadflow.datasets.public.reading import read_raw
+from xadflow.datasets.public.sets import SETS, RawImages
 from xadflow.detectors import FitRun, TrainingData, build_detector
 from xadflow.detectors.base import Detector, load_detector
 from xadflow.digests import sha256_json

@@ -49,7 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 STEPS, QUICK_STEPS = 1500, 700
 VAL_SHARE, OUTLIERS, CALIBRATING = 0.2, 16_000, 500
 KEPT = "kept.npy"
-DETECTOR_CODE = ("detectors", "engine", "calibration.py", "data/colours.py")
+DETECTOR_CODE = ("detectors", "networks", "training", "calibration.py", "datasets/public/colours.py")
 GENERATOR_CODE = (
     *DETECTOR_CODE, *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "game", "training"))
 )  # fmt: skip

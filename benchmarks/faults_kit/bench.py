@@ -154,7 +154,7 @@ def command(words: tuple[str, ...], point: KillPoint | None, project: Path, retr
     """The work of a child: the command line as a user types it, in the project's folder."""
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    from xadflow.cli import main
+    from xadflow.cli.main import main
 
     os.chdir(project)
     if point is not None:
@@ -179,7 +179,7 @@ def scheduled(project: Path, arrivals: Path) -> int:
 
 def empty_registry(state: Path) -> None:
     """Create MLflow's database, once for all retrainings."""
-    from xadflow.registry import Registry
+    from xadflow.models.registry import Registry
 
     Registry(f"sqlite:///{state / 'mlflow.db'}", state / "mlartifacts").prepare()
 

@@ -29,7 +29,7 @@ SERVERS, DISKS, FILES = "servers and worker", "disks", "files that rot"
 BACK_S, MINUTE_S = 20.0, 60.0
 LOCKED = 503
 FEW = 2  # a run asks several times more before it gives up, and five retries are a minute each time
-HALF_DONE = KillPoint("half done", "xadflow.store:EvidenceStore.publish", call=2, of="scores")
+HALF_DONE = KillPoint("half done", "xadflow.evidence.store:EvidenceStore.publish", call=2, of="scores")
 
 
 def prefect_killed(bench: Bench, reference: Evidence) -> list[Fault]:
@@ -148,7 +148,7 @@ def _serve(bench: Bench, state: Path) -> tuple[subprocess.Popen[bytes], str]:
     (state / "prefect").mkdir(exist_ok=True)
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", "--prefect-port", ports[0], "--mlflow-port", ports[1]],
+            [sys.executable, "-m", "flows.servers.server", "--prefect-port", ports[0], "--mlflow-port", ports[1]],
             cwd=bench.project, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     while "\nready\n" not in log.read_text():
@@ -263,7 +263,7 @@ def grow_to_a_checkpoint(state: Path) -> None:
 
     os.environ["XADFLOW_HOME"] = str(state)
     from tasks.runtime import open_project
-    from xadflow.tables import SCORES
+    from xadflow.evidence.tables import SCORES
 
     store = open_project().store
     row = next(row for row in store.read("scores").to_pylist() if not row["is_anomaly"])  # it needs no explanation

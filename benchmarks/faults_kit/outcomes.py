@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
 
-from xadflow.audit import verify
 from xadflow.errors import XadflowError
 from xadflow.evidence.ledger import LedgerHead
 from xadflow.evidence.row_keys import KEYS
-from xadflow.registry import Registry
-from xadflow.store import EvidenceStore
-from xadflow.tables import BY_NAME, row_digest
+from xadflow.evidence.store import EvidenceStore
+from xadflow.evidence.tables import BY_NAME, row_digest
+from xadflow.evidence.verify import verify
+from xadflow.models.registry import Registry
 
 Content = dict[str, dict[tuple[Any, ...], tuple[float, str]]]
 
@@ -154,7 +154,7 @@ def registered(state: Path, dataset: str) -> Registered:
     runs = client.search_runs([experiment.experiment_id]) if experiment else []
     return Registered(
         versions=tuple(sorted(
-            (int(one.version), one.tags["xadflow.weights"], one.tags.get("xadflow.gate", ""),
+            (int(one.version), one.tags["xadflow.weights"], one.tags.get("xadflow.models.gate", ""),
              _figures(client.get_run(one.run_id).data.metrics)) for one in found
         )),
         aliases={alias: int(number) for alias, number in (models[0].aliases if models else {}).items()},

@@ -19,7 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn
 
-from xadflow.tables import BY_NAME
+from xadflow.evidence.tables import BY_NAME
 
 
 class When(StrEnum):
@@ -43,32 +43,32 @@ class KillPoint:
     of: str | None = None
 
 
-STORE, WORK = "xadflow.store", "xadflow.nightly.work"
+STORE, WORK = "xadflow.evidence.store", "xadflow.work.night.work"
 EXPLAIN_POINTS = (
-    KillPoint("while the inbox is admitted", "xadflow.data.inbox:write_manifest"),
+    KillPoint("while the inbox is admitted", "xadflow.datasets.inbox:write_manifest"),
     KillPoint("while a table is created", f"{STORE}:DeltaTable.create", When.AFTER),
     KillPoint("shard scored, nothing explained", f"{WORK}:_score", When.AFTER),
-    KillPoint("explained, not validated", "xadflow.data.quality:validate_shard"),
+    KillPoint("explained, not validated", "xadflow.datasets.quality:validate_shard"),
     KillPoint("while a data file is written", f"{STORE}:write_deltalake", When.WRITING),
     KillPoint("explanations committed, no ledger line", f"{STORE}:write_deltalake", When.AFTER, of="explanations"),
     KillPoint("in the middle of a ledger line", "xadflow.evidence.ledger:Ledger.append", When.TORN_LINE, 3),
     KillPoint("explanations committed, scores not", f"{STORE}:EvidenceStore.publish", of="scores"),
     KillPoint("scores committed, no ledger line", f"{STORE}:write_deltalake", When.AFTER, of="scores"),
-    KillPoint("ledger line written, head not anchored", "xadflow.registry:Registry.anchor_head", call=3),
+    KillPoint("ledger line written, head not anchored", "xadflow.models.registry:Registry.anchor_head", call=3),
     KillPoint("head half anchored", "mlflow:MlflowClient.log_metric", call=3),
-    KillPoint("everything published, no report", "xadflow.nightly.finish:write_nightly_report"),
+    KillPoint("everything published, no report", "xadflow.work.night.finish:write_nightly_report"),
 )  # fmt: skip
 """Of one night that starts without tables: creating them takes the first two ledger lines, and anchors one head."""
 
 RETRAIN_POINTS = (
-    KillPoint("after the second checkpoint", "xadflow.detectors.training:write_checkpoint", When.AFTER, 2),
-    KillPoint("in the middle of a checkpoint", "xadflow.detectors.training:write_checkpoint", When.TORN_FILE, 3),
-    KillPoint("detector saved, training not ended", "xadflow.detectors.fcdd:FCDD.save", When.AFTER),
-    KillPoint("while the run is logged", "xadflow.registry:log_dataset"),
-    KillPoint("run logged, version not registered", "xadflow.registry:Registry._ensure_model", When.AFTER),
-    KillPoint("version registered, no alias", "xadflow.registry:Registry.set_alias"),
-    KillPoint("verdict tagged, champion not moved", "xadflow.registry:Registry.set_alias", call=2),
-    KillPoint("champion moved, question not closed", "xadflow.registry:Registry.set_alias", When.AFTER, 2),
+    KillPoint("after the second checkpoint", "xadflow.training.loop:write_checkpoint", When.AFTER, 2),
+    KillPoint("in the middle of a checkpoint", "xadflow.training.loop:write_checkpoint", When.TORN_FILE, 3),
+    KillPoint("detector saved, training not ended", "xadflow.detectors.fcdd.detector:FCDD.save", When.AFTER),
+    KillPoint("while the run is logged", "xadflow.models.registry:log_dataset"),
+    KillPoint("run logged, version not registered", "xadflow.models.registry:Registry._ensure_model", When.AFTER),
+    KillPoint("version registered, no alias", "xadflow.models.registry:Registry.set_alias"),
+    KillPoint("verdict tagged, champion not moved", "xadflow.models.registry:Registry.set_alias", call=2),
+    KillPoint("champion moved, question not closed", "xadflow.models.registry:Registry.set_alias", When.AFTER, 2),
 )  # fmt: skip
 
 

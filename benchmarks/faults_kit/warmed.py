@@ -10,27 +10,25 @@ import mlflow.store.tracking.sqlalchemy_workspace_store
 import timm
 from PIL import Image
 
-import xadflow.data.inbox
-import xadflow.data.quality_frames
-import xadflow.detectors.fcdd
+import xadflow.datasets.inbox
+import xadflow.datasets.quality_frames
+import xadflow.detectors.fcdd.detector
 import xadflow.explainers.heatmap
-import xadflow.explainers.sparse
-import xadflow.nightly.finish
-import xadflow.retraining
-from xadflow.data.quality import _library
-from xadflow.lineage import code_digest, library_versions
-from xadflow.nightly.plan import CODE as NIGHT_CODE
-from xadflow.retraining.train import CODE as TRAINING_CODE
+import xadflow.explainers.sparse.explainer
+import xadflow.work.night.finish
+import xadflow.work.week
+from xadflow.datasets.quality import _library
+from xadflow.lineage import DETECTOR_CODE, NIGHT_CODE, code_digest, library_versions
 
 LATE = (
-    alembic.command, deltalake.fs, jinja2, matplotlib.backends.backend_agg, matplotlib.pyplot, timm, xadflow.data.inbox,
+    alembic.command, deltalake.fs, jinja2, matplotlib.backends.backend_agg, matplotlib.pyplot, timm, xadflow.datasets.inbox,
     mlflow.store.model_registry.sqlalchemy_workspace_store, mlflow.store.tracking.sqlalchemy_workspace_store,
-    xadflow.data.quality_frames, xadflow.detectors.fcdd, xadflow.explainers.heatmap, xadflow.explainers.sparse,
-    xadflow.nightly.finish, xadflow.retraining,
+    xadflow.datasets.quality_frames, xadflow.detectors.fcdd.detector, xadflow.explainers.heatmap, xadflow.explainers.sparse.explainer,
+    xadflow.work.night.finish, xadflow.work.week,
 )  # fmt: skip
 
 Image.init()
 _library()
-for parts in (NIGHT_CODE, TRAINING_CODE):
+for parts in (NIGHT_CODE, DETECTOR_CODE):
     code_digest(*parts)  # of the code that the children run, also when a file is edited meanwhile
 library_versions()

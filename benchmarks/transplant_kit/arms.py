@@ -27,7 +27,7 @@ from benchmarks.transplant_kit.measures import elsewhere
 from benchmarks.transplant_kit.sets import tested_set
 from xadflow.detectors.base import Detector, as_float
 from xadflow.explainers.base import Explainer, Explanation
-from xadflow.explainers.sparse import SparseExplainer
+from xadflow.explainers.sparse.explainer import SparseExplainer
 from xadflow.explainers.transplant import DonorBank, TransplantExplainer, TransplantSettings
 from xadflow.explainers.transplant.donors import Donors
 from xadflow.settings import Home

@@ -9,7 +9,7 @@ from benchmarks.transplant_kit.detectors import maps_of, scores_of
 from benchmarks.transplant_kit.sets import TestedSet, gives_donors, pixel_id
 from xadflow.detectors.base import Detector
 from xadflow.explainers.transplant import DonorBank, TransplantSettings
-from xadflow.retraining.donors import QUIET, k_centre, pooled_features
+from xadflow.work.week.donors import QUIET, k_centre, pooled_features
 
 
 def bank_of(detector: Detector, tested: TestedSet, *, of_judges: bool = False) -> DonorBank:

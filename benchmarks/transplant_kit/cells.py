@@ -23,7 +23,7 @@ from xadflow.digests import sha256_file, sha256_json
 from xadflow.lineage import code_digest
 from xadflow.settings import Home
 
-SEARCHES = ("explainers/transplant", "explainers/sparse.py", "explainers/frank_wolfe.py", "explainers/oracle.py")
+SEARCHES = ("explainers/transplant", "explainers/sparse/explainer.py", "explainers/sparse/frank_wolfe.py", "explainers/sparse/oracle.py")
 HERE, OF_CONTROLS = ("sets.py", "arms.py", "banks.py"), ("untrained", "autoencoder", "black box")
 ORDER_SEED, CHUNK = 0, 50
 Arrays = dict[str, NDArray[Any]]

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.ticker import PercentFormatter
 
-from xadflow.metrics.figures import INK, QUIET, SMALL_PT, TEXT_PT, TITLE_PT, house_look, new_figure, save_figure
+from xadflow.pictures.plots import INK, QUIET, SMALL_PT, TEXT_PT, TITLE_PT, house_look, new_figure, save_figure
 
 CURVE_PICTURE = "transplant-curve.png"
 JUDGES = {"transfer padim": ("PaDiM", "#0072B2"), "transfer network": ("network", "#D55E00"),

@@ -22,16 +22,17 @@ from benchmarks.counterfactuals_elpv_kit.training import AUTOENCODER
 from benchmarks.counterfactuals_kit.single import detector_settings
 from benchmarks.counterfactuals_kit.training import DETECTOR as OF_DIGITS
 from benchmarks.transplant_kit.sets import CLOTHES, COLOURED, tested_set
-from xadflow.detectors import FitRun, TrainingData, build_detector, fcdd
-from xadflow.detectors.backbones import Trunk
+from xadflow.detectors import FitRun, TrainingData, build_detector
 from xadflow.detectors.base import CARD, Detector, Scores, as_float, load_detector
+from xadflow.detectors.fcdd.detector import detector as fcdd
 from xadflow.digests import sha256_json
-from xadflow.engine.seeds import seeded
 from xadflow.lineage import code_digest
+from xadflow.networks.pretrained import Trunk
 from xadflow.settings import Home
+from xadflow.training.seeds import seeded
 
 FALSE_ALARMS = 0.05
-CODE = ("detectors", "engine", "calibration.py", "data/synthetic.py")
+CODE = ("detectors", "networks", "training", "calibration.py", "defects/drawn.py")
 AT_ONCE = 64
 JUDGES = ("padim", "network", "network-contrast")
 JUDGE_SEED, AE_SEED = 100, 200

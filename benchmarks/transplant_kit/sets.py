@@ -19,9 +19,9 @@ from benchmarks.counterfactuals_kit import training as coloured
 from benchmarks.elpv import protocols
 from benchmarks.one_class import outliers_of, training_data
 from benchmarks.textures import texture_of
-from xadflow.data.fetching import fetch
-from xadflow.data.public_sets import SETS
-from xadflow.data.reading import read_raw
+from xadflow.datasets.public.fetching import fetch
+from xadflow.datasets.public.reading import read_raw
+from xadflow.datasets.public.sets import SETS
 from xadflow.detectors import TrainingData
 from xadflow.digests import sha256_bytes
 from xadflow.explainers.transplant.bank import Symmetries

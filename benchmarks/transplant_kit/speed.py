@@ -22,11 +22,11 @@ from benchmarks.transplant_kit.cells import task_of
 from benchmarks.transplant_kit.detectors import explained
 from benchmarks.transplant_kit.sets import ELPV, tested_set
 from xadflow.detectors.base import Detector, as_float
-from xadflow.engine.lanes import portions, side_by_side
 from xadflow.explainers.base import Explainer
-from xadflow.explainers.sparse import SparseExplainer
+from xadflow.explainers.sparse.explainer import SparseExplainer
 from xadflow.explainers.transplant import DonorBank, TransplantExplainer
 from xadflow.settings import Home
+from xadflow.training.lanes import portions, side_by_side
 
 THREADS, IMAGES, ROUNDS, BATCH = 2, 64, 3, 32
 BANKS = (64, 1024)
@@ -36,7 +36,7 @@ MEMORY_PX = 128
 def speed_figures(home: Home) -> dict[str, Any]:
     """Images a second of both explainers in turns on the same flagged ELPV cells, and peak memory by the size of the bank.
 
-    Batches go side by side, each on one of the threads, as in a night (xadflow.engine.lanes).
+    Batches go side by side, each on one of the threads, as in a night (xadflow.training.lanes).
     """
     torch.set_num_threads(THREADS)
     before = os.getloadavg()[0]

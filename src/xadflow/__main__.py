@@ -1,5 +1,5 @@
 """`python -m xadflow` is the command `xadflow`."""
 
-from xadflow.cli import main
+from xadflow.cli.main import main
 
 main()

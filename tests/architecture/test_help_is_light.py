@@ -8,7 +8,7 @@ HEAVY = {"torch", "mlflow", "great_expectations", "dvc", "pandas", "prefect", "d
 def modules_after(arguments: list[str]) -> set[str]:
     code = (
         "import json, sys\n"
-        "from xadflow.cli import main\n"
+        "from xadflow.cli.main import main\n"
         f"try: main({arguments!r})\n"
         "except SystemExit: pass\n"
         "print('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.modules})))\n"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parents[2]
+from tests.checkout import PROJECT
 
 BREAKS = {
     "a task imports a flow": ("tasks/broken.py", "import flows.retrain\n"),
@@ -13,8 +13,8 @@ BREAKS = {
     "a second module imports mlflow": ("src/xadflow/broken.py", "import mlflow\n"),
     "a second module imports deltalake": ("src/xadflow/broken.py", "import deltalake\n"),
     "a second module imports great_expectations": ("src/xadflow/data/broken.py", "import great_expectations\n"),
-    "an explainer imports a detector": ("src/xadflow/explainers/broken.py", "import xadflow.detectors.fcdd\n"),
-    "a detector imports an explainer": ("src/xadflow/detectors/broken.py", "import xadflow.explainers.sparse\n"),
+    "an explainer imports a detector": ("src/xadflow/explainers/broken.py", "import xadflow.detectors.fcdd.detector\n"),
+    "a detector imports an explainer": ("src/xadflow/detectors/broken.py", "import xadflow.explainers.sparse.explainer\n"),
 }
 
 

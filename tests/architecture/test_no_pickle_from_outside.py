@@ -1,14 +1,14 @@
 import re
-from pathlib import Path
 
-PROJECT = Path(__file__).parents[2]
+from tests.checkout import PROJECT
+
 FORBIDDEN = re.compile(
     r"weights_only\s*=\s*False|\bimport (cloud)?pickle\b|\bfrom (cloud)?pickle\b|joblib\.load|allow_pickle=True"
 )
 
 # CIFAR-10 is published as pickles: read after the sha256 held, by an unpickler that knows three stand-ins of ours
-# (tests/data/test_cifar10_is_read_without_running_its_pickles.py).
-ALLOWED = ["src/xadflow/data/cifar.py: import pickle"]
+# (tests/datasets/public/test_cifar10_is_read_without_running_its_pickles.py).
+ALLOWED = ["src/xadflow/datasets/public/cifar.py: import pickle"]
 
 
 def test_one_source_file_reads_pickle_and_knows_what_it_admits() -> None:

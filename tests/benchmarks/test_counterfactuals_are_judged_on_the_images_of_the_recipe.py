@@ -11,7 +11,7 @@ from benchmarks.counterfactuals_kit.baselines import by_hand
 from benchmarks.counterfactuals_kit.grid import EACH, GAP, SCALE, write_grid
 from benchmarks.counterfactuals_kit.readers import strokes
 from benchmarks.counterfactuals_table import counterfactuals_section
-from xadflow.data.colours import painted
+from xadflow.datasets.public.colours import painted
 
 
 @pytest.fixture

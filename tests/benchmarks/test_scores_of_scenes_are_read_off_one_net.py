@@ -7,7 +7,7 @@ from scipy.stats import entropy
 
 from benchmarks import dense
 from benchmarks.dense_table import dense_section, verdict
-from xadflow.data.sources.mosaic import CLASSES
+from xadflow.datasets.sources.mosaic import CLASSES
 from xadflow.images import VOID
 
 

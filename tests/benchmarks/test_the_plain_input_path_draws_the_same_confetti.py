@@ -8,8 +8,8 @@ import torch
 from skimage import data as bundled
 
 from benchmarks.plain_loader import PlainImages, plain_confetti, plain_count
-from xadflow.data.confetti import COLOUR_RATE, DARK_RATE, blob_counts, confetti
-from xadflow.detectors.one_class_settings import DenseSettings
+from xadflow.defects.confetti import COLOUR_RATE, DARK_RATE, blob_counts, confetti
+from xadflow.detectors.one_class.settings import DenseSettings
 
 COUNT = 500
 

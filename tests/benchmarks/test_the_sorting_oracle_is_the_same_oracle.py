@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from benchmarks import sort_and_bisect
-from xadflow.explainers.frank_wolfe import auto_frank_wolfe
-from xadflow.explainers.oracle import linear_maximisation_oracle
+from xadflow.explainers.sparse.frank_wolfe import auto_frank_wolfe
+from xadflow.explainers.sparse.oracle import linear_maximisation_oracle
 
 
 @pytest.mark.parametrize("eps", [0.3, 0.6, 0.9, 2.0])

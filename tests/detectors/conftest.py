@@ -8,9 +8,9 @@ import pytest
 import torch
 from skimage import data as bundled
 
-from xadflow.data.synthetic import synthetic_defects
+from xadflow.defects.drawn import synthetic_defects
 from xadflow.detectors import FitRun, TrainingData
-from xadflow.detectors.fcdd import FCDD
+from xadflow.detectors.fcdd.detector import FCDD
 
 pytest.register_assert_rewrite("family_contract", "tests.detectors.family_contract")  # its failures show their values
 

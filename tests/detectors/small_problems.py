@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from xadflow.detectors import FitRun
-from xadflow.detectors.splitting import Problem
-from xadflow.detectors.training import Schedule, Trained, train
-from xadflow.engine.progress import Progress
+from xadflow.training.loop import Schedule, Trained, train
+from xadflow.training.progress import Progress
+from xadflow.training.splitting import Problem
 
 STEPS, BATCH = 24, 12
 SCHEDULE = Schedule(STEPS, 0.05, 1e-4, checkpoint_every=4)

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from xadflow.detectors import Detector, FitRun, TrainingData, as_float, build_detector, load_detector
-from xadflow.detectors.backbones import Trunk
 from xadflow.detectors.padim import PaDiM
 from xadflow.errors import BadInput, BadSettings, BadWeights, TooFewNormals
+from xadflow.networks.pretrained import Trunk
 
 SIDE = 64
 SMALL = {"stages": (2,), "least_px": 64}

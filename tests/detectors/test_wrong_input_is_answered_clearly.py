@@ -13,15 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from xadflow.data.loading import training_data
-from xadflow.data.manifest import SCHEMA, Manifest, Split
+from xadflow.datasets.loading import training_data
+from xadflow.datasets.manifest import SCHEMA, Manifest, Split
 from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
 from xadflow.detectors.base import detector_names
-from xadflow.detectors.training import Schedule
 from xadflow.digests import sha256_bytes
-from xadflow.engine.checkpoints import CHECKPOINT
 from xadflow.errors import BadInput, BadManifest, BadSettings, TooFewNormals, TrainingFailed, XadflowError
 from xadflow.settings import DatasetSettings
+from xadflow.training.checkpoints import CHECKPOINT
+from xadflow.training.loop import Schedule
 
 METHODS = ("ae", "bce", "deep_sad", "dsvdd", "fcdd", "fcdd_conv", "hsc", "padim", "utad")
 EXPOSED = ("bce", "deep_sad", "fcdd_conv", "hsc")  # these learn from outliers; the others have no use for them
@@ -129,8 +129,8 @@ def test_a_training_that_blows_up_says_so_and_keeps_the_last_good_checkpoint(
     method: str, optimiser: str | None, data: TrainingData, run: FitRun, monkeypatch: pytest.MonkeyPatch
 ):
     """The first step, of finite gradients, takes the weights so far that a later one overflows."""
-    monkeypatch.setattr("xadflow.detectors.one_class.CHECKPOINT_EVERY", 1)
-    monkeypatch.setattr("xadflow.detectors.fcdd.Schedule", functools.partial(Schedule, checkpoint_every=1))
+    monkeypatch.setattr("xadflow.detectors.one_class.detector.CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr("xadflow.detectors.fcdd.detector.Schedule", functools.partial(Schedule, checkpoint_every=1))
     chosen = {"optimiser": optimiser} if optimiser else {}  # fcdd's head knows adamw alone
     detector = build_detector(method, **quick(method, learning_rate=1e30, **chosen))
     with pytest.raises(TrainingFailed, match=r"stopped being a number; got .*step [1-3]\b.*lower learning_rate"):

@@ -1,10 +1,9 @@
 import re
 import subprocess
-from pathlib import Path
 
-from xadflow.cli import cli
+from tests.checkout import PROJECT
+from xadflow.cli.main import cli
 
-PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text()
 
 

@@ -1,13 +1,13 @@
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.checkout import PROJECT
 from xadflow.detectors import build_detector, detector_names
 from xadflow.explainers import build_explainer, explainer_names
 
-HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
+HOW_TO = PROJECT / "docs" / "how-to"
 
 
 def blocks() -> list[tuple[str, dict[str, object]]]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from xadflow.evidence.store import EvidenceStore, shard_app
+from xadflow.evidence.tables import EXPLANATIONS, SCORES
 from xadflow.images import encode_png
-from xadflow.store import EvidenceStore, shard_app
-from xadflow.tables import EXPLANATIONS, SCORES
 
 MODEL, VERSION = "xad.made-up.fcdd", 3
 

@@ -13,8 +13,8 @@ from test_decisions_are_shown import project_in, run
 
 from xadflow.errors import AuditFailed, WrongUse
 from xadflow.evidence.anchor_file import AnchorFile
-from xadflow.evidence.exporting import export
-from xadflow.tables import rows_digest
+from xadflow.evidence.export import export
+from xadflow.evidence.tables import rows_digest
 
 
 @pytest.fixture

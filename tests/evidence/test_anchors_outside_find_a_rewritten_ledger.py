@@ -17,17 +17,18 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from evidence_rows import publish_shard, scores, store_in
 
-from xadflow.audit import verify
-from xadflow.commands import audit as audit_commands
+from tests.checkout import PROJECT
+from xadflow.cli import audit as audit_commands
 from xadflow.errors import AuditFailed, BadSettings, StoreBroken, WrongUse
 from xadflow.evidence.anchor_file import AnchorFile, AnchorLine, examine
 from xadflow.evidence.anchored_store import open_anchored_store
 from xadflow.evidence.ledger import LedgerHead
 from xadflow.evidence.signing import load_public_key, load_signing_key
-from xadflow.registry import Registry
+from xadflow.evidence.verify import verify
+from xadflow.models.registry import Registry
 from xadflow.settings import Home, load_settings
 
-PARAMS = Path(__file__).parents[2] / "params.yaml"
+PARAMS = PROJECT / "params.yaml"
 
 
 def key_pair(folder: Path, name: str, key=None, passphrase: bytes | None = None) -> tuple[Path, Path]:

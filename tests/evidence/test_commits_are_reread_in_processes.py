@@ -6,7 +6,7 @@ import pytest
 from evidence_rows import publish_shard, store_in
 
 import xadflow.evidence.rereading as rereading
-from xadflow.audit import verify
+from xadflow.evidence.verify import verify
 
 
 @pytest.fixture

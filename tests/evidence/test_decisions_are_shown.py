@@ -8,12 +8,13 @@ import pytest
 from click.testing import CliRunner
 from evidence_rows import MODEL, explanation_row, image_id, publish_shard, store_in
 
-from xadflow.commands import audit as audit_commands
+from tests.checkout import PROJECT
+from xadflow.cli import audit as audit_commands
 from xadflow.errors import AuditFailed, StoreBroken, UnknownName, WrongUse
 from xadflow.evidence import decisions
 from xadflow.images import decode_png
 
-PARAMS = Path(__file__).parents[2] / "params.yaml"
+PARAMS = PROJECT / "params.yaml"
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from evidence_rows import app_of, content, explanations, publish_shard, scores, store_in
 
-import xadflow.store
-from xadflow.audit import verify
+import xadflow.evidence.store
 from xadflow.errors import StoreBroken
 from xadflow.evidence.ledger import Ledger, LedgerHead
+from xadflow.evidence.verify import verify
 
 
 class Killed(BaseException):
@@ -65,12 +65,12 @@ def _leave_a_file(table, rows, **options):
 REAL_APPEND = Ledger.append
 POINTS = {
     "before the intent": (Ledger, "begin", _die),
-    "between intent and write": (xadflow.store, "write_deltalake", _die),
-    "while the data file is written": (xadflow.store, "write_deltalake", _leave_a_file),
-    "between commit and ledger line": (xadflow.store, "write_deltalake", _write_then_die),
+    "between intent and write": (xadflow.evidence.store, "write_deltalake", _die),
+    "while the data file is written": (xadflow.evidence.store, "write_deltalake", _leave_a_file),
+    "between commit and ledger line": (xadflow.evidence.store, "write_deltalake", _write_then_die),
     "inside the ledger line": (Ledger, "append", _half_a_line),
     "between ledger line and its end": (Ledger, "end", _die),
-    "before the anchor": (xadflow.store.EvidenceStore, "_copy_head", _die),
+    "before the anchor": (xadflow.evidence.store.EvidenceStore, "_copy_head", _die),
 }
 
 
@@ -125,7 +125,7 @@ def test_a_kill_while_a_table_is_created_is_made_up_for(tmp_path, monkeypatch, t
             real(*args, **options)
         raise Killed
 
-    with killed_at(monkeypatch, xadflow.store.DeltaTable, "create", create):
+    with killed_at(monkeypatch, xadflow.evidence.store.DeltaTable, "create", create):
         store_in(tmp_path).prepare()
     store = store_in(tmp_path)
     store.prepare()
@@ -136,7 +136,7 @@ def test_a_kill_while_a_table_is_created_is_made_up_for(tmp_path, monkeypatch, t
 def test_another_live_writer_completes_the_line_before_its_own(tmp_path, monkeypatch):
     store, alive = store_in(tmp_path), store_in(tmp_path)
     store.prepare()
-    with killed_at(monkeypatch, xadflow.store, "write_deltalake", _write_then_die):
+    with killed_at(monkeypatch, xadflow.evidence.store, "write_deltalake", _write_then_die):
         store.publish("scores", scores([1]), app=app_of("scores", [1]))
     alive.publish("scores", scores([3]), app=app_of("scores", [3]))
     assert [line.version for line in alive.ledger.lines() if line.table == "scores"] == [0, 1, 2]
@@ -146,11 +146,11 @@ def test_another_live_writer_completes_the_line_before_its_own(tmp_path, monkeyp
 def test_an_error_after_the_commit_does_not_hide_the_commit(tmp_path, monkeypatch):
     def write(table, rows, **options):
         write_deltalake(table, rows, **options)
-        raise xadflow.store.DeltaError("the checkpoint could not be written: no space left")
+        raise xadflow.evidence.store.DeltaError("the checkpoint could not be written: no space left")
 
     store = store_in(tmp_path)
     store.prepare()
-    monkeypatch.setattr(xadflow.store, "write_deltalake", write)
+    monkeypatch.setattr(xadflow.evidence.store, "write_deltalake", write)
     assert store.publish("scores", scores([1]), app=app_of("scores", [1])).added
     assert verify(store, store.ledger.head()).problems == ()
 
@@ -162,7 +162,7 @@ def test_an_error_before_the_commit_says_what_to_do(tmp_path, monkeypatch):
     store = store_in(tmp_path)
     store.prepare()
     with monkeypatch.context() as patch:
-        patch.setattr(xadflow.store, "write_deltalake", write)
+        patch.setattr(xadflow.evidence.store, "write_deltalake", write)
         with pytest.raises(StoreBroken, match="No space left.*Next: check free space"):
             store.publish("scores", scores([1]), app=app_of("scores", [1]))
     assert store.publish("scores", scores([1]), app=app_of("scores", [1])).added
@@ -209,7 +209,7 @@ def test_a_commit_that_xadflow_did_not_make_is_never_taken_into_the_ledger(tmp_p
 def test_a_foreign_commit_in_place_of_a_killed_one_is_not_mistaken_for_it(tmp_path, monkeypatch):
     store = store_in(tmp_path)
     store.prepare()
-    with killed_at(monkeypatch, xadflow.store, "write_deltalake", _die):
+    with killed_at(monkeypatch, xadflow.evidence.store, "write_deltalake", _die):
         store.publish("scores", scores([1]), app=app_of("scores", [1]))
     _plain_append(store)
     with pytest.raises(StoreBroken, match="xadflow did not make it"):
@@ -219,7 +219,7 @@ def test_a_foreign_commit_in_place_of_a_killed_one_is_not_mistaken_for_it(tmp_pa
 def test_rows_changed_between_commit_and_ledger_line_are_not_taken_in(tmp_path, monkeypatch):
     store = store_in(tmp_path)
     store.prepare()
-    with killed_at(monkeypatch, xadflow.store, "write_deltalake", _write_then_die):
+    with killed_at(monkeypatch, xadflow.evidence.store, "write_deltalake", _write_then_die):
         store.publish("scores", scores([1]), app=app_of("scores", [1]))
     (file,) = store.folder("scores").glob("run_date=*/*.parquet")
     pq.write_table(scores([2]).drop_columns(["run_date"]), file)

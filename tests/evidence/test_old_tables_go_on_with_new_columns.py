@@ -9,9 +9,9 @@ import pytest
 from deltalake import DeltaTable
 from evidence_rows import app_of, explanation_row, image_id, publish_shard, score_row, scores, store_in
 
-from xadflow.audit import verify
 from xadflow.evidence.commits import entry_path
-from xadflow.tables import ADDED_LATER, BY_NAME, EXPLANATIONS, row_digest
+from xadflow.evidence.tables import ADDED_LATER, BY_NAME, EXPLANATIONS, row_digest
+from xadflow.evidence.verify import verify
 
 WORD = {"name": "xad.made-up.judge", "version": 2, "score": 0.4, "threshold": 0.5, "is_normal": True}
 DONOR = "d" * 64

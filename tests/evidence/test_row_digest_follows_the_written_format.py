@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from evidence_rows import app_of, explanation_row, explanations, scores, store_in
 
-from xadflow.tables import row_digest
+from xadflow.evidence.tables import row_digest
 
 
 def encoded(value) -> bytes:

@@ -19,11 +19,11 @@ from evidence_rows import (
     store_in,
 )
 
+import xadflow.evidence.store
 import xadflow.evidence.writer_lock
-import xadflow.store
-from xadflow.audit import verify
 from xadflow.errors import BadInput, StoreBroken, StoreConflict
 from xadflow.evidence.ledger import LedgerHead
+from xadflow.evidence.verify import verify
 
 
 @pytest.fixture
@@ -100,22 +100,22 @@ def test_two_processes_at_once_add_each_row_once(tmp_path):
 
 
 def _without_lock(monkeypatch):
-    monkeypatch.setattr(xadflow.store, "writer_lock", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(xadflow.evidence.store, "writer_lock", lambda *_, **__: nullcontext())
 
 
 def _beaten(monkeypatch, times: int, rival):
     """Let `rival(n)` commit between the check and the write of the next `times` writes."""
-    real, turns = xadflow.store.write_deltalake, iter(range(times))
+    real, turns = xadflow.evidence.store.write_deltalake, iter(range(times))
 
     def write(table, rows, **options):
         turn = next(turns, None)
         if turn is not None:
             with monkeypatch.context() as undo:
-                undo.setattr(xadflow.store, "write_deltalake", real)
+                undo.setattr(xadflow.evidence.store, "write_deltalake", real)
                 rival(turn)
         real(table, rows, **options)
 
-    monkeypatch.setattr(xadflow.store, "write_deltalake", write)
+    monkeypatch.setattr(xadflow.evidence.store, "write_deltalake", write)
 
 
 def test_a_writer_that_is_beaten_where_no_lock_reaches_tries_again(store, tmp_path, monkeypatch):
@@ -141,7 +141,7 @@ def test_the_same_shard_written_by_a_rival_in_between_is_not_doubled(store, tmp_
 
 def test_a_writer_that_is_beaten_too_often_says_so(store, tmp_path, monkeypatch):
     _without_lock(monkeypatch)
-    monkeypatch.setattr(xadflow.store, "ATTEMPTS", 2)
+    monkeypatch.setattr(xadflow.evidence.store, "ATTEMPTS", 2)
     rival = store_in(tmp_path)
     _beaten(monkeypatch, 2, lambda n: rival.publish("scores", scores([10 + n]), app=app_of("scores", [10 + n])))
     with pytest.raises(StoreConflict, match="2 attempts"):
@@ -149,7 +149,7 @@ def test_a_writer_that_is_beaten_too_often_says_so(store, tmp_path, monkeypatch)
 
 
 def test_a_lock_that_is_never_released_ends_in_a_conflict(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(xadflow.store, "LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr(xadflow.evidence.store, "LOCK_WAIT_S", 0.05)
     other = store_in(tmp_path)
     with store.exclusive(), pytest.raises(StoreConflict, match="lock"):
         other.publish("scores", scores([7]), app=app_of("scores", [7]))

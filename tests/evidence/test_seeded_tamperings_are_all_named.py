@@ -16,11 +16,11 @@ import pytest
 from deltalake import CommitProperties, Transaction, write_deltalake
 from evidence_rows import explanations, publish_shard, scores, store_in
 
-import xadflow.store
-from xadflow.audit import verify
+import xadflow.evidence.store
 from xadflow.evidence.row_keys import checked_rows, digests_of
-from xadflow.store import EvidenceStore
-from xadflow.tables import rows_digest
+from xadflow.evidence.store import EvidenceStore
+from xadflow.evidence.tables import rows_digest
+from xadflow.evidence.verify import verify
 
 TABLES = ["scores", "explanations"]
 LAST = 4  # commits 1 to 4 of each table hold rows, commit 0 made it; there is a checkpoint at commit 2
@@ -165,7 +165,7 @@ PLAN = [tamper for kinds in (ASKED_FOR, BESIDES) for tamper, times in kinds.item
 def clean(tmp_path_factory):
     """A folder with four shards published and a checkpoint in each log, and the head that an anchor outside holds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(xadflow.store._CONFIGURATION, "delta.checkpointInterval", "3")
+        patch.setitem(xadflow.evidence.store._CONFIGURATION, "delta.checkpointInterval", "3")
         store = store_in(tmp_path_factory.mktemp("clean"))
         store.prepare()
         for first in range(0, 4 * LAST, 4):

@@ -14,8 +14,8 @@ from evidence_rows import MODEL, app_of, explanations, image_id, publish_shard, 
 from PIL import Image
 
 from xadflow.errors import StoreBroken, WrongUse
+from xadflow.evidence.tables import BY_NAME
 from xadflow.images import decode_png
-from xadflow.tables import BY_NAME
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ from deltalake import DeltaTable, write_deltalake
 from evidence_rows import app_of, explanations, image_id, publish_shard, scores, store_in
 
 import xadflow.evidence.row_keys
-import xadflow.store
-from xadflow.audit import verify
+import xadflow.evidence.store
 from xadflow.digests import sha256_file
 from xadflow.errors import StoreBroken
 from xadflow.evidence.commits import log_versions
-from xadflow.tables import row_digest, rows_digest
+from xadflow.evidence.tables import row_digest, rows_digest
+from xadflow.evidence.verify import verify
 
 SHARDS = [range(first, first + 4) for first in range(0, 12, 4)]
 
@@ -262,7 +262,7 @@ def test_since_the_anchor_only_newer_files_are_read(evidence):
 
 
 def test_checkpoints_belong_to_the_evidence(tmp_path, monkeypatch):
-    monkeypatch.setitem(xadflow.store._CONFIGURATION, "delta.checkpointInterval", "4")
+    monkeypatch.setitem(xadflow.evidence.store._CONFIGURATION, "delta.checkpointInterval", "4")
     store = store_in(tmp_path)
     store.prepare()
     for number in range(1, 6):

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xadflow.cli import cli
+from tests.checkout import PROJECT
+from xadflow.cli.main import cli
 from xadflow.evidence.anchor_file import AnchorLine
 from xadflow.evidence.signing import load_public_key, load_signing_key
 from xadflow.settings import EvidenceSettings
 
-PROJECT = Path(__file__).parents[2]
 PAGE = (PROJECT / "docs" / "explanation" / "threat-model.md").read_text(encoding="utf-8")
 
 

@@ -10,11 +10,11 @@ import torch
 
 from xadflow.detectors.base import Cues, Scores, as_float
 from xadflow.errors import BadInput, BadSettings, WrongUse
+from xadflow.evidence.rows import explanation_row, restore_map
 from xadflow.explainers import build_explainer, why_unfit
 from xadflow.explainers.cues import CuesExplainer
-from xadflow.metrics.class_colours import class_colour
-from xadflow.nightly.chosen import choose_explainers
-from xadflow.nightly.rows import explanation_row, restore_map
+from xadflow.pictures.class_colours import class_colour
+from xadflow.work.night.chosen import choose_explainers
 
 NAMES = ("dark wall", "bright wall", "door")
 

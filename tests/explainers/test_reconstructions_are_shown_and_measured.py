@@ -11,11 +11,11 @@ import torch
 
 from xadflow.detectors.base import Reconstructions, as_float
 from xadflow.errors import BadInput, BadSettings, WrongUse
+from xadflow.evidence.rows import explanation_row, restore_map
 from xadflow.explainers import build_explainer, why_unfit
 from xadflow.explainers.reconstruction import ReconstructionExplainer
 from xadflow.metrics.explanation import l1_l2_changed
-from xadflow.nightly.chosen import choose_explainers
-from xadflow.nightly.rows import explanation_row, restore_map
+from xadflow.work.night.chosen import choose_explainers
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from xadflow.detectors import FitRun
-from xadflow.detectors.splitting import Problem
-from xadflow.detectors.training import Schedule, train
-from xadflow.engine.checkpoints import CHECKPOINT
-from xadflow.engine.progress import Progress
+from xadflow.training.checkpoints import CHECKPOINT
+from xadflow.training.loop import Schedule, train
+from xadflow.training.progress import Progress
+from xadflow.training.splitting import Problem
 
 STEPS = 20
 

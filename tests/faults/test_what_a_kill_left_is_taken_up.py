@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from xadflow.retraining import register_trained
-from xadflow.tracking.model_versions import ModelRef
+from xadflow.models.versions import ModelRef
+from xadflow.work.week import register_trained
 
 
 class Registry:

@@ -36,7 +36,7 @@ def make_project(project: Path) -> None:
     import torch
     from PIL import Image
 
-    from xadflow.data.manifest import ManifestRow, Split, write_manifest, write_quarantine
+    from xadflow.datasets.manifest import ManifestRow, Split, write_manifest, write_quarantine
 
     folder = project / "data" / PLATES
     (folder / "images").mkdir(parents=True)
@@ -65,7 +65,7 @@ def register_champion() -> None:
 
     from tasks.runtime import open_project
     from xadflow.detectors import FitRun, TrainingData
-    from xadflow.detectors.fcdd import FCDD
+    from xadflow.detectors.fcdd.detector import FCDD
 
     torch.set_num_threads(1)
     opened = open_project()
@@ -94,9 +94,9 @@ def explain(run_id: str, inbox: Path, options: dict[str, Any]) -> None:
     """
     import torch
 
-    import xadflow.nightly.finish as finish
+    import xadflow.work.night.finish as finish
     from tasks.runtime import open_project
-    from xadflow.nightly import explain_shard, plan_night, read_plan
+    from xadflow.work.night import explain_shard, plan_night, read_plan
 
     torch.set_num_threads(1)
     if "point" in options:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.small_project import draw_screws, make_project, project_environment, python_path
+from tests.checkout import PROJECT
 from tests.hostile.hostile_files import add_hostile_files, write_vanishing_act
 
-README = Path(__file__).parents[2] / "README.md"
+README = PROJECT / "README.md"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

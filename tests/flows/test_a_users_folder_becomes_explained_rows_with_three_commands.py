@@ -16,11 +16,12 @@ import torch
 from deltalake import DeltaTable
 from PIL import Image
 
+from tests.checkout import PROJECT
 from tests.hostile.hostile_files import REASONS, SOUND
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 
-README = Path(__file__).parents[2] / "README.md"
+README = PROJECT / "README.md"
 
 
 def table(project: Path, name: str) -> pd.DataFrame:
@@ -33,7 +34,7 @@ def pixels(content: bytes) -> np.ndarray:
 
 def champion(project: Path, environment: dict[str, str]):
     from xadflow.detectors.base import load_detector
-    from xadflow.registry import Registry
+    from xadflow.models.registry import Registry
 
     registry = Registry(f"sqlite:///{project / 'var' / 'mlflow.db'}", project / "var" / "mlartifacts")
     return load_detector(registry.detector_folder(registry.champion("xad.screws.fcdd")))
@@ -145,7 +146,7 @@ def test_figures_of_a_row_are_those_of_its_pictures(explained: Path) -> None:
 
 
 def test_every_counterfactual_has_the_word_of_a_judge_that_never_serves(explained: Path) -> None:
-    from xadflow.registry import Registry
+    from xadflow.models.registry import Registry
 
     registry = Registry(f"sqlite:///{explained / 'var' / 'mlflow.db'}", explained / "var" / "mlartifacts")
     judge = registry.alias("xad.screws.judge", "judge")

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 
 from tests.flows.test_a_users_folder_becomes_explained_rows_with_three_commands import pixels, table
-from xadflow.audit import verify
 from xadflow.errors import BadWeights, NoChampion
-from xadflow.nightly.chosen import choose_explainers
-from xadflow.registry import Registry
-from xadflow.retraining import judge_explainer, settle
+from xadflow.evidence.store import EvidenceStore
+from xadflow.evidence.verify import verify
+from xadflow.models.registry import Registry
 from xadflow.settings import Home, load_settings
-from xadflow.store import EvidenceStore
+from xadflow.work.night.chosen import choose_explainers
+from xadflow.work.week import judge_explainer, settle
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 

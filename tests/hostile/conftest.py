@@ -61,11 +61,11 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _registered(plant: Plant) -> Path:
-    from xadflow.data.loading import training_data
-    from xadflow.data.manifest import read_manifest
+    from xadflow.datasets.loading import training_data
+    from xadflow.datasets.manifest import read_manifest
     from xadflow.detectors import FitRun
-    from xadflow.detectors.fcdd import FCDD
-    from xadflow.registry import CHAMPION, Registry
+    from xadflow.detectors.fcdd.detector import FCDD
+    from xadflow.models.registry import CHAMPION, Registry
     from xadflow.settings import Home, load_settings, quiet_environment
 
     home = Home.find(plant.project)

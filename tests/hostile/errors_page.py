@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 from situations import SITUATIONS, Situation
 from small_works import Answer
 
-PAGE = Path(__file__).parents[2] / "docs/reference/errors.md"
+from tests.checkout import PROJECT
+
+PAGE = PROJECT / "docs/reference/errors.md"
 
 HEAD = """\
 # Errors, as you see them

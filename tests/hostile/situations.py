@@ -152,7 +152,7 @@ SITUATIONS = (
     Situation(
         IMAGES, "Files that cannot be used",
         "Each bad file is left out with its own reason, the others are used. A file that comes back or is mended is taken by "
-        "the next run. What every reason means stands at the top of `src/xadflow/data/border.py`.",
+        "the next run. What every reason means stands at the top of `src/xadflow/datasets/border.py`.",
         "xadflow data manifest bolts", 0,
     ),
     Situation(

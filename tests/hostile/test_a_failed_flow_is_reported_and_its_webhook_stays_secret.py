@@ -14,10 +14,10 @@ from webhook_server import Webhook, listening
 from flows.explain import explain
 from flows.retrain import retrain
 from tasks.publishing import notify_failure
+from tests.checkout import PROJECT
 from xadflow.errors import BadSettings
 from xadflow.settings import Home, load_settings, webhook_address
 
-PROJECT = Path(__file__).parents[2]
 TOKEN = "T0ken-that-nobody-may-see"
 FLOW, RUN = SimpleNamespace(name="explain"), SimpleNamespace(name="calm-otter", id="0-1-2", deployment_id=None)
 STATE = SimpleNamespace(name="Failed", message="Flow run encountered an exception: NoChampion: no version")

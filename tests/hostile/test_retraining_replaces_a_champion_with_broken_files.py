@@ -10,9 +10,9 @@ import pytest
 from situations import flipped, weights
 
 from xadflow.errors import BadWeights
-from xadflow.registry import CHAMPION, TRAINING_KEY, Registry
-from xadflow.retraining import challenge
+from xadflow.models.registry import CHAMPION, TRAINING_KEY, Registry
 from xadflow.settings import Home, load_settings
+from xadflow.work.week import challenge
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 
@@ -81,5 +81,5 @@ def test_a_challenger_with_broken_files_is_never_promoted(plant, opened, monkeyp
 def test_a_refused_challenger_is_asked_again_only_when_what_explains_it_changed(plant, opened, monkeypatch) -> None:
     bad = {**GOOD, "flip_rate": 0.4}
     assert [judged(opened, monkeypatch, bad).judged for _ in range(2)] == [True, False]
-    monkeypatch.setattr("xadflow.explainers.sparse.SparseExplainer.code_version", "other")
+    monkeypatch.setattr("xadflow.explainers.sparse.explainer.SparseExplainer.code_version", "other")
     assert judged(opened, monkeypatch, bad).judged

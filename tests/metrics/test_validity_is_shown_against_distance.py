@@ -10,7 +10,8 @@ from PIL import Image
 
 from xadflow.errors import BadInput
 from xadflow.metrics import validity
-from xadflow.metrics.validity import distance_for, nearest_valid, validity_curve, validity_figure
+from xadflow.metrics.validity import distance_for, nearest_valid, validity_curve
+from xadflow.pictures.curves import validity_figure
 
 
 def test_the_examples_of_the_docstrings_hold():

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from xadflow.images import encode_png
-from xadflow.metrics.figures import difference_picture, heat_overlay
+from xadflow.pictures.plots import difference_picture, heat_overlay
 from xadflow.report.evidence import drift_of, explainer_figures, score_quantiles, worst_cases
 from xadflow.report.transplanted import outline_of
 

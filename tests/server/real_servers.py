@@ -19,7 +19,8 @@ from typing import Any
 
 import psutil
 
-CHECKOUT = Path(__file__).parents[2]
+from tests.checkout import PROJECT
+
 PATIENCE_S = 600.0  # not a measurement: a machine that needs longer for one step is not working on it
 
 
@@ -113,7 +114,7 @@ class RealServers:
         """`make server` with this interpreter in the place of .venv, which is set up already."""
         given = {"XADFLOW_PROJECT": self.project, "BIN": Path(sys.executable).parent,
                  "PREFECT_PORT": self.prefect_port, "MLFLOW_PORT": self.mlflow_port, **variables}  # fmt: skip
-        return ["make", "--no-print-directory", "-C", str(CHECKOUT), "-o", ".venv/.ready", "server",
+        return ["make", "--no-print-directory", "-C", str(PROJECT), "-o", ".venv/.ready", "server",
                 *(f"{name}={value}" for name, value in given.items())]  # fmt: skip
 
     def start(self) -> None:

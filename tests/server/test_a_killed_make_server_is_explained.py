@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.presence import presence
+from flows.servers.presence import presence
+from tests.checkout import PROJECT
 from xadflow.errors import WrongUse
 
 ADDRESSES = {"prefect": "http://127.0.0.1:4200", "mlflow": "http://127.0.0.1:5000"}
@@ -18,7 +19,7 @@ ADDRESSES = {"prefect": "http://127.0.0.1:4200", "mlflow": "http://127.0.0.1:500
 PARENT = """
 import json, subprocess, sys, time
 from pathlib import Path
-from flows.presence import presence
+from flows.servers.presence import presence
 with presence(Path(sys.argv[1]), json.loads(sys.argv[2])) as here:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True,
                              pass_fds=(here.descriptor,))
@@ -31,7 +32,7 @@ with presence(Path(sys.argv[1]), json.loads(sys.argv[2])) as here:
 @pytest.fixture
 def parent(tmp_path: Path):
     command = [sys.executable, "-c", PARENT, str(tmp_path), json.dumps(ADDRESSES)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT)
     child = int(process.stdout.readline())
     yield process, child
     process.kill()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from xadflow.cli import cli
+from tests.checkout import PROJECT
+from xadflow.cli.main import cli
 
-PROJECT = Path(__file__).parents[2]
 PAGE = (PROJECT / "docs" / "how-to" / "run-the-servers.md").read_text()
 COMMANDS = re.findall(r"^\$ (.*)$", PAGE, flags=re.M)
 # Reads each command of standard input as `prefect` would, without running it.

@@ -54,7 +54,7 @@ guarded()
 # What the next start does about a run whose worker is gone.
 NEXT_START = """
 from prefect.client.orchestration import get_client
-from flows.cut_off import end_cut_off_runs
+from flows.servers.cut_off import end_cut_off_runs
 
 with get_client(sync_client=True) as client:
     end_cut_off_runs(client)

@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.checkout import PROJECT
 from xadflow.errors import BadSettings, UnknownName
 from xadflow.settings import Settings, load_settings
 
-PARAMS = Path(__file__).parents[2] / "params.yaml"
+PARAMS = PROJECT / "params.yaml"
 
 
 def changed(tmp_path: Path, change) -> Path:

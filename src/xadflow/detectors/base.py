@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,13 +18,16 @@ import torch
 from torch import Tensor
 
 from xadflow.calibration import Calibration
+from xadflow.datasets.training_data import TrainingData as TrainingData
 from xadflow.errors import BadWeights, UnknownName
 from xadflow.images import VOID as VOID  # detectors of scenes take it from here
+from xadflow.training.run import SAMPLES as SAMPLES
+from xadflow.training.run import FitReport as FitReport
+from xadflow.training.run import FitRun as FitRun
 
 GROUP = "xadflow.detectors"
 CARD = "detector.json"
 WEIGHTS = "weights.safetensors"
-SAMPLES = "samples"  # folder in a training's own where a method may leave PNG files for its MLflow run
 
 
 @dataclass(frozen=True)
@@ -33,49 +36,6 @@ class Scores:
 
     image: Tensor
     map: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a detector may learn from; every tensor uint8 [N,C,H,W] of one shape, masks bool [N,H,W].
-
-    `known` are labelled defects that are in neither test nor gate; `calibration_defects` are labelled defects in
-    neither training, test nor gate (may be empty), used to fit the temperature only. `outliers` (may be empty) are
-    images of something else altogether, for outlier exposure (Hendrycks et al., ICLR 2019). Scenes have `labels` and
-    `val_labels` too, uint8 [N,H,W]: each pixel's class, an index into `classes`, or VOID.
-    """
-
-    normals: Tensor
-    val_normals: Tensor
-    known: Tensor
-    known_masks: Tensor | None
-    calibration_defects: Tensor
-    outliers: Tensor = field(default_factory=lambda: torch.zeros(0, 1, 1, 1, dtype=torch.uint8))
-    labels: Tensor | None = None
-    val_labels: Tensor | None = None
-    classes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class FitRun:
-    """Where and how one training runs; `progress(done, total, figures)` is called about once a step."""
-
-    folder: Path
-    seed: int
-    false_alarm_rate: float
-    device: str = "auto"
-    progress: Callable[[int, int, Mapping[str, float]], None] | None = None
-
-
-@dataclass(frozen=True)
-class FitReport:
-    """What a training did. `history` holds (step, name, value); `resumed_from` is the step a checkpoint gave."""
-
-    seconds: float
-    steps: int
-    resumed_from: int
-    history: tuple[tuple[int, str, float], ...] = ()
-    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xadflow.calibration import Calibration, calibrate, threshold_at
+from xadflow.defects.synthesisers import synthetic_rounds
 from xadflow.detectors.base import FitRun, Scores, TrainingData, as_float
-from xadflow.detectors.synthesis import synthetic_rounds
-from xadflow.engine.lanes import side_by_side
-from xadflow.engine.seeds import seeded
 from xadflow.errors import BadInput, BadWeights, TrainingFailed
+from xadflow.training.lanes import side_by_side
+from xadflow.training.seeds import seeded
 
 FEWEST_CALIBRATION_DEFECTS = 10  # below this the temperature is fitted on held-out synthetic defects instead
 

@@ -28,20 +28,20 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from xadflow.defects.synthesisers import Synthesiser
 from xadflow.detectors import saved
-from xadflow.detectors.backbones import Trunk, trunk_spec
 from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData, as_float
 from xadflow.detectors.calibrated import CalibratedDetector, check_training_data
-from xadflow.detectors.feature_bank import some_of
-from xadflow.detectors.heads import Whitening
+from xadflow.detectors.fcdd.feature_bank import some_of
+from xadflow.detectors.fcdd.heads import Whitening
 from xadflow.detectors.losses import pooled
-from xadflow.detectors.synthesis import Synthesiser
-from xadflow.detectors.upsampling import GaussianUpsampling
-from xadflow.engine.devices import resolve_device
-from xadflow.engine.progress import Progress
-from xadflow.engine.seeds import seeded
 from xadflow.errors import BadSettings, BadWeights
+from xadflow.networks.pretrained import Trunk, trunk_spec
+from xadflow.networks.upsampling import GaussianUpsampling
 from xadflow.settings.of_methods import MethodSettings, validated
+from xadflow.training.devices import resolve_device
+from xadflow.training.progress import Progress
+from xadflow.training.seeds import seeded
 
 MOST_STRIDE = 16
 _TINY = 1e-12  # under the root, whose slope at 0 is infinite

@@ -5,9 +5,9 @@ from __future__ import annotations
 from xadflow.evidence.anchor_file import AnchorFile
 from xadflow.evidence.ledger import LedgerHead
 from xadflow.evidence.signing import load_signing_key
-from xadflow.registry import Registry
+from xadflow.evidence.store import EvidenceStore
+from xadflow.models.registry import Registry
 from xadflow.settings import EvidenceSettings, Home
-from xadflow.store import EvidenceStore
 
 
 def open_anchored_store(home: Home, registry: Registry, evidence: EvidenceSettings) -> EvidenceStore:

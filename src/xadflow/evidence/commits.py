@@ -19,7 +19,7 @@ from urllib.parse import unquote
 import pyarrow.parquet as pq
 
 from xadflow.digests import sha256_bytes
-from xadflow.tables import row_digest
+from xadflow.evidence.tables import row_digest
 
 LOG = "_delta_log"
 CHAIN = "chain"

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from xadflow.errors import BadImage
+from xadflow.evidence.tables import row_digest
 from xadflow.images import decode_png
-from xadflow.tables import row_digest
 
 ABSOLUTE, RELATIVE = 1e-5, 1e-4
 LEVELS = 1  # of a map's 255, by which rounding can move a pixel

@@ -19,7 +19,7 @@ from xadflow.evidence.commits import (
     row_digests,
 )
 from xadflow.evidence.ledger import Intent, Ledger, sync
-from xadflow.tables import BY_NAME, rows_digest
+from xadflow.evidence.tables import BY_NAME, rows_digest
 
 RESTORE = "run `xadflow audit verify`; then restore var/tables and var/ledger together from a backup"
 

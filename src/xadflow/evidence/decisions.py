@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow.compute as pc
 
 from xadflow.errors import UnknownName, WrongUse
+from xadflow.evidence.store import EvidenceStore
+from xadflow.evidence.tables import BY_NAME
 from xadflow.evidence.transplants import donor_files, donor_paths, said
 from xadflow.settings import Home
-from xadflow.store import EvidenceStore
-from xadflow.tables import BY_NAME
 
 SHORTEST_PREFIX = 6
 _PNG = b"\x89PNG\r\n\x1a\n"

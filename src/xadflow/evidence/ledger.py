@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from xadflow.data.writing import writing
+from xadflow.datasets.writing import writing
 from xadflow.digests import sha256_bytes
 from xadflow.errors import StoreBroken
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 from xadflow.digests import sha256_file
 from xadflow.evidence.commits import Commit, row_digests
 from xadflow.evidence.ledger import LedgerLine
-from xadflow.tables import BY_NAME, rows_digest
+from xadflow.evidence.tables import BY_NAME, rows_digest
 
 MOST_WORKERS = 8
 _WORTH_WORKERS = 200, 256 << 20  # commits or bytes: about ten seconds of work; a worker needs one or two to start

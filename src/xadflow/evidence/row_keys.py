@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from xadflow.errors import BadInput, StoreBroken
-from xadflow.tables import BY_NAME, row_digest
+from xadflow.evidence.tables import BY_NAME, row_digest
 
 KEYS = {
     "scores": ("model_name", "model_version", "image_id"),
     "explanations": ("model_name", "model_version", "image_id", "explainer", "explainer_version"),
 }
 Key = tuple[str, ...]  # what follows model_name and model_version
-_MEND = "build the rows by the schemas of xadflow.tables"
+_MEND = "build the rows by the schemas of xadflow.evidence.tables"
 
 
 class KeyIndex:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xadflow.data.manifest import inside, read_manifest
+from xadflow.datasets.manifest import inside, read_manifest
 from xadflow.digests import sha256_file
 from xadflow.errors import BadManifest
 from xadflow.settings import Home

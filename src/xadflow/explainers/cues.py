@@ -19,9 +19,9 @@ from xadflow.detectors.base import Cued, Cues, Detector, as_float
 from xadflow.errors import BadInput
 from xadflow.explainers.base import Explanation, ShownImage
 from xadflow.explainers.settings import ExplainerSettings, SettledExplainer, Share, eight_bit
-from xadflow.metrics.class_colours import Named, class_legend, coloured_classes
 from xadflow.metrics.explanation import top_share
-from xadflow.metrics.tile_sheet import Tile, tile_sheet
+from xadflow.pictures.class_colours import Named, class_legend, coloured_classes
+from xadflow.pictures.tile_sheet import Tile, tile_sheet
 
 COLUMNS = 3
 LEGEND_PX = 260  # width of the picture `legend`

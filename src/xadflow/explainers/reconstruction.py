@@ -22,7 +22,7 @@ from xadflow.errors import BadInput
 from xadflow.explainers.base import Counterfactual, Explanation, ShownImage
 from xadflow.explainers.settings import ExplainerSettings, SettledExplainer, Share, eight_bit
 from xadflow.metrics.explanation import change_inside, l1_l2_changed, top_share
-from xadflow.metrics.tile_sheet import Tile, tile_sheet
+from xadflow.pictures.tile_sheet import Tile, tile_sheet
 
 COLUMNS = 4
 TITLES: Mapping[str, str] = {

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from xadflow.detectors.base import Detector
-from xadflow.engine.progress import Listener
 from xadflow.errors import BadInput, BadWeights
 from xadflow.explainers.base import Explainer, explainer_class
+from xadflow.training.progress import Listener
 
 CARD = "explainer.json"
 

@@ -28,8 +28,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xadflow.detectors.base import VOID
 from xadflow.errors import BadInput, NotFinite
+from xadflow.images import VOID
 from xadflow.metrics.pixels import check_maps, check_recall
 from xadflow.metrics.ranks import Floats
 

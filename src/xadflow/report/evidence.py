@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xadflow.gate import CHANGE_INSIDE
 from xadflow.images import decode_png
-from xadflow.judging.transfer import REGION, TRANSFER, cases_of_rows, figures_of
+from xadflow.models.gate import CHANGE_INSIDE
+from xadflow.models.judges.transfer import REGION, TRANSFER, cases_of_rows, figures_of
 from xadflow.report.transplanted import Transplant, Verdict, transplant_of, verdicts_on
 
 Picture = NDArray[np.uint8]
@@ -75,7 +75,7 @@ class ExplainerFigures:
     `flip_rate` is the share of counterfactuals that the detector calls normal, on the stored 8-bit image;
     `changed_fraction` the median share of pixels they change; `change_inside` the mean share of their change that lies
     inside the heatmap's mask. `transfer` and `region`, the median share of the image that was replaced
-    by another image's pixels, are those of :func:`xadflow.judging.transfer.figures_of`.
+    by another image's pixels, are those of :func:`xadflow.models.judges.transfer.figures_of`.
     """
 
     explainer: str
@@ -168,7 +168,7 @@ def worst_cases(rows: Iterable[Row], top: int = 12, paths: Mapping[str, str] | N
     cases can be compared. Of several counterfactuals without a donor the one that changes fewest pixels is shown, normal ones
     first.
     """
-    from xadflow.metrics.figures import difference_picture, heat_overlay
+    from xadflow.pictures.plots import difference_picture, heat_overlay
 
     by_image: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -233,7 +233,7 @@ def _joined(rows: Sequence[Row]) -> _Joined:
 
 
 def _alternative(explainer: str, answer: Row, original: Picture | None, most: float) -> Alternative:
-    from xadflow.metrics.figures import difference_picture
+    from xadflow.pictures.plots import difference_picture
 
     picture = decode_png(answer["image"]["bytes"])
     difference = None if original is None else difference_picture(original, picture, most)

@@ -183,7 +183,7 @@ def render_nightly_report(report: NightlyReport) -> str:
 def _template() -> Template:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(loader=PackageLoader("xadflow", "templates"), autoescape=True, undefined=StrictUndefined,
+    environment = Environment(loader=PackageLoader("xadflow.report", "templates"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters.update(share=share, sig=sig, chance=chance, seconds=seconds, printable=printable,
                                picture=picture, drawn=drawn)  # fmt: skip

@@ -76,7 +76,7 @@ class DatasetSettings(_Frozen):
     upside down, and both; `square`, those and quarter turns. `aligned`: the same place of two images shows the same part
     of the product; false for textures and for parts in any pose.
 
-    `judge` is asked about counterfactuals; null or false: nobody is. See :mod:`xadflow.judging.choice` for what is used where
+    `judge` is asked about counterfactuals; null or false: nobody is. See :mod:`xadflow.models.judges.choice` for what is used where
     nothing is said.
     """
 
@@ -109,7 +109,7 @@ class CalibrationSettings(_Frozen):
 
 
 class GeneratorGateSettings(_Frozen):
-    """What a trained explainer must reach on the gate split; see xadflow.gate.judge_generator."""
+    """What a trained explainer must reach on the gate split; see xadflow.models.gate.judge_generator."""
 
     min_share_normal: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
     max_likeness: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.5
@@ -121,7 +121,7 @@ class GeneratorGateSettings(_Frozen):
 
 
 class GateSettings(_Frozen):
-    """What a challenger must reach on the gate split; see xadflow.gate."""
+    """What a challenger must reach on the gate split; see xadflow.models.gate."""
 
     min_auroc: Annotated[float, Field(ge=0.0, le=1.0)] = 0.75
     max_auroc_drop: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01

@@ -18,10 +18,10 @@ from xadflow.detectors.dense_hybrid.detector import DenseHybrid
 from xadflow.detectors.dense_hybrid.ladder_densenet import LadderDenseNet, PyramidPooling
 from xadflow.detectors.dense_hybrid.multiply_accumulates import multiply_accumulates
 from xadflow.detectors.dense_hybrid.networks import NETS, build_net
-from xadflow.detectors.trunk_weights import pretrain
 from xadflow.digests import sha256_file
 from xadflow.errors import BadInput
 from xadflow.explainers.cues import CuesExplainer
+from xadflow.networks.weight_files import pretrain
 
 LARGE = {name: 514 if name.startswith("ladder") else 1218 for name in NETS if name != "mobile"}
 LDN, DLV3 = "ladder_densenet121", "deeplab_resnet50"

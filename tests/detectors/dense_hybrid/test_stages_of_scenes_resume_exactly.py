@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from tests.detectors.dense_hybrid.conftest import CLASSES, TINY, run_in, training_data
-from xadflow.detectors import FitReport, stage_loop
+from xadflow.detectors import FitReport
 from xadflow.detectors.base import SAMPLES, WEIGHTS, training_stages
 from xadflow.detectors.dense_hybrid.detector import DenseHybrid
 from xadflow.detectors.dense_hybrid.scenes import Scenes, scenes_of
 from xadflow.detectors.dense_hybrid.settings import StageSettings, dense_hybrid_settings
 from xadflow.detectors.dense_hybrid.training import new_net, training_mode
 from xadflow.detectors.dense_hybrid.validation import closed_miou, paste_figures, validation_batches
-from xadflow.engine.checkpoints import CHECKPOINT
 from xadflow.errors import TrainingFailed
 from xadflow.images import decode_png
+from xadflow.training import stages as stage_loop
+from xadflow.training.checkpoints import CHECKPOINT
 
 STEPS = (7, 6)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.detectors.conftest import texture_crops
-from xadflow.data.synthetic import synthetic_defects
+from xadflow.defects.drawn import synthetic_defects
 from xadflow.detectors import FitRun, TrainingData
 from xadflow.detectors.utad.detector import Utad
 

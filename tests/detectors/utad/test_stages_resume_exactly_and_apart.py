@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.detectors.utad.conftest import TINY, crops, run_in, training_data
-from xadflow.detectors import FitReport, stage_loop
+from xadflow.detectors import FitReport
 from xadflow.detectors.base import SAMPLES, WEIGHTS, training_stages
 from xadflow.detectors.utad.batches import corrupted, moved
 from xadflow.detectors.utad.detector import Utad
@@ -17,10 +17,11 @@ from xadflow.detectors.utad.expert_training import train_expert
 from xadflow.detectors.utad.impression_net import ImpressionNet
 from xadflow.detectors.utad.rates import StageName, rate_share
 from xadflow.detectors.utad.settings import ExpertSettings, ImpressionSettings, StageSettings
-from xadflow.engine.checkpoints import CHECKPOINT
-from xadflow.engine.progress import Progress
 from xadflow.errors import TrainingFailed
 from xadflow.images import decode_png
+from xadflow.training import stages as stage_loop
+from xadflow.training.checkpoints import CHECKPOINT
+from xadflow.training.progress import Progress
 
 STEPS = (12, 9)
 

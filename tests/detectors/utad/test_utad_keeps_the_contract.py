@@ -12,7 +12,6 @@ import torch
 from tests.detectors.family_contract import check_gradient, check_same, check_scores
 from tests.detectors.utad.conftest import TINY, crops, run_in, training_data
 from xadflow.detectors import as_float, build_detector, load_detector
-from xadflow.detectors.backbones import Trunk
 from xadflow.detectors.base import WEIGHTS, Reconstructing, Staged
 from xadflow.detectors.utad.detector import Utad
 from xadflow.detectors.utad.expert_training import build_expert, train_expert
@@ -21,10 +20,11 @@ from xadflow.detectors.utad.impression_net import ImpressionNet
 from xadflow.detectors.utad.latent import nearest_distance
 from xadflow.detectors.utad.maps import TERMS, Combination, Measure, Views
 from xadflow.detectors.utad.settings import ExpertSettings, ImpressionSettings, MapSettings
-from xadflow.engine.progress import Progress
 from xadflow.errors import BadInput, BadWeights, UnknownName
 from xadflow.explainers import build_explainer
 from xadflow.metrics.localisation import pixel_auroc
+from xadflow.networks.pretrained import Trunk
+from xadflow.training.progress import Progress
 
 Defective = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

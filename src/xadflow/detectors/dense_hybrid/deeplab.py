@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xadflow.detectors.dense_hybrid.networks import SceneNet, pixel_head
-from xadflow.detectors.trunk_outline import IMAGENET, TORCHVISION
-from xadflow.detectors.trunk_settings import TrunkSettings
-from xadflow.detectors.trunks import CutTrunk
+from xadflow.networks.cut import CutTrunk
+from xadflow.networks.cut_settings import TrunkSettings
+from xadflow.networks.outline import IMAGENET, TORCHVISION
 
 log = logging.getLogger(__name__)
 

@@ -34,10 +34,10 @@ from xadflow.detectors.dense_hybrid.scenes import class_names, scenes_of
 from xadflow.detectors.dense_hybrid.settings import DenseHybridSettings, dense_hybrid_settings
 from xadflow.detectors.dense_hybrid.training import closed_steps, new_net, train_closed, train_hybrid
 from xadflow.detectors.dense_hybrid.validation import closed_miou, paste_figures
-from xadflow.detectors.stage_loop import Trained
-from xadflow.engine.devices import resolve_device
-from xadflow.engine.progress import Progress
 from xadflow.errors import UnknownName
+from xadflow.training.devices import resolve_device
+from xadflow.training.progress import Progress
+from xadflow.training.stages import Trained
 
 _ONE_PASS = 16  # images at once while calibrating
 

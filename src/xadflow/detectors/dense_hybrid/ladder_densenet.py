@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from xadflow.detectors.dense_hybrid.networks import SceneNet, enlarged, pixel_head
-from xadflow.detectors.trunk_outline import IMAGENET
-from xadflow.detectors.trunk_settings import TrunkSettings
-from xadflow.detectors.trunks import CutTrunk
+from xadflow.networks.cut import CutTrunk
+from xadflow.networks.cut_settings import TrunkSettings
+from xadflow.networks.outline import IMAGENET
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from xadflow.detectors.backbones import TRUNKS, architecture, load_network
 from xadflow.detectors.dense_hybrid.networks import SceneNet, enlarged, pixel_head
+from xadflow.networks.pretrained import TRUNKS, architecture, load_network
 
 WIDTH = 64
 STAGES = (1, 2, 4)  # of the trunk, at strides 4, 8 and 16

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from xadflow.defects.synthesisers import SYNTHESISERS
 from xadflow.detectors.base import VOID, TrainingData, as_float
 from xadflow.detectors.dense_hybrid.pasting import Mixed, Negatives, mixed
 from xadflow.detectors.dense_hybrid.settings import DenseHybridSettings, StageSettings
-from xadflow.detectors.synthesis import SYNTHESISERS
-from xadflow.engine.seeds import seeded
 from xadflow.errors import BadInput, BadSettings
+from xadflow.training.seeds import seeded
 
 HELD_OUT = 10  # one negative in so many is kept for the pastes of the validation
 ONE_CLASS = "normal"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from xadflow.detectors.synthesis import Synthesiser
+from xadflow.defects.synthesisers import Synthesiser
 from xadflow.settings.of_methods import MethodSettings, configured
 
 Positive = Annotated[int, Field(ge=1)]

@@ -15,7 +15,7 @@ from xadflow.detectors.dense_hybrid.scenes import Scenes
 from xadflow.detectors.dense_hybrid.settings import DenseHybridSettings
 from xadflow.detectors.dense_hybrid.validation import validation_batches
 from xadflow.images import encode_png
-from xadflow.metrics.tile_sheet import Tile, tile_sheet
+from xadflow.pictures.tile_sheet import Tile, tile_sheet
 
 IMAGES = 4
 

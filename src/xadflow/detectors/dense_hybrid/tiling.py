@@ -23,8 +23,8 @@ from torch import Tensor
 
 from xadflow.detectors.base import as_float
 from xadflow.detectors.dense_hybrid.networks import SceneNet, enlarged
-from xadflow.detectors.measured_fields import seeing_twin
 from xadflow.errors import BadInput
+from xadflow.networks.receptive_fields import seeing_twin
 
 LARGEST_PX = 1 << 12  # of the canvas on which a reach is looked for
 
@@ -102,7 +102,7 @@ def reach_px(net: SceneNet) -> int | None:
     """How far from a pixel the farthest one lies that its maps, enlarged to the image, can depend on.
 
     None where the net has global context, or reaches further than a canvas of 4,096 px. Measured as in
-    xadflow.detectors.measured_fields: weights do not count, and squeeze-and-excitation is not seen.
+    xadflow.networks.receptive_fields: weights do not count, and squeeze-and-excitation is not seen.
     """
     twin = seeing_twin(net)
     side = 8 * net.stride

@@ -17,9 +17,9 @@ from xadflow.detectors.dense_hybrid.networks import SceneNet, build_net, enlarge
 from xadflow.detectors.dense_hybrid.scenes import Scenes
 from xadflow.detectors.dense_hybrid.settings import DenseHybridSettings, StageSettings
 from xadflow.detectors.dense_hybrid.sheets import closed_sheet, hybrid_sheet
-from xadflow.detectors.stage_loop import Stage, Trained, run_stage, weights_from
-from xadflow.engine.progress import Progress
-from xadflow.engine.seeds import seeded
+from xadflow.training.progress import Progress
+from xadflow.training.seeds import seeded
+from xadflow.training.stages import Stage, Trained, run_stage, weights_from
 
 Terms = Callable[[Generator], tuple[dict[str, Tensor], Tensor]]
 

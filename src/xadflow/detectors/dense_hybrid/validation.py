@@ -18,8 +18,8 @@ from xadflow.detectors.dense_hybrid.pasting import Mixed
 from xadflow.detectors.dense_hybrid.reading import read
 from xadflow.detectors.dense_hybrid.scenes import Scenes
 from xadflow.detectors.dense_hybrid.settings import DenseHybridSettings, Part
-from xadflow.engine.seeds import seeded
 from xadflow.metrics.ranks import average_precision
+from xadflow.training.seeds import seeded
 
 BATCH = 16
 MOST_SCENES = 128  # that are looked at

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from xadflow.defects.synthesisers import SYNTHESISERS
 from xadflow.detectors.base import as_float
-from xadflow.detectors.synthesis import SYNTHESISERS
 from xadflow.detectors.utad.settings import ImpressionSettings, StageSettings
 
 

@@ -26,7 +26,6 @@ from torch import Tensor
 from xadflow.detectors import saved
 from xadflow.detectors.base import FitReport, FitRun, Reconstructions, Scores, TrainingData
 from xadflow.detectors.calibrated import CalibratedDetector, check_training_data
-from xadflow.detectors.stage_loop import Trained
 from xadflow.detectors.utad.expert_net import Expert
 from xadflow.detectors.utad.expert_training import build_expert, train_expert
 from xadflow.detectors.utad.fitted import Fitted
@@ -34,10 +33,11 @@ from xadflow.detectors.utad.impression_net import Impression, ImpressionNet, str
 from xadflow.detectors.utad.impression_training import train_impression
 from xadflow.detectors.utad.maps import TERMS
 from xadflow.detectors.utad.settings import UtadSettings, utad_settings
-from xadflow.engine.devices import resolve_device
-from xadflow.engine.progress import Progress
-from xadflow.engine.seeds import seeded
 from xadflow.errors import BadInput, UnknownName
+from xadflow.training.devices import resolve_device
+from xadflow.training.progress import Progress
+from xadflow.training.seeds import seeded
+from xadflow.training.stages import Trained
 
 _ONE_PASS = 64  # images at once while calibrating
 

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xadflow.detectors.base import FitRun
-from xadflow.detectors.stage_loop import Stage, Trained, run_stage, weights_from
 from xadflow.detectors.utad.batches import drawn
 from xadflow.detectors.utad.expert_net import Expert
 from xadflow.detectors.utad.impression_net import ImpressionNet
@@ -27,8 +26,9 @@ from xadflow.detectors.utad.rates import is_warm, rate_share
 from xadflow.detectors.utad.residual_expert import ResidualExpert
 from xadflow.detectors.utad.settings import ExpertSettings
 from xadflow.detectors.utad.sheets import expert_sheet
-from xadflow.engine.progress import Progress
-from xadflow.engine.seeds import seeded
+from xadflow.training.progress import Progress
+from xadflow.training.seeds import seeded
+from xadflow.training.stages import Stage, Trained, run_stage, weights_from
 
 
 def build_expert(shape: tuple[int, int, int], settings: ExpertSettings) -> Expert:

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from xadflow.detectors.base import FitRun
-from xadflow.detectors.stage_loop import Stage, Trained, drops_from, run_stage, weights_from
 from xadflow.detectors.utad.batches import corrupted, drawn
 from xadflow.detectors.utad.impression_net import Impression, ImpressionNet
 from xadflow.detectors.utad.judges import CodeJudge, impression_judge
@@ -32,8 +31,9 @@ from xadflow.detectors.utad.losses import (
 from xadflow.detectors.utad.rates import is_warm, rate_share
 from xadflow.detectors.utad.settings import ImpressionSettings
 from xadflow.detectors.utad.sheets import impression_sheet
-from xadflow.engine.progress import Progress
-from xadflow.engine.seeds import seeded
+from xadflow.training.progress import Progress
+from xadflow.training.seeds import seeded
+from xadflow.training.stages import Stage, Trained, drops_from, run_stage, weights_from
 
 
 class ImpressionPlayers(nn.Module):

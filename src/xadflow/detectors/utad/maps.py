@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xadflow.detectors.backbones import Trunk
 from xadflow.detectors.utad.losses import gaussian_blur, similarity
 from xadflow.detectors.utad.settings import MapSettings, Term
+from xadflow.networks.pretrained import Trunk
 
 TERMS: tuple[Term, ...] = ("x-x_hat", "x-m_hat", "var-x_hat", "x_hat-m", "x-m", "m-m_hat", "low-x_hat", "low-m")
 LUMA = (0.2989, 0.5870, 0.1140)

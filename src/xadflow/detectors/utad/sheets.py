@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xadflow.data.synthetic import synthetic_defects
+from xadflow.defects.drawn import synthetic_defects
 from xadflow.detectors.base import as_float
 from xadflow.detectors.utad.expert_net import Expert
 from xadflow.detectors.utad.impression_net import ImpressionNet
 from xadflow.detectors.utad.maps import grey
-from xadflow.engine.seeds import seeded
 from xadflow.images import encode_png
-from xadflow.metrics.tile_sheet import Tile, tile_sheet
+from xadflow.pictures.tile_sheet import Tile, tile_sheet
+from xadflow.training.seeds import seeded
 
 IMAGES = 3  # of each kind
 

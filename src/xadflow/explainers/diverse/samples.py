@@ -11,7 +11,7 @@ from xadflow.detectors.base import Detector, as_float
 from xadflow.explainers.diverse.game import Players
 from xadflow.explainers.diverse.places import place_mask
 from xadflow.explainers.diverse.settings import DiverseSettings
-from xadflow.metrics.counterfactual_sheet import CounterfactualRow, counterfactual_sheet
+from xadflow.pictures.counterfactual_sheet import CounterfactualRow, counterfactual_sheet
 
 SHEETS = 4
 SHOWN_ANOMALIES, SHOWN_NORMALS = 6, 2

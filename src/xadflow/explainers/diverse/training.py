@@ -19,9 +19,6 @@ import torch
 from torch import Tensor
 
 from xadflow.detectors.base import Detector
-from xadflow.engine.checkpoints import CHECKPOINT, read_checkpoint, write_checkpoint
-from xadflow.engine.progress import History, Progress
-from xadflow.engine.seeds import seeded
 from xadflow.errors import BadInput
 from xadflow.explainers.diverse.game import Game, Players
 from xadflow.explainers.diverse.networks import Generator
@@ -30,6 +27,9 @@ from xadflow.explainers.diverse.places import usual_heat
 from xadflow.explainers.diverse.samples import due, write_samples
 from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.explainers.trained import GeneratorRun, Guidance, Pairs, Wanted
+from xadflow.training.checkpoints import CHECKPOINT, read_checkpoint, write_checkpoint
+from xadflow.training.progress import History, Progress
+from xadflow.training.seeds import seeded
 
 CHECK_EVERY = 50  # steps between checkpoints; the losses are looked at there
 BETAS = (0.0, 0.9)

@@ -1,0 +1,1 @@
+"""xadflow doctor: what is missing here, and the command that mends it."""

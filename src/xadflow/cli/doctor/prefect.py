@@ -1,0 +1,202 @@
+"""What `xadflow doctor` looks at in Prefect: the server, and what scheduled runs need on it; and who hears of a failure.
+
+The server is asked over HTTP: importing Prefect would take seconds.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from xadflow.cli.doctor.checks import Finding
+from xadflow.errors import BadSettings
+from xadflow.settings import Home, Settings, webhook_address
+
+LIMITS = ("gpu", "dvc")  # what tasks take with strict=True; tasks/runtime.py makes them for a run without a server
+_REACH_S = 2.0
+_READ_LOG = "read var/log/prefect-server.log"
+_OTHER_LAYOUT = (KeyError, TypeError, AttributeError)  # what a prefect.yaml of another shape raises when it is walked
+_ALL_OF_IT = "or let `make server` do all of it"
+
+
+@dataclass(frozen=True)
+class _Deployment:
+    """One entry of prefect.yaml."""
+
+    flow: str
+    name: str
+    pool: str | None
+    crons: tuple[str, ...]
+
+
+class _Refused(Exception):
+    """The server answered, but with an error status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+def prefect_server(home: Home) -> Iterator[Finding]:
+    """The server that PREFECT_API_URL names, and on it limits, work pools with a worker, deployments with schedules."""
+    if home.prefect_api_url is None:
+        yield Finding("prefect", "ok", "no PREFECT_API_URL: each flow starts an ephemeral server; "
+                      "schedules need `make server`")  # fmt: skip
+        return
+    try:
+        healthy = _ask(home, "health") is True
+        yield Finding("prefect", "ok" if healthy else "fail", f"server {_shown(home)} is {'healthy' if healthy else 'ill'}",
+                      "" if healthy else _READ_LOG)  # fmt: skip
+        if healthy:
+            yield from _limits(home)
+            deployments = _readable_deployments(home)
+            yield from _pools(home, sorted({one.pool for one in deployments if one.pool}))
+            yield from _deployed(home, deployments)
+    except _Refused as err:
+        yield _refused(home, err)
+    except (OSError, http.client.HTTPException, ValueError) as err:
+        yield Finding("prefect", "fail", f"PREFECT_API_URL {_shown(home)} does not answer: {getattr(err, 'reason', err)}",
+                      "make server, or `unset PREFECT_API_URL`")  # fmt: skip
+
+
+def schedules(home: Home) -> Iterator[Finding]:
+    """Whether prefect.yaml holds schedules."""
+    import yaml
+
+    try:
+        crons = [f"{one.name} {cron}" for one in _deployments(home) for cron in one.crons]
+    except OSError:
+        yield Finding("schedules", "warn", "no prefect.yaml", "git checkout prefect.yaml")
+    except (yaml.YAMLError, *_OTHER_LAYOUT) as err:
+        yield Finding("schedules", "fail", f"prefect.yaml cannot be read: {type(err).__name__}", "mend prefect.yaml")
+    else:
+        yield Finding("schedules", "ok", "; ".join(crons) or "none")
+
+
+def webhook(home: Home, settings: Settings) -> Iterator[Finding]:
+    """Where a failed flow is reported; only the host is shown, the rest of the address is a secret."""
+    try:
+        address = webhook_address(home, settings)
+    except BadSettings as err:
+        yield Finding("webhook", "fail", err.wrong, err.next_step)
+        return
+    where = "XADFLOW_WEBHOOK" if home.webhook else "notify.webhook"
+    if address is not None:
+        yield Finding("webhook", "ok", f"a failed flow is reported to {urlsplit(address).hostname} ({where})")
+    else:
+        yield Finding("webhook", "ok" if home.prefect_api_url is None else "warn", "none: a failed flow is in the log only",
+                      "set XADFLOW_WEBHOOK, or notify.webhook in params.yaml")  # fmt: skip
+
+
+def _limits(home: Home) -> Iterator[Finding]:
+    for name in LIMITS:
+        found = _named(home, f"v2/concurrency_limits/{name}")
+        if found is None or not found.get("active", True):
+            yield Finding(f"limit {name}", "fail", f"{'missing' if found is None else 'not active'}: every run stops at it",
+                          f"prefect gcl create {name} --limit 1, {_ALL_OF_IT}"
+                          if found is None else f"prefect gcl enable {name}")  # fmt: skip
+        else:
+            yield Finding(f"limit {name}", "ok", f"{found['active_slots']} of {found['limit']} slots taken")
+
+
+def _pools(home: Home, names: Sequence[str]) -> Iterator[Finding]:
+    for name in names:
+        found = _named(home, f"work_pools/{quote(name)}")
+        if found is None:
+            yield Finding(f"pool {name}", "fail", "missing: no scheduled run can start",
+                          f"prefect work-pool create {name} --type process, {_ALL_OF_IT}")  # fmt: skip
+            continue
+        workers = _ask(home, f"work_pools/{quote(name)}/workers/filter", {})
+        online = sum(1 for one in workers if one.get("status") == "ONLINE")
+        if found.get("is_paused"):
+            yield Finding(f"pool {name}", "fail", "paused: no scheduled run starts", f"prefect work-pool resume {name}")
+        elif not online:
+            yield Finding(f"pool {name}", "fail", "no worker is online: no scheduled run starts",
+                          f"prefect worker start --pool {name}, {_ALL_OF_IT}")  # fmt: skip
+        else:
+            yield Finding(f"pool {name}", "ok", f"{online} worker online" if online == 1 else f"{online} workers online")
+
+
+def _deployed(home: Home, deployments: Sequence[_Deployment]) -> Iterator[Finding]:
+    for one in deployments:
+        what, full = f"deployment {one.name}", f"{one.flow}/{one.name}"
+        found = _named(home, f"deployments/name/{quote(one.flow)}/{quote(one.name)}")
+        if found is None:
+            yield Finding(what, "fail", "not deployed", f"prefect --no-prompt deploy --all, {_ALL_OF_IT}")
+            continue
+        running = [when["schedule"].get("cron") for when in found.get("schedules", ()) if when.get("active")]
+        lacking = [cron for cron in one.crons if cron not in running]
+        if found.get("paused"):
+            yield Finding(what, "fail", f"{full} is paused", "prefect --no-prompt deploy --all")
+        elif lacking:
+            yield Finding(what, "fail", f"{full} has no active schedule {', '.join(lacking)}",
+                          "prefect --no-prompt deploy --all")  # fmt: skip
+        else:
+            yield Finding(what, "ok", f"{full}, {', '.join(one.crons) or 'no schedule'}")
+
+
+def _deployments(home: Home) -> list[_Deployment]:
+    """The deployments of prefect.yaml; a flow's name is that of its function."""
+    import yaml
+
+    entries = yaml.safe_load((home.project / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    return [
+        _Deployment(
+            str(one.get("entrypoint")).rpartition(":")[2], one["name"], (one.get("work_pool") or {}).get("name"),
+            tuple(when["cron"] for when in one.get("schedules") or () if "cron" in when),
+        )
+        for one in entries
+    ]  # fmt: skip
+
+
+def _readable_deployments(home: Home) -> list[_Deployment]:
+    import yaml
+
+    try:
+        return _deployments(home)
+    except (OSError, yaml.YAMLError, *_OTHER_LAYOUT):  # said by `schedules`
+        return []
+
+
+def _refused(home: Home, err: _Refused) -> Finding:
+    if err.status in (401, 403):
+        return Finding("prefect", "fail", f"server {_shown(home)} does not let us in: status {err.status}",
+                       "set PREFECT_API_AUTH_STRING=user:password, or PREFECT_API_KEY")  # fmt: skip
+    return Finding("prefect", "fail", f"server {_shown(home)} answers with status {err.status}", _READ_LOG)
+
+
+def _named(home: Home, path: str) -> dict[str, Any] | None:
+    """What the server has under a name, or None."""
+    try:
+        found = _ask(home, path)
+    except _Refused as err:
+        if err.status == 404:
+            return None
+        raise
+    return found if isinstance(found, dict) else None
+
+
+def _ask(home: Home, path: str, body: object = None) -> Any:
+    """Decoded answer of one request. Raises _Refused, or what urllib and json raise."""
+    headers = {"Content-Type": "application/json"}
+    if home.prefect_authorization is not None:
+        headers["Authorization"] = home.prefect_authorization
+    content = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{str(home.prefect_api_url).rstrip('/')}/{path}", content, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=_REACH_S) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as err:
+        raise _Refused(err.code) from err
+
+
+def _shown(home: Home) -> str:
+    from xadflow.models.tracking_store import shown
+
+    return shown(str(home.prefect_api_url))

@@ -1,0 +1,155 @@
+"""`xadflow models`: list, compare, promote and roll back what is registered."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from xadflow.settings import Home
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from xadflow.models.registry import Registry
+    from xadflow.models.service import Moved
+    from xadflow.models.versions import ModelSummary
+
+_KEY_FIGURES = ("test.auroc", "gate.auroc", "gate.flip_rate", "gate.change_inside", "gate.share_normal", "gate.frechet")
+_PIPE_WIDTH = 220  # a pipe has no width to fit a table into
+
+
+@click.group()
+def models() -> None:
+    """List, compare, promote and roll back registered models."""
+
+
+@models.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a version.")
+def list_models(as_json: bool) -> None:
+    """Show every version with its aliases, key figures and the gate's verdict.
+
+    A trained explainer is a model of its own, named after its detector; `explains` is the version it belongs to.
+
+    \b
+    Example:
+      xadflow models list
+    """
+    found = _registry().models()
+    if as_json:
+        for model in found:
+            for row in _rows(model):
+                click.echo(json.dumps(row))
+        return
+    if not any(model.versions for model in found):
+        click.echo("no model is registered yet; run `xadflow retrain`")
+        return
+    from rich.table import Table
+
+    table = Table("model", "version", "explains", "aliases", "gate", *_KEY_FIGURES, "created (UTC)")
+    for model in found:
+        for version in model.versions:
+            table.add_row(
+                model.name, str(version.version), "-" if version.explains is None else f"version {version.explains}",
+                ", ".join(_aliases(model, version.version)), version.verdict or "-",
+                *(f"{version.figures[name]:.4f}" if name in version.figures else "-" for name in _KEY_FIGURES),
+                f"{version.created:%Y-%m-%d %H:%M}",
+            )  # fmt: skip
+    _print(table)
+
+
+@models.command()
+@click.argument("name")
+@click.argument("version", type=click.IntRange(min=1))
+def promote(name: str, version: int) -> None:
+    """Make VERSION of NAME the champion, whatever the gate said; the next `explain` uses it.
+
+    A detector takes the explainers that were trained for this version along.
+
+    \b
+    Example:
+      xadflow models promote xad.elpv.fcdd 3
+    """
+    from xadflow.models.service import put_in_service
+
+    moved = put_in_service(_registry(), name, version)
+    click.echo(f"{name}: champion is version {version}{f', was {moved.before}' if moved.before else ''}")
+    _say_explainers(moved)
+
+
+@models.command()
+@click.argument("name")
+def rollback(name: str) -> None:
+    """Make the previous champion of NAME champion again, with its explainers; a second rollback undoes the first.
+
+    \b
+    Example:
+      xadflow models rollback xad.elpv.fcdd
+    """
+    from xadflow.models.service import roll_back
+
+    moved = roll_back(_registry(), name)
+    click.echo(f"{name}: champion is version {moved.version} again")
+    _say_explainers(moved)
+
+
+@models.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def compare(first: str, second: str, as_json: bool) -> None:
+    """Show the figures of two versions side by side; A and B are name@alias or name/3.
+
+    \b
+    Example:
+      xadflow models compare xad.elpv.fcdd@champion xad.elpv.fcdd@challenger
+    """
+    registry = _registry()
+    left, right = (registry.figures(registry.resolve(spec)) for spec in (first, second))
+    names = sorted(left.keys() | right.keys())
+    if as_json:
+        click.echo(json.dumps({name: {"a": left.get(name), "b": right.get(name)} for name in names}))
+        return
+    from rich.table import Table
+
+    table = Table("figure", first, second, "difference")
+    for name in names:
+        a, b = left.get(name), right.get(name)
+        difference = "" if a is None or b is None else f"{b - a:+.4g}"
+        table.add_row(name, *("-" if value is None else f"{value:.6g}" for value in (a, b)), difference)
+    _print(table)
+
+
+def _say_explainers(moved: Moved) -> None:
+    for model, version in moved.explainers.items():
+        click.echo(f"{model}: " + (f"champion is version {version}" if version is not None else
+                                   f"no champion, none that passed the gate explains version {moved.version}"))  # fmt: skip
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    console = Console()
+    (console if console.is_terminal else Console(width=_PIPE_WIDTH)).print(table)
+
+
+def _registry() -> Registry:
+    from xadflow.models.registry import Registry
+
+    home = Home.find()
+    return Registry(home.mlflow_uri, home.mlflow_artifacts)
+
+
+def _aliases(model: ModelSummary, version: int) -> list[str]:
+    return sorted(alias for alias, number in model.aliases.items() if number == version)
+
+
+def _rows(model: ModelSummary) -> list[dict[str, object]]:
+    return [
+        {
+            "model": model.name, "version": one.version, "aliases": _aliases(model, one.version), "gate": one.verdict,
+            "explains": one.explains, "figures": dict(one.figures), "run_id": one.run_id, "created": one.created.isoformat(),
+        }
+        for one in model.versions
+    ]  # fmt: skip

@@ -1,0 +1,189 @@
+"""`xadflow data add`: a user's folder becomes a data set of the project."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from statistics import median
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from xadflow.datasets.params_file import replace_params, with_dataset, with_name_in
+from xadflow.datasets.poses import SIDE_PX, Pose, Symmetries, guess_pose
+from xadflow.datasets.reproducing import reproduce
+from xadflow.datasets.sources.folder import GOOD, check_layout, walk_files
+from xadflow.datasets.stages import share_leaving
+from xadflow.datasets.writing import writing
+from xadflow.digests import sha256_bytes
+from xadflow.errors import BadImage, DataUnavailable, WrongUse
+from xadflow.images import IMAGE_SUFFIXES, ImageLimits, decode_image, read_file, to_input
+from xadflow.settings import Home, Settings, load_settings
+from xadflow.settings.params import Name
+
+_SAMPLED = 24
+_SIZES_PX = (224, 128, 96, 64, 32)
+# Enough expected val normals that a threshold at a false-alarm rate of 5 % (19 needed) is there, and not too coarse.
+_VAL_WANTED = 40
+_FEW = 400  # train normals, up to which the share is looked at image by image
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a sample of a folder's train normals looks like, and how many there are."""
+
+    size_px: int
+    channels: int
+    train_normals: int
+    pose: Pose
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user states of a new data set; None is guessed."""
+
+    size_px: int | None = None
+    channels: int | None = None
+    known_per_defect: int = 0
+    known_used: int = 0
+    symmetries: Symmetries | None = None
+    aligned: bool | None = None
+
+
+@dataclass(frozen=True)
+class Added:
+    """The entry of params.yaml, and what of it was guessed from a look at the images; None where nothing had to be."""
+
+    entry: Mapping[str, object]
+    look: Look | None
+
+
+def look_at(folder: Path, limits: ImageLimits) -> Look:
+    """Guess a detector's input from up to 24 train normals, evenly spread; nothing is copied.
+
+    The size is the largest of 224, 128, 96, 64, 32 that is at most the median shorter side (224 only from 448 px on: it
+    costs three times 128); grey unless an image has colour; pose and symmetries as :func:`guess_pose` finds them.
+
+    Raises DataUnavailable for another layout, or when no sampled file is an image.
+    """
+    check_layout(folder)
+    normals = [relative for relative in walk_files(folder) if relative.startswith(f"train/{GOOD}/")
+               and PurePosixPath(relative).suffix.lower() in IMAGE_SUFFIXES]  # fmt: skip
+    step = max(1, len(normals) // _SAMPLED)
+    sides, coloured, greys = [], False, []
+    for relative in normals[::step][:_SAMPLED]:
+        path = folder / relative
+        try:
+            if path.is_symlink():
+                continue
+            pixels = decode_image(read_file(path, limits), limits)
+        except BadImage:
+            continue  # the border quarantines it with its reason
+        sides.append(min(pixels.shape[:2]))
+        greys.append(to_input(pixels, (SIDE_PX, SIDE_PX), 1)[0])
+        coloured |= pixels.ndim == 3 and bool(np.any(pixels[..., :1] != pixels[..., 1:]))
+    if not sides:
+        raise DataUnavailable("no readable image in train/good", seen=f"{len(normals)} files with an image suffix",
+                              next_step=f"put normal images into {folder / 'train' / GOOD}")  # fmt: skip
+    short = median(sides)
+    size = next((size for size in _SIZES_PX if short >= (448 if size == 224 else size)), _SIZES_PX[-1])
+    return Look(size, 3 if coloured else 1, len(normals), guess_pose(greys))
+
+
+def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
+    """Enter the folder into params.yaml, build and validate the data set by DVC, then list it for both flows.
+
+    A folder that is a data set of this name already is brought up to date. When DVC or the validation fails, params.yaml
+    is put back as it was.
+
+    Raises:
+        WrongUse: a name that cannot be used, or that another data set has.
+        DataUnavailable: a layout that is not MVTec-AD, a folder without images.
+        StageFailed: DVC or a stage failed.
+        CannotWrite: params.yaml cannot be written.
+    """
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as err:
+        raise WrongUse("a data set's name is lower case letters, digits and dashes, at most 63", seen=name,
+                       next_step="choose another name") from err  # fmt: skip
+    settings = load_settings(home.params)
+    path = _stored(home, folder)
+    before = home.params.read_text(encoding="utf-8")
+    if name in settings.datasets:
+        if wishes != Wishes():
+            raise WrongUse(f"data set {name!r} is there already; options only make a new one", seen=f"folder {path}",
+                           next_step=f"change them under datasets.{name} in params.yaml, or leave them out")  # fmt: skip
+        entry, look = _same(settings, name, path), None
+        check_layout(folder)
+    else:
+        look = look_at(folder, ImageLimits(**settings.limits.model_dump()))
+        options: dict[str, object] = {"path": path}
+        if wishes.known_per_defect:
+            options["known_per_defect"] = wishes.known_per_defect
+        aligned = look.pose.aligned if wishes.aligned is None else wishes.aligned
+        share = _val_share(folder, look, settings)
+        entry = {
+            "source": "folder", "size_px": wishes.size_px or look.size_px, "channels": wishes.channels or look.channels,
+            "symmetries": wishes.symmetries or ("none" if aligned else look.pose.loose), "aligned": aligned,
+            "val_share": share, "known_used": wishes.known_used, "options": options,
+        }  # fmt: skip
+        _write_params(home, with_dataset(before, name, entry))
+    entered = home.params.read_text(encoding="utf-8")
+    try:
+        reproduce(home.project, f"validate@{name}")
+    except BaseException:
+        if home.params.read_text(encoding="utf-8") == entered:  # nobody else has edited it meanwhile
+            _write_params(home, before)
+        raise
+    listed = with_name_in(home.params.read_text(encoding="utf-8"), name, ("retrain", "datasets"), ("explain", "datasets"))
+    _write_params(home, listed)
+    return Added(entry, look)
+
+
+def _val_share(folder: Path, look: Look, settings: Settings) -> float:
+    """Share of the train normals for val: about 40 of them, at least as many as the false-alarm rate needs."""
+    from xadflow.datasets.quality_frames import MIN_TRAIN  # brings pandas in
+
+    wanted = min(0.5, max(0.2, round(_VAL_WANTED / look.train_normals, 2)))
+    if look.train_normals > _FEW:
+        return wanted
+    limits, ids = ImageLimits(**settings.limits.model_dump()), []
+    files = walk_files(folder)
+    for relative in files:
+        if relative.startswith(f"train/{GOOD}/") and PurePosixPath(relative).suffix.lower() in IMAGE_SUFFIXES:
+            with suppress(BadImage):  # the border quarantines it
+                content = read_file(folder / relative, limits)
+                decode_image(content, limits)
+                ids.append(sha256_bytes(content))
+    needed = math.ceil(round(1 / settings.calibration.false_alarm_rate, 9)) - 1
+    return share_leaving(ids, wanted, val=needed, train=MIN_TRAIN,
+                         has_test_normals=any(one.startswith(f"test/{GOOD}/") for one in files))  # fmt: skip
+
+
+def _write_params(home: Home, text: str) -> None:
+    with writing("params.yaml"):
+        replace_params(home.params, text)
+
+
+def _stored(home: Home, folder: Path) -> str:
+    """The folder as params.yaml states it: relative to the project when it lies inside."""
+    absolute = folder.expanduser().absolute()
+    try:
+        str(absolute).encode()
+    except UnicodeEncodeError as err:
+        raise WrongUse("the folder's name is no text", seen=str(absolute).encode(errors="backslashreplace").decode(),
+                       next_step="rename the folder") from err  # fmt: skip
+    return str(absolute.relative_to(home.project)) if absolute.is_relative_to(home.project) else str(absolute)
+
+
+def _same(settings: Settings, name: str, path: str) -> Mapping[str, object]:
+    present = settings.datasets[name]
+    if present.source != "folder" or present.options.get("path") != path:
+        raise WrongUse(f"data set {name!r} is there already, with other images",
+                       seen=f"source {present.source}, options {present.options}",
+                       next_step="choose another name, or mend its entry in params.yaml")  # fmt: skip
+    return present.model_dump()

@@ -1,0 +1,213 @@
+"""The border: every file is checked here, once, before it becomes part of a data set.
+
+A file's bytes are read once; the same bytes are measured, decoded, hashed and written, so nothing can change between
+the check and the use. What does not pass becomes a row of quarantine with one of these reasons:
+
+    path  hidden  path-clash  suffix              its name (unsafe, dot file, two that differ by case, no image)
+    link  not-a-file  vanished  unreadable        what the file system says
+    empty  too-many-bytes  too-many-pixels        its size; pixels are counted on the header
+    not-an-image  undecodable                     its content
+    mask-<any of these>  mask-size  mask-empty    its mask
+    labels-<any of these>  labels-size  labels-channels  labels-ids      a scene's map of class ids
+    duplicate  duplicate-across-splits  conflicting-labels      the same bytes more than once
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xadflow.datasets.manifest import ManifestRow, Split
+from xadflow.datasets.sources.base import Candidate, Refused
+from xadflow.datasets.untrusted_files import Refusal, decoded, read_untrusted
+from xadflow.digests import sha256_bytes
+from xadflow.images import VOID, ImageLimits
+
+Progress = Callable[[int, int], None]
+"""Called as progress(done, total)."""
+
+IMAGES = "images"
+_WORKERS = max(2, min(8, os.cpu_count() or 2))
+# The copy that stays when the same bytes are in several splits: test is what figures are reported on.
+_PRECEDENCE = (Split.TEST, Split.GATE, Split.KNOWN, Split.VAL, Split.TRAIN, Split.INBOX)
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What passed, ordered by path, with paths below images/; and what did not, ordered by path."""
+
+    rows: tuple[ManifestRow, ...]
+    refused: tuple[Refused, ...]
+
+
+def admit(
+    candidates: Iterable[Candidate | Refused], into: Path, limits: ImageLimits, progress: Progress | None = None
+) -> Admission:
+    """Check every candidate and write those that pass to `into`/<target>, with their masks; threads do the work.
+
+    Duplicates are resolved afterwards and their files removed from `into`. The result does not depend on the number of
+    threads or on which is first.
+    """
+    offered: list[Candidate] = []
+    refused: list[Refused] = []
+    for candidate in candidates:
+        if isinstance(candidate, Refused):
+            refused.append(candidate)
+        else:
+            offered.append(candidate)
+    offered, clashing = _without_clashes(offered)
+    refused += clashing
+    passed: list[tuple[Candidate, ManifestRow]] = []
+    pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="border")
+    try:
+        results = pool.map(lambda candidate: _admit_one(candidate, into, limits), offered)
+        for done, (candidate, result) in enumerate(zip(offered, results, strict=True), start=1):
+            if isinstance(result, Refused):
+                refused.append(result)
+            else:
+                passed.append((candidate, result))
+            if progress:
+                progress(done, len(offered))
+    finally:
+        pool.shutdown(cancel_futures=True)  # a full disk or Ctrl-C does not wait for the files still queued
+    kept, doubled = _without_duplicates(passed)
+    for candidate, refusal in doubled:
+        written = into / candidate.target
+        refused.append(replace(refusal, bytes=written.stat().st_size))
+        written.unlink()
+        for beside in filter(None, (candidate.mask_target, candidate.labels_target)):
+            (into / beside).unlink()
+    return Admission(
+        tuple(sorted(kept, key=lambda row: row.path)),
+        tuple(sorted((_printable(row) for row in refused), key=lambda row: (row.path, row.reason))),
+    )
+
+
+def _without_clashes(offered: list[Candidate]) -> tuple[list[Candidate], list[Refused]]:
+    """Two names that differ by case only are one file on some systems: the second is refused."""
+    taken: set[str] = set()
+    kept, refused = [], []
+    for candidate in offered:
+        names = {name.casefold() for name in _targets(candidate)}
+        if names & taken:
+            refused.append(Refused(candidate.origin, "path-clash", "another file has this name, but for its case"))
+        else:
+            kept.append(candidate)
+            taken |= names
+    return kept, refused
+
+
+def _targets(candidate: Candidate) -> list[str]:
+    return [name for name in (candidate.target, candidate.mask_target, candidate.labels_target) if name]
+
+
+def _admit_one(candidate: Candidate, into: Path, limits: ImageLimits) -> ManifestRow | Refused:
+    image_id, size = None, None
+    try:
+        content = read_untrusted(candidate.content, candidate.target, candidate.root, limits)
+        image_id, size = sha256_bytes(content), len(content)
+        pixels = decoded(content, limits)
+        mask = _mask(candidate, pixels.shape[:2], limits)
+        labels = _labels(candidate, pixels.shape[:2], limits)
+    except Refusal as refusal:
+        known_size = size if refusal.size is None else refusal.size
+        return Refused(candidate.origin, refusal.reason, refusal.detail, image_id, known_size)
+    _write(into / candidate.target, content)
+    if mask is not None and candidate.mask_target:
+        _write(into / candidate.mask_target, mask)
+    if labels is not None and candidate.labels_target:
+        _write(into / candidate.labels_target, labels)
+    return ManifestRow(
+        image_id=image_id, path=f"{IMAGES}/{candidate.target}", split=str(candidate.split), label=candidate.label,
+        category=candidate.category, defect=candidate.defect,
+        mask_path=f"{IMAGES}/{candidate.mask_target}" if mask is not None else None,
+        width=int(pixels.shape[1]), height=int(pixels.shape[0]), source=candidate.source, licence=candidate.licence,
+        labels_path=f"{IMAGES}/{candidate.labels_target}" if labels is not None else None,
+    )  # fmt: skip
+
+
+def _mask(candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits) -> bytes | None:
+    """Bytes of the candidate's mask, checked against its image; None when there is none."""
+    if candidate.mask is None or candidate.mask_target is None:
+        return None
+    content, pixels = _beside("mask", candidate.mask, candidate.mask_target, candidate, shape, limits)
+    if not np.any(pixels):
+        raise Refusal("mask-empty", f"its mask {candidate.mask_target} marks no pixel")
+    return content
+
+
+def _labels(candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits) -> bytes | None:
+    """Bytes of a scene's map of class ids, checked against its image and the number of classes; None when there is none."""
+    if candidate.labels is None or candidate.labels_target is None:
+        return None
+    content, pixels = _beside("labels", candidate.labels, candidate.labels_target, candidate, shape, limits)
+    if pixels.ndim != 2:
+        raise Refusal("labels-channels", f"its labels {candidate.labels_target} are in colour, expected class ids")
+    strange = np.unique(pixels[(pixels >= candidate.classes) & (pixels != VOID)])
+    if len(strange):
+        raise Refusal("labels-ids", f"its labels {candidate.labels_target} hold {', '.join(map(str, strange[:5]))}, expected "
+                       f"0 to {candidate.classes - 1}, or {VOID} for pixels that are nobody's")  # fmt: skip
+    return content
+
+
+def _beside(
+    kind: str, given: bytes | Path, target: str, candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits
+) -> tuple[bytes, NDArray[np.uint8]]:
+    """Bytes and pixels of a picture that belongs to an image and has its size."""
+    try:
+        content = read_untrusted(given, target, candidate.root, limits)
+        pixels = decoded(content, limits)
+    except Refusal as refusal:
+        raise Refusal(f"{kind}-{refusal.reason}", f"its {kind} {target}: {refusal.detail}") from refusal
+    if pixels.shape[:2] != shape:
+        seen, wanted = ("x".join(map(str, side[1::-1])) for side in (pixels.shape, shape))
+        raise Refusal(f"{kind}-size", f"its {kind} {target} is {seen}, the image {wanted}")
+    return content, pixels
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _without_duplicates(
+    passed: list[tuple[Candidate, ManifestRow]],
+) -> tuple[list[ManifestRow], list[tuple[Candidate, Refused]]]:
+    """One row for each content: the copy in the split that takes precedence, there the first by path.
+
+    Copies that contradict each other within that split (normal and anomalous) are all refused.
+    """
+    copies: dict[str, list[tuple[Candidate, ManifestRow]]] = defaultdict(list)
+    for candidate, row in passed:
+        copies[row.image_id].append((candidate, row))
+    kept: list[ManifestRow] = []
+    doubled: list[tuple[Candidate, Refused]] = []
+    for group in copies.values():
+        group.sort(key=lambda pair: (_PRECEDENCE.index(pair[0].split), pair[1].path))
+        first, winner = group[0]
+        peers = [candidate for candidate, _ in group if candidate.split == first.split]
+        conflict = len({candidate.label for candidate in peers}) > 1
+        if not conflict:
+            kept.append(winner)
+        for candidate, row in group if conflict else group[1:]:
+            if conflict:
+                reason, detail = "conflicting-labels", "the same bytes are both normal and anomalous"
+            elif candidate.split == first.split:
+                reason, detail = "duplicate", f"the same bytes as {first.origin}"
+            else:
+                reason, detail = "duplicate-across-splits", f"the same bytes as {first.origin} of split {first.split}"
+            doubled.append((candidate, Refused(candidate.origin, reason, detail, row.image_id)))
+    return kept, doubled
+
+
+def _printable(row: Refused) -> Refused:
+    """File names may hold bytes that are no text; quarantine states them escaped."""
+    path, detail = (os.fsencode(text).decode("utf-8", "backslashreplace") for text in (row.path, row.detail))
+    return replace(row, path=path, detail=detail)

@@ -1,0 +1,1 @@
+"""Public sets: fetched by package name, known by their content, read."""

@@ -1,0 +1,134 @@
+"""What a source of images is: candidates for one data set, each with a proposed split; nothing is decoded here.
+
+A source only says what there is. The border (`xadflow.datasets.border`) reads, checks, hashes and writes the files.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from xadflow.datasets.manifest import Split
+from xadflow.errors import BadSettings, UnknownName
+from xadflow.settings import DatasetSettings
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One image that a source offers.
+
+    `content` is the file, or its bytes where the source makes them; `origin` is its name in the source, as quarantine
+    states it; `target`, `mask_target` and `labels_target` are where image, mask and, of a scene, the map of class ids go,
+    relative to images/, with forward slashes. Ids are below `classes`, or VOID. `root`: a link at or below it is refused;
+    None for files of an installed package.
+    """
+
+    origin: str
+    target: str
+    content: bytes | Path
+    split: Split
+    label: int | None
+    category: str
+    defect: str | None
+    source: str
+    licence: str
+    mask: bytes | Path | None = None
+    mask_target: str | None = None
+    labels: bytes | Path | None = None
+    labels_target: str | None = None
+    classes: int = 0
+    root: Path | None = None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """One row of quarantine: `reason` is a short code, `detail` a sentence for people.
+
+    `image_id` is known when the file was read whole; `bytes` is its size where that is known.
+    """
+
+    path: str
+    reason: str
+    detail: str
+    image_id: str | None = None
+    bytes: int | None = None
+
+
+def not_a_file(path: Path) -> tuple[str, str] | None:
+    """Reason and detail of quarantine for what a walk lists although it is no file; None for a file, or nothing."""
+    if path.is_symlink():
+        return "link", "symbolic links are not followed; copy what it points to"
+    if path.is_dir():
+        return "unreadable", "a folder that cannot be listed"
+    return None
+
+
+class Source(Protocol):
+    """Where the images of one data set come from."""
+
+    def raw_sets(self) -> tuple[str, ...]:
+        """Names of the public sets whose raw files it reads, which `xadflow data fetch` brings."""
+
+    def origin(self) -> str:
+        """One line that changes whenever the images may have changed. Raises DataUnavailable."""
+
+    def candidates(self) -> Iterator[Candidate | Refused]:
+        """Every image offered, and what is left out with the reason, in a fixed order. Raises DataUnavailable."""
+
+
+class Options(BaseModel):
+    """Base of a source's options: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+OptionsKind = TypeVar("OptionsKind", bound=Options)
+
+
+def read_options(kind: type[OptionsKind], name: str, options: Mapping[str, Any]) -> OptionsKind:
+    """`datasets.<name>.options` as typed values. Raises BadSettings that names the key."""
+    try:
+        return kind.model_validate(dict(options))
+    except ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        key, known = ".".join(map(str, first["loc"])), sorted(kind.model_fields)
+        where = f"datasets.{name}.options"
+        if first["type"] == "missing":
+            raise BadSettings(f"{where}.{key} is missing in params.yaml", seen=dict(options),
+                              next_step="add it; `xadflow doctor` checks the file") from err  # fmt: skip
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) if first["type"] == "extra_forbidden" else []
+        raise BadSettings(
+            f"unknown key {where}.{key} in params.yaml" if first["type"] == "extra_forbidden" else
+            f"{where}.{key} in params.yaml: {first['msg']}", seen=first["input"],
+            next_step=f"did you mean {near[0]!r}?" if near else f"known options of this source: {', '.join(known)}",
+        ) from err  # fmt: skip
+
+
+_BUILT_IN = {
+    "coloured_mnist": "xadflow.datasets.sources.coloured_mnist:ColouredMnist",
+    "elpv": "xadflow.datasets.sources.elpv:Elpv",
+    "folder": "xadflow.datasets.sources.folder:Folder",
+    "letters": "xadflow.datasets.sources.letters:Letters",
+    "mosaic": "xadflow.datasets.sources.mosaic:Mosaic",
+    "one_vs_rest": "xadflow.datasets.sources.one_vs_rest:OneVsRest",
+    "photo_crops": "xadflow.datasets.sources.photo_crops:PhotoCrops",
+    "scenes": "xadflow.datasets.sources.scenes:Scenes",
+    "textures": "xadflow.datasets.sources.textures:Textures",
+}
+
+
+def open_source(name: str, dataset: DatasetSettings) -> Source:
+    """The source of data set `name`. Raises UnknownName for a source that is not there, BadSettings for its options."""
+    if dataset.source not in _BUILT_IN:
+        near = difflib.get_close_matches(dataset.source, list(_BUILT_IN), n=1)
+        raise UnknownName(f"datasets.{name}.source names no source of images", seen=dataset.source,
+                          next_step=f"use {near[0]!r}" if near else f"one of {sorted(_BUILT_IN)}")  # fmt: skip
+    module, _, kind = _BUILT_IN[dataset.source].partition(":")
+    build: Callable[[str, Mapping[str, Any]], Source] = getattr(import_module(module), kind)
+    return build(name, dataset.options)

@@ -1,0 +1,1 @@
+"""The one-class family, trained end to end: FCDD, HSC, DSVDD, Deep SAD, BCE, AE (arXiv 2007.01760)."""

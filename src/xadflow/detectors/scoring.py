@@ -1,0 +1,31 @@
+"""Open a saved detector on a device and score many images: shared by evaluation, the nightly work and `xadflow score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xadflow.detectors.base import Detector, as_float, load_detector
+from xadflow.training.devices import resolve_device
+from xadflow.training.lanes import side_by_side
+
+
+def open_detector(folder: Path, device: str) -> Detector:
+    """The detector saved in `folder`, on a device named as in params.yaml (auto | cpu | cuda)."""
+    return load_detector(folder).to(resolve_device(device))
+
+
+def score_images(detector: Detector, images: Tensor, batch_size: int, device: str) -> NDArray[np.float64]:
+    """Raw scores [N] of uint8 images [N,C,H,W], batch by batch; one host sync at the end."""
+    where = resolve_device(device)
+
+    def score(batch: Tensor) -> Tensor:
+        with torch.no_grad():  # a thread has its own
+            return detector.score(as_float(batch.to(where))).image
+
+    parts = list(side_by_side(score, torch.split(images, batch_size), where))
+    return np.asarray(torch.cat(parts).double().cpu().numpy() if parts else np.zeros(0), dtype=np.float64)

@@ -1,0 +1,1 @@
+"""Networks: pretrained trunks from packages, cut at a stage, and those of the papers, with their receptive fields."""

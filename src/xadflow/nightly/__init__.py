@@ -1,6 +1,0 @@
-"""The nightly work, without any orchestrator: plan it, do one shard of it, finish it with a report."""
-
-from xadflow.nightly.plan import NightPlan, PlannedImage, plan_night, read_plan
-from xadflow.nightly.work import ShardFigures, explain_shard
-
-__all__ = ["NightPlan", "PlannedImage", "ShardFigures", "explain_shard", "plan_night", "read_plan"]

@@ -1,0 +1,1 @@
+"""Plots and sheets of tiles."""

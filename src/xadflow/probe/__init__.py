@@ -1,7 +1,0 @@
-"""The spurious-feature probe: plant a watermark, train, and measure how much of the detector hangs on it."""
-
-from xadflow.probe.planting import SIDES, Side
-from xadflow.probe.run import ProbePlan, run_probe
-from xadflow.probe.watermark import Watermark
-
-__all__ = ["SIDES", "ProbePlan", "Side", "Watermark", "run_probe"]

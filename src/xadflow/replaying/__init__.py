@@ -1,5 +1,0 @@
-"""Rows of the evidence tables formed again from their lineage, and compared with the stored ones."""
-
-from xadflow.replaying.rows import DIFFERS, IDENTICAL, IMPOSSIBLE, WITHIN, Replayed, replay
-
-__all__ = ["DIFFERS", "IDENTICAL", "IMPOSSIBLE", "WITHIN", "Replayed", "replay"]

@@ -1,0 +1,1 @@
+"""What the flows do, without an orchestrator: night, week (retraining) and probe."""

@@ -1,0 +1,273 @@
+"""The end of a night: the report page, and explanation quality into MLflow. Everything is read back from the tables."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from xadflow.evidence.rows import restore_map
+from xadflow.evidence.store import EvidenceStore
+from xadflow.evidence.transplants import donor_paths
+from xadflow.images import decode_png
+from xadflow.metrics.validity import distance_for, nearest_valid
+from xadflow.models.judges.transfer import Case, cases_of_rows, curve_figure, figures_of, transfer_curve
+from xadflow.models.registry import Registry
+from xadflow.pictures.curves import validity_figure
+from xadflow.pictures.plots import SheetRow, contact_sheet
+from xadflow.report.evidence import HEATMAP, drift_of, explainer_figures, score_quantiles, worst_cases
+from xadflow.report.page import (
+    Link,
+    NightCounts,
+    NightlyReport,
+    Quarantined,
+    Query,
+    write_nightly_report,
+)
+from xadflow.settings import Home, Settings
+from xadflow.work.night.plan import NightPlan
+from xadflow.work.night.work import ShardFigures, read_figures
+
+WORST_SHOWN = 12
+SHEET_ROWS = 6
+WITHOUT_PICTURES = ["image_id", "image_path", "score", "p_value", "explainer", "is_anomaly", "run_id"]
+
+QUERIES = (
+    Query("DuckDB", """import duckdb
+from deltalake import DeltaTable
+
+explanations = DeltaTable("var/tables/explanations").to_pyarrow_dataset()
+duckdb.sql("select image_path, score, p_value, explainer from explanations order by score desc limit 20")"""),
+    Query("pandas", """import pandas as pd
+from deltalake import DeltaTable
+
+pd.read_parquet(DeltaTable("var/tables/scores").file_uris())"""),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FinishedNight:
+    """Where the page is, the figures that were logged, the MLflow run's address, and the contact sheet if any."""
+
+    report: Path
+    figures: Mapping[str, float | int]
+    mlflow: str
+    sheet: Path | None
+
+
+def finish_night(
+    home: Home,
+    settings: Settings,
+    registry: Registry,
+    store: EvidenceStore,
+    plan: NightPlan,
+    failures: Sequence[str],
+) -> FinishedNight:
+    """Write var/reports/<dataset>-<detector>-<date>-<run>.html and log the night's figures to the model version's run.
+
+    `failures` are the messages of shards that failed; they head the page's warnings.
+    """
+    shards = read_figures(home, plan.run_id)
+    scores = _of_run(store, "scores", plan, None)
+    explained = _of_run(store, "explanations", plan, WITHOUT_PICTURES)
+    shown = _rows_of_worst(store, plan, explained)
+    report = _report(home, settings, registry, store, plan, shards, scores, explained, shown, failures)
+    path = home.reports / f"{plan.dataset}-{plan.detector}-{plan.run_date}-{plan.run_id[:8]}.html"
+    write_nightly_report(report, path)
+
+    figures: dict[str, float | int] = {
+        "images": report.counts.scored, "anomalous": report.counts.anomalous, "explained": report.counts.explained,
+        "already_there": report.counts.already_there, "quarantined": len(report.quarantined),
+    }  # fmt: skip
+    measured = _measured(store, plan)
+    for one in explainer_figures(measured):
+        for name in ("flip_rate", "changed_fraction", "change_inside"):
+            value = float(getattr(one, name))
+            if np.isfinite(value):
+                figures[f"{one.explainer}.{name}"] = value
+    cases = _judged(measured)
+    for explainer, its in cases.items():
+        figures |= {f"{explainer}.{name}": value for name, value in figures_of(its).items() if np.isfinite(value)}
+    sheet = _sheet(path.with_suffix(".png"), report, shown)
+    pictures = {f"worst-{plan.run_date}": sheet} if sheet else {}
+    if nearest := _nearest(measured):
+        figures |= {f"{name}.median_l2": far for name, each in nearest.items() if np.isfinite(far := distance_for(each))}
+        pictures[f"validity-{plan.run_date}"] = path.with_suffix(".validity.png")
+        validity_figure(nearest, pictures[f"validity-{plan.run_date}"], "l2 of the change, pixel values in [0, 1]")
+    curves = {name: points for name, its in cases.items() if (points := transfer_curve(its))}
+    if curves:
+        pictures[f"transfer-{plan.run_date}"] = path.with_suffix(".transfer.png")
+        curve_figure(curves, pictures[f"transfer-{plan.run_date}"])
+    if report.counts.scored or explained.num_rows:
+        ref = registry.resolve(f"{plan.model_name}/{plan.model_version}")
+        registry.log_explanations(
+            ref, {f"night.{name}": float(value) for name, value in figures.items()}, pictures,
+        )  # fmt: skip
+    return FinishedNight(path, figures, _link(registry, plan), sheet)
+
+
+def _of_run(store: EvidenceStore, table: str, plan: NightPlan, columns: list[str] | None) -> pa.Table:
+    where = (
+        (pc.field("run_date") == dt.date.fromisoformat(plan.run_date))
+        & (pc.field("run_id") == plan.run_id)
+        & (pc.field("dataset") == plan.dataset)
+    )
+    return store.read(table, columns=columns, where=where)
+
+
+def _rows_of_worst(store: EvidenceStore, plan: NightPlan, explained: pa.Table) -> list[dict[str, Any]]:
+    """Whole rows, pictures included, of the images with the highest scores only."""
+    if explained.num_rows == 0:
+        return []
+    best = explained.group_by("image_id").aggregate([("score", "max")]).sort_by([("score_max", "descending")])
+    ids = best["image_id"].to_pylist()[:WORST_SHOWN]
+    where = (pc.field("run_id") == plan.run_id) & pc.field("image_id").isin(ids)
+    rows: list[dict[str, Any]] = store.read("explanations", where=where).to_pylist()
+    return rows
+
+
+def _measured(store: EvidenceStore, plan: NightPlan) -> list[dict[str, Any]]:
+    """Rows of tonight with figures but without pictures."""
+    table = _of_run(store, "explanations", plan, ["explainer", "counterfactuals", "metrics"])
+    rows = []
+    for batch in table.to_batches(max_chunksize=100):
+        for row in batch.to_pylist():
+            row["counterfactuals"] = [{**one, "image": None} for one in row["counterfactuals"] or ()]
+            rows.append(row)
+    return rows
+
+
+def _judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Case]]:
+    """What held-out judges said of tonight's counterfactuals, by explainer; those without a word are left out."""
+    by_explainer: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_explainer.setdefault(str(row["explainer"]), []).append(row)
+    found = {name: cases_of_rows(its) for name, its in sorted(by_explainer.items())}
+    return {name: cases for name, cases in found.items() if cases}
+
+
+def _nearest(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:
+    """l2 of each image's nearest counterfactual that is normal, by explainer; inf for none."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if made := row["counterfactuals"]:
+            far = nearest_valid([[one["l2"] for one in made]], [[one["is_normal"] for one in made]])
+            found.setdefault(row["explainer"], []).append(float(far[0]))
+    return {name: np.array(each) for name, each in sorted(found.items())}
+
+
+def _report(
+    home: Home,
+    settings: Settings,
+    registry: Registry,
+    store: EvidenceStore,
+    plan: NightPlan,
+    shards: Sequence[ShardFigures],
+    scores: pa.Table,
+    explained: pa.Table,
+    shown: list[dict[str, Any]],
+    failures: Sequence[str],
+) -> NightlyReport:
+    from xadflow.detectors.base import load_detector
+
+    calibration = load_detector(Path(plan.detector_folder)).calibration
+    refused = [Quarantined(path, reason) for shard in shards for path, reason in sorted(shard.refused.items())]
+    refused += [Quarantined(path, reason) for path, reason in plan.quarantined.items()]
+    complete = _complete(explained, plan)
+    earlier = store.read(
+        "scores", columns=["p_value"],
+        where=(pc.field("model_name") == plan.model_name) & (pc.field("model_version") == plan.model_version)
+        & (pc.field("dataset") == plan.dataset) & (pc.field("run_id") != plan.run_id),
+    )  # fmt: skip
+    new_images = plan.images - sum(len(shard.refused) for shard in shards)
+    return NightlyReport(
+        title="Nightly anomaly report",
+        run_date=dt.date.fromisoformat(plan.run_date),
+        dataset=plan.dataset,
+        model_name=plan.model_name,
+        model_version=plan.model_version,
+        run_id=plan.run_id,
+        commit=str(plan.identity["commit"]),
+        counts=NightCounts(
+            new_images=new_images if not _only_explains(plan) else 0,
+            scored=scores.num_rows,
+            anomalous=int(pc.sum(scores["is_anomaly"]).as_py() or 0),
+            explained=complete if scores.num_rows else 0,
+            already_there=plan.already,
+        ),
+        threshold=calibration.threshold,
+        false_alarm_rate=calibration.false_alarm_rate,
+        judges_apart=all(one.apart for one in plan.judges),
+        quarantined=tuple(refused),
+        quantiles=score_quantiles(scores["score"].to_numpy(), calibration.normal_scores),
+        drift=drift_of(scores["p_value"].to_numpy(), earlier["p_value"].to_numpy()),
+        explainers=explainer_figures(_measured(store, plan)),
+        seconds=_seconds(shards),
+        worst_cases=worst_cases(shown, WORST_SHOWN, donor_paths(home, shown)),
+        links=(
+            Link("MLflow run", _link(registry, plan), "metrics, plots, lineage of this model version"),
+            Link("Tables", str(home.tables), "scores and explanations, Delta Lake"),
+            Link("Audit", "xadflow audit verify", "checks every commit against the ledger"),
+        ),
+        queries=QUERIES,
+        warnings=(
+            *(f"A shard failed: {message}" for message in failures),
+            *(f"The explainer {name} did not run. {why}" for name, why in plan.left_out.items()),
+            *([f"No judge was asked about the counterfactuals. {plan.no_judge}"] if plan.no_judge else []),
+        ),
+    )
+
+
+def _only_explains(plan: NightPlan) -> bool:
+    """Whether the night scores nothing new: a new explainer running over what was scored before."""
+    return all(image.scored for shard in plan.shards for image in shard)
+
+
+def _complete(explained: pa.Table, plan: NightPlan) -> int:
+    """How many images of this run have a row of every explainer."""
+    if explained.num_rows == 0:
+        return 0
+    counts = explained.group_by("image_id").aggregate([("explainer", "count_distinct")])
+    return int(pc.sum(pc.equal(counts["explainer_count_distinct"], len(plan.explainers))).as_py() or 0)
+
+
+def _seconds(shards: Sequence[ShardFigures]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for shard in shards:
+        for name, value in shard.seconds.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def _sheet(path: Path, report: NightlyReport, shown: Sequence[Mapping[str, Any]]) -> Path | None:
+    """The worst cases as one PNG for MLflow and Prefect: image, raw heatmap, counterfactual, change; transplants first."""
+    heated = [row for row in shown if row["heatmap"] is not None]
+    heat = {row["image_id"]: row for row in sorted(heated, key=lambda row: row["explainer"] == HEATMAP)}  # the last one stays
+    rows = []
+    for case in report.worst_cases:
+        made, score = case.counterfactual, case.counterfactual_score
+        if case.transplants:
+            made, score = case.transplants[0].picture, case.transplants[0].score
+        if case.original is None or made is None or case.image_id not in heat:
+            continue
+        row = heat[case.image_id]
+        raw = restore_map(decode_png(row["heatmap"]["bytes"])[0], row["heatmap_min"], row["heatmap_max"])
+        change = (made.astype(np.float64) - case.original) / 255.0
+        caption = f"{Path(case.image_path).name}  score {case.score:.2f} to {score:.2f}"
+        rows.append(SheetRow(case.original, raw, made, change, caption))
+    if not rows:
+        return None
+    contact_sheet(rows[:SHEET_ROWS], path, f"{report.dataset} {report.run_date}: highest scores")
+    return path
+
+
+def _link(registry: Registry, plan: NightPlan) -> str:
+    return registry.run_link(registry.resolve(f"{plan.model_name}/{plan.model_version}"))
+

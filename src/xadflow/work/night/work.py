@@ -1,0 +1,291 @@
+"""One shard of a night: decode, score, explain, encode, validate, publish. At most one commit a table.
+
+`explanations` is committed first and `scores` last, so that an image with a score row is complete.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.scoring import open_detector, score_images
+from xadflow.digests import sha256_json
+from xadflow.errors import BadImage, BadWeights
+from xadflow.evidence.rows import as_tables, explanation_row, score_row
+from xadflow.evidence.store import EvidenceStore, shard_app
+from xadflow.explainers import Explainer, build_explainer, load_explainer
+from xadflow.explainers.base import Explanation
+from xadflow.images import ImageLimits, load_input
+from xadflow.lineage import RunIdentity
+from xadflow.models.donors import given_donors
+from xadflow.models.judges import judges_lineage, open_judges, with_words
+from xadflow.settings import Home, Settings
+from xadflow.training.devices import resolve_device
+from xadflow.training.lanes import portions, side_by_side
+from xadflow.work.night.plan import NightPlan, PlannedImage, resolve_root
+
+DECODE_THREADS = 4
+
+Update = Callable[[int, int, Mapping[str, float]], None]
+DeviceSlot = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass
+class ShardFigures:
+    """What one shard did: counts, seconds a phase, refused images with their reasons, and the commits it made."""
+
+    shard: int
+    images: int = 0
+    anomalous: int = 0
+    explained: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+    commits: dict[str, int | None] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the wall time of a block to `seconds[name]`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Raw figures of a shard's images, in order."""
+
+    scores: NDArray[np.float64]
+    p_values: NDArray[np.float64]
+    flagged: NDArray[np.bool_]
+    threshold: float
+
+
+@lru_cache(maxsize=4)
+def _detector(folder: str, weights: str, device: str) -> Detector:
+    """One detector a process; the weights' digest is part of the key, so a folder written anew is read anew."""
+    return open_detector(Path(folder), device)
+
+
+@lru_cache(maxsize=4)
+def _trained(folder: str, files: str, weights: str, device: str) -> Explainer:
+    """One trained explainer a process; `files`, the digest of its files, makes a folder written anew be read anew."""
+    explainer = load_explainer(Path(folder)).to(resolve_device(device))
+    if explainer.explained.weights != weights:
+        raise BadWeights("the explainer was trained for another detector",
+                         seen=f"it explains weights {explainer.explained.weights[:12]}, in service are {weights[:12]}",
+                         next_step="train it again by `xadflow retrain`")  # fmt: skip
+    return explainer
+
+
+def _explainer(plan: NightPlan, name: str, weights: str, device: str) -> Explainer:
+    """An explainer of the plan, in the very version that was planned. Raises BadWeights."""
+    of = plan.trained.get(name)
+    if of is None:
+        return build_explainer(name, **plan.explainers[name])
+    explainer = _trained(of["folder"], of["files"], weights, device)
+    if explainer.version != plan.explainer_versions[name]:
+        raise BadWeights("the explainer's files changed since the night was planned", seen=explainer.version,
+                         next_step="run the same command again")  # fmt: skip
+    return explainer
+
+
+def explain_shard(
+    home: Home,
+    settings: Settings,
+    store: EvidenceStore,
+    plan: NightPlan,
+    index: int,
+    update: Update | None = None,
+    device_slot: DeviceSlot = nullcontext,
+) -> ShardFigures:
+    """Do shard `index` of a plan and publish it; doing it again adds nothing.
+
+    An image that cannot be decoded any more is reported in `refused` and gets no row; the others are done.
+    `device_slot` is entered for the work on the device only: another shard decodes or writes meanwhile.
+
+    Raises:
+        ValidationFailed: Great Expectations refused the shard; nothing of it is visible.
+        StoreConflict, StoreBroken: the tables could not be written.
+    """
+    figures = ShardFigures(index)
+    identity = RunIdentity(**plan.identity)
+    detector = _detector(plan.detector_folder, identity.weights, settings.device)
+    with figures.phase("decode"):
+        planned, images = _decode(home, settings, detector, plan.shards[index], figures)
+    figures.images = len(planned)
+    if planned:
+        with device_slot():
+            with figures.phase("score"):
+                scored = _score(detector, images, settings)
+            rows = _rows(home, settings, plan, identity, detector, planned, images, scored, figures, update)
+        figures.anomalous = int(scored.flagged.sum())
+        _publish(store, plan, planned, figures, *rows)
+    _write_figures(home, plan, figures)
+    return figures
+
+
+def _decode(
+    home: Home, settings: Settings, detector: Detector, shard: Sequence[PlannedImage], figures: ShardFigures
+) -> tuple[list[PlannedImage], torch.Tensor]:
+    channels, height, width = detector.input_shape
+    limits = ImageLimits(**settings.limits.model_dump())
+
+    def load(image: PlannedImage) -> NDArray[np.uint8] | BadImage:
+        try:
+            return load_input(resolve_root(home, image.root) / image.path, (height, width), channels, limits)
+        except BadImage as err:
+            return err
+
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        loaded = list(pool.map(load, shard))
+    good = [(image, one) for image, one in zip(shard, loaded, strict=True) if not isinstance(one, BadImage)]
+    figures.refused = {
+        image.path: one.wrong for image, one in zip(shard, loaded, strict=True) if isinstance(one, BadImage)
+    }
+    stacked = np.stack([one for _, one in good]) if good else np.zeros((0, channels, height, width), np.uint8)
+    return [image for image, _ in good], torch.from_numpy(stacked)
+
+
+def _score(detector: Detector, images: torch.Tensor, settings: Settings) -> _Scored:
+    scores = score_images(detector, images, settings.explain.batch_size, settings.device)
+    calibration = detector.calibration
+    return _Scored(scores, calibration.p_value(scores), scores > calibration.threshold, calibration.threshold)
+
+
+def _rows(
+    home: Home,
+    settings: Settings,
+    plan: NightPlan,
+    identity: RunIdentity,
+    detector: Detector,
+    planned: Sequence[PlannedImage],
+    images: torch.Tensor,
+    scored: _Scored,
+    figures: ShardFigures,
+    update: Update | None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    now = dt.datetime.now(dt.UTC)
+    left = [
+        score_row(plan, image, float(scored.scores[i]), scored.threshold, float(scored.p_values[i]), now)
+        for i, image in enumerate(planned)
+    ]
+    explanations: list[dict[str, Any]] = []
+    device = resolve_device(settings.device)
+    judges = open_judges(plan.judges, settings.device)
+    whole = settings.explain.batch_size  # of a batch, of scoring and of explaining
+    todos = {name: [i for i, image in enumerate(planned) if scored.flagged[i] and name in image.missing]
+             for name in plan.explainers}  # fmt: skip
+    done, total = 0, sum(map(len, todos.values()))
+    for name, todo in todos.items():
+        explainer = _explainer(plan, name, identity.weights, settings.device)
+        of = plan.trained.get(name, {})
+        lineage = {f"explainer_{key}": of[key] for key in ("model_name", "model_version", "files") if key in of}
+        if not of:  # a trained one keeps its settings in its files
+            lineage["explainer_settings"] = dict(plan.explainers[name])
+        explainer, given = given_donors(explainer, home, settings, Path(plan.detector_folder), plan.dataset)
+        lineage |= given | judges_lineage(plan.judges)
+        batches = portions(todo, whole, device)
+        told: list[list[Explanation]] = []
+        with figures.phase(f"explain {name}"):
+            for one in side_by_side(partial(_told, explainer, detector, images, device), batches, device):
+                told.append(one)
+                done += len(one)
+                if update is not None:
+                    update(done, total, {})
+        for batch, one in zip(batches, told, strict=True):
+            with figures.phase("ask judges"):
+                judged = with_words(judges, one, images[list(batch)])
+            with figures.phase("encode"):
+                explanations += _encode(left, planned, images, batch, judged, identity, name, explainer, lineage, whole)
+    return [row for row, image in zip(left, planned, strict=True) if not image.scored], explanations
+
+
+def _told(
+    explainer: Explainer, detector: Detector, images: torch.Tensor, device: torch.device, batch: Sequence[int]
+) -> list[Explanation]:
+    return explainer.explain(detector, as_float(images[list(batch)].to(device)))
+
+
+def _encode(
+    left: Sequence[Mapping[str, Any]],
+    planned: Sequence[PlannedImage],
+    images: torch.Tensor,
+    batch: Sequence[int],
+    told: Sequence[Explanation],
+    identity: RunIdentity,
+    name: str,
+    explainer: Explainer,
+    lineage: Mapping[str, Any],
+    whole: int,
+) -> list[dict[str, Any]]:
+    members = sha256_json([planned[i].image_id for i in batch])
+
+    def encode(position: int) -> dict[str, Any]:
+        i = batch[position]
+        judged = bool(told[position].counterfactuals)
+        own = {key: value for key, value in lineage.items() if judged or not key.startswith("judge")}
+        scored_in = {"score_batch_size": min(whole, len(planned) - i // whole * whole), "score_batch_position": i % whole}
+        return explanation_row(
+            left[i],
+            explainer=name,
+            explainer_version=explainer.version,
+            seed=explainer.seed,
+            original=images[i].numpy(),
+            explanation=told[position],
+            lineage=identity.to_json(
+                batch_members=members, batch_size=len(batch), batch_position=position, **scored_in, **own
+            ),
+        )
+
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:  # zlib releases the GIL
+        return list(pool.map(encode, range(len(batch))))
+
+
+def _publish(
+    store: EvidenceStore,
+    plan: NightPlan,
+    planned: Sequence[PlannedImage],
+    figures: ShardFigures,
+    score_rows: list[dict[str, Any]],
+    explanation_rows: list[dict[str, Any]],
+) -> None:
+    from xadflow.datasets.quality import validate_shard  # Great Expectations takes seconds to import
+
+    scores, explanations = as_tables(score_rows, explanation_rows)
+    with figures.phase("validate"):
+        validate_shard(scores, explanations, {image.image_id: len(image.missing) for image in planned})
+    ids = [image.image_id for image in planned]
+    with figures.phase("write"):
+        for table, rows in (("explanations", explanations), ("scores", scores)):
+            if rows.num_rows:
+                app = shard_app(table, plan.dataset, plan.model_name, plan.model_version, plan.explainers_digest, ids)
+                published = store.publish(table, rows, app=app)
+                figures.commits[table] = published.version if published.added else None
+    figures.explained = len({row["image_id"] for row in explanation_rows})
+
+
+def _write_figures(home: Home, plan: NightPlan, figures: ShardFigures) -> None:
+    path = home.runs / "explain" / plan.run_id / f"shard-{figures.shard:05d}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(figures), sort_keys=True))
+
+
+def read_figures(home: Home, run_id: str) -> list[ShardFigures]:
+    """Figures of every shard of a run that is done, in order."""
+    folder = home.runs / "explain" / run_id
+    return [ShardFigures(**json.loads(path.read_text())) for path in sorted(folder.glob("shard-*.json"))]

@@ -1,0 +1,128 @@
+"""Measure a trained detector: detection on a split, and the quality of its explanations on the gate split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from xadflow.datasets.loading import load_images
+from xadflow.datasets.manifest import Manifest, ManifestRow, Split, read_manifest
+from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.scoring import score_images
+from xadflow.explainers.base import Explanation, TakesDonors, build_explainer
+from xadflow.explainers.transplant import DonorBank
+from xadflow.metrics.detection import DetectionSummary, summarise_detection
+from xadflow.models.gate import AUROC, CHANGE_INSIDE, FLIP_RATE
+from xadflow.models.judges import Judge, ask, transfer_figures
+from xadflow.settings import Home, Settings
+from xadflow.training.devices import resolve_device
+from xadflow.training.lanes import portions, side_by_side
+
+TRANSPLANT = "transplant"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Raw scores of labelled images, row by row."""
+
+    rows: tuple[ManifestRow, ...]
+    images: torch.Tensor
+    scores: NDArray[np.float64]
+    labels: NDArray[np.int64]
+
+    def summary(self, threshold: float, seed: int) -> DetectionSummary:
+        """Detection figures on these images."""
+        return summarise_detection(
+            self.scores, self.labels, threshold=threshold, seed=seed,
+            defects=[row.defect for row in self.rows], categories=[row.category for row in self.rows],
+        )  # fmt: skip
+
+
+def score_split(
+    detector: Detector, manifest: Manifest, settings: Settings, dataset: str, *splits: Split
+) -> Scored:
+    """Score every labelled image of the given splits, batch by batch on the detector's device."""
+    rows = tuple(row for row in manifest.rows(*splits) if row.label is not None)
+    images = load_images(manifest, rows, settings.dataset(dataset))
+    return Scored(rows, images, score_images(detector, images, settings.explain.batch_size, settings.device),
+                  np.array([row.label for row in rows], dtype=np.int64))  # fmt: skip
+
+
+def explain_some(
+    detector: Detector, scored: Scored, settings: Settings, explainer: str, most: int, bank: DonorBank | None = None
+) -> tuple[list[int], list[Explanation]]:
+    """Explanations of the first `most` flagged anomalies by image_id; also their positions in `scored`.
+
+    `bank`: for an explainer that takes donors.
+    """
+    flagged = np.flatnonzero((scored.labels == 1) & (scored.scores > detector.calibration.threshold))[:most]
+    chosen = [int(i) for i in flagged]
+    if not chosen:
+        return [], []
+    built = build_explainer(explainer, **settings.explainers.get(explainer, {}))
+    if bank is not None:
+        built = cast(TakesDonors, built).with_donors(bank)
+    device = resolve_device(settings.device)
+
+    def explain(batch: Sequence[int]) -> list[Explanation]:
+        return built.explain(detector, as_float(scored.images[list(batch)].to(device)))
+
+    batches = portions(chosen, settings.explain.batch_size, device)
+    return chosen, [one for told in side_by_side(explain, batches, device) for one in told]
+
+
+def explanation_figures(told: list[Explanation]) -> dict[str, float]:
+    """Quality of counterfactuals over a set: flip rate, share of change inside the heatmap's mask, size of the change."""
+    first = [one.counterfactuals[0] for one in told if one.counterfactuals]
+    inside = [one.metrics["change_inside"] for one in told if "change_inside" in one.metrics]
+    changed = [one for one in first if one.l1 > 0]
+    return {
+        FLIP_RATE: float(np.mean([one.is_normal for one in first])) if first else float("nan"),
+        CHANGE_INSIDE: float(np.nanmean(inside)) if inside else float("nan"),
+        "changed_fraction": float(np.median([one.changed_fraction for one in changed])) if changed else float("nan"),
+        "l1": float(np.median([one.l1 for one in changed])) if changed else float("nan"),
+        "explained": float(len(told)),
+    }
+
+
+def transferred(judges: Sequence[Judge], told: Sequence[Explanation], images: torch.Tensor) -> dict[str, float]:
+    """What held-out judges say of counterfactuals of uint8 images [N,C,H,W]; see `xadflow.models.judges.transfer`."""
+    made = [found.image for one in told for found in one.counterfactuals]
+    if not judges or not made:
+        return {}
+    words = iter(ask(judges, np.stack(made)))
+    after = [[next(words) for _ in one.counterfactuals] for one in told]
+    return transfer_figures(told, ask(judges, images), after)
+
+
+def gate_figures(
+    home: Home, settings: Settings, dataset: str, detector: Detector, judges: Sequence[Judge] = (),
+    bank: DonorBank | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """Figures that the gate judges, all on split `gate`: AUROC, flip rate, share of change inside the mask.
+
+    What `judges` say of the sparse counterfactuals is reported beside them, as `sparse.transfer` and so on: they are small
+    changes that one detector asks for, and no other one sees. With the donors of the detector version the same anomalies are
+    explained by transplants, as `transplant.transfer`, `transplant.flip_rate` and so on, which gate.min_transfer is for.
+    """
+    manifest = read_manifest(home.dataset(dataset))
+    scored = score_split(detector, manifest, settings, dataset, Split.GATE)
+    summary = scored.summary(detector.calibration.threshold, settings.seed)
+    chosen, told = explain_some(detector, scored, settings, "sparse", settings.gate.explained)
+    said = transferred(judges, told, scored.images[chosen])
+    figures = {AUROC: summary.auroc, **explanation_figures(told), **{f"sparse.{name}": value for name, value in said.items()}}
+    if bank is not None:
+        chosen, told = explain_some(detector, scored, settings, TRANSPLANT, settings.gate.explained, bank)
+        said = {**explanation_figures(told), **transferred(judges, told, scored.images[chosen])}
+        figures |= {f"{TRANSPLANT}.{name}": value for name, value in said.items()}
+    return figures
+
+
+def flat(prefix: str, figures: Mapping[str, Any]) -> dict[str, float]:
+    """Figures named `prefix.name`, without those that are not finite numbers (MLflow has no place for them)."""
+    return {f"{prefix}.{name}": float(value) for name, value in figures.items() if np.isfinite(float(value))}

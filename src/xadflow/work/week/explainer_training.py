@@ -1,0 +1,166 @@
+"""Train an explainer for one detector version, into a folder named after everything that decides the result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from xadflow.digests import sha256_json
+from xadflow.errors import BadManifest, WrongUse
+from xadflow.lineage import GENERATOR_CODE, code_digest, dvc_hashes
+from xadflow.models.registry import Registry
+from xadflow.models.versions import ModelRef
+from xadflow.settings import Home, Settings
+from xadflow.work.week.train import REPORT, Update
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from xadflow.detectors.base import Detector, TrainingData
+
+MOST_OF_A_KIND = 8192  # images: a generator sees some ten thousand, and all of them lie in memory
+EVERY_KIND = ("outliers", "known", "synthetic")
+
+
+@dataclass(frozen=True)
+class ExplainerOrder:
+    """One training of an explainer. `key` digests detector files, data, settings and code; `detector` is whom it explains."""
+
+    dataset: str
+    explainer: str
+    settings: Mapping[str, Any]
+    detector: ModelRef
+    data_md5: str
+    key: str
+
+    @property
+    def model_name(self) -> str:
+        """Name in the registry: xad.<dataset>.<detector>.<explainer>."""
+        return f"{self.detector.name}.{self.explainer}"
+
+    @property
+    def registered_key(self) -> str:
+        """Key of a registered version: the same generator is registered for each detector version with these files."""
+        return f"{self.key}-{self.detector.version}"
+
+    def folder(self, home: Home) -> Path:
+        """Where the training's checkpoint, report and saved explainer are."""
+        return home.runs / "train" / self.key
+
+    def saved(self, home: Home) -> Path:
+        """Folder of the saved explainer."""
+        return self.folder(home) / "explainer"
+
+    def samples(self, home: Home) -> dict[str, Path]:
+        """Sheets that were written while it was trained, by name."""
+        return {f"samples-{path.stem}": path for path in sorted((self.folder(home) / "samples").glob("*.png"))}
+
+    def is_done(self, home: Home) -> bool:
+        """Whether the training has ended and its files are there."""
+        return (self.folder(home) / REPORT).is_file() and (self.saved(home) / "explainer.json").is_file()
+
+
+def explainer_order(home: Home, settings: Settings, dataset: str, detector: ModelRef, explainer: str) -> ExplainerOrder:
+    """Everything that decides the training of an explainer for a registered detector version, read once.
+
+    Raises:
+        UnknownName: no such data set or explainer.
+        WrongUse: an explainer that is not trained.
+        BadManifest: the data set, or that of its outliers, has not been built.
+    """
+    from xadflow.explainers import needs_training
+
+    given = settings.explainer_for(explainer, dataset, detector.name.removeprefix(f"xad.{dataset}."))
+    if not needs_training(explainer):
+        raise WrongUse("this explainer is not trained for a detector", seen=explainer,
+                       next_step="name it under explain.explainers in params.yaml, not under retrain.explainers")  # fmt: skip
+    outliers = settings.dataset(dataset).outliers
+    data = {name: dvc_hashes(home.project, name) for name in (dataset, outliers) if name}
+    for name, hashes in data.items():
+        if "manifest" not in hashes:
+            raise BadManifest("the data set has not been built by DVC", seen=name,
+                              next_step=f"run `dvc repro validate@{name}`")  # fmt: skip
+    decides = {
+        "detector": detector.files, "data": data,
+        "dataset": settings.dataset(dataset).model_dump(mode="json", exclude={"judge"}),
+        "explainer": explainer, "settings": given, "code": code_digest(*GENERATOR_CODE),
+    }  # fmt: skip
+    return ExplainerOrder(dataset, explainer, given, detector, data[dataset]["manifest"], sha256_json(decides)[:32])
+
+
+def train_explainer(
+    home: Home, settings: Settings, registry: Registry, order: ExplainerOrder, update: Update | None = None
+) -> Path:
+    """Train and save; returns the folder of the saved explainer. Goes on from a checkpoint after a kill.
+
+    It learns from what the detector learned from: train normals, and anomalies of the kinds that the detector was trained
+    against; never from images of the splits val, gate or test.
+    """
+    if order.is_done(home):
+        return order.saved(home)
+    from xadflow.datasets.loading import training_data
+    from xadflow.datasets.manifest import Split, read_manifest
+    from xadflow.detectors.base import FitRun
+    from xadflow.detectors.scoring import open_detector
+    from xadflow.explainers import TrainedExplainer, build_explainer
+    from xadflow.explainers.trained import GeneratorRun, Guided
+    from xadflow.training.devices import resolve_device
+    from xadflow.work.week.explainer_guidance import donors_of, guidance, rows_of_donors
+
+    folder = order.folder(home)
+    folder.mkdir(parents=True, exist_ok=True)
+    detector = open_detector(registry.detector_folder(order.detector), settings.device)
+    explainer = cast(TrainedExplainer, build_explainer(order.explainer, **order.settings))  # the order has checked it
+    dataset = settings.dataset(order.dataset)
+    outliers = read_manifest(home.dataset(dataset.outliers)) if dataset.outliers else None
+    manifest = read_manifest(home.dataset(order.dataset))
+    data = training_data(manifest, dataset, outliers=outliers)
+    started = time.monotonic()
+    anomalies, kinds = training_anomalies(detector, data, explainer.seed)
+    device = resolve_device(settings.device)
+    run = GeneratorRun(folder, explainer.seed, order.key, device, update, samples=True)
+    whom = order.detector.as_explained.weights
+    wanted = explainer.wanted if isinstance(explainer, Guided) else None
+    if wanted is None:
+        trained = explainer.fit(detector, whom, data.normals, anomalies, run)
+    else:
+        rows = manifest.rows(Split.TRAIN, label=0)
+        fit_run = FitRun(folder, explainer.seed, settings.calibration.false_alarm_rate, str(device))
+        ids = [row.image_id for row in rows]
+        bank = donors_of(registry.detector_folder(order.detector), ids, data.normals) if wanted.transplants else None
+        given = guidance(wanted, detector, data, fit_run, bank=bank, symmetries=dataset.symmetries, apart=rows_of_donors(rows))
+        trained = cast(Any, explainer).fit(detector, whom, data.normals, anomalies, run, given)
+    explainer.save(order.saved(home))
+    report = {"seconds": time.monotonic() - started, "resumed_from": trained.resumed_from, "history": trained.history,
+              "normals": len(data.normals), "anomalies": kinds}  # fmt: skip
+    (folder / REPORT).write_text(json.dumps(report))  # last: its presence says that the training has ended
+    return order.saved(home)
+
+
+def training_anomalies(detector: Detector, data: TrainingData, seed: int) -> tuple[Tensor, dict[str, int]]:
+    """Anomalies to train against, uint8 [N,C,H,W], and how many different ones of each kind.
+
+    The kinds are those that the detector learns from, or all where it names none or learns from normals alone; each has the
+    same share of the bank, as it has in a detector's batches. Synthetic ones are drawn once for each train normal.
+    """
+    import torch
+
+    from xadflow.defects.synthesisers import synthetic_rounds
+    from xadflow.training.seeds import seeded
+
+    learned_from = getattr(detector, "anomaly_sources", None)
+    sources = (learned_from(data) if learned_from is not None else ()) or EVERY_KIND
+    found = {"outliers": data.outliers, "known": data.known}
+    banks = {kind: found[kind] for kind in sources if kind in found and len(found[kind])}
+    if "synthetic" in sources:
+        kind = getattr(getattr(detector, "settings", None), "synthesiser", "defects")
+        drawn, _ = synthetic_rounds(data.normals[:MOST_OF_A_KIND], kind, 1, 64, torch.device("cpu"), seeded(seed, "anomalies"))
+        banks["synthetic"] = drawn
+    banks = {kind: bank[:MOST_OF_A_KIND] for kind, bank in banks.items()}
+    most = max(map(len, banks.values()), default=0)
+    parts = [bank[torch.arange(most) % len(bank)] for bank in banks.values()]
+    return torch.cat(parts) if parts else data.normals[:0], {kind: len(bank) for kind, bank in banks.items()}

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from xadflow.models.gate import AUROC, CHANGE_INSIDE, FIGURES, FLIP_RATE, judge
+from xadflow.settings.params import GateSettings
+
+RULES = GateSettings()
+GOOD = {AUROC: 0.93, FLIP_RATE: 0.98, CHANGE_INSIDE: 0.8}
+
+
+def test_without_a_champion_the_absolute_rules_decide():
+    assert judge(RULES, GOOD, None).passed
+    assert len(judge(RULES, GOOD, None).reasons) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "key"),
+    [(AUROC, 0.74, "gate.min_auroc"), (FLIP_RATE, 0.89, "gate.min_flip_rate"),
+     (CHANGE_INSIDE, 0.29, "gate.min_change_inside")],
+)  # fmt: skip
+def test_a_figure_below_its_least_fails_and_the_reason_names_value_and_key(name, value, key):
+    verdict = judge(RULES, GOOD | {name: value}, None)
+    assert not verdict.passed
+    (reason,) = verdict.reasons
+    assert f"{value:.4f}" in reason
+    assert key in reason
+    assert name in reason
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("odd", [math.nan, math.inf, None])
+def test_a_missing_or_infinite_figure_never_promotes(name, odd):
+    figures = {key: value for key, value in GOOD.items() if key != name}
+    if odd is not None:
+        figures[name] = odd
+    verdict = judge(RULES, figures, None)
+    assert not verdict.passed
+    assert "was not measured" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize("name", [AUROC, FLIP_RATE])
+def test_an_unmeasured_champion_does_not_let_the_challenger_pass(name):
+    verdict = judge(RULES, GOOD, GOOD | {name: math.nan})
+    assert not verdict.passed
+    assert "champion" in verdict.reasons[0]
+
+
+def test_a_drop_of_exactly_the_allowance_passes_and_a_little_more_does_not():
+    champion = {AUROC: 0.90, FLIP_RATE: 1.0, CHANGE_INSIDE: 0.9}
+    assert judge(RULES, {AUROC: 0.89, FLIP_RATE: 0.95, CHANGE_INSIDE: 0.5}, champion).passed
+    worse = judge(RULES, {AUROC: 0.8899, FLIP_RATE: 0.9499, CHANGE_INSIDE: 0.5}, champion)
+    assert not worse.passed
+    assert [reason.split()[-1] for reason in worse.reasons] == [
+        "(gate.max_auroc_drop).", "(gate.max_flip_rate_drop).",
+    ]  # fmt: skip
+
+
+def test_relative_rules_are_silent_without_a_champion_and_an_improvement_passes_them():
+    assert judge(RULES, {AUROC: 0.75, FLIP_RATE: 0.9, CHANGE_INSIDE: 0.5}, None).passed
+    assert judge(RULES, GOOD, {AUROC: 0.80, FLIP_RATE: 0.9, CHANGE_INSIDE: 0.99}).passed
+
+
+def test_all_broken_rules_are_told_at_once():
+    assert len(judge(RULES, {AUROC: 0.1, FLIP_RATE: 0.1, CHANGE_INSIDE: 0.1}, GOOD).reasons) == 5
