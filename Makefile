@@ -41,6 +41,7 @@ demo-diverse: setup ## the same on coloured digits, with a generator of several 
 
 check: setup ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check -q .
 	@$(BIN)/mypy -n $(JOBS)
 	@$(BIN)/lint-imports --no-cache
 

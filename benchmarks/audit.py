@@ -1,15 +1,15 @@
 """What it costs to verify the evidence, and to add to it as it grows: `python -m benchmarks.audit [--quick]`.
 
-Rows are generated, pictures are drawn (smooth noise, 128 px grey, sizes like those of the real ELPV rows) and encoded by
-the project's own code. A shard is 100 images, half of them anomalous with two explainers: 100 score rows and 100
-explanation rows, one commit each; 500 shards make 100,000 rows. Each head goes to a signed anchor file; the head in memory
-stands for MLflow's. Then:
+Rows are generated, pictures are drawn (smooth noise, 128 px grey, sizes like those of the real ELPV rows) and encoded
+by the project's own code. A shard is 100 images, half of them anomalous with two explainers: 100 score rows and 100
+explanation rows, one commit each; 500 shards make 100,000 rows. Each head goes to a signed anchor file; the head in
+memory stands for MLflow's. Then:
 
 1. one more shard is published without any anchor, and `verify(since_anchor=True)` reads just that;
 2. `verify` reads everything, once in as many processes as there are cores, once in one.
 
-Both compare every ledger line, every signature, every log entry, every file's presence and size, and every key. All files
-were just written, so they are in the file cache: a cold disk adds the time to read the bytes.
+Both compare every ledger line, every signature, every log entry, every file's presence and size, and every key. All
+files were just written, so they are in the file cache: a cold disk adds the time to read the bytes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def main() -> None:
     for number in range(shards):
         _publish(store, generator, number, costs)
         if (number + 1) % 50 == 0:
-            print(f"{(number + 1) * 2 * IMAGES:>7} rows written after {time.perf_counter() - started:.0f} s", flush=True)
+            print(
+                f"{(number + 1) * 2 * IMAGES:>7} rows written after {time.perf_counter() - started:.0f} s", flush=True
+            )
     head = store.ledger.head()
     outside: dict[str, Any] = {"anchor_file": folder / "heads.jsonl", "public_key": load_public_key(public)}
     _publish(EvidenceStore(store.tables, store.ledger.folder), generator, shards, {"explanations": [], "scores": []})
@@ -100,34 +102,61 @@ class _Generator:
         chosen = self.dice.permutation(400)
         explanations = [
             self._explanation(row, explainer, chosen[2 * place + second])
-            for place, row in enumerate(scores[::2]) for second, explainer in enumerate(("heatmap", "sparse"))
-        ]  # fmt: skip
+            for place, row in enumerate(scores[::2])
+            for second, explainer in enumerate(("heatmap", "sparse"))
+        ]
         schema = pa.schema([field for field in EXPLANATIONS if field.name != "row_digest"])
         return pa.Table.from_pylist(scores, schema=SCORES), pa.Table.from_pylist(explanations, schema=schema)
 
     def _score(self, number: int, day: date, made: datetime, anomalous: bool) -> dict[str, Any]:
         score = float(self.dice.normal(9.0 if anomalous else 4.0, 0.5))
         return {
-            "schema_version": SCHEMA_VERSION, "run_date": day, "run_id": f"run of {day}", "dataset": "generated",
-            "image_id": sha256_bytes(f"image {number}".encode()), "image_path": f"generated/images/{number:08d}.png",
-            "detector": "fcdd", "model_name": MODEL, "model_version": VERSION, "score": score, "threshold": 6.5,
-            "p_value": float(self.dice.uniform()), "is_anomaly": anomalous, "created_at": made,
-        }  # fmt: skip
+            "schema_version": SCHEMA_VERSION,
+            "run_date": day,
+            "run_id": f"run of {day}",
+            "dataset": "generated",
+            "image_id": sha256_bytes(f"image {number}".encode()),
+            "image_path": f"generated/images/{number:08d}.png",
+            "detector": "fcdd",
+            "model_name": MODEL,
+            "model_version": VERSION,
+            "score": score,
+            "threshold": 6.5,
+            "p_value": float(self.dice.uniform()),
+            "is_anomaly": anomalous,
+            "created_at": made,
+        }
 
     def _explanation(self, scored: dict[str, Any], explainer: str, which: int) -> dict[str, Any]:
         sparse = explainer == "sparse"
         figures = self.dice.uniform(size=20).tolist()
         return {
-            **scored, "explainer": explainer, "explainer_version": "1-0a1b2c3d", "seed": SEED,
-            "heatmap": {"bytes": self.heatmaps[which], "path": None}, "heatmap_min": figures[0],
-            "heatmap_max": 9.0 + figures[1], "original": {"bytes": self.originals[which], "path": None},
-            "counterfactuals": [{
-                "concept": 0, "image": {"bytes": self.altered[which], "path": None}, "score": figures[2],
-                "p_value": figures[3], "is_normal": True, "l1": figures[4], "l2": figures[5], "changed_fraction": figures[6],
-            }] if sparse else [],
-            "images": [], "metrics": [{"name": f"metric_{n:02d}", "value": figures[n]} for n in range(11 if sparse else 8)],
+            **scored,
+            "explainer": explainer,
+            "explainer_version": "1-0a1b2c3d",
+            "seed": SEED,
+            "heatmap": {"bytes": self.heatmaps[which], "path": None},
+            "heatmap_min": figures[0],
+            "heatmap_max": 9.0 + figures[1],
+            "original": {"bytes": self.originals[which], "path": None},
+            "counterfactuals": [
+                {
+                    "concept": 0,
+                    "image": {"bytes": self.altered[which], "path": None},
+                    "score": figures[2],
+                    "p_value": figures[3],
+                    "is_normal": True,
+                    "l1": figures[4],
+                    "l2": figures[5],
+                    "changed_fraction": figures[6],
+                }
+            ]
+            if sparse
+            else [],
+            "images": [],
+            "metrics": [{"name": f"metric_{n:02d}", "value": figures[n]} for n in range(11 if sparse else 8)],
             "lineage": json.dumps({"commit": "0" * 40, "weights": "f" * 64, "seed": SEED, "text": "x" * 620}),
-        }  # fmt: skip
+        }
 
 
 def _publish(store: EvidenceStore, generator: _Generator, number: int, costs: dict[str, list[Cost]]) -> None:
@@ -164,25 +193,40 @@ def _figures(
 ) -> dict[str, Any]:
     rows = {name: store.read(name, columns=["image_id"]).num_rows for name in costs}
     return {
-        "rows": sum(rows.values()), "rows_by_table": rows, "commits": audits["full"].commits,
-        "bytes_by_table": {name: sum(path.stat().st_size for path in store.folder(name).rglob("*.parquet")) for name in rows},
+        "rows": sum(rows.values()),
+        "rows_by_table": rows,
+        "commits": audits["full"].commits,
+        "bytes_by_table": {
+            name: sum(path.stat().st_size for path in store.folder(name).rglob("*.parquet")) for name in rows
+        },
         "ledger_bytes": store.ledger.path.stat().st_size,
         "png_bytes_median": {
             name: int(median(map(len, pictures)))
-            for name, pictures in (("original", generator.originals), ("counterfactual", generator.altered),
-                                   ("heatmap", generator.heatmaps))
+            for name, pictures in (
+                ("original", generator.originals),
+                ("counterfactual", generator.altered),
+                ("heatmap", generator.heatmaps),
+            )
         },
-        "load_average": os.getloadavg()[1], "picture_px": SIDE, "processes": os.cpu_count(),
+        "load_average": os.getloadavg()[1],
+        "picture_px": SIDE,
+        "processes": os.cpu_count(),
         "target_since_anchor_seconds": TARGET_S,
         "audits": {
-            name: {"seconds": one.seconds, "rows_recomputed": one.rows, "bytes_recomputed": one.bytes,
-                   "rows_per_second": one.rows / one.seconds} for name, one in audits.items()
+            name: {
+                "seconds": one.seconds,
+                "rows_recomputed": one.rows,
+                "bytes_recomputed": one.bytes,
+                "rows_per_second": one.rows / one.seconds,
+            }
+            for name, one in audits.items()
         },
         "publish_seconds": {
             name: [_around(each, commit) for commit in _places(len(each))] for name, each in costs.items()
         },
-        "publish_rows": IMAGES, "publish_commits": len(costs["scores"]),
-    }  # fmt: skip
+        "publish_rows": IMAGES,
+        "publish_commits": len(costs["scores"]),
+    }
 
 
 def _places(commits: int) -> list[int]:
@@ -193,19 +237,29 @@ def _places(commits: int) -> list[int]:
 
 def _around(costs: list[Cost], commit: int) -> dict[str, float]:
     near = costs[commit - AROUND // 2 : commit + AROUND // 2]
-    return {"commit": commit, "seconds": median(cost[0] for cost in near), "cpu_seconds": median(cost[1] for cost in near)}
+    return {
+        "commit": commit,
+        "seconds": median(cost[0] for cost in near),
+        "cpu_seconds": median(cost[1] for cost in near),
+    }
 
 
 def _show(figures: dict[str, Any]) -> None:
     megabytes = sum(figures["bytes_by_table"].values()) / 1e6
-    print(f"\n{figures['rows']} generated rows in {figures['commits']} commits, {megabytes:.0f} MB; "
-          f"PNG bytes (median) {figures['png_bytes_median']}")  # fmt: skip
+    print(
+        f"\n{figures['rows']} generated rows in {figures['commits']} commits, {megabytes:.0f} MB; "
+        f"PNG bytes (median) {figures['png_bytes_median']}"
+    )
     print(f"  {'audit':<18} {'seconds':>9} {'rows read':>10} {'rows/s':>9} {'MB read':>9}")
     for name, one in figures["audits"].items():
-        print(f"  {name:<18} {one['seconds']:9.1f} {one['rows_recomputed']:10d} {one['rows_per_second']:9.0f} "
-              f"{one['bytes_recomputed'] / 1e6:9.0f}")  # fmt: skip
+        print(
+            f"  {name:<18} {one['seconds']:9.1f} {one['rows_recomputed']:10d} {one['rows_per_second']:9.0f} "
+            f"{one['bytes_recomputed'] / 1e6:9.0f}"
+        )
     for name, costs in figures["publish_seconds"].items():
-        each = ", ".join(f"{cost['seconds'] * 1e3:.0f} ({cost['cpu_seconds'] * 1e3:.0f}) at {cost['commit']}" for cost in costs)
+        each = ", ".join(
+            f"{cost['seconds'] * 1e3:.0f} ({cost['cpu_seconds'] * 1e3:.0f}) at {cost['commit']}" for cost in costs
+        )
         print(f"  publishing {figures['publish_rows']} rows to {name}, ms (CPU ms) around a commit: {each}")
 
 

@@ -1,13 +1,14 @@
-"""Counterfactuals of anomaly detectors on Coloured-MNIST: `python -m benchmarks.counterfactuals [--quick] [--only ...]`.
+"""Counterfactuals of anomaly detectors on Coloured-MNIST: `python -m benchmarks.counterfactuals [--quick] [--only
+...]`.
 
-Normal is cyan with any digit, or a 1 in any colour (arXiv 2402.14469), so there are two ways from an anomaly to a normal
-image: another colour, or another digit. A generator is trained for each detector and has to find both. Neither it nor
-the detector sees a label of an anomaly: both learn against recoloured train digits (training.py says why that is nearly
-supervision). Explained are the first 1500 anomalies among MNIST's 10,000 test digits; the generator's settings were tried on
-the 5001st to the 6000th, the detector's on all test digits.
+Normal is cyan with any digit, or a 1 in any colour (arXiv 2402.14469), so there are two ways from an anomaly to a
+normal image: another colour, or another digit. A generator is trained for each detector and has to find both. Neither
+it nor the detector sees a label of an anomaly: both learn against recoloured train digits (training.py says why that is
+nearly supervision). Explained are the first 1500 anomalies among MNIST's 10,000 test digits; the generator's settings
+were tried on the 5001st to the 6000th, the detector's on all test digits.
 
-Each cell (detector, variant, seed) is kept in var/bench-counterfactuals/ and is neither trained nor measured twice while
-settings and code are the same; a training that is stopped goes on. Cells that were not run are listed as missing.
+Each cell (detector, variant, seed) is kept in var/bench-counterfactuals/ and is neither trained nor measured twice
+while settings and code are the same; a training that is stopped goes on. Cells that were not run are listed as missing.
 """
 
 from __future__ import annotations
@@ -64,18 +65,40 @@ METRICS = ("concept_accuracy", "edits", "factors", "normality", "perceptual", "r
 BARE = ("baselines", "controls")  # variants that are no row of the table
 CODE = (*(f"metrics/{name}.py" for name in METRICS), "explainers/diverse/explainer.py")
 SEARCHES = (*CODE, *(f"explainers/{name}.py" for name in ("sparse", "frank_wolfe", "oracle")))
-PUBLISHED = {"normality": "55.6 +- 1.5", "fid_n": "56 +- 12.4", "concept_accuracy": "97.2"}  # BCE; another exposure and FID net
+PUBLISHED = {
+    "normality": "55.6 +- 1.5",
+    "fid_n": "56 +- 12.4",
+    "concept_accuracy": "97.2",
+}  # BCE; another exposure and FID net
 FIGURES = (
-    "normality", "second_normality", "fid_n", "kid_n", "normal_by_definition", "strict", "loose", "l1_mean", "normals_l1_max",
-    "concept_accuracy", "substitution_auroc", "apart", "cosine", "perceptual", "noise_pixels", "noise_probability",
-)  # fmt: skip
+    "normality",
+    "second_normality",
+    "fid_n",
+    "kid_n",
+    "normal_by_definition",
+    "strict",
+    "loose",
+    "l1_mean",
+    "normals_l1_max",
+    "concept_accuracy",
+    "substitution_auroc",
+    "apart",
+    "cosine",
+    "perceptual",
+    "noise_pixels",
+    "noise_probability",
+)
 
 
 def main() -> None:
     """Train and measure what is missing, then write benchmarks/results/counterfactuals.json and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"bce, seed 0, {QUICK_STEPS} steps, its baselines and controls")
-    parser.add_argument("--only", nargs="+", default=(), metavar="WORD", help="run only these detectors, variants or seeds")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"bce, seed 0, {QUICK_STEPS} steps, its baselines and controls"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=(), metavar="WORD", help="run only these detectors, variants or seeds"
+    )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no cell after so many minutes")
     parser.add_argument("--jobs", type=int, default=0, help="cells at once; by default one for each core")
     arguments = parser.parse_args()
@@ -87,14 +110,25 @@ def main() -> None:
     for name, apart in _between_seeds(home, found).items():
         rows[name]["seed_difference"] = apart
     figures = {
-        "settings": described() | {"autoencoder": AUTOENCODER}, "images": EXPLAINED, "baseline_images": BASELINE_IMAGES,
-        "readers": reader_figures(home), "rows": rows, "baselines": baselines, "controls": controls, "published_bce": PUBLISHED,
+        "settings": described() | {"autoencoder": AUTOENCODER},
+        "images": EXPLAINED,
+        "baseline_images": BASELINE_IMAGES,
+        "readers": reader_figures(home),
+        "rows": rows,
+        "baselines": baselines,
+        "controls": controls,
+        "published_bce": PUBLISHED,
         "missing": [str(cell) for cell in cells if cell not in found],
         "commits": sorted({one["commit"] for one in found.values()}),
-    }  # fmt: skip
+    }
     _show(rows, baselines)
-    write_results("counterfactuals", figures, seeds=sorted({cell.seed for cell in cells}),
-                  seconds=float(sum(one["seconds"] for one in found.values())), quick=arguments.quick)  # fmt: skip
+    write_results(
+        "counterfactuals",
+        figures,
+        seeds=sorted({cell.seed for cell in cells}),
+        seconds=float(sum(one["seconds"] for one in found.values())),
+        quick=arguments.quick,
+    )
     shown = [cell for cell in found if cell.variant == "full"]
     if shown and not arguments.quick:
         first = shown[0]
@@ -123,7 +157,9 @@ def _words(cell: Cell) -> tuple[str, str, str]:
 def _kept(home: Home, cell: Cell) -> Path:
     """The figures of a cell."""
     plain = Cell(cell.method, "full", cell.seed, cell.steps) if cell.variant in BARE else cell
-    trained = detector_folder(home, cell.method, cell.seed) if cell.variant == "baselines" else generator_folder(home, plain)
+    trained = (
+        detector_folder(home, cell.method, cell.seed) if cell.variant == "baselines" else generator_folder(home, plain)
+    )
     code = code_digest(*(SEARCHES if cell.variant in BARE else CODE))
     key = sha256_json({**asdict(cell), "trained": trained.name, "measures": MEASURES, "code": code})[:12]
     return place(home) / f"figures-{cell.method}-{cell.variant}-{cell.seed}-{key}.json"
@@ -189,16 +225,25 @@ def _baselines(found: dict[Cell, Any]) -> dict[str, Any]:
 
 
 def _controls(home: Home, found: dict[Cell, Any]) -> dict[str, Any]:
-    """Of the control cell, beside it what the first generator's counterfactuals are by both definitions; empty without one."""
+    """Of the control cell, beside it what the first generator's counterfactuals are by both definitions; empty without
+    one.
+    """
     kept = {cell: one["figures"] for cell, one in found.items() if cell.variant == "controls"}
     for cell, figures in kept.items():
-        plain = next((one for one in found if (one.method, one.variant, one.seed) == (cell.method, "full", cell.seed)), None)
+        plain = next(
+            (one for one in found if (one.method, one.variant, one.seed) == (cell.method, "full", cell.seed)), None
+        )
         if plain is None:
             return figures | {"explained": None}
         rows = anomalous_by_both(anomalies())[:RELABELLED_IMAGES]
         made = kept_npz(_made(home, plain))["made"][rows]
-        return figures | {"explained": {"images": len(rows), "steps": plain.steps,
-                                        "share_normal": shares_normal(readers(home).read(made))}}  # fmt: skip
+        return figures | {
+            "explained": {
+                "images": len(rows),
+                "steps": plain.steps,
+                "share_normal": shares_normal(readers(home).read(made)),
+            }
+        }
     return {}
 
 
@@ -208,14 +253,20 @@ def _between_seeds(home: Home, found: dict[Cell, Any]) -> dict[str, float]:
     for cell in found:
         if cell.variant not in BARE:
             made.setdefault(f"{cell.method} {cell.variant}", []).append(kept_npz(_made(home, cell))["made"])
-    return {name: mean(seed_difference(*pair) for pair in combinations(each, 2))
-            for name, each in made.items() if len(each) > 1}  # fmt: skip
+    return {
+        name: mean(seed_difference(*pair) for pair in combinations(each, 2))
+        for name, each in made.items()
+        if len(each) > 1
+    }
 
 
 def _summed(figures: dict[str, Any]) -> dict[str, Any]:
     """With the figures that a table takes from the nested ones."""
-    more = {"normality": figures["explained"]["normality"], "second_normality": figures["second"]["normality"],
-            "l1_mean": mean(figures["l1"])}  # fmt: skip
+    more = {
+        "normality": figures["explained"]["normality"],
+        "second_normality": figures["second"]["normality"],
+        "l1_mean": mean(figures["l1"]),
+    }
     return figures | more | ({"normals_l1_max": max(figures["normals_l1"])} if "normals_l1" in figures else {})
 
 
@@ -224,7 +275,10 @@ def _show(rows: dict[str, Any], baselines: dict[str, Any]) -> None:
         for seed, one in row["seeds"].items():
             print(f"{name:<22} seed {seed}  " + "  ".join(f"{figure} {one[figure]:.3f}" for figure in FIGURES))
     for name, one in baselines.items():
-        print(f"{name:<22} " + "  ".join(f"{figure} {one[figure]:.3f}" for figure in FIGURES if one.get(figure) is not None))
+        print(
+            f"{name:<22} "
+            + "  ".join(f"{figure} {one[figure]:.3f}" for figure in FIGURES if one.get(figure) is not None)
+        )
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
-"""Do counterfactuals of a robustly trained detector transfer better: `python -m benchmarks.counterfactuals_elpv [--quick]`.
+"""Do counterfactuals of a robustly trained detector transfer better: `python -m benchmarks.counterfactuals_elpv
+[--quick]`.
 
-Real solar cells (ELPV, protocol peer-0, 64 px). For each seed a detector is trained twice, with the setting `robust` and
-without; their counterfactuals of the same real defects are shown to detectors that explain nothing (judges). If a change only
-pleases the detector it was made for, a judge still sees the defect. The first 100 test defects by image_id that both twins and
-the first judge flag are explained.
+Real solar cells (ELPV, protocol peer-0, 64 px). For each seed a detector is trained twice, with the setting `robust`
+and without; their counterfactuals of the same real defects are shown to detectors that explain nothing (judges). If a
+change only pleases the detector it was made for, a judge still sees the defect. The first 100 test defects by image_id
+that both twins and the first judge flag are explained.
 
 What was visible while choosing: method, network, steps, judges and radii were compared on validation normals and the 40
 reserved defects that do not train. The published radii (.5 and 1, 3 inner steps) were tried first, and there the sparse
-counterfactuals of seed 0 were looked at on test defects too: none transferred, and the first judge's score rose more than
-with the radii in use.
+counterfactuals of seed 0 were looked at on test defects too: none transferred, and the first judge's score rose more
+than with the radii in use.
 
-Detectors, generators and counterfactuals are kept in var/bench-counterfactuals-elpv and are not made twice while settings and
-code are the same, so a run that was stopped goes on. A sheet of pictures is written there and nowhere else.
+Detectors, generators and counterfactuals are kept in var/bench-counterfactuals-elpv and are not made twice while
+settings and code are the same, so a run that was stopped goes on. A sheet of pictures is written there and nowhere
+else.
 """
 
 from __future__ import annotations
@@ -74,7 +76,9 @@ Made = dict[tuple[str, str], Pixels]  # explainer, twin
 def main() -> None:
     """Make what is missing, judge it, print the table, write benchmarks/results/counterfactuals-elpv.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"one seed, {QUICK_IMAGES} defects, {QUICK_STEPS} generator steps")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"one seed, {QUICK_IMAGES} defects, {QUICK_STEPS} generator steps"
+    )
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
     started, home = time.perf_counter(), Home.find()
@@ -86,27 +90,40 @@ def main() -> None:
     for seed in seeds:
         originals = cells().test[rows[seed]]
         references = (normals, features_of(originals))
-        said[seed] = {f"{name}, {kind}": figures_of(originals, one, twin(home, kind, seed), judges, references)
-                      for (name, kind), one in made[seed].items()}  # fmt: skip
+        said[seed] = {
+            f"{name}, {kind}": figures_of(originals, one, twin(home, kind, seed), judges, references)
+            for (name, kind), one in made[seed].items()
+        }
         _note(started, f"seed {seed}: {len(originals)} defects judged")
     radius = inner_radius(PX * PX)
     detectors = {kind: {seed: detector_figures(twin(home, kind, seed), radius) for seed in seeds} for kind in TWINS}
     images = cells()
     figures = {
-        "settings": described() | {"generator_steps": steps}, "images": {str(seed): len(rows[seed]) for seed in seeds},
-        "distinct_images": len(np.unique(np.concatenate(list(rows.values())))), "known": KNOWN, "judge": JUDGE,
+        "settings": described() | {"generator_steps": steps},
+        "images": {str(seed): len(rows[seed]) for seed in seeds},
+        "distinct_images": len(np.unique(np.concatenate(list(rows.values())))),
+        "known": KNOWN,
+        "judge": JUDGE,
         "radius": radius,
         "detectors": {kind: {str(seed): one for seed, one in each.items()} for kind, each in detectors.items()},
         "brightness_auroc": brightness_auroc(),
-        "judges": {name: {"auroc": auroc(scores_of(judge, images.test), images.labels)} for name, judge in judges.items()},
+        "judges": {
+            name: {"auroc": auroc(scores_of(judge, images.test), images.labels)} for name, judge in judges.items()
+        },
         "rows": {name: {str(seed): said[seed][name] for seed in seeds} for name in said[seeds[0]]},
         "gaps": gaps(rows, made, judges),
-    }  # fmt: skip
+    }
     _show(figures)
-    path = write_results("counterfactuals-elpv", figures, seeds=seeds, seconds=time.perf_counter() - started, quick=quick)
+    path = write_results(
+        "counterfactuals-elpv", figures, seeds=seeds, seconds=time.perf_counter() - started, quick=quick
+    )
     first = seeds[0]
-    shown = [made[first][name, kind][:SHOWN, concept] for name, concepts in (("sparse", 1), ("diverse", 2))
-             for concept in range(concepts) for kind in TWINS]  # fmt: skip
+    shown = [
+        made[first][name, kind][:SHOWN, concept]
+        for name, concepts in (("sparse", 1), ("diverse", 2))
+        for concept in range(concepts)
+        for kind in TWINS
+    ]
     write_sheet(cells().test[rows[first][:SHOWN]], shown, place(home) / "sheet.png")
     print(f"\n{time.perf_counter() - started:.0f} s; written to benchmarks/results/{path.name}")
 
@@ -151,14 +168,19 @@ def _note(started: float, what: str) -> None:
 def _show(figures: Mapping[str, Any]) -> None:
     for name, seeds in figures["rows"].items():
         for seed, one in seeds.items():
-            judged = "  ".join(f"{judge}: transfer {of['transfer']:.2f} drop {of['drop']:+.2f}"
-                               for judge, of in one["judges"].items())  # fmt: skip
-            print(f"{name:<32} seed {seed}  flipped {one['flipped']:.2f}  l1 {one['l1']:.1f}  l2 {one['l2']:.2f}  "
-                  f"FID_N {one['fid_n']:.0f}  {judged}")  # fmt: skip
+            judged = "  ".join(
+                f"{judge}: transfer {of['transfer']:.2f} drop {of['drop']:+.2f}" for judge, of in one["judges"].items()
+            )
+            print(
+                f"{name:<32} seed {seed}  flipped {one['flipped']:.2f}  l1 {one['l1']:.1f}  l2 {one['l2']:.2f}  "
+                f"FID_N {one['fid_n']:.0f}  {judged}"
+            )
     for name, judges in figures["gaps"].items():
         for judge, measures in judges.items():
-            print(f"{name:<32} {judge:<6} robust - plain  " + "  ".join(
-                f"{measure} {_interval(one)}" for measure, one in measures.items()))  # fmt: skip
+            print(
+                f"{name:<32} {judge:<6} robust - plain  "
+                + "  ".join(f"{measure} {_interval(one)}" for measure, one in measures.items())
+            )
 
 
 def _interval(one: Mapping[str, Any]) -> str:

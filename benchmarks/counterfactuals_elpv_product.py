@@ -1,13 +1,15 @@
-"""What the product's own explainers make of real defects: `python -m benchmarks.counterfactuals_elpv_product [--quick]`.
+"""What the product's own explainers make of real defects: `python -m benchmarks.counterfactuals_elpv_product
+[--quick]`.
 
-Data set `elpv` of params.yaml as it stands there (protocol, size, carving of val and gate), detector `fcdd`, generator with the
-settings that `retrain` takes for it. The judge is a PaDiM that had no part: its trunk is another one, and it is fitted on the
-half of the train normals that gives no donors and that no companion of the training is fitted on. Baselines: transplant,
-nearest normal, autoencoder. Each seed trains detector and generator anew; the judge is one.
+Data set `elpv` of params.yaml as it stands there (protocol, size, carving of val and gate), detector `fcdd`, generator
+with the settings that `retrain` takes for it. The judge is a PaDiM that had no part: its trunk is another one, and it
+is fitted on the half of the train normals that gives no donors and that no companion of the training is fitted on.
+Baselines: transplant, nearest normal, autoencoder. Each seed trains detector and generator anew; the judge is one.
 
-Explained are the first flagged test defects by image_id. A judge is asked of those alone whose original it flags. Everything is
-kept in var/bench-counterfactuals-elpv-product and not made twice while settings and code are the same; a training that was
-stopped goes on from its checkpoint. A sheet of pictures is written there and nowhere else: ELPV's licence.
+Explained are the first flagged test defects by image_id. A judge is asked of those alone whose original it flags.
+Everything is kept in var/bench-counterfactuals-elpv-product and not made twice while settings and code are the same; a
+training that was stopped goes on from its checkpoint. A sheet of pictures is written there and nowhere else: ELPV's
+licence.
 """
 
 from __future__ import annotations
@@ -94,20 +96,37 @@ def main() -> None:
             found |= change_of_normals(make(quiet), quiet, one, originals)
             if name == GENERATOR:
                 free = generator.anywhere()
-                found |= {f"{key}_anywhere": value for key, value in change_of_normals(
-                    told(free, detector, quiet), quiet, told(free, detector, originals), originals).items()}  # fmt: skip
+                found |= {
+                    f"{key}_anywhere": value
+                    for key, value in change_of_normals(
+                        told(free, detector, quiet), quiet, told(free, detector, originals), originals
+                    ).items()
+                }
             rows.setdefault(name, {})[str(seed)] = found
             print(f"  seed {seed}, {name}: {len(one)} defects after {time.perf_counter() - started:.0f} s", flush=True)
     figures = {
-        "settings": {"generator": given, "detector": settings.detector(DETECTOR).model_dump(mode="json"),
-                     "gate": settings.gate.generator.model_dump(mode="json")},
-        "judge": {"method": "padim", "auroc": auroc(scores_of(judge, cells.test), cells.labels), "normals": len(cells.judged)},
-        "companions_normals": len(companion_rows(cells)), "images": {str(seed): len(explained[seed]) for seed in seeds},
-        "trainings": trainings, "rows": rows,
-        "intervals": {name: {"transfer": share_interval(judge, [(explained[seed], each[seed]) for seed in seeds]),
-                             "frechet": frechet_interval([(explained[seed], each[seed]) for seed in seeds], cells)}
-                      for name, each in made.items()},
-    }  # fmt: skip
+        "settings": {
+            "generator": given,
+            "detector": settings.detector(DETECTOR).model_dump(mode="json"),
+            "gate": settings.gate.generator.model_dump(mode="json"),
+        },
+        "judge": {
+            "method": "padim",
+            "auroc": auroc(scores_of(judge, cells.test), cells.labels),
+            "normals": len(cells.judged),
+        },
+        "companions_normals": len(companion_rows(cells)),
+        "images": {str(seed): len(explained[seed]) for seed in seeds},
+        "trainings": trainings,
+        "rows": rows,
+        "intervals": {
+            name: {
+                "transfer": share_interval(judge, [(explained[seed], each[seed]) for seed in seeds]),
+                "frechet": frechet_interval([(explained[seed], each[seed]) for seed in seeds], cells),
+            }
+            for name, each in made.items()
+        },
+    }
     print(json.dumps(figures["intervals"], indent=1))
     seconds = time.perf_counter() - started
     path = write_results("counterfactuals-elpv-product", figures, seeds=seeds, seconds=seconds, quick=quick)

@@ -29,14 +29,24 @@ def counterfactuals_elpv_product_section(figures: Mapping[str, Any]) -> str:
     judge, given = figures["judge"], figures["settings"]["generator"]
     each = list(figures["images"].values())
     size = "at their whole size" if given.get("size_px") is None else f"at {given['size_px']} px"
-    lines = [TEXT.format(seeds=", ".join(seeds), images=each[0] if min(each) == max(each) else f"{min(each)} to {max(each)}",
-                         px=size, auroc=judge["auroc"], normals=judge["normals"]),
-             "| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]  # fmt: skip
+    lines = [
+        TEXT.format(
+            seeds=", ".join(seeds),
+            images=each[0] if min(each) == max(each) else f"{min(each)} to {max(each)}",
+            px=size,
+            auroc=judge["auroc"],
+            normals=judge["normals"],
+        ),
+        "| " + " | ".join(HEAD) + " |",
+        "|---" * len(HEAD) + "|",
+    ]
     lines += [_row(name, list(of.values()), figures["intervals"][name]) for name, of in figures["rows"].items()]
     took = list(figures["trainings"].values())
     minutes = mean(one["cpu_seconds"] for one in took) / 60
-    lines.append(f"\nTraining of the generator: {minutes:.1f} minutes of one processor, pairs and companions included. "
-                 f"{verdict(figures)}")  # fmt: skip
+    lines.append(
+        f"\nTraining of the generator: {minutes:.1f} minutes of one processor, pairs and companions included. "
+        f"{verdict(figures)}"
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -49,22 +59,37 @@ def verdict(figures: Mapping[str, Any]) -> str:
         ("likeness", mean(one.get("likeness", 0.0) for one in of), rules["max_likeness"], False),
         ("apart", mean(one.get("apart", 1.0) for one in of), rules["min_apart"], True),
         ("Frechet", mean(one["frechet"] for one in of), rules["max_frechet"], False),
-        ("normals change", mean(one["change_of_normals_anywhere"] for one in of), rules["max_change_of_normals"], False),
+        (
+            "normals change",
+            mean(one["change_of_normals_anywhere"] for one in of),
+            rules["max_change_of_normals"],
+            False,
+        ),
     ):
         if value < limit if least else value > limit:
             missed.append(f"{title} is {value:.3g}, {'at least' if least else 'at most'} {limit:g} is asked")
-    return f"By the gate's rules, on these images: {'; '.join(missed)}." if missed else "It keeps every rule of the gate."
+    return (
+        f"By the gate's rules, on these images: {'; '.join(missed)}." if missed else "It keeps every rule of the gate."
+    )
 
 
 def _row(name: str, seeds: list[Mapping[str, Any]], intervals: Mapping[str, Any]) -> str:
     normal = " / ".join(f"{mean(values):.0%}" for values in zip(*(one["share_normal"] for one in seeds), strict=True))
     transfer, frechet = intervals["transfer"], intervals["frechet"]
     free = [one["change_of_normals_anywhere"] for one in seeds if "change_of_normals_anywhere" in one]
-    cells = [normal, f"{transfer['value']:.1%} [{transfer['low']:.1%}, {transfer['high']:.1%}]", f"{_mean(seeds, 'drop'):.2f}",
-             f"{frechet['value']:.0f} [{frechet['low']:.0f}, {frechet['high']:.0f}]", f"{_mean(seeds, 'kid'):.0f}",
-             *(f"{_mean(seeds, key):.{digits}f}" if key in seeds[0] else "" for key, digits in (("likeness", 2), ("apart", 3))),
-             f"{_mean(seeds, 'changed'):.1%}",
-             f"{_mean(seeds, 'change_of_normals'):.2f}" + (f" ({mean(free):.2f})" if free else "")]  # fmt: skip
+    cells = [
+        normal,
+        f"{transfer['value']:.1%} [{transfer['low']:.1%}, {transfer['high']:.1%}]",
+        f"{_mean(seeds, 'drop'):.2f}",
+        f"{frechet['value']:.0f} [{frechet['low']:.0f}, {frechet['high']:.0f}]",
+        f"{_mean(seeds, 'kid'):.0f}",
+        *(
+            f"{_mean(seeds, key):.{digits}f}" if key in seeds[0] else ""
+            for key, digits in (("likeness", 2), ("apart", 3))
+        ),
+        f"{_mean(seeds, 'changed'):.1%}",
+        f"{_mean(seeds, 'change_of_normals'):.2f}" + (f" ({mean(free):.2f})" if free else ""),
+    ]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 

@@ -44,8 +44,22 @@ ELPV's pictures are CC BY-NC-SA 4.0 and none is in this repository; the command 
 
 GAP_MEASURES = {"transfer": "transfer", "drop": "drop", "more": "drops more"}
 OF_NO_TWIN = ("autoencoder", "brightened, as far as robust")
-HEAD = ("", "twin", "flipped", "transfer: {0}", "drop: {0}", "transfer: {1}", "drop: {1}", "l2", "l1", "changed", "brighter",
-        "normality: own / {0} / {1}", "FID_N", "KID_N")  # fmt: skip
+HEAD = (
+    "",
+    "twin",
+    "flipped",
+    "transfer: {0}",
+    "drop: {0}",
+    "transfer: {1}",
+    "drop: {1}",
+    "l2",
+    "l1",
+    "changed",
+    "brighter",
+    "normality: own / {0} / {1}",
+    "FID_N",
+    "KID_N",
+)
 
 
 def counterfactuals_elpv_section(figures: Mapping[str, Any]) -> str:
@@ -53,18 +67,28 @@ def counterfactuals_elpv_section(figures: Mapping[str, Any]) -> str:
     settings, judges = figures["settings"], list(figures["judges"])
     robust, each = settings["robust"], list(figures["images"].values())
     text = TEXT.format(
-        seeds=", ".join(figures["images"]), method=settings["method"], network=settings["detector"]["network"],
-        steps=settings["detector"]["min_steps"], known=figures["known"], normals=robust["radius_normals"],
-        anomalies=robust["radius_anomalies"], inner=robust["steps"], judge=figures["judge"],
-        distinct=figures["distinct_images"], images=min(each) if min(each) == max(each) else f"{min(each)} to {max(each)}",
-    )  # fmt: skip
+        seeds=", ".join(figures["images"]),
+        method=settings["method"],
+        network=settings["detector"]["network"],
+        steps=settings["detector"]["min_steps"],
+        known=figures["known"],
+        normals=robust["radius_normals"],
+        anomalies=robust["radius_anomalies"],
+        inner=robust["steps"],
+        judge=figures["judge"],
+        distinct=figures["distinct_images"],
+        images=min(each) if min(each) == max(each) else f"{min(each)} to {max(each)}",
+    )
     lines = [text, *_detectors(figures), "", *_head([title.format(*judges) for title in HEAD])]
     lines += [_row(*name.rsplit(", ", 1), list(seeds.values()), judges) for name, seeds in figures["rows"].items()]
     lines += [GAPS, *_head(["", "judge", *(cell for title in GAP_MEASURES.values() for cell in (title, "each seed"))])]
     for name, by_judge in figures["gaps"].items():
         for judge, measures in by_judge.items():
-            cells = [cell for one in (measures[measure] for measure in GAP_MEASURES)
-                     for cell in (interval(one), _each(one["each_seed"]))]  # fmt: skip
+            cells = [
+                cell
+                for one in (measures[measure] for measure in GAP_MEASURES)
+                for cell in (interval(one), _each(one["each_seed"]))
+            ]
             lines.append(f"| {name} | {judge} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", verdict(figures), LICENCE])
 
@@ -77,24 +101,38 @@ def verdict(figures: Mapping[str, Any]) -> str:
             one = figures["gaps"][name][figures["judge"]][measure]
             holds = "holds" if one["low"] > 0 else "**the opposite holds**" if one["high"] < 0 else "**is not shown**"
             said.append(f"{name}, {title}: {holds} ({interval(one)})")
-    return f"\"The robust one transfers better\", by judge `{figures['judge']}`: {'; '.join(said)}."
+    return f'"The robust one transfers better", by judge `{figures["judge"]}`: {"; ".join(said)}.'
 
 
 def interval(one: Mapping[str, Any]) -> str:
     """The difference with both intervals."""
-    return (f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}] "
-            f"([{one['low_of_these_seeds']:+.3f}, {one['high_of_these_seeds']:+.3f}])")  # fmt: skip
+    return (
+        f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}] "
+        f"([{one['low_of_these_seeds']:+.3f}, {one['high_of_these_seeds']:+.3f}])"
+    )
 
 
 def _detectors(figures: Mapping[str, Any]) -> list[str]:
-    lines = _head(["detector", "AUROC", "each seed", "flagged: defects", "flagged: normals",
-                   f"AUROC under an l2 attack of {figures['radius']:.3f}", "each seed", "the same images unmoved"])  # fmt: skip
+    lines = _head(
+        [
+            "detector",
+            "AUROC",
+            "each seed",
+            "flagged: defects",
+            "flagged: normals",
+            f"AUROC under an l2 attack of {figures['radius']:.3f}",
+            "each seed",
+            "the same images unmoved",
+        ]
+    )
     for kind, seeds in figures["detectors"].items():
         each = list(seeds.values())
         clean, moved = ([one[name] for one in each] for name in ("auroc", "auroc_attacked"))
-        lines.append(f"| {kind} | {mean(clean):.3f} | {_each(clean, '.3f')} | {_mean(each, 'flagged_defects'):.1%} | "
-                     f"{_mean(each, 'flagged_normals'):.1%} | {mean(moved):.3f} | {_each(moved, '.3f')} | "
-                     f"{_mean(each, 'auroc_of_attacked_images'):.3f} |")  # fmt: skip
+        lines.append(
+            f"| {kind} | {mean(clean):.3f} | {_each(clean, '.3f')} | {_mean(each, 'flagged_defects'):.1%} | "
+            f"{_mean(each, 'flagged_normals'):.1%} | {mean(moved):.3f} | {_each(moved, '.3f')} | "
+            f"{_mean(each, 'auroc_of_attacked_images'):.3f} |"
+        )
     lines += [f"| judge {name} | {one['auroc']:.3f} | | | | | | |" for name, one in figures["judges"].items()]
     return [*lines, f"| brightness alone | {figures['brightness_auroc']:.3f} | | | | | | |"]
 
@@ -104,10 +142,19 @@ def _row(name: str, kind: str, seeds: list[Mapping[str, Any]], judges: list[str]
     for judge in judges:
         of = [one["judges"][judge] for one in seeds]
         cells += [f"{_mean(of, 'transfer'):.1%}", f"{_mean(of, 'drop'):.2f}"]
-    normality = [_mean(seeds, "normality"), *(_mean([one["judges"][judge] for one in seeds], "normality") for judge in judges)]
-    cells += [f"{_mean(seeds, 'l2'):.2f}", f"{_mean(seeds, 'l1'):.1f}", f"{_mean(seeds, 'changed_fraction'):.1%}",
-              f"{_mean(seeds, 'brighter'):+.3f}",
-              " / ".join(f"{one:.0f}" for one in normality), f"{_mean(seeds, 'fid_n'):.0f}", f"{_mean(seeds, 'kid_n'):.0f}"]
+    normality = [
+        _mean(seeds, "normality"),
+        *(_mean([one["judges"][judge] for one in seeds], "normality") for judge in judges),
+    ]
+    cells += [
+        f"{_mean(seeds, 'l2'):.2f}",
+        f"{_mean(seeds, 'l1'):.1f}",
+        f"{_mean(seeds, 'changed_fraction'):.1%}",
+        f"{_mean(seeds, 'brighter'):+.3f}",
+        " / ".join(f"{one:.0f}" for one in normality),
+        f"{_mean(seeds, 'fid_n'):.0f}",
+        f"{_mean(seeds, 'kid_n'):.0f}",
+    ]
     return f"| {name} | {'' if name in OF_NO_TWIN else kind} | " + " | ".join(cells) + " |"
 
 

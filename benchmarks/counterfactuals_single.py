@@ -1,12 +1,14 @@
-"""Counterfactuals of one-class detectors on MNIST and Fashion-MNIST: `python -m benchmarks.counterfactuals_single [--quick]`.
+"""Counterfactuals of one-class detectors on MNIST and Fashion-MNIST: `python -m benchmarks.counterfactuals_single
+[--quick]`.
 
-Normal is one class (arXiv 2402.14469, scenario "single"); a generator is trained for each of four detectors on normals and
-the exposure, which holds no image of the set, and has to turn images of the nine other classes into the normal one. There
-is no second way to be normal here as there is on Coloured-MNIST, so two concepts can only differ in how they draw it.
+Normal is one class (arXiv 2402.14469, scenario "single"); a generator is trained for each of four detectors on normals
+and the exposure, which holds no image of the set, and has to turn images of the nine other classes into the normal one.
+There is no second way to be normal here as there is on Coloured-MNIST, so two concepts can only differ in how they draw
+it.
 
-Who says that it did: the explained detector, a second one, and a reader of all ten classes that no training has seen; the
-last is what counts. Explained are the first 1000 test images of other classes; nothing was chosen by them. Each cell (set,
-detector, variant, seed) is kept in var/bench-counterfactuals-single/ as in bench-counterfactuals.
+Who says that it did: the explained detector, a second one, and a reader of all ten classes that no training has seen;
+the last is what counts. Explained are the first 1000 test images of other classes; nothing was chosen by them. Each
+cell (set, detector, variant, seed) is kept in var/bench-counterfactuals-single/ as in bench-counterfactuals.
 """
 
 from __future__ import annotations
@@ -68,22 +70,40 @@ METRICS = ("concept_accuracy", "edits", "factors", "normality", "perceptual", "r
 CODE = (*(f"metrics/{name}.py" for name in METRICS), "explainers/diverse/explainer.py")
 SEARCHES = (*CODE, *(f"explainers/{name}.py" for name in ("sparse", "frank_wolfe", "oracle")))
 PUBLISHED = {  # MNIST, mean of ten classes; EMNIST letters as exposure, another FID network
-    "bce": {"normality": "72.0 +- 4.0", "fid_n": "43 +- 8.1"}, "hsc": {"normality": "80.8 +- 5.3", "fid_n": "68 +- 14.6"},
+    "bce": {"normality": "72.0 +- 4.0", "fid_n": "43 +- 8.1"},
+    "hsc": {"normality": "80.8 +- 5.3", "fid_n": "68 +- 14.6"},
     "dsvdd": {"normality": "75.2 +- 9.2", "fid_n": "100 +- 8.8"},
-}  # fmt: skip
+}
 FIGURES = (
-    "normality", "second_normality", "fid_n", "kid_n", "read_as_normal", "l1_mean", "normals_l1_max", "apart", "cosine",
-    "concept_accuracy", "perceptual", "noise_pixels", "noise_probability",
-)  # fmt: skip
+    "normality",
+    "second_normality",
+    "fid_n",
+    "kid_n",
+    "read_as_normal",
+    "l1_mean",
+    "normals_l1_max",
+    "apart",
+    "cosine",
+    "concept_accuracy",
+    "perceptual",
+    "noise_pixels",
+    "noise_probability",
+)
 SHOWN_EACH = 2
 Pixels = NDArray[np.uint8]
 
 
 def main() -> None:
-    """Train and measure what is missing, then write benchmarks/results/counterfactuals-single.json and pictures in var/."""
+    """Train and measure what is missing, then write benchmarks/results/counterfactuals-single.json and pictures in
+    var/.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"mnist, bce, seed 0, {QUICK_STEPS} steps, and its baselines")
-    parser.add_argument("--only", nargs="+", default=(), metavar="WORD", help="only these sets, detectors, variants or seeds")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"mnist, bce, seed 0, {QUICK_STEPS} steps, and its baselines"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=(), metavar="WORD", help="only these sets, detectors, variants or seeds"
+    )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no cell after so many minutes")
     parser.add_argument("--jobs", type=int, default=0, help="cells at once; by default one for each core")
     arguments = parser.parse_args()
@@ -97,15 +117,24 @@ def main() -> None:
         run_cells(wanted, _measured, arguments.jobs, time.monotonic() + 60 * arguments.minutes)
     found = {cell: json.loads(kept.read_text()) for cell in cells if (kept := _kept(home, cell)).is_file()}
     figures = {
-        "settings": described() | {"autoencoder": AUTOENCODER}, "images": EXPLAINED, "baseline_images": BASELINE_IMAGES,
+        "settings": described() | {"autoencoder": AUTOENCODER},
+        "images": EXPLAINED,
+        "baseline_images": BASELINE_IMAGES,
         "judges": {name: _judges(home, name) for name in sorted({cell.set for cell in found})},
-        "rows": rows_of(found), "baselines": _baselines(found), "published_mnist": PUBLISHED,
+        "rows": rows_of(found),
+        "baselines": _baselines(found),
+        "published_mnist": PUBLISHED,
         "missing": [str(cell) for cell in cells if cell not in found and cell.seed == 0],
         "commits": sorted({one["commit"] for one in found.values()}),
-    }  # fmt: skip
+    }
     _show(figures)
-    write_results("counterfactuals-single", figures, seeds=sorted({cell.seed for cell in found}),
-                  seconds=float(sum(one["seconds"] for one in found.values())), quick=arguments.quick)  # fmt: skip
+    write_results(
+        "counterfactuals-single",
+        figures,
+        seeds=sorted({cell.seed for cell in found}),
+        seconds=float(sum(one["seconds"] for one in found.values())),
+        quick=arguments.quick,
+    )
     for name in NORMAL:
         write_picture(home, name, [cell for cell in found if (cell.set, cell.variant, cell.seed) == (name, "full", 0)])
 
@@ -168,8 +197,9 @@ def _detector_figures(cell: Cell, detector: Any) -> dict[str, float]:
     return {
         "auroc": auroc(scores, ~of.is_normal),
         "flagged": float((scores[~of.is_normal] > detector.calibration.threshold).mean()),
-        "phi_anomalies": float(phi[~of.is_normal].mean()), "phi_normals": float(phi[of.is_normal].mean()),
-    }  # fmt: skip
+        "phi_anomalies": float(phi[~of.is_normal].mean()),
+        "phi_normals": float(phi[of.is_normal].mean()),
+    }
 
 
 def _generator_figures(home: Home, cell: Cell) -> tuple[dict[str, Any], Pixels]:
@@ -178,8 +208,9 @@ def _generator_figures(home: Home, cell: Cell) -> tuple[dict[str, Any], Pixels]:
     of, normals = tested(cell.set).anomalies(EXPLAINED), tested(cell.set).normals
     made = counterfactuals(explainer, detector, of)
     figures = made_figures(home, cell, of, made)
-    figures |= noise_figures(detector, explainer, lambda scores: anomaly_probability(cell, detector, scores), of[:NOISY],
-                             made[:NOISY])  # fmt: skip
+    figures |= noise_figures(
+        detector, explainer, lambda scores: anomaly_probability(cell, detector, scores), of[:NOISY], made[:NOISY]
+    )
     figures["normals_l1"] = mean_sizes(normals, counterfactuals(explainer, detector, normals))
     return figures, made
 
@@ -189,25 +220,37 @@ def _baselines_made(home: Home, cell: Cell) -> list[tuple[str, Pixels]]:
     detector, data = kept_detector(home, cell.set, cell.method, cell.seed), learnt(cell.set)
     of, train = tested(cell.set).anomalies(BASELINE_IMAGES), data.normals.numpy()
     return [
-        ("nearest train normal", nearest_of(detector, train, of)), ("l2 attack", searched(detector, of, p=2.0)),
+        ("nearest train normal", nearest_of(detector, train, of)),
+        ("l2 attack", searched(detector, of, p=2.0)),
         ("sparse", searched(detector, of)),
         ("autoencoder", projected(train, data.val_normals.numpy(), cell.seed, of)),
         ("unchanged", of[:, None]),
-    ]  # fmt: skip
+    ]
 
 
 def made_figures(home: Home, cell: Cell, of: Pixels, made: Pixels) -> dict[str, Any]:
     """Figures of any counterfactuals `made` of the anomalies `of`."""
     known, judge = tested(cell.set), reader(home, cell.set)
-    judges = {"explained": kept_detector(home, cell.set, cell.method, cell.seed), "second": second_detector(home, cell.set)}
+    judges = {
+        "explained": kept_detector(home, cell.set, cell.method, cell.seed),
+        "second": second_detector(home, cell.set),
+    }
     found: dict[str, Any] = {name: judged_by(one, known.normals, made) for name, one in judges.items()}
     classes, features = classes_and_features(judge, made.reshape(-1, *made.shape[2:]))
     others = [classes_and_features(judge, images)[1] for images in (known.normals, known.anomalies(SPAN))]
     read = (classes.reshape(made.shape[:2]) == NORMAL[cell.set]) & legible(made)
-    return found | distances(features.reshape(*made.shape[:2], -1), *others) | {
-        "read_as_normal": float(read.mean()), "read_as_normal_each": read.mean(axis=0).tolist(), "l1": mean_sizes(of, made),
-        "perceptual": float(perceptual(judge, of, made).mean()), "images": len(made),
-    } | between_concepts(of, made, cell.seed)  # fmt: skip
+    return (
+        found
+        | distances(features.reshape(*made.shape[:2], -1), *others)
+        | {
+            "read_as_normal": float(read.mean()),
+            "read_as_normal_each": read.mean(axis=0).tolist(),
+            "l1": mean_sizes(of, made),
+            "perceptual": float(perceptual(judge, of, made).mean()),
+            "images": len(made),
+        }
+        | between_concepts(of, made, cell.seed)
+    )
 
 
 def _judges(home: Home, name: str) -> dict[str, float]:
@@ -215,8 +258,11 @@ def _judges(home: Home, name: str) -> dict[str, float]:
     of = tested(name)
     read = classes_and_features(reader(home, name), of.images)[0] == NORMAL[name]
     second = scores_of(second_detector(home, name), of.images)
-    return {"read_normals": float(read[of.is_normal].mean()), "read_anomalies": float(read[~of.is_normal].mean()),
-            "second_auroc": auroc(second, ~of.is_normal)}  # fmt: skip
+    return {
+        "read_normals": float(read[of.is_normal].mean()),
+        "read_anomalies": float(read[~of.is_normal].mean()),
+        "second_auroc": auroc(second, ~of.is_normal),
+    }
 
 
 def rows_of(found: dict[Cell, Any]) -> dict[str, Any]:
@@ -235,14 +281,20 @@ def rows_of(found: dict[Cell, Any]) -> dict[str, Any]:
 
 def _baselines(found: dict[Cell, Any]) -> dict[str, Any]:
     """set and detector -> baseline -> figures."""
-    return {f"{cell.set} {cell.method}": {name: _summed(own) for name, own in one["figures"].items() if name != "detector"}
-            for cell, one in found.items() if cell.variant == "baselines"}  # fmt: skip
+    return {
+        f"{cell.set} {cell.method}": {name: _summed(own) for name, own in one["figures"].items() if name != "detector"}
+        for cell, one in found.items()
+        if cell.variant == "baselines"
+    }
 
 
 def _summed(figures: dict[str, Any]) -> dict[str, Any]:
     """With the figures that a table takes from the nested ones."""
-    more = {"normality": figures["explained"]["normality"], "second_normality": figures["second"]["normality"],
-            "l1_mean": mean(figures["l1"])}  # fmt: skip
+    more = {
+        "normality": figures["explained"]["normality"],
+        "second_normality": figures["second"]["normality"],
+        "l1_mean": mean(figures["l1"]),
+    }
     return figures | more | ({"normals_l1_max": max(figures["normals_l1"])} if "normals_l1" in figures else {})
 
 
@@ -266,7 +318,10 @@ def _show(figures: dict[str, Any]) -> None:
             print(f"{name:<24} seed {seed}  " + "  ".join(f"{figure} {one[figure]:.3f}" for figure in FIGURES))
     for name, own in figures["baselines"].items():
         for kind, one in own.items():
-            print(f"{name:<24} {kind:<20} " + "  ".join(f"{figure} {one[figure]:.3f}" for figure in FIGURES if figure in one))
+            print(
+                f"{name:<24} {kind:<20} "
+                + "  ".join(f"{figure} {one[figure]:.3f}" for figure in FIGURES if figure in one)
+            )
 
 
 if __name__ == "__main__":

@@ -72,10 +72,40 @@ the relabelled definition, {relabelled[share_normal][original]:.1%} by the origi
 *normals*, {normals} in all rows.
 """
 
-SEED_HEAD = ("", "seed", "normality", "second", "FID_N", "KID_N", "by definition", "colour only", "digit only", "strict",
-             "loose", "L1", "normals", "apart", "cosine", "told", "substitution", "perceptual", "noise", "seeds")  # fmt: skip
-BASE_HEAD = ("", "normality", "second", "called normal by second", "FID_N", "by definition", "colour only", "digit only", "L1",
-             "perceptual")  # fmt: skip
+SEED_HEAD = (
+    "",
+    "seed",
+    "normality",
+    "second",
+    "FID_N",
+    "KID_N",
+    "by definition",
+    "colour only",
+    "digit only",
+    "strict",
+    "loose",
+    "L1",
+    "normals",
+    "apart",
+    "cosine",
+    "told",
+    "substitution",
+    "perceptual",
+    "noise",
+    "seeds",
+)
+BASE_HEAD = (
+    "",
+    "normality",
+    "second",
+    "called normal by second",
+    "FID_N",
+    "by definition",
+    "colour only",
+    "digit only",
+    "L1",
+    "perceptual",
+)
 
 
 def counterfactuals_section(figures: Mapping[str, Any]) -> str:
@@ -85,16 +115,26 @@ def counterfactuals_section(figures: Mapping[str, Any]) -> str:
     detectors = [one["detector"] for one in each]
     steps = sorted({row["steps"] for row in rows.values()})
     text = TEXT.format(
-        concepts=settings["full"]["concepts"], steps=steps[-1] if steps else 0, images=figures["images"],
-        kept=_range([one["exposure_kept"] for one in detectors], ",.0f"), exposure=settings["sizes"]["exposure"],
+        concepts=settings["full"]["concepts"],
+        steps=steps[-1] if steps else 0,
+        images=figures["images"],
+        kept=_range([one["exposure_kept"] for one in detectors], ",.0f"),
+        exposure=settings["sizes"]["exposure"],
         ones=max((one["exposure_ones"] for one in detectors), default=0.0),
-        auroc=_range([one["auroc"] for one in detectors], ".4f"), **figures["readers"],
-        of_method="".join(OF_METHOD.format(method=method, settings=", ".join(f"`{name}: {own[name]}`" for name in own))
-                          for method, own in settings.get("of_method", {}).items() if own),
-    )  # fmt: skip
-    lines = [text, f"![anomalies, recoloured, redrawn as 1]({PICTURE})\n",
-             "Anomalies (above), and what the two concepts of the first generator made of them (bce, seed 0).\n",
-             *_head(SEED_HEAD)]  # fmt: skip
+        auroc=_range([one["auroc"] for one in detectors], ".4f"),
+        **figures["readers"],
+        of_method="".join(
+            OF_METHOD.format(method=method, settings=", ".join(f"`{name}: {own[name]}`" for name in own))
+            for method, own in settings.get("of_method", {}).items()
+            if own
+        ),
+    )
+    lines = [
+        text,
+        f"![anomalies, recoloured, redrawn as 1]({PICTURE})\n",
+        "Anomalies (above), and what the two concepts of the first generator made of them (bce, seed 0).\n",
+        *_head(SEED_HEAD),
+    ]
     for name, row in rows.items():
         lines += [_seed_row(name, seed, one) for seed, one in row["seeds"].items()]
         if row["sd"] is not None:
@@ -115,10 +155,16 @@ def counterfactuals_section(figures: Mapping[str, Any]) -> str:
 def _controls_text(controls: Mapping[str, Any], normals: list[float]) -> str:
     own, told = controls["explained"], ""
     if own is not None:
-        told = (f"; of those of the first generator of the table ({own['steps']:,} steps, {own['images']} such images) "
-                f"{own['share_normal']['relabelled']:.1%} and {own['share_normal']['original']:.1%}")  # fmt: skip
-    return CONTROLS.format(random=controls["random_weights"], relabelled=controls["relabelled"], explained=told,
-                           normals=_range(normals, ".3f"))  # fmt: skip
+        told = (
+            f"; of those of the first generator of the table ({own['steps']:,} steps, {own['images']} such images) "
+            f"{own['share_normal']['relabelled']:.1%} and {own['share_normal']['original']:.1%}"
+        )
+    return CONTROLS.format(
+        random=controls["random_weights"],
+        relabelled=controls["relabelled"],
+        explained=told,
+        normals=_range(normals, ".3f"),
+    )
 
 
 def _missed(rows: Mapping[str, Any]) -> str:
@@ -126,13 +172,25 @@ def _missed(rows: Mapping[str, Any]) -> str:
     found = []
     for name, row in rows.items():
         for seed, one in row["seeds"].items() if name.endswith(" full") else ():
-            wrong = [title for title, missed in (
-                ("normality", abs(one["normality"] - 50.0) > 6.0), ("FID_N", one["fid_n"] > 30.0),
-                ("by definition", one["normal_by_definition"] < 0.95), ("loose", one["loose"] < 0.9),
-                ("strict", one["strict"] < 0.7), ("normals", one["normals_l1_max"] > 0.04),
-                *((f"second of the concept that {what}", abs(one["second"]["normality_each"][concept] - 50.0) > 15.0)
-                  for what, concept in zip(("recolours", "redraws"), one["roles"], strict=True)),
-            ) if missed]  # fmt: skip
+            wrong = [
+                title
+                for title, missed in (
+                    ("normality", abs(one["normality"] - 50.0) > 6.0),
+                    ("FID_N", one["fid_n"] > 30.0),
+                    ("by definition", one["normal_by_definition"] < 0.95),
+                    ("loose", one["loose"] < 0.9),
+                    ("strict", one["strict"] < 0.7),
+                    ("normals", one["normals_l1_max"] > 0.04),
+                    *(
+                        (
+                            f"second of the concept that {what}",
+                            abs(one["second"]["normality_each"][concept] - 50.0) > 15.0,
+                        )
+                        for what, concept in zip(("recolours", "redraws"), one["roles"], strict=True)
+                    ),
+                )
+                if missed
+            ]
             found += [f"{name} seed {seed}: {', '.join(wrong)}"] if wrong else []
     return f"**Missed**: {'; '.join(found)}.\n" if found else "Nothing of this is missed by the full configuration.\n"
 
@@ -143,13 +201,23 @@ def _seed_row(name: str, seed: str, one: Mapping[str, Any]) -> str:
     cells = [
         f"**{one['normality']:.1f}**{_by_role(one['explained']['normality_each'], roles)}",
         f"{one['second_normality']:.1f}{_by_role(one['second']['normality_each'], roles)}",
-        f"{one['fid_n']:.1f}", f"{one['kid_n']:.1f}", f"{one['normal_by_definition']:.1%}",
-        f"{one['colour_only'][first]:.1%}", f"{one['digit_only'][second]:.1%}",
-        f"**{one['strict']:.1%}**", f"**{one['loose']:.1%}**",
-        " / ".join(f"{one['l1'][concept]:.3f}" for concept in roles), f"{one['normals_l1_max']:.3f}", f"{one['apart']:.3f}",
-        f"{one['cosine']:.2f}", f"{one['concept_accuracy']:.1%}", f"{one['substitution_auroc']:.3f}",
-        _if_any(one, ("perceptual",), ".3f"), _if_any(one, ("noise_pixels", "noise_probability"), ".4f"), "",
-    ]  # fmt: skip
+        f"{one['fid_n']:.1f}",
+        f"{one['kid_n']:.1f}",
+        f"{one['normal_by_definition']:.1%}",
+        f"{one['colour_only'][first]:.1%}",
+        f"{one['digit_only'][second]:.1%}",
+        f"**{one['strict']:.1%}**",
+        f"**{one['loose']:.1%}**",
+        " / ".join(f"{one['l1'][concept]:.3f}" for concept in roles),
+        f"{one['normals_l1_max']:.3f}",
+        f"{one['apart']:.3f}",
+        f"{one['cosine']:.2f}",
+        f"{one['concept_accuracy']:.1%}",
+        f"{one['substitution_auroc']:.3f}",
+        _if_any(one, ("perceptual",), ".3f"),
+        _if_any(one, ("noise_pixels", "noise_probability"), ".4f"),
+        "",
+    ]
     return f"| {name} | {seed} | " + " | ".join(cells) + " |"
 
 
@@ -157,20 +225,43 @@ def _mean_row(name: str, row: Mapping[str, Any]) -> str:
     def told(figure: str, spec: str, scale: float = 1.0) -> str:
         return f"{scale * row['mean'][figure]:{spec}} ± {scale * row['sd'][figure]:{spec}}"
 
-    cells = [told("normality", ".1f"), told("second_normality", ".1f"), told("fid_n", ".1f"), told("kid_n", ".1f"),
-             told("normal_by_definition", ".1f", 100), "", "", told("strict", ".1f", 100), told("loose", ".1f", 100),
-             told("l1_mean", ".3f"), told("normals_l1_max", ".3f"), told("apart", ".3f"), told("cosine", ".2f"),
-             told("concept_accuracy", ".1f", 100), told("substitution_auroc", ".3f"),
-             *(told(name, spec) if name in row["mean"] else ""
-               for name, spec in (("perceptual", ".3f"), ("noise_pixels", ".4f"))),
-             _if_any(row, ("seed_difference",), ".3f")]  # fmt: skip
+    cells = [
+        told("normality", ".1f"),
+        told("second_normality", ".1f"),
+        told("fid_n", ".1f"),
+        told("kid_n", ".1f"),
+        told("normal_by_definition", ".1f", 100),
+        "",
+        "",
+        told("strict", ".1f", 100),
+        told("loose", ".1f", 100),
+        told("l1_mean", ".3f"),
+        told("normals_l1_max", ".3f"),
+        told("apart", ".3f"),
+        told("cosine", ".2f"),
+        told("concept_accuracy", ".1f", 100),
+        told("substitution_auroc", ".3f"),
+        *(
+            told(name, spec) if name in row["mean"] else ""
+            for name, spec in (("perceptual", ".3f"), ("noise_pixels", ".4f"))
+        ),
+        _if_any(row, ("seed_difference",), ".3f"),
+    ]
     return f"| *{name}* | *mean ± sd* | " + " | ".join(cells) + " |"
 
 
 def _baseline_row(name: str, one: Mapping[str, Any]) -> str:
-    cells = [f"{one['normality']:.1f}", f"{one['second_normality']:.1f}", f"{one['second']['flipped']:.1%}",
-             f"{one['fid_n']:.1f}", f"{one['normal_by_definition']:.1%}", f"{one['colour_only'][0]:.1%}",
-             f"{one['digit_only'][0]:.1%}", f"{one['l1_mean']:.3f}", _if_any(one, ("perceptual",), ".3f")]  # fmt: skip
+    cells = [
+        f"{one['normality']:.1f}",
+        f"{one['second_normality']:.1f}",
+        f"{one['second']['flipped']:.1%}",
+        f"{one['fid_n']:.1f}",
+        f"{one['normal_by_definition']:.1%}",
+        f"{one['colour_only'][0]:.1%}",
+        f"{one['digit_only'][0]:.1%}",
+        f"{one['l1_mean']:.3f}",
+        _if_any(one, ("perceptual",), ".3f"),
+    ]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 

@@ -1,18 +1,20 @@
-"""DenseHybrid on generated scenes, against its parts and plain scores of a segmenter: `python -m benchmarks.dense [--quick]`.
+"""DenseHybrid on generated scenes, against its parts and plain scores of a segmenter: `python -m benchmarks.dense
+[--quick]`.
 
-Data set `mosaic` (xadflow/datasets/sources/mosaic.py): 128 px scenes of real textures and objects, unknown things in 70 % of the
-test scenes, two towns with disjoint pools of them. For each seed one net is trained in two stages; all scores are read off the
-same net, so they differ in nothing else:
+Data set `mosaic` (xadflow/datasets/sources/mosaic.py): 128 px scenes of real textures and objects, unknown things in 70
+% of the test scenes, two towns with disjoint pools of them. For each seed one net is trained in two stages; all scores
+are read off the same net, so they differ in nothing else:
 
     hybrid        ln P(d_out|x) - ln p_hat(x)      likelihood    -ln p_hat(x)          posterior   ln P(d_out|x)
     max-logit     -max_k s_k(x)                    max-softmax   -max_k P(k|x)         entropy     of P(k|x)
 
-Before the second stage they are those of a plain segmenter, likelihood included; closed mIoU is compared before and after. AP,
-AUROC and FPR95 pool all pixels; open-mIoU fits its threshold (TPR > 95 %) on the other town. Intervals resample test scenes,
-the same for all seeds and scores.
+Before the second stage they are those of a plain segmenter, likelihood included; closed mIoU is compared before and
+after. AP, AUROC and FPR95 pool all pixels; open-mIoU fits its threshold (TPR > 95 %) on the other town. Intervals
+resample test scenes, the same for all seeds and scores.
 
-Settings are those of a pilot on other scenes (decision 8); others were compared on split `known`, whose unknown things are of
-other garments, pictures and folders than the test's, and none was better for all. The test's were not looked at for that.
+Settings are those of a pilot on other scenes (decision 8); others were compared on split `known`, whose unknown things
+are of other garments, pictures and folders than the test's, and none was better for all. The test's were not looked at
+for that.
 
 Each training is kept in var/bench-dense/ and is not done twice while settings and code are the same.
 """
@@ -53,14 +55,25 @@ from xadflow.settings import DatasetSettings, Home
 SEEDS, AT_ONCE, FALSE_ALARMS = (0, 1, 2), 16, 0.05
 SIDE_PX, LARGE_PX, LARGE = 128, 1024, 6  # large scenes stand side by side, two and two
 QUICK = {"closed": {"min_steps": 60}, "hybrid": {"min_steps": 30}}
-CODE = ("detectors", "networks", "training", "datasets/public/scene_drawing.py", "datasets/sources/mosaic.py", "metrics/scenes.py", "metrics/streaming.py")
+CODE = (
+    "detectors",
+    "networks",
+    "training",
+    "datasets/public/scene_drawing.py",
+    "datasets/sources/mosaic.py",
+    "metrics/scenes.py",
+    "metrics/streaming.py",
+)
 FIGURES = ("average_precision", "auroc", "fpr_at_95_tpr", "open_miou", "closed_miou", "open_set_gap", "anomaly_iou")
 PAIRS = (("hybrid", "likelihood"), ("hybrid", "posterior"), ("hybrid", "max-logit"), ("hybrid", "max-softmax"))
 CLOSED_LOSS, AIM = 0.02, 0.005  # of closed mIoU by the second stage, target and aim
 FLOORS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "brightness": lambda x: x[:, 0], "darkness": lambda x: -x[:, 0],
-    "gradient": lambda x: F.avg_pool2d((x[:, :, :, 1:] - x[:, :, :, :-1]).abs().mean(1, keepdim=True), 7, 1, 3).squeeze(1),
-}  # fmt: skip
+    "brightness": lambda x: x[:, 0],
+    "darkness": lambda x: -x[:, 0],
+    "gradient": lambda x: F.avg_pool2d((x[:, :, :, 1:] - x[:, :, :, :-1]).abs().mean(1, keepdim=True), 7, 1, 3).squeeze(
+        1
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -97,11 +110,18 @@ def main() -> None:
                     found[name if stage == "after" else f"{name}, {stage}", seed] = collected(test, *of[name])
         print(f"  seed {seed} after {time.perf_counter() - started:.0f} s", flush=True)
     figures = figures_of(found, seeds) | {
-        "scenes": {"test": len(test.towns), "anomalous_share": float(test.anomaly.double().mean()),
-                   "train": len(training().normals), "negatives": len(training().outliers), "side_px": test.images.shape[-1]},
-        "trained": trained, "floors": {name: _floor(test, score) for name, score in FLOORS.items()},
-        "memory": memory_of_large_scenes(detectors["after"]), "settings": settings,
-    }  # fmt: skip
+        "scenes": {
+            "test": len(test.towns),
+            "anomalous_share": float(test.anomaly.double().mean()),
+            "train": len(training().normals),
+            "negatives": len(training().outliers),
+            "side_px": test.images.shape[-1],
+        },
+        "trained": trained,
+        "floors": {name: _floor(test, score) for name, score in FLOORS.items()},
+        "memory": memory_of_large_scenes(detectors["after"]),
+        "settings": settings,
+    }
     _show(figures)
     path = write_results("dense", figures, seeds=seeds, seconds=time.perf_counter() - started, quick=quick)
     print(f"\n{time.perf_counter() - started:.0f} s; written to benchmarks/results/{path.name}")
@@ -118,8 +138,10 @@ def _offered(part: str = "scenes", side_px: int = SIDE_PX) -> tuple[Candidate, .
 def scenes_of(split: Split, most: int | None = None, side_px: int = SIDE_PX) -> Scenes:
     """Scenes of one split, all of them or the first `most`."""
     chosen = [one for one in _offered(side_px=side_px) if one.split == split][:most]
-    images, labels = (torch.from_numpy(np.stack([decode_png(bytes(file))[0] for file in files]))
-                      for files in ([one.content for one in chosen], [one.labels for one in chosen]))  # type: ignore[arg-type]
+    images, labels = (
+        torch.from_numpy(np.stack([decode_png(bytes(file))[0] for file in files]))
+        for files in ([one.content for one in chosen], [one.labels for one in chosen])
+    )  # type: ignore[arg-type]
     return Scenes(images[:, None], labels, (labels == VOID), tuple(int(one.category == TOWNS[1]) for one in chosen))
 
 
@@ -129,9 +151,16 @@ def training() -> TrainingData:
     train, val, known = (scenes_of(split) for split in (Split.TRAIN, Split.VAL, Split.KNOWN))
     negatives = [decode_png(bytes(one.content)) for one in _offered("negatives") if one.split == Split.TRAIN]  # type: ignore[arg-type]
     return TrainingData(
-        train.images, val.images, known.images[:0], None, known.images, torch.from_numpy(np.stack(negatives)), train.labels,
-        val.labels, CLASSES,
-    )  # fmt: skip
+        train.images,
+        val.images,
+        known.images[:0],
+        None,
+        known.images,
+        torch.from_numpy(np.stack(negatives)),
+        train.labels,
+        val.labels,
+        CLASSES,
+    )
 
 
 def _trained(home: Home, seed: int, settings: Mapping[str, Any]) -> tuple[dict[str, DenseHybrid], dict[str, float]]:
@@ -165,8 +194,10 @@ def scores_of(detector: DenseHybrid, scenes: Scenes) -> dict[str, tuple[Tensor, 
         with torch.no_grad():
             reading = detector.reading(as_float(part))
         logits = reading.class_logits
-        for name, values in (*((part, reading.map(part)) for part in ("hybrid", "likelihood", "posterior")),
-                             *plain_scores(logits).items()):  # fmt: skip
+        for name, values in (
+            *((part, reading.map(part)) for part in ("hybrid", "likelihood", "posterior")),
+            *plain_scores(logits).items(),
+        ):
             maps.setdefault(name, []).append(values)
         classes.append(logits.argmax(dim=1).to(torch.uint8))
     seen = torch.cat(classes)
@@ -186,22 +217,29 @@ def collected(scenes: Scenes, maps: Tensor, classes: Tensor) -> SceneFigures:
     limits.add(maps, (scenes.labels == VOID) & ~scenes.anomaly)
     figures = SceneFigures(len(CLASSES), limits.bins(), keep_scenes=True)
     for at in torch.arange(len(scenes.towns)).split(AT_ONCE):
-        figures.add(maps[at], classes[at].long(), scenes.labels[at], scenes.anomaly[at], [scenes.towns[int(one)] for one in at])
+        figures.add(
+            maps[at], classes[at].long(), scenes.labels[at], scenes.anomaly[at], [scenes.towns[int(one)] for one in at]
+        )
     return figures
 
 
 def figures_of(found: Mapping[tuple[str, int], SceneFigures], seeds: Sequence[int]) -> dict[str, Any]:
-    """Each score's figures by seed with intervals, paired differences over all seeds, and what the second stage cost."""
+    """Each score's figures by seed with intervals, paired differences over all seeds, and what the second
+    stage cost.
+    """
     names = list(dict.fromkeys(name for name, _ in found))
     rows: dict[str, Any] = {name: {} for name in names}
     for name in names:
         for seed in seeds:
             summary, spread = found[name, seed].summary().as_metrics(), scene_intervals(found[name, seed])
             rows[name][str(seed)] = {
-                figure: {"value": summary[figure], "low": spread[figure].low, "high": spread[figure].high} for figure in FIGURES
-            } | {"bound": max(summary.get(f"{figure}_bound", 0.0) for figure in FIGURES)}  # fmt: skip
-    tests = {f"{a} - {b}": _tested(found, a, b, seeds) for a, b in (*PAIRS, ("likelihood", "likelihood, before"),
-                                                                  ("max-logit", "max-logit, before"))}  # fmt: skip
+                figure: {"value": summary[figure], "low": spread[figure].low, "high": spread[figure].high}
+                for figure in FIGURES
+            } | {"bound": max(summary.get(f"{figure}_bound", 0.0) for figure in FIGURES)}
+    tests = {
+        f"{a} - {b}": _tested(found, a, b, seeds)
+        for a, b in (*PAIRS, ("likelihood", "likelihood, before"), ("max-logit", "max-logit, before"))
+    }
     return {"rows": rows, "tests": tests, "closed_target": CLOSED_LOSS, "closed_aim": AIM}
 
 
@@ -217,8 +255,12 @@ def _said(test: PairedTest) -> dict[str, float]:
 
 def _floor(scenes: Scenes, score: Callable[[Tensor], Tensor]) -> float:
     """AP of a cue that knows nothing."""
-    maps = torch.cat([F.interpolate(score(as_float(part))[:, None], part.shape[2:], mode="nearest")[:, 0]
-                      for part in scenes.images.split(AT_ONCE)])  # fmt: skip
+    maps = torch.cat(
+        [
+            F.interpolate(score(as_float(part))[:, None], part.shape[2:], mode="nearest")[:, 0]
+            for part in scenes.images.split(AT_ONCE)
+        ]
+    )
     limits = ScoreRange()
     limits.add(maps)
     figures = SceneFigures(len(CLASSES), limits.bins())
@@ -227,7 +269,9 @@ def _floor(scenes: Scenes, score: Callable[[Tensor], Tensor]) -> float:
 
 
 def memory_of_large_scenes(detector: DenseHybrid, counts: tuple[int, int] = (2, LARGE)) -> dict[str, Any]:
-    """Highest memory of this process, in MB, before and after scenes of 1024 x 2048 px, scored in tiles; seconds an image."""
+    """Highest memory of this process, in MB, before and after scenes of 1024 x 2048 px, scored in tiles; seconds an
+    image.
+    """
     large = scenes_of(Split.TEST, side_px=LARGE_PX)
     images, labels = (torch.cat([part[0::2], part[1::2]], dim=-1) for part in (large.images, large.labels))
     net, before, spent, seen = detector.net, _peak_mb(), 0.0, dict[str, float]()
@@ -251,8 +295,13 @@ def memory_of_large_scenes(detector: DenseHybrid, counts: tuple[int, int] = (2, 
         spent += time.perf_counter() - at
         if number + 1 in counts:
             seen[str(number + 1)] = _peak_mb()
-    return {"before_mb": before, "after_scenes_mb": seen, "seconds_each": spent / counts[-1], "pixels": int(images[0].numel()),
-            "margin_px": margin}  # fmt: skip
+    return {
+        "before_mb": before,
+        "after_scenes_mb": seen,
+        "seconds_each": spent / counts[-1],
+        "pixels": int(images[0].numel()),
+        "margin_px": margin,
+    }
 
 
 def _peak_mb() -> float:
@@ -264,8 +313,13 @@ def _show(figures: Mapping[str, Any]) -> None:
         for seed, one in seeds.items():
             print(f"{name:<24} seed {seed}  " + "  ".join(f"{figure} {one[figure]['value']:.3f}" for figure in FIGURES))
     for name, test in figures["tests"].items():
-        print(f"{name:<36}" + "  ".join(f"{figure} {test[figure]['value']:+.3f} [{test[figure]['low']:+.3f}, "
-                                       f"{test[figure]['high']:+.3f}]" for figure in FIGURES[:5]))  # fmt: skip
+        print(
+            f"{name:<36}"
+            + "  ".join(
+                f"{figure} {test[figure]['value']:+.3f} [{test[figure]['low']:+.3f}, {test[figure]['high']:+.3f}]"
+                for figure in FIGURES[:5]
+            )
+        )
     print(f"trained {figures['trained']}  floors {figures['floors']}  memory {figures['memory']}")
 
 

@@ -3,13 +3,13 @@
 Arms take turns on one random image, one thread, weights as they are drawn, 19 classes:
 
 - *net*: the segmentation net alone, and with its dataset head;
-- *decision*: the net, its class logits enlarged to the image, argmax; and with ln P(d_out) - ln p_hat beside it, both enlarged
-  exactly as when it judges (*exact*), or as two small maps (*small*).
+- *decision*: the net, its class logits enlarged to the image, argmax; and with ln P(d_out) - ln p_hat beside it, both
+  enlarged exactly as when it judges (*exact*), or as two small maps (*small*).
 
 A ratio is the median over the rounds of with / without in the same round; the order of the arms turns with the rounds.
-Multiply-accumulates are counted, not timed. Beside it, how far tiles are from the whole image, of a photograph: nets whose
-batch normalisation has seen crops of it, but untrained, so that figures of nets with global context only tell an order of
-magnitude.
+Multiply-accumulates are counted, not timed. Beside it, how far tiles are from the whole image, of a photograph: nets
+whose batch normalisation has seen crops of it, but untrained, so that figures of nets with global context only tell an
+order of magnitude.
 """
 
 from __future__ import annotations
@@ -58,11 +58,16 @@ def main() -> None:
     torch.set_num_threads(1)
     names = ["mobile"] if quick else list(TIMED)
     figures: dict[str, Any] = {
-        "classes": CLASSES, "rounds": 3 if quick else ROUNDS, "target_overhead": TARGET_OVERHEAD,
+        "classes": CLASSES,
+        "rounds": 3 if quick else ROUNDS,
+        "target_overhead": TARGET_OVERHEAD,
         "times": {name: timed(name, *TIMED[name], rounds=3 if quick else ROUNDS) for name in names},
-        "load_average_before": load, "load_average_after": os.getloadavg()[0],
-        "counts": counts(), "tile_px": TILE_PX, "tiles": {name: tiles(name) for name in (TILED[:1] if quick else TILED)},
-    }  # fmt: skip
+        "load_average_before": load,
+        "load_average_after": os.getloadavg()[0],
+        "counts": counts(),
+        "tile_px": TILE_PX,
+        "tiles": {name: tiles(name) for name in (TILED[:1] if quick else TILED)},
+    }
     write_results("dense-overhead", figures, seeds=[SEED], seconds=time.perf_counter() - started, quick=quick)
 
 
@@ -97,24 +102,35 @@ def timed(name: str, height: int, width: int, *, rounds: int) -> dict[str, Any]:
     net = net_of(name)
     plain, images = plain_of(net), torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(SEED))
     arms: dict[str, Callable[[], Any]] = {
-        "net": lambda: plain(images), "net, dataset head": lambda: net(images), "decision": lambda: decided(plain, images),
+        "net": lambda: plain(images),
+        "net, dataset head": lambda: net(images),
+        "decision": lambda: decided(plain, images),
         "decision, score exact": lambda: hybrid(net, images, exact=True),
         "decision, score small": lambda: hybrid(net, images, exact=False),
-    }  # fmt: skip
+    }
     spent = turns(arms, rounds)
     found: dict[str, Any] = {"height": height, "width": width}
     for arm, times in spent.items():
         base = spent[arm.partition(",")[0]]
         ratios, cpu_ratios = ([a / b for a, b in zip(times[key], base[key], strict=True)] for key in ("clock", "cpu"))
-        found[arm] = {"ms": 1000 * median(times["clock"]), "ratio": median(ratios), "ratio_each": ratios,
-                      "cpu_ratio": median(cpu_ratios)}  # fmt: skip
-        print(f"{name:<20} {height} x {width}  {arm:<23} {found[arm]['ms']:8.1f} ms  ratio {median(ratios):.4f} "
-              f"({min(ratios):.4f} to {max(ratios):.4f}), CPU time {median(cpu_ratios):.4f}", flush=True)  # fmt: skip
+        found[arm] = {
+            "ms": 1000 * median(times["clock"]),
+            "ratio": median(ratios),
+            "ratio_each": ratios,
+            "cpu_ratio": median(cpu_ratios),
+        }
+        print(
+            f"{name:<20} {height} x {width}  {arm:<23} {found[arm]['ms']:8.1f} ms  ratio {median(ratios):.4f} "
+            f"({min(ratios):.4f} to {max(ratios):.4f}), CPU time {median(cpu_ratios):.4f}",
+            flush=True,
+        )
     return found
 
 
 def turns(arms: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds a call on the clock and of the CPU, round by round; each arm is warmed up, and begins a round in its turn."""
+    """Seconds a call on the clock and of the CPU, round by round; each arm is warmed up, and begins a round in its
+    turn.
+    """
     spent: dict[str, dict[str, list[float]]] = {name: {"clock": [], "cpu": []} for name in arms}
     for arm in arms.values():
         arm()
@@ -137,15 +153,27 @@ def counts() -> dict[str, Any]:
     found = []
     for name, (height, width) in sizes:
         one = multiply_accumulates(net_of(name), height, width)
-        found.append({"net": name, "height": height, "width": width, "plain": one.plain, "hybrid": one.hybrid,
-                      "overhead": one.overhead})  # fmt: skip
-        print(f"{name:<20} {height} x {width}  {one.plain / 1e9:.3f} to {one.hybrid / 1e9:.3f} GMAC, {one.overhead:+.4%}")
+        found.append(
+            {
+                "net": name,
+                "height": height,
+                "width": width,
+                "plain": one.plain,
+                "hybrid": one.hybrid,
+                "overhead": one.overhead,
+            }
+        )
+        print(
+            f"{name:<20} {height} x {width}  {one.plain / 1e9:.3f} to {one.hybrid / 1e9:.3f} GMAC, {one.overhead:+.4%}"
+        )
     return {"rows": found, "published_plain": PUBLISHED["plain"], "published_hybrid": PUBLISHED["hybrid"]}
 
 
 @torch.no_grad()
 def tiles(name: str) -> dict[str, Any]:
-    """How far the score in tiles is from that of the whole image, in standard deviations of the latter; and the reach."""
+    """How far the score in tiles is from that of the whole image, in standard deviations of the latter; and
+    the reach.
+    """
     net, image = net_of(name), torch.from_numpy(bundled.astronaut()).permute(2, 0, 1).contiguous()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -162,10 +190,14 @@ def tiles(name: str) -> dict[str, Any]:
     margins = [*MARGINS_PX, *([reach] if reach is not None else [])]
     found = []
     for margin in margins:
-        apart = abs(score_tiled(score, image, stride=net.stride, margin_px=margin, tile_px=TILE_PX) - whole) / whole.std()
+        apart = (
+            abs(score_tiled(score, image, stride=net.stride, margin_px=margin, tile_px=TILE_PX) - whole) / whole.std()
+        )
         found.append({"margin_px": margin, "mean": float(apart.mean()), "most": float(apart.max())})
-        print(f"{name:<20} tiles of {TILE_PX} px, margin {margin:>3} px: apart {apart.mean():.1e}, at most {apart.max():.1e}",
-              flush=True)  # fmt: skip
+        print(
+            f"{name:<20} tiles of {TILE_PX} px, margin {margin:>3} px: apart {apart.mean():.1e}, at most {apart.max():.1e}",
+            flush=True,
+        )
     return {"reach_px": reach, "margins": found}
 
 

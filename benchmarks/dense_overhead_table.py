@@ -26,19 +26,37 @@ def dense_overhead_section(figures: Mapping[str, Any]) -> str:
     for name, one in figures["times"].items():
         for arm, cell in one.items():
             if isinstance(cell, Mapping):
-                ratio = (f"**{cell['ratio']:.3f}** | {min(cell['ratio_each']):.3f}, {max(cell['ratio_each']):.3f} | "
-                         f"{cell['cpu_ratio']:.3f}") if "," in arm else " | | "  # fmt: skip
+                ratio = (
+                    (
+                        f"**{cell['ratio']:.3f}** | {min(cell['ratio_each']):.3f}, {max(cell['ratio_each']):.3f} | "
+                        f"{cell['cpu_ratio']:.3f}"
+                    )
+                    if "," in arm
+                    else " | | "
+                )
                 lines.append(f"| {name}, {one['height']} x {one['width']}: {arm} | {cell['ms']:,.1f} | {ratio} |")
     counted = figures["counts"]
-    lines += ["\nMultiply-accumulates of convolutions, counted; target for the dataset head at most "
-              f"{figures['target_overhead']:.1%}; published for ladder_densenet121 at 1024 x 2048 "
-              f"{counted['published_plain'] / 1e9:.3f} to {counted['published_hybrid'] / 1e9:.3f}.\n",
-              "| | net, billions | with the dataset head | more |", "|---" * 4 + "|"]  # fmt: skip
-    lines += [f"| {row['net']}, {row['height']} x {row['width']} | {row['plain'] / 1e9:.3f} | {row['hybrid'] / 1e9:.3f} | "
-              f"{row['overhead']:.4%} |" for row in counted["rows"]]  # fmt: skip
-    lines += ["\n" + TILES_TEXT.format(**figures), "| | reach, px | margin, px | apart, mean | at most |", "|---" * 5 + "|"]
+    lines += [
+        "\nMultiply-accumulates of convolutions, counted; target for the dataset head at most "
+        f"{figures['target_overhead']:.1%}; published for ladder_densenet121 at 1024 x 2048 "
+        f"{counted['published_plain'] / 1e9:.3f} to {counted['published_hybrid'] / 1e9:.3f}.\n",
+        "| | net, billions | with the dataset head | more |",
+        "|---" * 4 + "|",
+    ]
+    lines += [
+        f"| {row['net']}, {row['height']} x {row['width']} | {row['plain'] / 1e9:.3f} | {row['hybrid'] / 1e9:.3f} | "
+        f"{row['overhead']:.4%} |"
+        for row in counted["rows"]
+    ]
+    lines += [
+        "\n" + TILES_TEXT.format(**figures),
+        "| | reach, px | margin, px | apart, mean | at most |",
+        "|---" * 5 + "|",
+    ]
     for name, one in figures["tiles"].items():
         reach = "none" if one["reach_px"] is None else str(one["reach_px"])
-        lines += [f"| {name} | {reach} | {row['margin_px']} | {row['mean']:.1e} | {row['most']:.1e} |"
-                  for row in one["margins"]]  # fmt: skip
+        lines += [
+            f"| {name} | {reach} | {row['margin_px']} | {row['mean']:.1e} | {row['most']:.1e} |"
+            for row in one["margins"]
+        ]
     return "\n".join(lines) + "\n"

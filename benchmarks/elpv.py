@@ -92,18 +92,32 @@ def protocols(names: tuple[str, ...]) -> tuple[list[Path], dict[str, Protocol]]:
             path = Path(str(candidate.content))
             numbers.setdefault(path, len(numbers))
             digest = digests.setdefault(path, sha256_file(path))
-            rows.append(ManifestRow(
-                digest, str(numbers[path]), str(candidate.split), candidate.label, candidate.category,
-                candidate.defect, None, 300, 300, candidate.source, candidate.licence,
-            ))  # fmt: skip
+            rows.append(
+                ManifestRow(
+                    digest,
+                    str(numbers[path]),
+                    str(candidate.split),
+                    candidate.label,
+                    candidate.category,
+                    candidate.defect,
+                    None,
+                    300,
+                    300,
+                    candidate.source,
+                    candidate.licence,
+                )
+            )
         carved = carve(rows, DatasetSettings(source="elpv", val_share=VAL_SHARE))
-        parts = {kind: sorted((row for row in carved if row.split in kind), key=lambda row: row.image_id)
-                 for kind in ((Split.TRAIN,), (Split.VAL,), (Split.TEST, Split.GATE), (Split.KNOWN,))}  # fmt: skip
+        parts = {
+            kind: sorted((row for row in carved if row.split in kind), key=lambda row: row.image_id)
+            for kind in ((Split.TRAIN,), (Split.VAL,), (Split.TEST, Split.GATE), (Split.KNOWN,))
+        }
         train, val, test, known = parts.values()
         found[name] = Protocol(
             *(np.array([int(row.path) for row in part]) for part in (train, val, test, known)),
-            np.array([row.label for row in test]), np.array([row.category for row in test]),
-        )  # fmt: skip
+            np.array([row.label for row in test]),
+            np.array([row.category for row in test]),
+        )
     return list(numbers), found
 
 
@@ -123,8 +137,10 @@ class Caches:
         self.mirrored = (
             self._features(images[normals].flip(-1), "mirrored normals") if settings.normal_copies == 2 else None
         )
-        self.known = [self._features(part, "known defects") for part in
-                      flipped(images[known], settings.known_copies).chunk(settings.known_copies)]  # fmt: skip
+        self.known = [
+            self._features(part, "known defects")
+            for part in flipped(images[known], settings.known_copies).chunk(settings.known_copies)
+        ]
         self.rounds = settings.synthetic_rounds
         self.synthetic = {}
         for seed in seeds:
@@ -140,9 +156,7 @@ class Caches:
         return features
 
 
-def run_protocol(
-    caches: Caches, protocol: Protocol, size: Size, seeds: tuple[int, ...]
-) -> dict[str, list[np.ndarray]]:
+def run_protocol(caches: Caches, protocol: Protocol, size: Size, seeds: tuple[int, ...]) -> dict[str, list[np.ndarray]]:
     """Scores [N] of the test images for each row and seed."""
     settings = FCDD(**size.settings).settings
     places = np.array([caches.normal_at[int(row)] for row in protocol.train])
@@ -150,9 +164,12 @@ def run_protocol(
     if caches.mirrored is not None:
         normals = torch.cat([normals, caches.mirrored[places]])
     whitening = Whitening(
-        caches.trunk.channels, (normals.shape[2], normals.shape[3]), "location", settings.whitening_floor,
+        caches.trunk.channels,
+        (normals.shape[2], normals.shape[3]),
+        "location",
+        settings.whitening_floor,
         settings.shrinkage,
-    )  # fmt: skip
+    )
     whitening.fit(normals)
     z_normals, z_test = whitening.in_half(normals), whitening.in_half(caches.plain[protocol.test])
     known = np.array([caches.known_at[int(row)] for row in protocol.known])
@@ -207,28 +224,42 @@ def summarise(scores: Row, padim: Row, found: dict[str, Protocol]) -> dict[str, 
         base = float(np.mean([auroc(padim[name][0], found[name].labels) for name in members]))
         side = min(int((gap <= 0).sum()), int((gap >= 0).sum()))
         figures[group] = {
-            "auroc": mean, "low": float(np.quantile(here, 0.025)), "high": float(np.quantile(here, 0.975)),
+            "auroc": mean,
+            "low": float(np.quantile(here, 0.025)),
+            "high": float(np.quantile(here, 0.975)),
             "seed_sd": float(np.std(np.mean([point[name] for name in members], axis=0))),
-            "minus_padim": mean - base, "minus_padim_low": float(np.quantile(gap, 0.025)),
+            "minus_padim": mean - base,
+            "minus_padim_low": float(np.quantile(gap, 0.025)),
             "minus_padim_high": float(np.quantile(gap, 0.975)),
             "p_value": min(1.0, 2 * (side + 1) / (BOOTSTRAP + 1)),
-        }  # fmt: skip
+        }
     figures["by_type"] = {
-        kind: float(np.mean([auroc(one[found["peer-0"].types == kind], found["peer-0"].labels[
-            found["peer-0"].types == kind]) for one in scores["peer-0"]])) for kind in ("mono", "poly")
-    }  # fmt: skip
+        kind: float(
+            np.mean(
+                [
+                    auroc(one[found["peer-0"].types == kind], found["peer-0"].labels[found["peer-0"].types == kind])
+                    for one in scores["peer-0"]
+                ]
+            )
+        )
+        for kind in ("mono", "poly")
+    }
     return figures
 
 
 def show(rows: dict[str, dict[str, dict[str, float]]], px: int) -> bool:
     """Print the table; True when the main row meets both targets."""
-    print(f"\nELPV, image AUROC, {px} px\n{'':34}{'peer-0':>22}{'blocks mean':>22}{'blocks 2-4':>12}"
-          f"{'blocks: - PaDiM (p)':>22}")  # fmt: skip
+    print(
+        f"\nELPV, image AUROC, {px} px\n{'':34}{'peer-0':>22}{'blocks mean':>22}{'blocks 2-4':>12}"
+        f"{'blocks: - PaDiM (p)':>22}"
+    )
     for name, row in rows.items():
         cells = [row[group] for group in ("peer-0", "blocks")]
         text = "".join(f"{c['auroc']:.3f} [{c['low']:.3f},{c['high']:.3f}]".rjust(22) for c in cells)
-        print(f"{name:34}{text}{row['blocks 2-4']['auroc']:>12.3f}"
-              f"{cells[1]['minus_padim']:>+14.3f} ({cells[1]['p_value']:.3f})")  # fmt: skip
+        print(
+            f"{name:34}{text}{row['blocks 2-4']['auroc']:>12.3f}"
+            f"{cells[1]['minus_padim']:>+14.3f} ({cells[1]['p_value']:.3f})"
+        )
     reached = {group: rows[MAIN][group]["auroc"] for group in TARGETS}
     for group, value in reached.items():
         print(f"target {group} k=20: {value:.3f}, at least {TARGETS[group]}, aim {AIMS[group]}")

@@ -6,8 +6,8 @@ one size; what is tried with it:
 - larger images (192 px) and the second trunk (MobileNetV2);
 - statistics of each cell type (mono- or polycrystalline) in the place of one whitening for both. The type is read
   from ELPV's list, which a plant knows of its own cells and the product does not ask for;
-- the last two stages fine-tuned after the head, whitening kept: on peer-0 and the first seed alone, since a cell of it takes
-  several times as long as the others, and it was worse there than the head by itself;
+- the last two stages fine-tuned after the head, whitening kept: on peer-0 and the first seed alone, since a cell of it
+  takes several times as long as the others, and it was worse there than the head by itself;
 - four mirrored copies of a test image, mean of their scores (`flips`);
 - several members together: the mean of their scores, each standardised on validation normals.
 
@@ -123,8 +123,9 @@ class Whitenings:
         s = FCDD().settings
         self.by_type = {}
         for kind in np.unique(types):
-            fitted = Whitening(trunk.channels, (features.shape[2], features.shape[3]), "location", s.whitening_floor,
-                               s.shrinkage)  # fmt: skip
+            fitted = Whitening(
+                trunk.channels, (features.shape[2], features.shape[3]), "location", s.whitening_floor, s.shrinkage
+            )
             fitted.fit(features[types == kind])
             self.by_type[str(kind)] = fitted
 
@@ -147,10 +148,16 @@ def run_member(member: Member, protocol: Protocol, pictures: Pictures, types: np
     places = np.array([pictures.place[int(row)] for row in protocol.train])
     known = protocol.known[:KNOWN]
     parts = {
-        "normals": (torch.cat([pictures.flips[flip][protocol.train] for flip in (0, 1)]), np.tile(kinds[protocol.train], 2)),
-        "synthetic": (torch.cat([part[places] for part in pictures.synthetic(seed)]), np.tile(kinds[protocol.train], 2)),
+        "normals": (
+            torch.cat([pictures.flips[flip][protocol.train] for flip in (0, 1)]),
+            np.tile(kinds[protocol.train], 2),
+        ),
+        "synthetic": (
+            torch.cat([part[places] for part in pictures.synthetic(seed)]),
+            np.tile(kinds[protocol.train], 2),
+        ),
         "known": (torch.cat([flip[known] for flip in pictures.flips]), np.tile(kinds[known], 4)),
-    }  # fmt: skip
+    }
     whiten = Whitenings(*parts["normals"], pictures.trunk)
     none = torch.zeros(0, member.px, member.px, dtype=torch.bool)  # masks: not used at image level
     z = {name: whiten(*part) for name, part in parts.items()}
@@ -163,7 +170,11 @@ def run_member(member: Member, protocol: Protocol, pictures: Pictures, types: np
     response = detector.fitted.head.response
     padim: Callable[[Tensor], Tensor] = lambda z: z.square().mean(dim=-1).sqrt()  # noqa: E731
     found: Scores = {}
-    tuned = _fine_tuned(pictures.trunk, first, response, {n: p for n, (p, _) in parts.items()}, seed) if member.fine else None
+    tuned = (
+        _fine_tuned(pictures.trunk, first, response, {n: p for n, (p, _) in parts.items()}, seed)
+        if member.fine
+        else None
+    )
     for name, rows in (("", protocol.test), (" val", protocol.val)):
         fcdd, beside = [], []
         for flip in pictures.flips:
@@ -194,7 +205,7 @@ def _fine_tuned(
     optimiser = torch.optim.AdamW(
         [{"params": body.parameters(), "lr": FINE_RATE}, {"params": response.parameters(), "lr": 10 * FINE_RATE}],
         weight_decay=s.weight_decay,
-    )  # fmt: skip
+    )
 
     def statistic(features: Tensor) -> Tensor:
         fourth = features[:, :width].float()
@@ -252,9 +263,18 @@ def main() -> None:
     paths, found = protocols(SEARCHED if quick else elpv.PROTOCOLS)
     types = _types(paths, found)
     searched = _cells(paths, found, types, MEMBERS, SEARCHED, SEEDS[:1])
-    means = {(row, flips): float(np.mean([auroc(combined([searched[m, name, 0] for m in members], "fcdd", flips),
-                                                found[name].labels) for name in SEARCHED]))
-             for row, members in ROWS.items() for flips in (1, 4)}  # fmt: skip
+    means = {
+        (row, flips): float(
+            np.mean(
+                [
+                    auroc(combined([searched[m, name, 0] for m in members], "fcdd", flips), found[name].labels)
+                    for name in SEARCHED
+                ]
+            )
+        )
+        for row, members in ROWS.items()
+        for flips in (1, 4)
+    }
     best, flips = max(means, key=means.__getitem__)
     for (row, count), mean in means.items():
         print(f"{row + (', four flips' if count == 4 else ''):50}{mean:.4f}")
@@ -265,15 +285,27 @@ def main() -> None:
     print("Lite0 on peer-0:", {name: round(value, 4) for name, value in fine.items()})
     names, seeds = (SEARCHED, SEEDS[:1]) if quick else (elpv.PROTOCOLS, SEEDS)
     whole = _cells(paths, found, types, ROWS[best], names, seeds)
-    table = {method: {name: [combined([whole[m, name, seed] for m in ROWS[best]], method, flips) for seed in seeds]
-                      for name in names} for method in ("fcdd", "padim")}  # fmt: skip
-    rows = {label: summarise(table[method], table["padim"], found)
-            for label, method in (("FCDD, best of the family", "fcdd"), ("PaDiM, same members and flips", "padim"))}
+    table = {
+        method: {
+            name: [combined([whole[m, name, seed] for m in ROWS[best]], method, flips) for seed in seeds]
+            for name in names
+        }
+        for method in ("fcdd", "padim")
+    }
+    rows = {
+        label: summarise(table[method], table["padim"], found)
+        for label, method in (("FCDD, best of the family", "fcdd"), ("PaDiM, same members and flips", "padim"))
+    }
     for label, row in rows.items():
         for group in (group for group in ("peer-0", "blocks", "blocks 2-4") if group in row):
             print(label, group, {key: round(value, 4) for key, value in row[group].items()})  # type: ignore[attr-defined]
-    figures = {"tried": {row: {"1": means[row, 1], "4": means[row, 4]} for row in ROWS},
-               "best": {"row": best, "flips": flips}, "fine_tuned": fine, "protocols": list(names), "rows": rows}  # fmt: skip
+    figures = {
+        "tried": {row: {"1": means[row, 1], "4": means[row, 4]} for row in ROWS},
+        "best": {"row": best, "flips": flips},
+        "fine_tuned": fine,
+        "protocols": list(names),
+        "rows": rows,
+    }
     seconds = time.perf_counter() - started
     path = write_results("elpv-family", figures, seeds=seeds, seconds=seconds, quick=quick)
     print(f"\n{seconds:.0f} s; written to benchmarks/results/{path.name}")
@@ -283,15 +315,23 @@ def _types(paths: list[Path], found: dict[str, Protocol]) -> np.ndarray:
     from xadflow.datasets.sources.base import Candidate
     from xadflow.datasets.sources.elpv import Elpv
 
-    category = {str(one.content): one.category for name in found for one in Elpv("elpv", {"protocol": name}).candidates()
-                if isinstance(one, Candidate)}  # fmt: skip
+    category = {
+        str(one.content): one.category
+        for name in found
+        for one in Elpv("elpv", {"protocol": name}).candidates()
+        if isinstance(one, Candidate)
+    }
     return np.array([str(category[str(path)]) for path in paths])
 
 
 def _cells(
-    paths: list[Path], found: dict[str, Protocol], types: np.ndarray, members: tuple[Member, ...],
-    names: tuple[str, ...], seeds: tuple[int, ...],
-) -> dict[tuple[Member, str, int], Scores]:  # fmt: skip
+    paths: list[Path],
+    found: dict[str, Protocol],
+    types: np.ndarray,
+    members: tuple[Member, ...],
+    names: tuple[str, ...],
+    seeds: tuple[int, ...],
+) -> dict[tuple[Member, str, int], Scores]:
     """Scores of every cell; what is not kept is measured, one trunk and size after the other."""
     cells = [(member, name, seed) for member in members for seed in seeds for name in names]
     missing = [cell for cell in cells if not kept_at(*cell).exists()]

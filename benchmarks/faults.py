@@ -1,10 +1,10 @@
 """What becomes of the work when something breaks: `python -m benchmarks.faults [--quick | --only WORD ...]`.
 
-A small real project (96 px crops of gravel, painted defects, real DVC, Prefect server, MLflow and Delta tables) is made once
-under var/faults. Then each fault starts from a copy of the same state: processes that die by SIGKILL at named points, servers
-and a worker that die, disks that fill up or are read-only, files that rot. After each the same command is run again, and
-what is then there is compared with a run that nothing disturbed. Everything in the table is measured by this program; where
-mounting is not allowed, the disk faults say so.
+A small real project (96 px crops of gravel, painted defects, real DVC, Prefect server, MLflow and Delta tables) is made
+once under var/faults. Then each fault starts from a copy of the same state: processes that die by SIGKILL at named
+points, servers and a worker that die, disks that fill up or are read-only, files that rot. After each the same command
+is run again, and what is then there is compared with a run that nothing disturbed. Everything in the table is measured
+by this program; where mounting is not allowed, the disk faults say so.
 
 Seeded: pictures, training and points are the same each time; which thread is first is not. Measured once: 44
 minutes beside other work (load 6 on 2 cores).
@@ -57,7 +57,9 @@ def main() -> None:
         "held": sum(one.held for one in seen),
         "not_allowed_here": sum(one.run == "not allowed here" for one in seen),
     }
-    write_results("faults", figures, seeds=[SEED], seconds=time.perf_counter() - started, quick=set(chosen) != set(SCENARIOS))
+    write_results(
+        "faults", figures, seeds=[SEED], seconds=time.perf_counter() - started, quick=set(chosen) != set(SCENARIOS)
+    )
     broken = [one.fault for one in seen if not one.held]
     print(f"{figures['held']} of {len(seen)} held; {time.perf_counter() - started:.0f} s")
     if broken:
@@ -100,10 +102,13 @@ def _tried(faults: Sequence[Fault], started: float) -> list[Outcome]:
 
 
 def _show(one: Outcome, elapsed: float) -> None:
-    print(f"{elapsed:5.0f} s  {'held' if one.held else 'NOT HELD':<9} {one.group}: {one.fault}\n"
-          f"         {one.run}{f' ({one.message})' if one.message else ''}; left: {one.left}\n"
-          f"         again {one.again}{f' in {one.again_s:.0f} s' if one.again_s is not None else ''}, same {one.same}, "
-          f"plain {one.plain}, twice {one.twice}, audit {one.audit!r}, anchored {one.anchored}", flush=True)  # fmt: skip
+    print(
+        f"{elapsed:5.0f} s  {'held' if one.held else 'NOT HELD':<9} {one.group}: {one.fault}\n"
+        f"         {one.run}{f' ({one.message})' if one.message else ''}; left: {one.left}\n"
+        f"         again {one.again}{f' in {one.again_s:.0f} s' if one.again_s is not None else ''}, same {one.same}, "
+        f"plain {one.plain}, twice {one.twice}, audit {one.audit!r}, anchored {one.anchored}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
 """Where FCDD's heatmap comes from, and what that costs: `python -m benchmarks.finer_map [--quick]`.
 
-The default detector has two maps: the one whose cells are pooled to the score (stages 4, 5, 6, cells of 16 px), which was
-the heatmap too until `map_stages` came, and the one of stages 2 and 3 (cells of 8 px). One fit has both, so *before* and
-*after* are read off the same detector. Pixel AUROC and AUPRO on the textures, easy and middle rung, no known defects, three
-training seeds; intervals of the paired difference: bootstrap over test images. The third row is the finer map before its
-head has learned anything: the Mahalanobis distance of each cell.
+The default detector has two maps: the one whose cells are pooled to the score (stages 4, 5, 6, cells of 16 px), which
+was the heatmap too until `map_stages` came, and the one of stages 2 and 3 (cells of 8 px). One fit has both, so
+*before* and *after* are read off the same detector. Pixel AUROC and AUPRO on the textures, easy and middle rung, no
+known defects, three training seeds; intervals of the paired difference: bootstrap over test images. The third row is
+the finer map before its head has learned anything: the Mahalanobis distance of each cell.
 
-Chosen on brick, easy rung, one seed, the test images in sight: stages 2 and 3 among (1), (2), (3), (4), (5), (2,3), (1,2),
-(2,3,4), (1,2,3), (2,4), each untrained and some trained at image or pixel level, added to, multiplied with or without the
-score's map. Grass, gravel and the middle rung were looked at, one seed, after that, and changed nothing.
+Chosen on brick, easy rung, one seed, the test images in sight: stages 2 and 3 among (1), (2), (3), (4), (5), (2,3),
+(1,2), (2,3,4), (1,2,3), (2,4), each untrained and some trained at image or pixel level, added to, multiplied with or
+without the score's map. Grass, gravel and the middle rung were looked at, one seed, after that, and changed nothing.
 
-Each cell (texture, seed) is kept in var/bench-finer-map/ and is not measured twice while settings and code are the same:
-stop it and start it again as you like.
+Each cell (texture, seed) is kept in var/bench-finer-map/ and is not measured twice while settings and code are the
+same: stop it and start it again as you like.
 
 Speed: images a second of `score` at 128 px, two threads, 32 a batch, the arms in turns; and of its gradient.
 """
@@ -45,7 +45,14 @@ RUNGS = ("easy", "middle")
 BEFORE, AFTER, UNTRAINED = "the score's map (before)", "stages 2 and 3 (after)", "stages 2 and 3, untrained"
 SIDE, BATCH, ROUNDS = 128, 32, 7
 SLOWER_AT_MOST = 1.3
-CODE = ("detectors", "networks", "training", "metrics/localisation.py", "defects/drawn.py", "datasets/sources/textures.py")
+CODE = (
+    "detectors",
+    "networks",
+    "training",
+    "metrics/localisation.py",
+    "defects/drawn.py",
+    "datasets/sources/textures.py",
+)
 Cells = dict[tuple[str, str, str, int], Measured]  # rung, texture, row, seed
 
 
@@ -65,14 +72,19 @@ def main() -> None:
             spent += seconds
             for (rung, title), one in found.items():
                 cells[rung, name, title, seed] = one
-                print(f"{name:<7} {rung:<7} seed {seed}  {title:<26} pixel {one['pixel_auroc']:.3f}  "
-                      f"aupro {one['aupro']:.3f}  image {one['image_auroc']:.3f}", flush=True)  # fmt: skip
+                print(
+                    f"{name:<7} {rung:<7} seed {seed}  {title:<26} pixel {one['pixel_auroc']:.3f}  "
+                    f"aupro {one['aupro']:.3f}  image {one['image_auroc']:.3f}",
+                    flush=True,
+                )
     started = time.perf_counter()
     figures = {
-        "textures": list(textures), "seeds": len(seeds),
+        "textures": list(textures),
+        "seeds": len(seeds),
         "rungs": {rung: table(cells, rung, textures, seeds) for rung in RUNGS},
-        "speed": speed(1 if quick else ROUNDS), "slower_at_most": SLOWER_AT_MOST,
-    }  # fmt: skip
+        "speed": speed(1 if quick else ROUNDS),
+        "slower_at_most": SLOWER_AT_MOST,
+    }
     write_results("finer-map", figures, seeds=seeds, seconds=spent + time.perf_counter() - started, quick=quick)
 
 
@@ -85,8 +97,12 @@ def _cell(state: Path, name: str, seed: int) -> tuple[float, dict[tuple[str, str
         rungs = {rung: texture_of(name, rung) for rung in RUNGS}
         detector = fitted(rungs[RUNGS[0]].data, seed)  # without known defects the rungs train alike
         rows = {rung: localisation(detector, texture, seed == 0) for rung, texture in rungs.items()}
-        found = {f"{rung}|{title}|{figure}": value for rung in RUNGS
-                 for title, one in rows[rung].items() for figure, value in one.items()}  # fmt: skip
+        found = {
+            f"{rung}|{title}|{figure}": value
+            for rung in RUNGS
+            for title, one in rows[rung].items()
+            for figure, value in one.items()
+        }
         state.mkdir(parents=True, exist_ok=True)
         partial = kept.with_suffix(".partial.npz")
         np.savez(partial, seconds=np.asarray(time.perf_counter() - begun), **found)  # type: ignore[arg-type]
@@ -138,18 +154,27 @@ def table(cells: Cells, rung: str, textures: Sequence[str], seeds: Sequence[int]
     def each(title: str, figure: str) -> list[float]:
         return [float(np.mean([one[figure] for one in of(title, name)])) for name in textures]
 
-    drawn = {title: np.mean([one["draws"] for name in textures for one in of(title, name)], axis=0)
-             for title in (BEFORE, AFTER, UNTRAINED)}  # fmt: skip
+    drawn = {
+        title: np.mean([one["draws"] for name in textures for one in of(title, name)], axis=0)
+        for title in (BEFORE, AFTER, UNTRAINED)
+    }
     found: dict[str, object] = {}
     for title, draws in drawn.items():
         pixel, overlap = each(title, "pixel_auroc"), each(title, "aupro")
         low, high = np.quantile(draws - drawn[BEFORE], (0.025, 0.975))
         found[title] = {
-            "pixel_auroc": float(np.mean(pixel)), "aupro": float(np.mean(overlap)), "pixel_auroc_each": pixel,
-            "aupro_each": overlap, "image_auroc": float(np.mean(each(title, "image_auroc"))),
-            "gain": {"mean": float(np.mean(pixel) - np.mean(each(BEFORE, "pixel_auroc"))), "low": float(low),
-                     "high": float(high), "draws": BOOTSTRAP},
-        }  # fmt: skip
+            "pixel_auroc": float(np.mean(pixel)),
+            "aupro": float(np.mean(overlap)),
+            "pixel_auroc_each": pixel,
+            "aupro_each": overlap,
+            "image_auroc": float(np.mean(each(title, "image_auroc"))),
+            "gain": {
+                "mean": float(np.mean(pixel) - np.mean(each(BEFORE, "pixel_auroc"))),
+                "low": float(low),
+                "high": float(high),
+                "draws": BOOTSTRAP,
+            },
+        }
     return found
 
 
@@ -158,10 +183,14 @@ def speed(rounds: int) -> dict[str, object]:
     load, threads = os.getloadavg()[0], torch.get_num_threads()
     torch.set_num_threads(2)
     wall = torch.from_numpy(bundled.brick().copy())
-    crops = torch.stack([wall[top : top + SIDE, left : left + SIDE] for top in range(0, 384, 64) for left in range(0, 384, 64)])
+    crops = torch.stack(
+        [wall[top : top + SIDE, left : left + SIDE] for top in range(0, 384, 64) for left in range(0, 384, 64)]
+    )
     data = TrainingData(crops[:12, None], crops[12:, None], crops[:0, None], None, crops[:0, None])
-    arms = {name: fitted(data, 0, map_stages=stages, min_steps=1, epochs=0.1, synthetic_rounds=1)
-            for name, stages in (("before", ()), ("after", (2, 3)))}  # fmt: skip
+    arms = {
+        name: fitted(data, 0, map_stages=stages, min_steps=1, epochs=0.1, synthetic_rounds=1)
+        for name, stages in (("before", ()), ("after", (2, 3)))
+    }
     images = torch.rand(BATCH, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
     def score(detector: FCDD) -> None:
@@ -181,7 +210,9 @@ def speed(rounds: int) -> dict[str, object]:
 
 
 def _in_turns(arms: Mapping[str, FCDD], work: Callable[[FCDD], None], rounds: int) -> dict[str, float]:
-    """Images a second of each arm, and how much longer the second takes than the first: on the clock and of CPU time."""
+    """Images a second of each arm, and how much longer the second takes than the first: on the clock and of
+    CPU time.
+    """
     wall: dict[str, list[float]] = {name: [] for name in arms}
     cpu: dict[str, list[float]] = {name: [] for name in arms}
     for turn in range(rounds + 1):
@@ -197,7 +228,7 @@ def _in_turns(arms: Mapping[str, FCDD], work: Callable[[FCDD], None], rounds: in
         **{f"images_per_second_{name}": BATCH / median(each) for name, each in wall.items()},
         "ratio": median([b / a for a, b in zip(wall[first], wall[second], strict=True)]),
         "cpu_ratio": median([b / a for a, b in zip(cpu[first], cpu[second], strict=True)]),
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -28,8 +28,14 @@ def finer_map_section(figures: Mapping[str, Any]) -> str:
         for title, one in rows.items():
             pixel, overlap = ([f"{value:.3f}" for value in one[key]] for key in ("pixel_auroc_each", "aupro_each"))
             gain = one["gain"]
-            cells = [f"**{one['pixel_auroc']:.3f}**", f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]", *pixel,
-                     f"**{one['aupro']:.3f}**", *overlap, f"{one['image_auroc']:.3f}"]  # fmt: skip
+            cells = [
+                f"**{one['pixel_auroc']:.3f}**",
+                f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
+                *pixel,
+                f"**{one['aupro']:.3f}**",
+                *overlap,
+                f"{one['image_auroc']:.3f}",
+            ]
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
         lines.append("")
     lines += [
@@ -41,6 +47,8 @@ def finer_map_section(figures: Mapping[str, Any]) -> str:
     ]
     for what, title in (("score", "`score`, with the heatmap"), ("gradient", "`score` and its gradient")):
         one = speed[what]
-        lines.append(f"| {title} | {one['images_per_second_before']:.0f} | {one['images_per_second_after']:.0f} | "
-                     f"**{one['ratio']:.2f}** | {one['cpu_ratio']:.2f} |")  # fmt: skip
+        lines.append(
+            f"| {title} | {one['images_per_second_before']:.0f} | {one['images_per_second_after']:.0f} | "
+            f"**{one['ratio']:.2f}** | {one['cpu_ratio']:.2f} |"
+        )
     return "\n".join(lines) + "\n"

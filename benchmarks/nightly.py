@@ -1,12 +1,14 @@
 """The nightly path end to end, and what the orchestrator costs: `python -m benchmarks.nightly [--quick]`.
 
-Real ELPV cells arrive in an inbox: all 1,508 sound ones, all 401 ambiguous ones and 91 defective ones, 2,000 in all. Two
-measurements, each arm a child process with fresh tables and its own clock, after imports and after the server answers:
+Real ELPV cells arrive in an inbox: all 1,508 sound ones, all 401 ambiguous ones and 91 defective ones, 2,000 in all.
+Two measurements, each arm a child process with fresh tables and its own clock, after imports and after the server
+answers:
 
-1. Overhead: the same night of 2,000 images by plain function calls and by the Prefect flow, with the explainer `heatmap` only.
-   That is the strict case: the less work a shard has, the larger the orchestrator's share. Three rounds, both arms in each;
-   the overhead is the median over the rounds of (flow - direct) / direct. The flow's two threads overlap the decoding and
-   writing of one shard with the scoring of another, which the plain loop does not: that gain is in the figure.
+1. Overhead: the same night of 2,000 images by plain function calls and by the Prefect flow, with the explainer
+   `heatmap` only. That is the strict case: the less work a shard has, the larger the orchestrator's share. Three
+   rounds, both arms in each; the overhead is the median over the rounds of (flow - direct) / direct. The flow's two
+   threads overlap the decoding and writing of one shard with the scoring of another, which the plain loop does not:
+   that gain is in the figure.
 2. Shares: a night of 200 of these images by plain calls with every explainer in use; what each phase takes.
 
 What the arms have in common: one `dvc repro` child, border checks of the inbox, planning, every shard, report. Needs
@@ -68,8 +70,11 @@ def main() -> None:
 
 
 def _environment(project: Path, state: Path) -> dict[str, str]:
-    return {"XADFLOW_PROJECT": str(project), "XADFLOW_HOME": str(state),
-            "MLFLOW_TRACKING_URI": f"sqlite:///{state / 'mlflow.db'}"}  # fmt: skip
+    return {
+        "XADFLOW_PROJECT": str(project),
+        "XADFLOW_HOME": str(state),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{state / 'mlflow.db'}",
+    }
 
 
 def _fresh(project: Path, work: Path, arm: str) -> dict[str, str]:
@@ -100,8 +105,11 @@ def _fill(inbox: Path, most: int) -> int:
 def _child(arm: str, inbox: Path, environment: dict[str, str]) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.nightly", "--arm", arm, "--inbox", str(inbox)],
-        env={**os.environ, **environment}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         sys.exit(f"the arm {arm} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -170,8 +178,18 @@ def _by_calls(inbox: Path, explainers: list[str] | None) -> dict[str, Any]:
     started = time.perf_counter()
     reproduce(home.project, f"validate@{DATASET}")
     store.prepare()
-    path = plan_night(home, settings, registry, store, dataset=DATASET, run_date=DAY, run_id="bench", inbox=inbox,
-                      only_inbox=True, explainers=explainers)  # fmt: skip
+    path = plan_night(
+        home,
+        settings,
+        registry,
+        store,
+        dataset=DATASET,
+        run_date=DAY,
+        run_id="bench",
+        inbox=inbox,
+        only_inbox=True,
+        explainers=explainers,
+    )
     plan = read_plan(path)
     planned_s = time.perf_counter() - started
     shards = [explain_shard(home, settings, store, plan, index) for index in range(len(plan.shards))]
@@ -214,29 +232,45 @@ def _figures(arms: dict[str, list[dict[str, Any]]], images: int, shares: dict[st
     (scores, explanations), shards = rows.pop(), arms["direct"][0]["shards"]
     total = sum(shares["phases"].values())
     return {
-        "images": images, "shards": shards, "score_rows": scores, "explanation_rows": explanations,
-        "explainers": STRICT, "seconds_direct": direct, "seconds_flow": flow,
-        "images_per_second_direct": images / direct, "images_per_second_flow": images / flow,
-        "overhead_share": median(overheads), "overhead_share_each_round": overheads, "seconds_each_round": each,
-        "overhead_target": 0.10, "phase_seconds_heatmap_only": arms["direct"][0]["phases"],
+        "images": images,
+        "shards": shards,
+        "score_rows": scores,
+        "explanation_rows": explanations,
+        "explainers": STRICT,
+        "seconds_direct": direct,
+        "seconds_flow": flow,
+        "images_per_second_direct": images / direct,
+        "images_per_second_flow": images / flow,
+        "overhead_share": median(overheads),
+        "overhead_share_each_round": overheads,
+        "seconds_each_round": each,
+        "overhead_target": 0.10,
+        "phase_seconds_heatmap_only": arms["direct"][0]["phases"],
         "all_explainers": {
-            "images": fewer, "score_rows": shares["scores"], "explanation_rows": shares["explanations"],
-            "seconds": shares["seconds"], "images_per_second": fewer / shares["seconds"],
+            "images": fewer,
+            "score_rows": shares["scores"],
+            "explanation_rows": shares["explanations"],
+            "seconds": shares["seconds"],
+            "images_per_second": fewer / shares["seconds"],
             "phase_seconds": shares["phases"],
             "phase_share": {name: value / total for name, value in shares["phases"].items()},
         },
-    }  # fmt: skip
+    }
 
 
 def _show(figures: dict[str, Any]) -> None:
     whole = figures["all_explainers"]
-    print(f"\n{whole['images']} images, {whole['explanation_rows']} explanation rows, every explainer: "
-          f"{whole['images_per_second']:.2f} images/s")  # fmt: skip
+    print(
+        f"\n{whole['images']} images, {whole['explanation_rows']} explanation rows, every explainer: "
+        f"{whole['images_per_second']:.2f} images/s"
+    )
     for name, share in sorted(whole["phase_share"].items(), key=lambda item: -item[1]):
         print(f"  {name:<18} {whole['phase_seconds'][name]:8.1f} s  {share:6.1%}")
     rounds = ", ".join(f"{one:.1%}" for one in figures["overhead_share_each_round"])
-    print(f"{figures['images']} images in {figures['shards']} shards, heatmap only: Prefect's overhead "
-          f"{figures['overhead_share']:.1%} (target at most 10 %; rounds {rounds})")  # fmt: skip
+    print(
+        f"{figures['images']} images in {figures['shards']} shards, heatmap only: Prefect's overhead "
+        f"{figures['overhead_share']:.1%} (target at most 10 %; rounds {rounds})"
+    )
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 Protocol of Ruff et al. (ICML 2018) and of the FCDD paper (arXiv 2007.01760, table 1): train on the published train
 images of one class (a fifth of them held out for the threshold), test on all 10,000 published test images, that class
 normal. Every method gets the same outlier exposure: for clothes grey 28 px crops of packaged photographs and game
-textures (xadflow/datasets/public/photo_crops.py), for digits letters in Matplotlib's fonts (letters.py); no image of MNIST or
-Fashion-MNIST is among them. DSVDD and the autoencoder ignore it. The papers used CIFAR-100 or EMNIST letters, which no
-package carries: their figures stand beside ours, but the exposure differs.
+textures (xadflow/datasets/public/photo_crops.py), for digits letters in Matplotlib's fonts (letters.py); no image of
+MNIST or Fashion-MNIST is among them. DSVDD and the autoencoder ignore it. The papers used CIFAR-100 or EMNIST letters,
+which no package carries: their figures stand beside ours, but the exposure differs.
 
 Each cell (set, class, method, seed) is kept in var/bench-one-class/ and is not measured twice while settings and code
-are the same: stop it and start it again as you like. Cells that were not run are listed as missing. Steps, rate and exposure
-were chosen with half of the test images of Fashion-MNIST's t-shirt, dress and bag and of MNIST's 3 and 8 in sight (one seed):
-those are classes of --quick, so the other classes are the honest ones.
+are the same: stop it and start it again as you like. Cells that were not run are listed as missing. Steps, rate and
+exposure were chosen with half of the test images of Fashion-MNIST's t-shirt, dress and bag and of MNIST's 3 and 8 in
+sight (one seed): those are classes of --quick, so the other classes are the honest ones.
 """
 
 from __future__ import annotations
@@ -58,7 +58,12 @@ EXPOSURE = {"fashion-mnist": f"crops of {', '.join(PHOTO_SETS)}", "mnist": "lett
 STEPS, FEW_STEPS = 1500, 400
 PUBLISHED = {"fcdd_conv": 0.89, "dsvdd": 0.93, "ae": 0.82}  # means on Fashion-MNIST, fcdd.md section 9
 BOOTSTRAP = 1000
-DATA_CODE = ("datasets/public/sets.py", "datasets/public/reading.py", "datasets/public/photo_crops.py", "datasets/public/letters.py")
+DATA_CODE = (
+    "datasets/public/sets.py",
+    "datasets/public/reading.py",
+    "datasets/public/photo_crops.py",
+    "datasets/public/letters.py",
+)
 CODE = ("detectors", "networks", "training", *DATA_CODE)
 
 
@@ -79,7 +84,9 @@ def main() -> None:
     """Measure what is missing, then write benchmarks/results/one-class.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="3 classes of each set, seed 0")
-    parser.add_argument("--only", nargs="+", default=(), metavar="WORD", help="run cells of these sets, methods or seeds only")
+    parser.add_argument(
+        "--only", nargs="+", default=(), metavar="WORD", help="run cells of these sets, methods or seeds only"
+    )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no cell after so many minutes")
     parser.add_argument("--jobs", type=int, default=0, help="cells at once; by default one for each core, on a GPU one")
     arguments = parser.parse_args()
@@ -87,8 +94,13 @@ def main() -> None:
     for name in (*TESTED, *PHOTO_SETS):
         fetch(home, name)
     seeds = [0] if arguments.quick else [0, 1, 2]
-    cells = [Cell(of, normal, method, seed) for of in TESTED for seed in seeds
-             for normal in (QUICK_CLASSES[of] if arguments.quick else range(10)) for method in METHODS]  # fmt: skip
+    cells = [
+        Cell(of, normal, method, seed)
+        for of in TESTED
+        for seed in seeds
+        for normal in (QUICK_CLASSES[of] if arguments.quick else range(10))
+        for method in METHODS
+    ]
     wanted = [cell for cell in cells if _chosen(cell, arguments.only) and not _kept(home, cell).is_file()]
     started = time.monotonic()
     _measure(home, wanted, arguments.jobs, until=started + 60 * arguments.minutes)
@@ -98,12 +110,19 @@ def main() -> None:
     settings = {name: {method: training_settings(name, method) for method in METHODS} for name in TESTED}
     exposure = {name: {"of": EXPOSURE[name], "images": len(outliers_of(home, name))} for name in TESTED}
     content = {"settings": settings, "exposure": exposure, "sets": figures, "published": PUBLISHED}
-    write_results("one-class", content, seeds=seeds, seconds=float(sum(one["seconds"] for one in found.values())),
-                  quick=arguments.quick)  # fmt: skip
+    write_results(
+        "one-class",
+        content,
+        seeds=seeds,
+        seconds=float(sum(one["seconds"] for one in found.values())),
+        quick=arguments.quick,
+    )
 
 
 def training_settings(name: str, method: str) -> dict[str, Any]:
-    """Settings of one method; a CPU gets the narrow network and few steps. Mirrored clothes are normal, digits are not."""
+    """Settings of one method; a CPU gets the narrow network and few steps. Mirrored clothes are normal,
+    digits are not.
+    """
     shared = {"anomalies": ("outliers",), "batch_size": 128, "flip": name != "mnist"}
     if resolve_device("auto").type == "cuda":
         return {"network": "cnn28_w", "epochs": 100.0, "min_steps": 1, **shared}
@@ -123,7 +142,9 @@ def _chosen(cell: Cell, only: Sequence[str]) -> bool:
 
 
 def _kept(home: Home, cell: Cell) -> Path:
-    key = sha256_json({**asdict(cell), "settings": training_settings(cell.set, cell.method), "code": code_digest(*CODE)})[:16]
+    key = sha256_json(
+        {**asdict(cell), "settings": training_settings(cell.set, cell.method), "code": code_digest(*CODE)}
+    )[:16]
     return home.state / "bench-one-class" / f"{cell.set}-{cell.normal}-{cell.method}-{cell.seed}-{key}.npz"
 
 
@@ -136,7 +157,11 @@ def _measure(home: Home, cells: Sequence[Cell], jobs: int, until: float) -> None
     for name in TESTED:
         outliers_of(home, name)  # written once, read by all
     done = 0
-    with progress_board(), track("cells") as update, ProcessPoolExecutor(jobs, get_context("spawn"), _alone, (on_gpu,)) as pool:
+    with (
+        progress_board(),
+        track("cells") as update,
+        ProcessPoolExecutor(jobs, get_context("spawn"), _alone, (on_gpu,)) as pool,
+    ):
         futures = {pool.submit(_measured, cell, _kept(home, cell), until): cell for cell in cells}
         for future in as_completed(futures):
             done += 1
@@ -231,15 +256,18 @@ def _table(name: str, cells: Sequence[Cell], found: dict[Cell, dict[str, Any]]) 
             draws = np.mean([_resampled(found[cell]["scores"], _labels(cell)) for cell in runs], axis=0)
             drawn.append(draws)
             rows[SETS[name].classes[normal]] = {
-                "auroc": mean(values), "each_seed": values, **_ends(draws),
+                "auroc": mean(values),
+                "each_seed": values,
+                **_ends(draws),
                 "tied": max(tied_share(found[cell]["scores"], _labels(cell)) for cell in runs),
-            }  # fmt: skip
+            }
         missing = [f"{SETS[name].classes[cell.normal]} seed {cell.seed}" for cell in own if cell not in found]
         table[method] = {
-            "classes": rows, "missing": missing,
+            "classes": rows,
+            "missing": missing,
             "mean": mean(row["auroc"] for row in rows.values()) if rows else None,
             **(_ends(np.mean(drawn, axis=0)) if rows else {}),
-        }  # fmt: skip
+        }
     return table
 
 
@@ -257,8 +285,11 @@ def _show(figures: dict[str, Any]) -> None:
     for name, table in figures.items():
         print(f"\n{name}: image AUROC, mean over the classes run")
         for method, row in table.items():
-            beside = f"  (published, other exposure and all classes: {PUBLISHED[method]:.2f})" if (
-                name == "fashion-mnist" and method in PUBLISHED) else ""  # fmt: skip
+            beside = (
+                f"  (published, other exposure and all classes: {PUBLISHED[method]:.2f})"
+                if (name == "fashion-mnist" and method in PUBLISHED)
+                else ""
+            )
             value = "not run" if row["mean"] is None else f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
             print(f"  {method:<10} {value}{beside}  missing {len(row['missing'])}")
 

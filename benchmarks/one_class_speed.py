@@ -2,14 +2,16 @@
 
 Two arms give batches of 128 grey images half of them with a synthetic anomaly, shifted, flipped, noised:
 
-- *plain*: one image at a time, by Pillow, torchvision and numpy, in two workers of a DataLoader (benchmarks/plain_loader.py);
-- *ours*: whole batches on the device (xadflow.detectors.one_class.exposure), in the process that trains; masks included, which the plain
-  arm does not carry.
+- *plain*: one image at a time, by Pillow, torchvision and numpy, in two workers of a DataLoader
+(benchmarks/plain_loader.py);
+- *ours*: whole batches on the device (xadflow.detectors.one_class.exposure), in the process that trains; masks
+  included, which the plain arm does not carry.
 
-The arms take turns, plain first, and a ratio is the median over the rounds of ours / plain in the same round. A turn of the
-plain arm starts its workers anew, and the clock starts when its first batch is there. Then the whole step: the same batches
-through `cnn28_w`, forward, backward and AdamW. How long the network takes alone is measured on one batch that stays. There
-the workers of the plain arm may be ahead by all batches of the turn when the clock starts: that flatters it.
+The arms take turns, plain first, and a ratio is the median over the rounds of ours / plain in the same round. A turn of
+the plain arm starts its workers anew, and the clock starts when its first batch is there. Then the whole step: the same
+batches through `cnn28_w`, forward, backward and AdamW. How long the network takes alone is measured on one batch that
+stays. There the workers of the plain arm may be ahead by all batches of the turn when the clock starts: that flatters
+it.
 
 Beside the clock stands the CPU time of each arm, its workers included: other work on the machine changes that less.
 """
@@ -40,7 +42,11 @@ from xadflow.detectors.one_class.settings import DenseSettings
 from xadflow.training.devices import resolve_device
 
 BATCH, WORKERS, THREADS, SEED = 128, 2, 1, 0  # two threads wait for each other on a machine with other work
-CASES = {"28 px, confetti": (28, "confetti", 24), "96 px, confetti": (96, "confetti", 8), "96 px, defects": (96, "defects", 6)}
+CASES = {
+    "28 px, confetti": (28, "confetti", 24),
+    "96 px, confetti": (96, "confetti", 8),
+    "96 px, defects": (96, "defects", 6),
+}
 STEP_CASE, STEP_BATCHES = "28 px, confetti", 3
 ROUNDS, STEP_ROUNDS = 3, 3
 TARGET_RATIO, TARGET_SHARE = 5.0, 0.8
@@ -58,10 +64,16 @@ def main() -> None:
     inputs = {name: _compared(name, device, 1 if quick else ROUNDS) for name in CASES}
     step = _step(device, 1 if quick else STEP_ROUNDS)
     figures = {
-        "batch": BATCH, "workers": WORKERS, "threads": THREADS, "load_average_before": load,
-        "load_average_after": os.getloadavg()[0], "inputs": inputs, "step": step,
-        "target_input_ratio": TARGET_RATIO, "target_network_share_on_gpu": TARGET_SHARE,
-    }  # fmt: skip
+        "batch": BATCH,
+        "workers": WORKERS,
+        "threads": THREADS,
+        "load_average_before": load,
+        "load_average_after": os.getloadavg()[0],
+        "inputs": inputs,
+        "step": step,
+        "target_input_ratio": TARGET_RATIO,
+        "target_network_share_on_gpu": TARGET_SHARE,
+    }
     write_results("one-class-speed", figures, seeds=[SEED], seconds=time.perf_counter() - started, quick=quick)
 
 
@@ -97,17 +109,26 @@ def _step(device: torch.device, rounds: int) -> dict[str, Any]:
     learn(images, is_anomaly)
     figures = _turns(STEP_CASE, f"cnn28_w, {STEP_CASE}", STEP_BATCHES, rounds, device, learn, alone_too)
     network = median(alone)
-    shares = {f"network_share_{arm}": median(rate / one for rate, one in zip(figures["each_round"][arm], alone, strict=True))
-              for arm in ("plain", "ours")}  # fmt: skip
-    print(f"network alone {network:.0f} images/s; its share of a step: plain {shares['network_share_plain']:.1%}, "
-          f"ours {shares['network_share_ours']:.1%}")  # fmt: skip
+    shares = {
+        f"network_share_{arm}": median(rate / one for rate, one in zip(figures["each_round"][arm], alone, strict=True))
+        for arm in ("plain", "ours")
+    }
+    print(
+        f"network alone {network:.0f} images/s; its share of a step: plain {shares['network_share_plain']:.1%}, "
+        f"ours {shares['network_share_ours']:.1%}"
+    )
     return {"case": STEP_CASE, "network": "cnn28_w", **figures, "images_per_second_network_alone": network, **shares}
 
 
 def _turns(
-    name: str, title: str, batches: int, rounds: int, device: torch.device, consume: Consume,
+    name: str,
+    title: str,
+    batches: int,
+    rounds: int,
+    device: torch.device,
+    consume: Consume,
     after: Callable[[float], None] = lambda rate: None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Images a second of both arms, turn about; `after` is called at the end of each round."""
     each: dict[str, list[float]] = {"plain": [], "ours": []}
     cpu: dict[str, list[float]] = {"plain": [], "ours": []}
@@ -121,11 +142,21 @@ def _turns(
     ratio = median(ours / plain for plain, ours in zip(each["plain"], each["ours"], strict=True))
     middle = {arm: median(rates) for arm, rates in each.items()}
     cpu_ratio = median(plain / ours for plain, ours in zip(cpu["plain"], cpu["ours"], strict=True))
-    print(f"{title:<26} plain {middle['plain']:9.0f}  ours {middle['ours']:9.0f} images/s  ratio {ratio:.2f}  of CPU time "
-          f"{cpu_ratio:.2f}", flush=True)  # fmt: skip
-    return {"images_per_second_plain": middle["plain"], "images_per_second_ours": middle["ours"], "ratio": ratio,
-            "cpu_ms_per_image_plain": median(cpu["plain"]), "cpu_ms_per_image_ours": median(cpu["ours"]),
-            "cpu_ratio": cpu_ratio, "each_round": each, "batches_a_turn": batches}  # fmt: skip
+    print(
+        f"{title:<26} plain {middle['plain']:9.0f}  ours {middle['ours']:9.0f} images/s  ratio {ratio:.2f}  of CPU time "
+        f"{cpu_ratio:.2f}",
+        flush=True,
+    )
+    return {
+        "images_per_second_plain": middle["plain"],
+        "images_per_second_ours": middle["ours"],
+        "ratio": ratio,
+        "cpu_ms_per_image_plain": median(cpu["plain"]),
+        "cpu_ms_per_image_ours": median(cpu["ours"]),
+        "cpu_ratio": cpu_ratio,
+        "each_round": each,
+        "batches_a_turn": batches,
+    }
 
 
 def _rate(batches: Iterator[tuple[Tensor, Tensor]], count: int, device: torch.device, consume: Consume) -> float:

@@ -33,8 +33,13 @@ anyone could have, and no row of the comparison above.
 def one_class_section(figures: Mapping[str, Any]) -> str:
     """A table for each tested set: methods by classes."""
     exposure = "; ".join(f"{one['images']:,} {one['of']} for {name}" for name, one in figures["exposure"].items())
-    settings = sorted({f"{one['network']}, {one['min_steps']:,} steps" for rows in figures["settings"].values()
-                       for one in rows.values()})  # fmt: skip
+    settings = sorted(
+        {
+            f"{one['network']}, {one['min_steps']:,} steps"
+            for rows in figures["settings"].values()
+            for one in rows.values()
+        }
+    )
     published = ", ".join(f"{name} {value:.2f}" for name, value in figures["published"].items())
     parts = [ONE_CLASS_TEXT.format(exposure=exposure, settings="; ".join(settings), published=published)]
     for name, table in figures["sets"].items():
@@ -45,8 +50,10 @@ def one_class_section(figures: Mapping[str, Any]) -> str:
             cells = [f"{row['classes'][title]['auroc']:.3f}" if title in row["classes"] else "" for title in classes]
             mean = "" if row["mean"] is None else f"**{row['mean']:.3f}** [{row['low']:.3f}, {row['high']:.3f}]"
             seeds = sorted({len(one["each_seed"]) for one in row["classes"].values()})
-            lines.append(f"| `{method}` | {mean} | {' | '.join(cells)} | {' or '.join(map(str, seeds))} | "
-                         f"{len(row['missing'])} cells |")  # fmt: skip
+            lines.append(
+                f"| `{method}` | {mean} | {' | '.join(cells)} | {' or '.join(map(str, seeds))} | "
+                f"{len(row['missing'])} cells |"
+            )
         tied = max((one["tied"] for row in table.values() for one in row["classes"].values()), default=0.0)
         lines.append(f"\nLargest share of tied (anomaly, normal) pairs: {tied:.1e}.\n")
         parts.append("\n".join(lines))
@@ -63,14 +70,16 @@ def textures_section(figures: Mapping[str, Any]) -> str:
             f"### {rung}\n",
             f"| | pixel AUROC | above PaDiM | {' | '.join(names)} | AUPRO | image AUROC | seeds | sd of seeds |",
             "|---" * (len(names) + 7) + "|",
-        ]  # fmt: skip
+        ]
         for row, one in rows.items():
             each = " | ".join(f"{value:.3f}" for value in one["pixel_auroc_each"])
             spread = f"{one['seed_sd']:.3f}" if one["seeds"] > 1 else "one seed"
             above = one["above_padim"]
-            lines.append(f"| {row} | **{one['pixel_auroc']:.3f}** [{one['low']:.3f}, {one['high']:.3f}] | "
-                         f"{above['mean']:+.3f} [{above['low']:+.3f}, {above['high']:+.3f}] | {each} | {one['aupro']:.3f} | "
-                         f"{one['image_auroc']:.3f} | {one['seeds']} | {spread} |")  # fmt: skip
+            lines.append(
+                f"| {row} | **{one['pixel_auroc']:.3f}** [{one['low']:.3f}, {one['high']:.3f}] | "
+                f"{above['mean']:+.3f} [{above['low']:+.3f}, {above['high']:+.3f}] | {each} | {one['aupro']:.3f} | "
+                f"{one['image_auroc']:.3f} | {one['seeds']} | {spread} |"
+            )
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
@@ -78,6 +87,8 @@ def textures_section(figures: Mapping[str, Any]) -> str:
 def ceiling_section(figures: Mapping[str, Any]) -> str:
     """One row a texture."""
     lines = [CEILING_TEXT.format(**figures), "| | pixel AUROC | AUPRO | image AUROC |", "|---|---|---|---|"]
-    lines += [f"| {name} | {one['pixel_auroc']:.3f} | {one['aupro']:.3f} | {one['image_auroc']:.3f} |"
-              for name, one in figures["textures"].items()]  # fmt: skip
+    lines += [
+        f"| {name} | {one['pixel_auroc']:.3f} | {one['aupro']:.3f} | {one['image_auroc']:.3f} |"
+        for name, one in figures["textures"].items()
+    ]
     return "\n".join(lines) + "\n"

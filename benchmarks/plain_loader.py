@@ -1,8 +1,9 @@
-"""The input path as it is usually written: one image after the other by Pillow and numpy, in the workers of a DataLoader.
+"""The input path as it is usually written: one image after the other by Pillow and numpy, in the workers of a
+DataLoader.
 
-What `benchmarks.one_class_speed` compares ours with. Same distribution as xadflow.defects.confetti, drawn blob by blob as in the
-published code, though without its detours (it turns each square by an interpolating rotation, and each image into a tensor and
-back several times), which would make this arm slower.
+What `benchmarks.one_class_speed` compares ours with. Same distribution as xadflow.defects.confetti, drawn blob by blob
+as in the published code, though without its detours (it turns each square by an interpolating rotation, and each image
+into a tensor and back several times), which would make this arm slower.
 """
 
 from __future__ import annotations
@@ -45,11 +46,13 @@ class PlainImages(Dataset[tuple[Tensor, int]]):
         self.normals: Pixels = normals.numpy()
         self.settings, self.length, self.seed = settings, length, seed
         side = normals.shape[-1]
-        self.transform = transforms.Compose([
-            transforms.RandomCrop(side, padding=settings.shift(side, side), padding_mode="edge"),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-        ])  # fmt: skip
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(side, padding=settings.shift(side, side), padding_mode="edge"),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+            ]
+        )
         self._random: np.random.Generator | None = None
         self._generator = torch.Generator()
 

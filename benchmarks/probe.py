@@ -1,11 +1,12 @@
 """The Clever-Hans experiment with numbers: `python -m benchmarks.probe [--quick]`.
 
-A watermark is planted on a share of the anomalous training images, FCDD and its sibling HSC are trained, and the heat inside
-the mark and three AUROCs are measured (definitions: xadflow/work/probe/verdict.py). Two data sets: Fashion-MNIST dresses with
-MNIST digits as outliers, which get the mark; and crops of a photographed brick wall, where 160 defects drawn beforehand get
-it. Both detectors are trained briefly on a small network (CASES): this measures the shortcut, not how well they detect.
-Digits alone were added after a trial with the default mix of digits and synthetic defects had shown little; both are reported.
-Both data sets have to be built: `xadflow data fetch`, then `dvc repro validate@...`. Trainings are kept in var/probe/.
+A watermark is planted on a share of the anomalous training images, FCDD and its sibling HSC are trained, and the heat
+inside the mark and three AUROCs are measured (definitions: xadflow/work/probe/verdict.py). Two data sets: Fashion-MNIST
+dresses with MNIST digits as outliers, which get the mark; and crops of a photographed brick wall, where 160 defects
+drawn beforehand get it. Both detectors are trained briefly on a small network (CASES): this measures the shortcut, not
+how well they detect. Digits alone were added after a trial with the default mix of digits and synthetic defects had
+shown little; both are reported. Both data sets have to be built: `xadflow data fetch`, then `dvc repro validate@...`.
+Trainings are kept in var/probe/.
 """
 
 from __future__ import annotations
@@ -41,14 +42,29 @@ class Case:
 
 
 CASES = (
-    Case("Fashion-MNIST dresses, MNIST digits as outliers alone", "fashion-mnist-3",
-         {**SHORT, "min_steps": 400, "batch_size": 64, "anomalies": ["outliers"]}, "mnist-any", seeds=(0, 1, 2),
-         pictures=("hsc",)),
-    Case("Fashion-MNIST dresses, digits and synthetic defects (the default)", "fashion-mnist-3",
-         {**SHORT, "min_steps": 400, "batch_size": 64}, "mnist-any", rates=(0.0, 1.0)),
-    Case("brick, defects drawn beforehand and synthetic ones", "textures-brick",
-         {**SHORT, "min_steps": 200, "batch_size": 32}, rates=(0.0, 0.5, 1.0), pictures=("fcdd_conv",)),
-)  # fmt: skip
+    Case(
+        "Fashion-MNIST dresses, MNIST digits as outliers alone",
+        "fashion-mnist-3",
+        {**SHORT, "min_steps": 400, "batch_size": 64, "anomalies": ["outliers"]},
+        "mnist-any",
+        seeds=(0, 1, 2),
+        pictures=("hsc",),
+    ),
+    Case(
+        "Fashion-MNIST dresses, digits and synthetic defects (the default)",
+        "fashion-mnist-3",
+        {**SHORT, "min_steps": 400, "batch_size": 64},
+        "mnist-any",
+        rates=(0.0, 1.0),
+    ),
+    Case(
+        "brick, defects drawn beforehand and synthetic ones",
+        "textures-brick",
+        {**SHORT, "min_steps": 200, "batch_size": 32},
+        rates=(0.0, 0.5, 1.0),
+        pictures=("fcdd_conv",),
+    ),
+)
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 
 
@@ -65,24 +81,48 @@ def main() -> None:
         probed = _with_outliers(settings, case)
         for detector in DETECTORS:
             rates, seeds, most = ((0.0, 1.0), case.seeds[:1], 100) if quick else (case.rates, case.seeds, None)
-            plan = ProbePlan(case.dataset, detector, rates=rates, seeds=seeds, settings=case.settings, most_test_images=most)
+            plan = ProbePlan(
+                case.dataset, detector, rates=rates, seeds=seeds, settings=case.settings, most_test_images=most
+            )
             started = time.perf_counter()
             with progress_board():
                 outcome = run_probe(home, probed, plan, track)
-            print(f"{case.title}, {detector}: {outcome.trained} trained, {time.perf_counter() - started:.0f} s", flush=True)
+            print(
+                f"{case.title}, {detector}: {outcome.trained} trained, {time.perf_counter() - started:.0f} s",
+                flush=True,
+            )
             for row in outcome.report["rates"]:
                 heat, auroc = row["heat"]["planted_side"], row["auroc"]
-                print(f"  rate {row['rate']:<4g} heat in the mark {heat['share']:.3f} (control {heat['control']:.3f})  AUROC "
-                      f"{auroc['raw']['value']:.3f}, as planted {auroc['planted']['value']:.3f}, other side "
-                      f"{auroc['other_side']['value']:.3f}  alarm: {', '.join(row['alarm']) or '-'}")  # fmt: skip
-            parts = ("dataset", "detector", "side", "seeds", "settings", "mark", "test", "rates", "alarm", "least", "notes")
+                print(
+                    f"  rate {row['rate']:<4g} heat in the mark {heat['share']:.3f} (control {heat['control']:.3f})  AUROC "
+                    f"{auroc['raw']['value']:.3f}, as planted {auroc['planted']['value']:.3f}, other side "
+                    f"{auroc['other_side']['value']:.3f}  alarm: {', '.join(row['alarm']) or '-'}"
+                )
+            parts = (
+                "dataset",
+                "detector",
+                "side",
+                "seeds",
+                "settings",
+                "mark",
+                "test",
+                "rates",
+                "alarm",
+                "least",
+                "notes",
+            )
             figures[f"{case.title}: {detector}"] = {name: outcome.report[name] for name in parts}
             if detector in case.pictures and not quick:
                 PICTURES.mkdir(parents=True, exist_ok=True)
                 shutil.copy(outcome.folder / "probe.png", PICTURES / f"probe-{case.dataset}-{detector}.png")
     seconds = sum(row["training_seconds"] for one in figures.values() for row in one["rates"])
-    path = write_results("probe", figures, seeds=sorted({seed for one in figures.values() for seed in one["seeds"]}),
-                         seconds=seconds, quick=quick)  # fmt: skip
+    path = write_results(
+        "probe",
+        figures,
+        seeds=sorted({seed for one in figures.values() for seed in one["seeds"]}),
+        seconds=seconds,
+        quick=quick,
+    )
     print(f"{seconds:.0f} s of training; written to benchmarks/results/{path.name}")
 
 

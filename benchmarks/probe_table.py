@@ -25,8 +25,16 @@ def probe_section(figures: Mapping[str, Any]) -> str:
 
 def probe_table(figures: Mapping[str, Any]) -> str:
     """One line for each detector and rate."""
-    titles = ("data set", "detector", "rate", "heat in the mark (control)", "AUROC, no mark (control)", "as planted (control)",
-              "mark on the other side (control)", "alarm")  # fmt: skip
+    titles = (
+        "data set",
+        "detector",
+        "rate",
+        "heat in the mark (control)",
+        "AUROC, no mark (control)",
+        "as planted (control)",
+        "mark on the other side (control)",
+        "alarm",
+    )
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, one in figures.items():
         title = name.removesuffix(f": {one['detector']}")
@@ -35,14 +43,18 @@ def probe_table(figures: Mapping[str, Any]) -> str:
             heat, auroc = row["heat"]["planted_side"], row["auroc"]
             cells = [
                 f"{title}; {steps} steps, {seeds} seed{'s' if seeds > 1 else ''}; chance {row['heat']['chance']:.3f}"
-                if number == 0 else "",
+                if number == 0
+                else "",
                 f"`{one['detector']}`" if number == 0 else "",
                 f"{row['rate']:g}",
                 f"{heat['share']:.3f} [{heat['low']:.3f}, {heat['high']:.3f}] ({heat['control']:.3f})",
-                *(f"{auroc[copy]['value']:.3f} [{auroc[copy]['low']:.3f}, {auroc[copy]['high']:.3f}] "
-                  f"({auroc[copy]['control']:.3f})" for copy in ("raw", "planted", "other_side")),
+                *(
+                    f"{auroc[copy]['value']:.3f} [{auroc[copy]['low']:.3f}, {auroc[copy]['high']:.3f}] "
+                    f"({auroc[copy]['control']:.3f})"
+                    for copy in ("raw", "planted", "other_side")
+                ),
                 ", ".join(row["alarm"]) or "no",
-            ]  # fmt: skip
+            ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

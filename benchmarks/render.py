@@ -1,4 +1,6 @@
-"""Write docs/reference/benchmarks.md and faults.md from benchmarks/results/*.json; no figure is ever typed: `make figures`."""
+"""Write docs/reference/benchmarks.md and faults.md from benchmarks/results/*.json; no figure is ever typed: `make
+figures`.
+"""
 
 from __future__ import annotations
 
@@ -107,8 +109,10 @@ def page() -> str:
 
 
 def _origin(result: Mapping[str, Any]) -> str:
-    return (f"Measured {result['date']} at commit `{result['commit']}` on {result['device']}, seeds {result['seeds']}, "
-            f"{result['seconds']:.0f} s.\n")  # fmt: skip
+    return (
+        f"Measured {result['date']} at commit `{result['commit']}` on {result['device']}, seeds {result['seeds']}, "
+        f"{result['seconds']:.0f} s.\n"
+    )
 
 
 def _elpv(figures: Mapping[str, Any]) -> str:
@@ -128,8 +132,10 @@ def _value(cell: Mapping[str, float]) -> str:
 
 
 def _gap(cell: Mapping[str, float]) -> str:
-    return (f"{cell['minus_padim']:+.3f} [{cell['minus_padim_low']:+.3f}, {cell['minus_padim_high']:+.3f}] "
-            f"({cell['p_value']:.3f})")  # fmt: skip
+    return (
+        f"{cell['minus_padim']:+.3f} [{cell['minus_padim_low']:+.3f}, {cell['minus_padim_high']:+.3f}] "
+        f"({cell['p_value']:.3f})"
+    )
 
 
 def _family(figures: Mapping[str, Any]) -> str:
@@ -138,12 +144,16 @@ def _family(figures: Mapping[str, Any]) -> str:
     best = figures["best"]
     views = "one view" if best["flips"] == 1 else "four flips"
     fine = figures["fine_tuned"]
-    lines.append(f"\nStages 5 and 6 of Lite0 fine-tuned after the head, on peer-0 alone: {fine['fine-tuned']:.4f}; head alone: "
-                 f"{fine['head alone']:.4f}.")  # fmt: skip
+    lines.append(
+        f"\nStages 5 and 6 of Lite0 fine-tuned after the head, on peer-0 alone: {fine['fine-tuned']:.4f}; head alone: "
+        f"{fine['head alone']:.4f}."
+    )
     groups = [group for group in GROUPS if all(group in row for row in figures["rows"].values())]
-    lines += [f"\nBest: **{best['row']}, {views}**; measured on {', '.join(figures['protocols'])}.\n",
-              "| | " + " | ".join([*groups, *(f"{group} minus PaDiM (p)" for group in groups)]) + " |",
-              "|---" * (2 * len(groups) + 1) + "|"]  # fmt: skip
+    lines += [
+        f"\nBest: **{best['row']}, {views}**; measured on {', '.join(figures['protocols'])}.\n",
+        "| | " + " | ".join([*groups, *(f"{group} minus PaDiM (p)" for group in groups)]) + " |",
+        "|---" * (2 * len(groups) + 1) + "|",
+    ]
     for name, row in figures["rows"].items():
         cells = [_value(row[group]) for group in groups] + [_gap(row[group]) for group in groups]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -176,18 +186,27 @@ def _nightly(figures: Mapping[str, Any]) -> str:
 
 
 def _audit(figures: Mapping[str, Any]) -> str:
-    kinds = (("since_anchor", "since the anchor"), ("full", f"full, {figures['processes']} processes"),
-             ("full_one_process", "full, 1 process"))  # fmt: skip
+    kinds = (
+        ("since_anchor", "since the anchor"),
+        ("full", f"full, {figures['processes']} processes"),
+        ("full_one_process", "full, 1 process"),
+    )
     lines = [
-        AUDIT_TEXT.format(**figures, **figures["rows_by_table"], **figures["png_bytes_median"],
-                          megabytes=sum(figures["bytes_by_table"].values()) / 1e6),
+        AUDIT_TEXT.format(
+            **figures,
+            **figures["rows_by_table"],
+            **figures["png_bytes_median"],
+            megabytes=sum(figures["bytes_by_table"].values()) / 1e6,
+        ),
         "| | seconds | rows recomputed | rows a second | MB read |",
         "|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for name, title in kinds:
         one = figures["audits"][name]
-        lines.append(f"| {title} | {one['seconds']:.1f} | {one['rows_recomputed']:,} | {one['rows_per_second']:,.0f} | "
-                     f"{one['bytes_recomputed'] / 1e6:,.0f} |")  # fmt: skip
+        lines.append(
+            f"| {title} | {one['seconds']:.1f} | {one['rows_recomputed']:,} | {one['rows_per_second']:,.0f} | "
+            f"{one['bytes_recomputed'] / 1e6:,.0f} |"
+        )
     lines.append(f"\nTarget since the anchor: at most {figures['target_since_anchor_seconds']:.0f} s.\n")
     places = [cost["commit"] for cost in figures["publish_seconds"]["scores"]]
     lines += [
@@ -205,29 +224,48 @@ def _audit(figures: Mapping[str, Any]) -> str:
 def _speed(figures: Mapping[str, Any]) -> str:
     step = figures["step"]
     rows = {f"input, {name}": one for name, one in figures["inputs"].items()} | {f"step, {step['case']}": step}
-    lines = [SPEED_TEXT.format(**figures, network=step["network"]),
-             "| images a second | plain | ours | ratio | least, most of a round | CPU ms an image: plain | ours | ratio |",
-             "|---" * 8 + "|"]  # fmt: skip
+    lines = [
+        SPEED_TEXT.format(**figures, network=step["network"]),
+        "| images a second | plain | ours | ratio | least, most of a round | CPU ms an image: plain | ours | ratio |",
+        "|---" * 8 + "|",
+    ]
     for name, one in rows.items():
         each = [ours / plain for plain, ours in zip(one["each_round"]["plain"], one["each_round"]["ours"], strict=True)]
-        lines.append(f"| {name} | {one['images_per_second_plain']:,.0f} | {one['images_per_second_ours']:,.0f} | "
-                     f"{one['ratio']:.1f} | {min(each):.1f}, {max(each):.1f} | {one['cpu_ms_per_image_plain']:.2f} | "
-                     f"{one['cpu_ms_per_image_ours']:.2f} | {one['cpu_ratio']:.1f} |")  # fmt: skip
+        lines.append(
+            f"| {name} | {one['images_per_second_plain']:,.0f} | {one['images_per_second_ours']:,.0f} | "
+            f"{one['ratio']:.1f} | {min(each):.1f}, {max(each):.1f} | {one['cpu_ms_per_image_plain']:.2f} | "
+            f"{one['cpu_ms_per_image_ours']:.2f} | {one['cpu_ratio']:.1f} |"
+        )
     input_share = figures["inputs"][step["case"]]["cpu_ms_per_image_ours"] / step["cpu_ms_per_image_ours"]
-    lines.append(f"\nTarget for the input on a CPU: {figures['target_input_ratio']:.0f}. All but {input_share:.1%} of the CPU "
-                 "time of our step is the network's.")  # fmt: skip
+    lines.append(
+        f"\nTarget for the input on a CPU: {figures['target_input_ratio']:.0f}. All but {input_share:.1%} of the CPU "
+        "time of our step is the network's."
+    )
     return "\n".join(lines) + "\n"
 
 
 SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "elpv": _elpv, "elpv-family": _family, "nightly": _nightly, "audit": _audit, "one-class": one_class_section,
-    "textures": textures_section, "textures-ceiling": ceiling_section, "finer-map": finer_map_section,
-    "one-class-speed": _speed, "probe": probe_section,
-    "counterfactuals": counterfactuals_section, "counterfactuals-single": counterfactuals_single_section,
-    "counterfactuals-elpv": counterfactuals_elpv_section, "counterfactuals-elpv-product": counterfactuals_elpv_product_section,
-    "robust": robust_section, "sparse-speed": sparse_speed_section, "transplant": transplant_section,
-    "utad": utad_section, "dense": dense_section, "dense-overhead": dense_overhead_section,
-}  # fmt: skip
+    "elpv": _elpv,
+    "elpv-family": _family,
+    "nightly": _nightly,
+    "audit": _audit,
+    "one-class": one_class_section,
+    "textures": textures_section,
+    "textures-ceiling": ceiling_section,
+    "finer-map": finer_map_section,
+    "one-class-speed": _speed,
+    "probe": probe_section,
+    "counterfactuals": counterfactuals_section,
+    "counterfactuals-single": counterfactuals_single_section,
+    "counterfactuals-elpv": counterfactuals_elpv_section,
+    "counterfactuals-elpv-product": counterfactuals_elpv_product_section,
+    "robust": robust_section,
+    "sparse-speed": sparse_speed_section,
+    "transplant": transplant_section,
+    "utad": utad_section,
+    "dense": dense_section,
+    "dense-overhead": dense_overhead_section,
+}
 
 if __name__ == "__main__":
     main()

@@ -16,9 +16,14 @@ def write_results(
 ) -> Path:
     """Write {name, date, commit, device, seeds, seconds, figures}; a quick run goes beside it as <name>-quick.json."""
     content = {
-        "name": name, "date": datetime.now(UTC).date().isoformat(), "commit": commit(), "device": _device(),
-        "seeds": list(seeds), "seconds": round(seconds, 1), "figures": figures,
-    }  # fmt: skip
+        "name": name,
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+        "device": _device(),
+        "seeds": list(seeds),
+        "seconds": round(seconds, 1),
+        "figures": figures,
+    }
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}{'-quick' if quick else ''}.json"
     path.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
@@ -29,7 +34,9 @@ def commit() -> str:
     """The commit that was measured, with a plus sign when tracked files differ from it; "unknown" outside git."""
     try:
         head, changed = (
-            subprocess.run(["git", *command], cwd=RESULTS.parent, capture_output=True, text=True, check=True).stdout.strip()
+            subprocess.run(
+                ["git", *command], cwd=RESULTS.parent, capture_output=True, text=True, check=True
+            ).stdout.strip()
             for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.CalledProcessError):

@@ -1,13 +1,13 @@
 """Where sparse counterfactuals of robustly trained detectors change an image: `python -m benchmarks.robust [--quick]`.
 
-Real brick with generated defects and exact masks (xadflow/datasets/sources/textures.py). A detector is trained twice for each
-seed, with the setting `robust` and without, all else equal. Explained are the test defects that both twins flag. The search
-may change any pixel (no direction mask), so that where it goes is the detector's doing. The share of the change inside the
-exact mask is compared with the mask's share of the image (chance) and between the twins.
+Real brick with generated defects and exact masks (xadflow/datasets/sources/textures.py). A detector is trained twice
+for each seed, with the setting `robust` and without, all else equal. Explained are the test defects that both twins
+flag. The search may change any pixel (no direction mask), so that where it goes is the detector's doing. The share of
+the change inside the exact mask is compared with the mask's share of the image (chance) and between the twins.
 
-Acceptance (the method's page): the robust twin loses at most 3 points of clean AUROC, and its changes lie more within the
-mask. Network, steps and rates were chosen on train normals that were held out and 40 other defects of the train band, one
-seed; the radii are those of bench-counterfactuals-elpv.
+Acceptance (the method's page): the robust twin loses at most 3 points of clean AUROC, and its changes lie more within
+the mask. Network, steps and rates were chosen on train normals that were held out and 40 other defects of the train
+band, one seed; the radii are those of bench-counterfactuals-elpv.
 
 A cell (twin, seed) is kept in var/bench-robust and is not done twice while settings and code are the same.
 """
@@ -42,19 +42,35 @@ from xadflow.settings import Home
 TEXTURE, RUNG, KNOWN, SEEDS = "brick", "easy", 20, (0, 1, 2)
 TWINS, METHOD = ("plain", "robust"), "bce"
 DETECTOR: dict[str, Any] = {
-    "network": "cnn224", "preparation": "standard", "anomalies": ("known", "synthetic"), "epochs": 0.01, "min_steps": 150,
-    "batch_size": 32, "learning_rate": 1e-3,
-}  # fmt: skip
+    "network": "cnn224",
+    "preparation": "standard",
+    "anomalies": ("known", "synthetic"),
+    "epochs": 0.01,
+    "min_steps": 150,
+    "batch_size": 32,
+    "learning_rate": 1e-3,
+}
 ROBUST = {"radius_normals": 0.15, "radius_anomalies": 0.3, "steps": 2}  # as at 3x32x32 values, see RobustSettings
 SPARSE = {"heat_share": 0.999, "dilation": 0.5}  # the direction mask is the whole image
 FALSE_ALARMS, AT_ONCE = 0.05, 20
-CODE = ("detectors", "networks", "training", "calibration.py", "defects/drawn.py", "datasets/sources/textures.py", "explainers/sparse/explainer.py",
-        "explainers/sparse/frank_wolfe.py", "explainers/sparse/oracle.py")  # fmt: skip
+CODE = (
+    "detectors",
+    "networks",
+    "training",
+    "calibration.py",
+    "defects/drawn.py",
+    "datasets/sources/textures.py",
+    "explainers/sparse/explainer.py",
+    "explainers/sparse/frank_wolfe.py",
+    "explainers/sparse/oracle.py",
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One twin of one seed: raw scores of the test images [N], of attacked ones, and the changes [D,H,W] of its defects."""
+    """One twin of one seed: raw scores of the test images [N], of attacked ones, and the changes [D,H,W] of its
+    defects.
+    """
 
     threshold: float
     scores: NDArray[np.float64]
@@ -73,9 +89,14 @@ def main() -> None:
     seeds = SEEDS[:1] if quick else SEEDS
     cells = {(twin, seed): _cell(home, texture, twin, seed) for seed in seeds for twin in TWINS}
     figures = figures_of(cells, texture, seeds) | {
-        "texture": TEXTURE, "rung": RUNG, "method": METHOD, "detector": DETECTOR, "robust": ROBUST, "known": KNOWN,
+        "texture": TEXTURE,
+        "rung": RUNG,
+        "method": METHOD,
+        "detector": DETECTOR,
+        "robust": ROBUST,
+        "known": KNOWN,
         "radius": _radius(texture),
-    }  # fmt: skip
+    }
     _show(figures)
     path = write_results("robust", figures, seeds=seeds, seconds=time.perf_counter() - started, quick=quick)
     print(f"\n{time.perf_counter() - started:.0f} s; written to benchmarks/results/{path.name}")
@@ -95,19 +116,28 @@ def figures_of(cells: Mapping[tuple[str, int], Cell], texture: Texture, seeds: t
             share = share_inside(cell.changes, masks)
             shares[twin, seed] = np.where(both, share, np.nan)
             rows[twin][str(seed)] = {
-                "auroc": auroc(cell.scores, texture.labels), "auroc_attacked": auroc(cell.attacked, texture.labels),
-                "explained": int(both.sum()), "flagged_normals": float(_flagged(cell)[~defects].mean()),
-                "flipped": float(cell.flipped[both].mean()), "inside": float(np.nanmean(shares[twin, seed])),
+                "auroc": auroc(cell.scores, texture.labels),
+                "auroc_attacked": auroc(cell.attacked, texture.labels),
+                "explained": int(both.sum()),
+                "flagged_normals": float(_flagged(cell)[~defects].mean()),
+                "flipped": float(cell.flipped[both].mean()),
+                "inside": float(np.nanmean(shares[twin, seed])),
                 "chance": float(chance[both].mean()),
                 "l2": float(np.sqrt((cell.changes[both].astype(np.float64) ** 2).sum(axis=(1, 2))).mean() / 255),
-            }  # fmt: skip
+            }
     apart = np.stack([shares["robust", seed] - shares["plain", seed] for seed in seeds])
     beyond = {twin: np.stack([shares[twin, seed] - chance for seed in seeds]) for twin in TWINS}
-    return {"rows": rows, "robust_minus_plain": gap(apart), "minus_chance": {twin: gap(one) for twin, one in beyond.items()}}
+    return {
+        "rows": rows,
+        "robust_minus_plain": gap(apart),
+        "minus_chance": {twin: gap(one) for twin, one in beyond.items()},
+    }
 
 
 def share_inside(changes: NDArray[np.int16], masks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Of each change [D,H,W] the share of its sum of absolute values inside the mask [D,H,W]; NaN where nothing changed."""
+    """Of each change [D,H,W] the share of its sum of absolute values inside the mask [D,H,W]; NaN where nothing
+    changed.
+    """
     size = np.abs(changes.astype(np.int64))
     total = size.sum(axis=(1, 2))
     inside = (size * masks).sum(axis=(1, 2))
@@ -125,8 +155,16 @@ def _radius(texture: Texture) -> float:
 
 def _cell(home: Home, texture: Texture, twin: str, seed: int) -> Cell:
     settings = {**DETECTOR, "robust": ROBUST if twin == "robust" else None}
-    key = sha256_json({"settings": settings, "texture": [TEXTURE, RUNG, KNOWN], "sparse": SPARSE, "method": METHOD,
-                       "radius": _radius(texture), "code": code_digest(*CODE)})[:12]  # fmt: skip
+    key = sha256_json(
+        {
+            "settings": settings,
+            "texture": [TEXTURE, RUNG, KNOWN],
+            "sparse": SPARSE,
+            "method": METHOD,
+            "radius": _radius(texture),
+            "code": code_digest(*CODE),
+        }
+    )[:12]
     path = home.state / "bench-robust" / f"{twin}-{seed}-{key}.npz"
     if not path.is_file():
         started = time.perf_counter()
@@ -148,8 +186,13 @@ def _measured(texture: Texture, settings: Mapping[str, Any], seed: int) -> dict[
     for label, sign in ((0, -1.0), (1, 1.0)):
         attacked[labels == label] = attacked_scores(detector, images[labels == label], _radius(texture), sign)
     changes, flipped = _changes(detector, texture.test[torch.from_numpy(labels == 1)])
-    return {"threshold": detector.calibration.threshold, "scores": scores_of(detector, images), "attacked": attacked,
-            "changes": changes, "flipped": flipped}  # fmt: skip
+    return {
+        "threshold": detector.calibration.threshold,
+        "scores": scores_of(detector, images),
+        "attacked": attacked,
+        "changes": changes,
+        "flipped": flipped,
+    }
 
 
 def _changes(detector: Detector, defects: torch.Tensor) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
@@ -166,9 +209,11 @@ def _changes(detector: Detector, defects: torch.Tensor) -> tuple[NDArray[np.int1
 def _show(figures: Mapping[str, Any]) -> None:
     for twin, seeds in figures["rows"].items():
         for seed, one in seeds.items():
-            print(f"{twin:<7} seed {seed}  AUROC {one['auroc']:.3f}  attacked {one['auroc_attacked']:.3f}  "
-                  f"explained {one['explained']}  flipped {one['flipped']:.2f}  inside {one['inside']:.3f} "
-                  f"(chance {one['chance']:.3f})  l2 {one['l2']:.2f}")  # fmt: skip
+            print(
+                f"{twin:<7} seed {seed}  AUROC {one['auroc']:.3f}  attacked {one['auroc_attacked']:.3f}  "
+                f"explained {one['explained']}  flipped {one['flipped']:.2f}  inside {one['inside']:.3f} "
+                f"(chance {one['chance']:.3f})  l2 {one['l2']:.2f}"
+            )
     for name, one in (("robust - plain", figures["robust_minus_plain"]), *figures["minus_chance"].items()):
         print(f"{name:<15} inside {one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]")
 

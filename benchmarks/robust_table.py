@@ -16,19 +16,38 @@ test image moved against its label, within an l2 ball of {radius:.3f}. *l2*: siz
 drawn: this says where a change goes, not that it looks like a repair.
 """
 MOST_LOST = 0.03  # points of clean AUROC, of the method's page
-NAMES = {"auroc": "AUROC", "auroc_attacked": "attacked", "explained": "explained", "flipped": "flipped", "inside": "inside",
-         "chance": "chance", "l2": "l2"}  # fmt: skip
+NAMES = {
+    "auroc": "AUROC",
+    "auroc_attacked": "attacked",
+    "explained": "explained",
+    "flipped": "flipped",
+    "inside": "inside",
+    "chance": "chance",
+    "l2": "l2",
+}
 
 
 def robust_section(figures: Mapping[str, Any]) -> str:
     """One row a twin with each seed, the difference and its interval, and whether the acceptance holds."""
     robust, detector = figures["robust"], figures["detector"]
     rows: Mapping[str, Mapping[str, Mapping[str, float]]] = figures["rows"]
-    lines = [TEXT.format(
-        texture=figures["texture"].capitalize(), rung=figures["rung"], seeds=", ".join(rows["plain"]), method=figures["method"],
-        network=detector["network"], steps=detector["min_steps"], known=figures["known"], normals=robust["radius_normals"],
-        anomalies=robust["radius_anomalies"], inner=robust["steps"], radius=figures["radius"],
-    ), f"| twin | {' | '.join(NAMES.values())} |", "|---" * (len(NAMES) + 1) + "|"]  # fmt: skip
+    lines = [
+        TEXT.format(
+            texture=figures["texture"].capitalize(),
+            rung=figures["rung"],
+            seeds=", ".join(rows["plain"]),
+            method=figures["method"],
+            network=detector["network"],
+            steps=detector["min_steps"],
+            known=figures["known"],
+            normals=robust["radius_normals"],
+            anomalies=robust["radius_anomalies"],
+            inner=robust["steps"],
+            radius=figures["radius"],
+        ),
+        f"| twin | {' | '.join(NAMES.values())} |",
+        "|---" * (len(NAMES) + 1) + "|",
+    ]
     for twin, seeds in rows.items():
         cells = [_cell([one[name] for one in seeds.values()], name) for name in NAMES]
         lines.append(f"| {twin} | {' | '.join(cells)} |")
@@ -42,9 +61,11 @@ def verdict(figures: Mapping[str, Any]) -> str:
     more = "**holds**" if apart["low"] > 0 else "**does not hold**"
     kept = "**holds**" if lost <= MOST_LOST else "**does not hold**"
     beyond = ", ".join(f"{twin} {_interval(one)}" for twin, one in figures["minus_chance"].items())
-    return (f"Clean AUROC lost by robust training: {lost:+.3f} (at most {MOST_LOST}: {kept}). Share inside the mask, robust "
-            f"minus plain on the same images: {_interval(apart)} (above 0: {more}). Share minus chance: {beyond}. 95 % "
-            "intervals of a bootstrap over seeds and images.")  # fmt: skip
+    return (
+        f"Clean AUROC lost by robust training: {lost:+.3f} (at most {MOST_LOST}: {kept}). Share inside the mask, robust "
+        f"minus plain on the same images: {_interval(apart)} (above 0: {more}). Share minus chance: {beyond}. 95 % "
+        "intervals of a bootstrap over seeds and images."
+    )
 
 
 def _interval(one: Mapping[str, float]) -> str:

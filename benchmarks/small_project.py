@@ -19,8 +19,16 @@ from PIL import Image
 from skimage import data
 
 CHECKOUT = Path(__file__).parents[1]
-_FILES = ("params.yaml", "dvc.yaml", "prefect.yaml", "pyproject.toml", "README.md", ".dvcignore", ".dvc/config",
-          "data/.gitignore")  # fmt: skip
+_FILES = (
+    "params.yaml",
+    "dvc.yaml",
+    "prefect.yaml",
+    "pyproject.toml",
+    "README.md",
+    ".dvcignore",
+    ".dvc/config",
+    "data/.gitignore",
+)
 _SIDES = (96, 112, 128)
 _UNSEEN = 300  # rows of the gravel from here on are test images
 
@@ -56,13 +64,21 @@ def commit(root: Path) -> None:
 
 def project_environment(project: Path) -> dict[str, str]:
     """What a fresh terminal in the project has: no variable of Prefect, MLflow or ours but the project's name."""
-    ours = ("PREFECT_", "MLFLOW_", "XADFLOW_", "DVC_SITE_CACHE_DIR", "MPLCONFIGDIR")  # quiet_environment may have run here
+    ours = (
+        "PREFECT_",
+        "MLFLOW_",
+        "XADFLOW_",
+        "DVC_SITE_CACHE_DIR",
+        "MPLCONFIGDIR",
+    )  # quiet_environment may have run here
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "XADFLOW_PROJECT": str(project), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
 
 
 def python_path(*folders: Path) -> str:
-    """PYTHONPATH of these folders, then of this checkout: a child runs the code of its parent, whatever is installed."""
+    """PYTHONPATH of these folders, then of this checkout: a child runs the code of its parent, whatever is
+    installed.
+    """
     return os.pathsep.join(map(str, (*folders, CHECKOUT / "src", CHECKOUT)))
 
 

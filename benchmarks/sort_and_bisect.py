@@ -1,7 +1,9 @@
-"""The other arm of benchmarks/sparse_speed.py: Auto-Frank-Wolfe with an oracle that sorts and bisects, from its description.
+"""The other arm of benchmarks/sparse_speed.py: Auto-Frank-Wolfe with an oracle that sorts and bisects, from its
+description.
 
-Formulas: sparse-counterfactuals.md, sections 2 and 3 (Boreiko et al., arXiv 2205.07972). No line is of the released code, and
-its known losses (index tensors on the CPU, copies that nobody reads) are not imitated: what is compared is the method.
+Formulas: sparse-counterfactuals.md, sections 2 and 3 (Boreiko et al., arXiv 2205.07972). No line is of the released
+code, and its known losses (index tensors on the CPU, copies that nobody reads) are not imitated: what is compared is
+the method.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ SMALLEST = 1e-38
 def oracle(x: Tensor, w: Tensor, eps: float, p: float) -> Tensor:
     """max <w, delta> with ||delta||_p <= eps and x + delta in [0,1], of x and w [B,...]; p > 1.
 
-    With the multiplier mu, delta_i is at its wall where mu <= mu_i = |w_i| / (p gamma_i^{p-1}): the mu_i are sorted, sums of
-    either side are kept, and the cell that holds the solution is bisected for.
+    With the multiplier mu, delta_i is at its wall where mu <= mu_i = |w_i| / (p gamma_i^{p-1}): the mu_i are sorted,
+    sums of either side are kept, and the cell that holds the solution is bisected for.
     """
     q = p / (p - 1)
     flat_x, flat_w = x.flatten(1), w.flatten(1)
@@ -31,7 +33,9 @@ def oracle(x: Tensor, w: Tensor, eps: float, p: float) -> Tensor:
     walls = a / (p * gamma.clamp(min=SMALLEST).pow(p - 1))
     ordered, order = walls.sort(dim=1)
     free = torch.nn.functional.pad(a.pow(q).gather(1, order).double().cumsum(dim=1), (1, 0))  # (B, d+1): of the first k
-    spent = torch.nn.functional.pad(gamma.pow(p).gather(1, order).double().flip(1).cumsum(dim=1), (1, 0)).flip(1)  # the others'
+    spent = torch.nn.functional.pad(gamma.pow(p).gather(1, order).double().flip(1).cumsum(dim=1), (1, 0)).flip(
+        1
+    )  # the others'
     budget = eps**p
     count = flat_x.shape[1]
     low = torch.zeros(len(x), 1, dtype=torch.int64, device=x.device)  # so many entries are free at least

@@ -1,14 +1,15 @@
 """How fast counterfactuals are found: `python -m benchmarks.sparse_speed [--quick]`.
 
-Two arms take turns on the same images, the same small network (three convolutions of 3x3, strides of 2) and the same start:
+Two arms take turns on the same images, the same small network (three convolutions of 3x3, strides of 2) and the same
+start:
 
 - *sorted*: an oracle that sorts and bisects, in the loop as published (benchmarks/sort_and_bisect.py);
 - *ours*: Newton's oracle in xadflow.explainers.sparse.frank_wolfe.auto_frank_wolfe.
 
-16 images, 75 iterations, p = 1.5, radii of the paper, early stop off; both must reach the same objective. A ratio is the median
-over the rounds of sorted / ours in the same round, one thread, and stands for CPU time too. What early stop adds is measured
-apart: ours, each image leaving the batch when it is normal. The diverse explainer's part is one pass of its generator for two
-concepts, with weights as they are drawn: how long a pass takes does not depend on them.
+16 images, 75 iterations, p = 1.5, radii of the paper, early stop off; both must reach the same objective. A ratio is
+the median over the rounds of sorted / ours in the same round, one thread, and stands for CPU time too. What early stop
+adds is measured apart: ours, each image leaving the batch when it is normal. The diverse explainer's part is one pass
+of its generator for two concepts, with weights as they are drawn: how long a pass takes does not depend on them.
 """
 
 from __future__ import annotations
@@ -45,9 +46,16 @@ def main() -> None:
     started, load = time.perf_counter(), os.getloadavg()[0]
     torch.set_num_threads(1)
     sizes = {side: _size(side, 1 if quick else ROUNDS) for side in (list(RADII)[:1] if quick else RADII)}
-    figures = {"batch": BATCH, "iterations": ITERATIONS, "p": P, "targets": TARGETS, "load_average_before": load,
-               "load_average_after": os.getloadavg()[0], "sizes": {str(side): one for side, one in sizes.items()},
-               "generator": {str(side): _generator(side, 1 if quick else ROUNDS) for side in (28, 64, 128)}}  # fmt: skip
+    figures = {
+        "batch": BATCH,
+        "iterations": ITERATIONS,
+        "p": P,
+        "targets": TARGETS,
+        "load_average_before": load,
+        "load_average_after": os.getloadavg()[0],
+        "sizes": {str(side): one for side, one in sizes.items()},
+        "generator": {str(side): _generator(side, 1 if quick else ROUNDS) for side in (28, 64, 128)},
+    }
     write_results("sparse-speed", figures, seeds=[SEED], seconds=time.perf_counter() - started, quick=quick)
 
 
@@ -78,8 +86,10 @@ def _size(side: int, rounds: int) -> dict[str, Any]:
     found["early_stop"]["stopped"] = int(ours(lambda values: values >= -0.6931).stopped.sum())
     for name, one in found.items():
         rest = f"objective apart {one['objective_gap']:.1e}" if "objective_gap" in one else f"{one['stopped']} stopped"
-        print(f"{side} px  {name:<11} ratio {one['ratio']:.2f}  ({one['ms_first']:.1f} ms, {one['ms_second']:.1f} ms)  {rest}",
-              flush=True)  # fmt: skip
+        print(
+            f"{side} px  {name:<11} ratio {one['ratio']:.2f}  ({one['ms_first']:.1f} ms, {one['ms_second']:.1f} ms)  {rest}",
+            flush=True,
+        )
     return found
 
 
@@ -115,8 +125,13 @@ def _compared(first: Callable[[], Any], second: Callable[[], Any], *, rounds: in
             spent[f"cpu_{name}"].append((time.process_time() - cpu) / count)
     ratios = [one / two for one, two in zip(spent["first"], spent["second"], strict=True)]
     cpu_ratios = [one / two for one, two in zip(spent["cpu_first"], spent["cpu_second"], strict=True)]
-    return {"ratio": median(ratios), "ratio_each": ratios, "cpu_ratio": median(cpu_ratios),
-            "ms_first": 1000 * median(spent["first"]), "ms_second": 1000 * median(spent["second"])}  # fmt: skip
+    return {
+        "ratio": median(ratios),
+        "ratio_each": ratios,
+        "cpu_ratio": median(cpu_ratios),
+        "ms_first": 1000 * median(spent["first"]),
+        "ms_second": 1000 * median(spent["second"]),
+    }
 
 
 @torch.no_grad()

@@ -17,15 +17,20 @@ other work shared the cores.
 
 def sparse_speed_section(figures: Mapping[str, Any]) -> str:
     """One row a size and part, then the generator's speed."""
-    lines = [TEXT.format(**figures), "| | sorted, ms | ours, ms | ratio | least, most of a round | ratio of CPU time | apart |",
-             "|---" * 7 + "|"]  # fmt: skip
+    lines = [
+        TEXT.format(**figures),
+        "| | sorted, ms | ours, ms | ratio | least, most of a round | ratio of CPU time | apart |",
+        "|---" * 7 + "|",
+    ]
     for side, parts in figures["sizes"].items():
         for name, one in parts.items():
             gap = one.get("objective_gap")
             apart = f"{one['stopped']} of {figures['batch']} stopped" if gap is None else f"{gap:.1e}"
-            lines.append(f"| {side} px, {name.replace('_', ' ')} | {one['ms_first']:,.1f} | {one['ms_second']:,.1f} | "
-                         f"**{one['ratio']:.2f}** | {min(one['ratio_each']):.2f}, {max(one['ratio_each']):.2f} | "
-                         f"{one['cpu_ratio']:.2f} | {apart} |")  # fmt: skip
+            lines.append(
+                f"| {side} px, {name.replace('_', ' ')} | {one['ms_first']:,.1f} | {one['ms_second']:,.1f} | "
+                f"**{one['ratio']:.2f}** | {min(one['ratio_each']):.2f}, {max(one['ratio_each']):.2f} | "
+                f"{one['cpu_ratio']:.2f} | {apart} |"
+            )
     speeds = ", ".join(f"{one['images_per_second']:,.0f} at {side} px" for side, one in figures["generator"].items())
     targets = ", ".join(f"{name} {value:g}" for name, value in figures["targets"].items())
     lines.append(f"\nTargets: {targets}.\n")

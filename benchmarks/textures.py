@@ -1,19 +1,19 @@
 """Localisation on real textures with generated defects: `python -m benchmarks.textures [--quick]`.
 
-Brick, grass and gravel, 96 px crops of disjoint bands of one picture each, defects with exact masks on the three rungs of
-a ladder of contrast and size (xadflow/datasets/sources/textures.py). The ladder was fixed before any detector was run on it.
-Defects of the test are drawn by code and from textures that no training sees; the five known defects of the
+Brick, grass and gravel, 96 px crops of disjoint bands of one picture each, defects with exact masks on the three rungs
+of a ladder of contrast and size (xadflow/datasets/sources/textures.py). The ladder was fixed before any detector was
+run on it. Defects of the test are drawn by code and from textures that no training sees; the five known defects of the
 semi-supervised rows come from the train band, on the rung that is tested.
 
-Rows: two floors (statistics of the grey values; PaDiM on the same features as `fcdd`), FCDD on a frozen pretrained trunk,
-and on the middle rung FCDD trained end to end; each without and with the masks of five known defects. Pixel AUROC pools
-all pixels of a texture's test images, normal ones included, as the paper does on MVTec-AD; AUPRO up to 30 % false
-positives. Figures are means over textures and training seeds; intervals, also of the difference to PaDiM, are paired
-bootstraps over test images.
+Rows: two floors (statistics of the grey values; PaDiM on the same features as `fcdd`), FCDD on a frozen pretrained
+trunk, and on the middle rung FCDD trained end to end; each without and with the masks of five known defects. Pixel
+AUROC pools all pixels of a texture's test images, normal ones included, as the paper does on MVTec-AD; AUPRO up to 30 %
+false positives. Figures are means over textures and training seeds; intervals, also of the difference to PaDiM, are
+paired bootstraps over test images.
 
 Each cell (texture, row, seed) is kept in var/bench-textures/ and is not measured twice while settings and code are the
-same: stop it and start it again as you like. Settings of the end-to-end rows were chosen on grass and gravel, middle rung,
-one seed, test images in sight.
+same: stop it and start it again as you like. Settings of the end-to-end rows were chosen on grass and gravel, middle
+rung, one seed, test images in sight.
 """
 
 from __future__ import annotations
@@ -47,10 +47,23 @@ TEXTURES = ("brick", "grass", "gravel")
 RUNGS, MIDDLE, KNOWN = ("easy", "middle", "hard"), "middle", 5
 TARGETS = {"unsupervised": 0.92, "semi-supervised": 0.96}  # the paper's MVTec-AD means: another data set
 TRUNK: dict[str, object] = {"stages": (1, 2, 3), "level": "pixel"}
-CONV: dict[str, object] = {"level": "pixel", "preparation": "standard", "batch_size": 32, "epochs": 0.01, "min_steps": 300}
+CONV: dict[str, object] = {
+    "level": "pixel",
+    "preparation": "standard",
+    "batch_size": 32,
+    "epochs": 0.01,
+    "min_steps": 300,
+}
 BINS, BOOTSTRAP = 2048, 1000
-CODE = ("detectors", "networks", "training", "metrics/localisation.py", "defects/drawn.py", "defects/confetti.py",
-        "datasets/sources/textures.py")  # fmt: skip
+CODE = (
+    "detectors",
+    "networks",
+    "training",
+    "metrics/localisation.py",
+    "defects/drawn.py",
+    "defects/confetti.py",
+    "datasets/sources/textures.py",
+)
 
 Score = Callable[[Tensor], tuple[Tensor, Tensor]]  # float images [B,1,H,W] to raw scores [B] and maps [B,H,W]
 
@@ -113,13 +126,19 @@ def main() -> None:
                 for rung, one in _cell(state, name, row, seed).items():
                     found[rung, name, row.title, seed] = one
                     spent += float(one["seconds"])
-                    print(f"{time.perf_counter() - started:5.0f} s  {name:<7} {rung:<7} seed {seed}  {row.title:<46} "
-                          f"image {one['image_auroc']:.3f}  pixel {one['pixel_auroc']:.3f}  "
-                          f"aupro {one['aupro']:.3f}", flush=True)  # fmt: skip
+                    print(
+                        f"{time.perf_counter() - started:5.0f} s  {name:<7} {rung:<7} seed {seed}  {row.title:<46} "
+                        f"image {one['image_auroc']:.3f}  pixel {one['pixel_auroc']:.3f}  "
+                        f"aupro {one['aupro']:.3f}",
+                        flush=True,
+                    )
     by_rung = {}
     for rung in RUNGS:
-        table = {row.title: [[found[rung, name, row.title, seed] for seed in seeds[row]] for name in textures]
-                 for row in rows if rung in row.rungs}  # fmt: skip
+        table = {
+            row.title: [[found[rung, name, row.title, seed] for seed in seeds[row]] for name in textures]
+            for row in rows
+            if rung in row.rungs
+        }
         by_rung[rung] = {title: _figures(cells, table[PADIM.title]) for title, cells in table.items()}
     figures = {"known": KNOWN, "textures": list(textures), "targets": TARGETS, "target_rung": MIDDLE, "rungs": by_rung}
     write_results("textures", figures, seeds=range(max(end_to_end, frozen)), seconds=spent, quick=quick)
@@ -145,8 +164,10 @@ def _cell(state: Path, name: str, row: Row, seed: int) -> dict[str, Measured]:
         np.savez(partial, **found)  # type: ignore[arg-type]
         partial.replace(kept)
     with np.load(kept) as stored:
-        return {rung: {key.removeprefix(f"{rung} "): stored[key] for key in stored.files if key.startswith(f"{rung} ")}
-                for rung in row.rungs}  # fmt: skip
+        return {
+            rung: {key.removeprefix(f"{rung} "): stored[key] for key in stored.files if key.startswith(f"{rung} ")}
+            for rung in row.rungs
+        }
 
 
 def score_of(row: Row, texture: Texture, seed: int) -> Score:
@@ -212,7 +233,9 @@ def _padim(detector: FCDD) -> Score:
 
 
 def _statistics(normals: Tensor) -> Score:
-    """What grey values alone tell: local mean, spread and edge strength of a 9 px box, in standard deviations of normals."""
+    """What grey values alone tell: local mean, spread and edge strength of a 9 px box, in standard deviations of
+    normals.
+    """
 
     def local(images: Tensor) -> Tensor:
         def box(values: Tensor) -> Tensor:
@@ -240,8 +263,12 @@ def measured(texture: Texture, score: Score) -> Measured:
         parts = [score(as_float(batch)) for batch in texture.test.split(32)]
     images = torch.cat([image for image, _ in parts]).double().cpu().numpy()
     maps = torch.cat([one for _, one in parts]).float().cpu().numpy()
-    figures = {"image_auroc": auroc(images, texture.labels), "pixel_auroc": pixel_auroc(maps, texture.masks),
-               "aupro": aupro(maps, texture.masks), "draws": _resampled(maps, texture.masks)}  # fmt: skip
+    figures = {
+        "image_auroc": auroc(images, texture.labels),
+        "pixel_auroc": pixel_auroc(maps, texture.masks),
+        "aupro": aupro(maps, texture.masks),
+        "draws": _resampled(maps, texture.masks),
+    }
     return {name: np.asarray(value, dtype=np.float64) for name, value in figures.items()}
 
 
@@ -273,14 +300,21 @@ def _figures(cells: Sequence[Sequence[Measured]], floor: Sequence[Sequence[Measu
     low, high = np.quantile(drawn(cells), (0.025, 0.975))
     less, more = np.quantile(drawn(cells) - drawn(floor), (0.025, 0.975))
     by_seed = [np.mean([seeds[number]["pixel_auroc"] for seeds in cells]) for number in range(len(cells[0]))]
-    above = float(np.mean(each("pixel_auroc")) - np.mean([np.mean([one["pixel_auroc"] for one in seeds]) for seeds in floor]))
+    above = float(
+        np.mean(each("pixel_auroc")) - np.mean([np.mean([one["pixel_auroc"] for one in seeds]) for seeds in floor])
+    )
     return {
-        "pixel_auroc": float(np.mean(each("pixel_auroc"))), "low": float(low), "high": float(high),
+        "pixel_auroc": float(np.mean(each("pixel_auroc"))),
+        "low": float(low),
+        "high": float(high),
         "above_padim": {"mean": above, "low": float(less), "high": float(more)},
-        "aupro": float(np.mean(each("aupro"))), "image_auroc": float(np.mean(each("image_auroc"))),
-        "seed_sd": float(np.std(by_seed)), "seeds": len(by_seed),
-        "pixel_auroc_each": each("pixel_auroc"), "aupro_each": each("aupro"),
-    }  # fmt: skip
+        "aupro": float(np.mean(each("aupro"))),
+        "image_auroc": float(np.mean(each("image_auroc"))),
+        "seed_sd": float(np.std(by_seed)),
+        "seeds": len(by_seed),
+        "pixel_auroc_each": each("pixel_auroc"),
+        "aupro_each": each("aupro"),
+    }
 
 
 if __name__ == "__main__":

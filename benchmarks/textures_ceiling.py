@@ -1,9 +1,9 @@
 """How far the textures' defects can be seen at all: `python -m benchmarks.textures_ceiling`.
 
-The rows of benchmarks/textures.py know nothing, or five masks, of the defects that they are tested on. Here the same network
-is trained on several hundred defects of the test's own generator with their masks, drawn on the train band: supervised
-segmentation by the loss of FCDD. What it leaves is not a matter of anomaly detection but of the picture. It is no detector
-that anyone could have, and no row of the comparison.
+The rows of benchmarks/textures.py know nothing, or five masks, of the defects that they are tested on. Here the same
+network is trained on several hundred defects of the test's own generator with their masks, drawn on the train band:
+supervised segmentation by the loss of FCDD. What it leaves is not a matter of anomaly detection but of the picture. It
+is no detector that anyone could have, and no row of the comparison.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
 """Transplants beside other counterfactuals and beside controls: `python -m benchmarks.transplant [--quick]`.
 
-For each data set, detector and training the flagged test anomalies are made normal by each arm (transplant_kit/arms.py), at
-most 200 of them in an order that is the same for all trainings. Judges of other kinds, which explain nothing, say whether
-the result is normal: PaDiM on MobileNetV2, and a small network trained from nothing on drawn defects, with brightness and
-without. They were fitted on the half of the train normals that gives no donors, and are asked of images alone that they flag
-themselves.
+For each data set, detector and training the flagged test anomalies are made normal by each arm
+(transplant_kit/arms.py), at most 200 of them in an order that is the same for all trainings. Judges of other kinds,
+which explain nothing, say whether the result is normal: PaDiM on MobileNetV2, and a small network trained from nothing
+on drawn defects, with brightness and without. They were fitted on the half of the train normals that gives no donors,
+and are asked of images alone that they flag themselves.
 
-What was visible while choosing: the settings of the transplants are the product's defaults, which were looked at on ELPV's 60
-reserved defects and on val normals; judges, arms and counts of this page were fixed before a test image was explained,
-but for the judge without brightness: the first 100 test images had shown that the other network goes by it. Nothing else was
-chosen on test images.
+What was visible while choosing: the settings of the transplants are the product's defaults, which were looked at on
+ELPV's 60 reserved defects and on val normals; judges, arms and counts of this page were fixed before a test image was
+explained, but for the judge without brightness: the first 100 test images had shown that the other network goes by it.
+Nothing else was chosen on test images.
 
-Cells are kept in var/bench-transplant and not made twice while settings and code are the same. The results file is written
-after every round of cells, so a run that is stopped leaves what it has, and says what it lacks.
+Cells are kept in var/bench-transplant and not made twice while settings and code are the same. The results file is
+written after every round of cells, so a run that is stopped leaves what it has, and says what it lacks.
 
     python -m benchmarks.transplant --sheet docs/images/transplants.png     the README's picture
     python -m benchmarks.transplant --speed                                 the figures of speed and memory alone
@@ -48,8 +48,16 @@ SEEDS = (0, 1, 2)
 NAME = "transplant"
 IMAGES = RESULTS.parents[1] / "docs" / "images"
 FIRST = (MAIN, "nearest normal, whole image", "random region of the same area, same donor", "sparse")
-TARGETS = {"valid": 0.99, "transfer": 0.85, "region": 0.40, "region aimed at": 0.25, "frechet": 60.0, "iou": 0.25,
-           "iou of the cut": 2.0, "images_per_second": 5.0}  # fmt: skip
+TARGETS = {
+    "valid": 0.99,
+    "transfer": 0.85,
+    "region": 0.40,
+    "region aimed at": 0.25,
+    "frechet": 60.0,
+    "iou": 0.25,
+    "iou of the cut": 2.0,
+    "images_per_second": 5.0,
+}
 
 
 @dataclass(frozen=True)
@@ -67,13 +75,17 @@ EVERY = tuple(arm.title for arm in ARMS)
 FEW = (*FIRST, "autoencoder", "transplant, donors from the judges' normals")
 GROUPS = (
     Group("ELPV peer-0, fcdd", (ELPV,), "fcdd", EVERY),
-    Group("Textures (brick, grass, gravel), fcdd", TEXTURES, "fcdd",
-          tuple(one for one in EVERY if one != "autoencoder" and not one.startswith("transplant, target"))),
+    Group(
+        "Textures (brick, grass, gravel), fcdd",
+        TEXTURES,
+        "fcdd",
+        tuple(one for one in EVERY if one != "autoencoder" and not one.startswith("transplant, target")),
+    ),
     Group("ELPV blocks-0, fcdd", (BLOCKS,), "fcdd", FEW),
     Group("ELPV peer-0 at 64 px, hsc", (SMALL_CELLS,), "hsc", tuple(one for one in EVERY if one not in NOT_FCDD)),
     Group("Fashion-MNIST dress, hsc", (CLOTHES,), "hsc", FEW),
     Group("Coloured-MNIST, hsc", (COLOURED,), "hsc", FEW),
-)  # fmt: skip
+)
 QUICK_GROUPS = (Group("Textures (brick), fcdd", TEXTURES[:1], "fcdd", FIRST),)
 QUICK = 20  # images
 
@@ -81,12 +93,18 @@ QUICK = 20  # images
 def main() -> None:
     """Do what the options say; without any, measure what is missing and write benchmarks/results/transplant.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed and 20 images of one texture, the first four arms")
+    parser.add_argument(
+        "--quick", action="store_true", help="one seed and 20 images of one texture, the first four arms"
+    )
     parser.add_argument("--kept", action="store_true", help="make nothing: figures of the cells that are there")
     parser.add_argument("--sheet", type=Path, help="write the picture of textures there, and nothing else")
     parser.add_argument("--rows", type=int, default=ROWS, help="images of the picture")
-    parser.add_argument("--speed", action="store_true", help="measure speed and memory alone, and keep the other figures")
-    parser.add_argument("--only", default="", help="make only blocks with this in their title; figures are of all that is kept")
+    parser.add_argument(
+        "--speed", action="store_true", help="measure speed and memory alone, and keep the other figures"
+    )
+    parser.add_argument(
+        "--only", default="", help="make only blocks with this in their title; figures are of all that is kept"
+    )
     given = parser.parse_args()
     home, started = Home.find(), time.perf_counter()
     if given.sheet:
@@ -101,8 +119,11 @@ def main() -> None:
     if not given.kept:
         measure(home, [group for group in groups if given.only in group.title], seeds, most, kept_only=False)
     tasks = measure(home, groups, seeds, most, kept_only=True)
-    figures = {"groups": {group.title: found for group in groups if (found := figures_of(home, tasks[group.title]))},
-               "settings": described(), "images": most}  # fmt: skip
+    figures = {
+        "groups": {group.title: found for group in groups if (found := figures_of(home, tasks[group.title]))},
+        "settings": described(),
+        "images": most,
+    }
     path = _write({**_written(given.quick), **figures}, time.perf_counter() - started, quick=given.quick)
     if has_curve(figures) and not given.quick:
         write_curve(figures, IMAGES / CURVE_PICTURE)
@@ -114,7 +135,9 @@ Tasks = dict[str, dict[int, list[Task]]]  # title of a group, seed, one a set
 
 
 def measure(home: Home, groups: Sequence[Group], seeds: Sequence[int], most: int, *, kept_only: bool) -> Tasks:
-    """Make every cell that is missing, what matters most first; the tasks of what there is. `kept_only`: make nothing."""
+    """Make every cell that is missing, what matters most first; the tasks of what there is. `kept_only`:
+    make nothing.
+    """
     started = time.perf_counter()
     tasks: Tasks = {group.title: {} for group in groups}
     left_out: set[str] = set()
@@ -134,16 +157,29 @@ def measure(home: Home, groups: Sequence[Group], seeds: Sequence[int], most: int
             left_out.add(group.title)
         spent = time.process_time() - begun
         if spent > 1.0 and not kept_only:
-            print(f"{time.perf_counter() - started:6.0f} s  {group.title}, seed {seed}: {arm.title}, from image "
-                  f"{number * CHUNK} on, {spent:.0f} s of CPU", flush=True)  # fmt: skip
+            print(
+                f"{time.perf_counter() - started:6.0f} s  {group.title}, seed {seed}: {arm.title}, from image "
+                f"{number * CHUNK} on, {spent:.0f} s of CPU",
+                flush=True,
+            )
     return tasks
 
 
 def in_order(groups: Sequence[Group], seeds: Sequence[int], most: int) -> list[tuple[Group, int, Arm, int]]:
-    """Group, seed, arm and which CHUNK of its images, those that matter most first: other seeds, sets, arms, images cost."""
-    every = [(group, seed, arm, number) for group in groups for seed in seeds for arm in ARMS if arm.title in group.arms
-             for number in range(-(-min(arm.most, most) // CHUNK))]  # fmt: skip
-    return sorted(every, key=lambda one: groups.index(one[0]) + 2 * (one[1] > 0) + 3 * (one[2].title not in FIRST) + 2 * one[3])
+    """Group, seed, arm and which CHUNK of its images, those that matter most first: other seeds, sets, arms, images
+    cost.
+    """
+    every = [
+        (group, seed, arm, number)
+        for group in groups
+        for seed in seeds
+        for arm in ARMS
+        if arm.title in group.arms
+        for number in range(-(-min(arm.most, most) // CHUNK))
+    ]
+    return sorted(
+        every, key=lambda one: groups.index(one[0]) + 2 * (one[1] > 0) + 3 * (one[2].title not in FIRST) + 2 * one[3]
+    )
 
 
 def figures_of(home: Home, tasks: Mapping[int, Sequence[Task]]) -> dict[str, Any]:
@@ -151,17 +187,27 @@ def figures_of(home: Home, tasks: Mapping[int, Sequence[Task]]) -> dict[str, Any
     rows = {arm.title: row for arm in ARMS if (row := row_of(home, arm, tasks))} if tasks else {}
     if MAIN not in rows:
         return {}
-    return {"detectors": detectors_of(home, tasks), "rows": rows, "curve": curve_of(home, tasks), "seeds": sorted(tasks),
-            "sets": [task.set for task in next(iter(tasks.values()))]}  # fmt: skip
+    return {
+        "detectors": detectors_of(home, tasks),
+        "rows": rows,
+        "curve": curve_of(home, tasks),
+        "seeds": sorted(tasks),
+        "sets": [task.set for task in next(iter(tasks.values()))],
+    }
 
 
 def described() -> dict[str, Any]:
     """Settings for the results file."""
-    return {"transplant": TransplantSettings().model_dump(mode="json"), "hsc": HSC, "network_judge": NETWORK_JUDGE,
-            "arms": {arm.title: {"of": arm.of, "most": arm.most, "settings": dict(arm.settings)} for arm in ARMS},
-            "targets": TARGETS, "blocks": [group.title for group in GROUPS],
-            "explainer_commit": _last_change("src/xadflow/explainers/transplant"),
-            "detector_commit": _last_change("src/xadflow/detectors")}  # fmt: skip
+    return {
+        "transplant": TransplantSettings().model_dump(mode="json"),
+        "hsc": HSC,
+        "network_judge": NETWORK_JUDGE,
+        "arms": {arm.title: {"of": arm.of, "most": arm.most, "settings": dict(arm.settings)} for arm in ARMS},
+        "targets": TARGETS,
+        "blocks": [group.title for group in GROUPS],
+        "explainer_commit": _last_change("src/xadflow/explainers/transplant"),
+        "detector_commit": _last_change("src/xadflow/detectors"),
+    }
 
 
 def _last_change(path: str) -> str:
@@ -191,18 +237,35 @@ def _write(figures: Mapping[str, Any], seconds: float, quick: bool = False) -> P
 def _show(groups: Mapping[str, Mapping[str, Any]]) -> None:
     for title, group in groups.items():
         told = group["detectors"]
-        print(f"\n{title}: AUROC {told['auroc']:.3f}, flags {told['flagged']:.0%}; " + ", ".join(
-            f"judge {name} {one['auroc']:.3f} flags {one['flagged']:.0%}" for name, one in told["judges"].items()))  # fmt: skip
+        print(
+            f"\n{title}: AUROC {told['auroc']:.3f}, flags {told['flagged']:.0%}; "
+            + ", ".join(
+                f"judge {name} {one['auroc']:.3f} flags {one['flagged']:.0%}" for name, one in told["judges"].items()
+            )
+        )
         for name, row in group["rows"].items():
             cells = [f"{short} {row[key]['value']:.3f}" for short, key in SHOWN.items() if key in row]
             print(f"  {name:<46} {row['images']}  " + "  ".join(cells))
 
 
-SHOWN = {"valid": "valid", "padim": "transfer padim", "network": "transfer network",
-         "contrast": "transfer network-contrast", "region": "region", "all": "region, all",
-         "changed": "changed", "frechet": "frechet", "kid": "kid", "apart": "apart", "like": "likeness", "iou": "iou",
-         "cut": "iou of the cut heatmap", "own cut": "iou of the heatmap at its own cut", "hottest": "iou of the hottest",
-         "seam": "seam"}  # fmt: skip
+SHOWN = {
+    "valid": "valid",
+    "padim": "transfer padim",
+    "network": "transfer network",
+    "contrast": "transfer network-contrast",
+    "region": "region",
+    "all": "region, all",
+    "changed": "changed",
+    "frechet": "frechet",
+    "kid": "kid",
+    "apart": "apart",
+    "like": "likeness",
+    "iou": "iou",
+    "cut": "iou of the cut heatmap",
+    "own cut": "iou of the heatmap at its own cut",
+    "hottest": "iou of the hottest",
+    "seam": "seam",
+}
 
 if __name__ == "__main__":
     main()

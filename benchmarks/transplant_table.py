@@ -49,8 +49,21 @@ has (*hottest*).
 """
 
 JUDGED = ("transfer padim", "transfer network", "transfer network-contrast")
-HEAD = ("", "n", "valid (first)", "transfer: padim", "network", "contrast", "region (all)", "changed", "Frechet", "KID",
-        "apart", "likeness", "seam (before)")  # fmt: skip
+HEAD = (
+    "",
+    "n",
+    "valid (first)",
+    "transfer: padim",
+    "network",
+    "contrast",
+    "region (all)",
+    "changed",
+    "Frechet",
+    "KID",
+    "apart",
+    "likeness",
+    "seam (before)",
+)
 SPEED_TEXT = """\
 Speed, one run: `transplant` with K = {alternatives} and `sparse` in turns on the same {images} flagged ELPV cells at {px} px,
 the default `fcdd` on lite0, batches side by side on {threads} threads as in a night; load average {load_average_before:.1f}
@@ -61,7 +74,9 @@ before and {load_average_after:.1f} after, and **other work that shares the core
 def transplant_section(figures: Figures) -> str:
     """What was asked, a table a data set, what is required of it, speed."""
     told = figures["settings"]
-    lines = [TEXT.format(images=figures["images"], explainer=told["explainer_commit"], detectors=told["detector_commit"])]
+    lines = [
+        TEXT.format(images=figures["images"], explainer=told["explainer_commit"], detectors=told["detector_commit"])
+    ]
     if lacking := [title for title in told["blocks"] if title not in figures["groups"]]:
         lines.append(f"Not measured: {'; '.join(lacking)}.")
     lines += [line for title, group in _in_order(figures) for line in _group(title, group)]
@@ -78,16 +93,26 @@ def verdict(figures: Figures) -> list[str]:
     for title, group in _in_order(figures):
         row = group["rows"][MAIN]
         if title.startswith("ELPV"):
-            asked = [("valid", "valid", 1), *((judge, "transfer", 1) for judge in JUDGED),
-                     ("region", "region", -1), ("frechet", "frechet", -1)]  # fmt: skip
+            asked = [
+                ("valid", "valid", 1),
+                *((judge, "transfer", 1) for judge in JUDGED),
+                ("region", "region", -1),
+                ("frechet", "frechet", -1),
+            ]
         elif title.startswith("Textures"):
             asked = [("iou", "iou", 1)]
         else:
             continue
         told = [_asked(name, row[name]["value"], targets[target], sign) for name, target, sign in asked if name in row]
         if "iou" in row and "iou of the cut heatmap" in row:
-            told.append(_asked("iou, times that of the cut heatmap", row["iou"]["value"]
-                               / max(row["iou of the cut heatmap"]["value"], 1e-9), targets["iou of the cut"], 1))  # fmt: skip
+            told.append(
+                _asked(
+                    "iou, times that of the cut heatmap",
+                    row["iou"]["value"] / max(row["iou of the cut heatmap"]["value"], 1e-9),
+                    targets["iou of the cut"],
+                    1,
+                )
+            )
         lines.append(f"Required of {title}: {'; '.join(told)}.")
     return lines
 
@@ -112,26 +137,45 @@ def _asked(name: str, value: float, target: float, sign: int) -> str:
 
 def _group(title: str, group: Figures) -> list[str]:
     told = group["detectors"]
-    judges = ", ".join(f"{name} AUROC {one['auroc']:.3f}, flags {one['flagged']:.0%} of the anomalies and "
-                       f"{one['false_alarms']:.0%} of the normals" for name, one in told["judges"].items())  # fmt: skip
-    lines = [f"\n**{title}.** Detector: AUROC {told['auroc']:.3f}, flags {told['flagged']:.0%} of the anomalies; trainings "
-             f"{_each(group['seeds'][: len(group['rows'][MAIN]['images'])])}. Judges: {judges}.\n", *_table(HEAD)]  # fmt: skip
+    judges = ", ".join(
+        f"{name} AUROC {one['auroc']:.3f}, flags {one['flagged']:.0%} of the anomalies and "
+        f"{one['false_alarms']:.0%} of the normals"
+        for name, one in told["judges"].items()
+    )
+    lines = [
+        f"\n**{title}.** Detector: AUROC {told['auroc']:.3f}, flags {told['flagged']:.0%} of the anomalies; trainings "
+        f"{_each(group['seeds'][: len(group['rows'][MAIN]['images'])])}. Judges: {judges}.\n",
+        *_table(HEAD),
+    ]
     lines += [_row(name, row) for name, row in _rows(group)]
     lines += [_touched(row) for row in group["rows"].values() if "touched" in row]
     if lacking := missing(group):
         lines.append(f"\nNot measured here: {'; '.join(lacking)}.")
     if len(group["curve"]) > 1:
         keys = ("region", *(f"transfer {judge}" for judge in told["judges"]))
-        lines += ["\nTransfer against area, mean of all alternatives, on the same images (n: "
-                  f"{_each(group['curve'][0]['images'])}):\n", *_table(("", *keys))]  # fmt: skip
-        lines += [f"| {one['point']} | " + " | ".join(_share(one[key]) for key in keys) + " |" for one in group["curve"]]
+        lines += [
+            "\nTransfer against area, mean of all alternatives, on the same images (n: "
+            f"{_each(group['curve'][0]['images'])}):\n",
+            *_table(("", *keys)),
+        ]
+        lines += [
+            f"| {one['point']} | " + " | ".join(_share(one[key]) for key in keys) + " |" for one in group["curve"]
+        ]
     if "iou" in group["rows"][MAIN]:
-        names = {"iou": "region", "best iou": "best of three", "iou of the cut heatmap": "cut",
-                 "iou of the heatmap at its own cut": "own cut", "iou of the hottest": "hottest"}  # fmt: skip
+        names = {
+            "iou": "region",
+            "best iou": "best of three",
+            "iou of the cut heatmap": "cut",
+            "iou of the heatmap at its own cut": "own cut",
+            "iou of the hottest": "hottest",
+        }
         lines += ["", REGION_TEXT, *_table(("", *names.values(), "area: defect", "cut", "own cut"))]
         areas = ("area of the defect", "area of the cut heatmap", "area at its own cut")
-        lines += [f"| {name} | " + " | ".join(_value(row, key) for key in (*names, *areas)) + " |"
-                  for name, row in _rows(group) if "iou" in row]  # fmt: skip
+        lines += [
+            f"| {name} | " + " | ".join(_value(row, key) for key in (*names, *areas)) + " |"
+            for name, row in _rows(group)
+            if "iou" in row
+        ]
     return lines
 
 
@@ -139,26 +183,41 @@ def _row(name: str, row: Figures) -> str:
     region = f"{_value(row, 'region')} ({row['region, all']['value']:.2f})" if "region" in row else ""
     seam = f"{row['seam']['value']:.2f} ({row['seam before']['value']:.2f})" if "seam" in row else ""
     valid = f"{_value(row, 'valid')} ({row['valid, the first']['value']:.2f})"
-    cells = [_each(row["images"]), valid, *(_value(row, key) for key in JUDGED), region, _value(row, "changed"),
-             *(f"{row[key]['value']:.0f}" for key in ("frechet", "kid")), *(_bare(row, key) for key in ("apart", "likeness")),
-             seam]  # fmt: skip
+    cells = [
+        _each(row["images"]),
+        valid,
+        *(_value(row, key) for key in JUDGED),
+        region,
+        _value(row, "changed"),
+        *(f"{row[key]['value']:.0f}" for key in ("frechet", "kid")),
+        *(_bare(row, key) for key in ("apart", "likeness")),
+        seam,
+    ]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def _touched(row: Figures) -> str:
-    told = "; ".join(f"{title} {_value(row, f'{name}, of the touched')}" for title, name in (
-        ("valid", "valid"), ("transfer to padim", "transfer padim"), ("region", "region")))  # fmt: skip
-    return (f"\nThe detector of drawn weights flags {_share(row['touched'])} of these images and leaves the others as they "
-            f"are. Of those that it flags alone: {told}.")  # fmt: skip
+    told = "; ".join(
+        f"{title} {_value(row, f'{name}, of the touched')}"
+        for title, name in (("valid", "valid"), ("transfer to padim", "transfer padim"), ("region", "region"))
+    )
+    return (
+        f"\nThe detector of drawn weights flags {_share(row['touched'])} of these images and leaves the others as they "
+        f"are. Of those that it flags alone: {told}."
+    )
 
 
 def _speed(speed: Figures) -> list[str]:
     lines = [SPEED_TEXT.format(**speed), *_table(("", "images a second", "each round", "CPU seconds an image"))]
     for name, one in speed["arms"].items():
-        lines.append(f"| {name} | {one['images_per_second']:.2f} | {', '.join(f'{each:.2f}' for each in one['each_round'])} | "
-                     f"{one['cpu_seconds_an_image']:.2f} |")  # fmt: skip
-    told = "; ".join(f"{size} donors {one['peak_mb']:,.0f} MB, with two {one['peak_mb_with_two_donors']:,.0f} MB"
-                     for size, one in speed["memory"].items())  # fmt: skip
+        lines.append(
+            f"| {name} | {one['images_per_second']:.2f} | {', '.join(f'{each:.2f}' for each in one['each_round'])} | "
+            f"{one['cpu_seconds_an_image']:.2f} |"
+        )
+    told = "; ".join(
+        f"{size} donors {one['peak_mb']:,.0f} MB, with two {one['peak_mb_with_two_donors']:,.0f} MB"
+        for size, one in speed["memory"].items()
+    )
     return [*lines, f"\nPeak memory of a process that explains eight images: {told}."]
 
 

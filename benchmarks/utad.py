@@ -1,8 +1,8 @@
 """UTAD and its ablation: `python -m benchmarks.utad [--quick] [--only ...] [--minutes M]`.
 
-Brick, grass and gravel on the middle rung (96 px, exact masks; xadflow/datasets/sources/textures.py), ELPV peer-0 (64 px, labels 0
-and 1, no masks), Fashion-MNIST's dresses against the rest (32 px, the first 200 test images of each class). No known defect and
-no outlier is used.
+Brick, grass and gravel on the middle rung (96 px, exact masks; xadflow/datasets/sources/textures.py), ELPV peer-0 (64
+px, labels 0 and 1, no masks), Fashion-MNIST's dresses against the rest (32 px, the first 200 test images of each
+class). No known defect and no outlier is used.
 
 Trainings, of about the same time on a CPU:
 
@@ -10,16 +10,17 @@ Trainings, of about the same time on a CPU:
     impression only  the first stage alone, both stages' time
     two stages       as `utad` is by default
 
-and of each its maps: the difference x - m; of the two-stage one also those to x_hat, the released combination, with and without
-its variance term, and perceptual distances. Beside: grey-value baselines. Sharpness is the gradient energy of a reconstruction
-as a share of the image's; leak is the projection of what a drawn defect changes in the reconstruction on what it changes in
-the image, inside its mask (0 suppressed, 1 copied), on test normals with defects of a kind that no training drew (Perlin blends
-of another image); fidelity is the mean |difference| on test normals.
+and of each its maps: the difference x - m; of the two-stage one also those to x_hat, the released combination, with and
+without its variance term, and perceptual distances. Beside: grey-value baselines. Sharpness is the gradient energy of a
+reconstruction as a share of the image's; leak is the projection of what a drawn defect changes in the reconstruction on
+what it changes in the image, inside its mask (0 suppressed, 1 copied), on test normals with defects of a kind that no
+training drew (Perlin blends of another image); fidelity is the mean |difference| on test normals.
 
-Each cell (set, training, seed) is kept in var/bench-utad/ with its checkpoints and is not measured twice: stop it and start it
-again as you like. What was visible while choosing: the default map was chosen among eight on brick's validation normals with
-drawn defects (one seed), after an earlier default had been seen on brick's test images (one seed, middle rung); grass, gravel,
-ELPV at this size and Fashion-MNIST chose nothing here. The starting configuration came from ELPV (utad-recipe.md).
+Each cell (set, training, seed) is kept in var/bench-utad/ with its checkpoints and is not measured twice: stop it and
+start it again as you like. What was visible while choosing: the default map was chosen among eight on brick's
+validation normals with drawn defects (one seed), after an earlier default had been seen on brick's test images (one
+seed, middle rung); grass, gravel, ELPV at this size and Fashion-MNIST chose nothing here. The starting configuration
+came from ELPV (utad-recipe.md).
 """
 
 from __future__ import annotations
@@ -53,15 +54,24 @@ from xadflow.training.seeds import seeded
 
 SEEDS = (0, 1, 2)
 TWO_STAGES, IMPRESSION, ONE_STAGE = "two stages", "impression only", "one stage"
-LONGER = 440  # steps of the first stage alone that take as long as both stages: a step of the second takes 1.25 times as long
+# steps of the first stage alone that take as long as both stages: a step of the second takes 1.25 times as long
+LONGER = 440
 PLAIN, LOW = {"x-m": 1.0}, {"x-m": 1.0, "low-m": 1.0}
 RELEASED = {"x-x_hat": 1.0, "x-m_hat": 1.0, "var-x_hat": -1.0, "x_hat-m": -1.0}
 AUTOENCODER = {"corrupt": 0.0, "mi_local": 0.0, "mi_global": 0.0, "prior": 0.0, "z_channels": 64}
 DEFAULT, WITH_M = "D(x,x_hat) and blurred (default)", "D(x,m) and blurred"
 ONE: dict[str, Any] = {"min_steps": 1}
 CLOTHES_ONLY = {"flips": "horizontal"}
-CODE = ("detectors/utad", "detectors/calibrated.py", "networks", "training", "defects/drawn.py", "defects/perlin.py",
-        "datasets/sources/textures.py", "metrics/localisation.py")  # fmt: skip
+CODE = (
+    "detectors/utad",
+    "detectors/calibrated.py",
+    "networks",
+    "training",
+    "defects/drawn.py",
+    "defects/perlin.py",
+    "datasets/sources/textures.py",
+    "metrics/localisation.py",
+)
 
 
 @dataclass(frozen=True)
@@ -75,24 +85,39 @@ class Training:
 
 
 TRAININGS = (
-    Training(TWO_STAGES, {}, {}, {
-        DEFAULT: {}, "D(x,x_hat)": {"terms": {"x-x_hat": 1.0}}, "D(x,m)": {"terms": PLAIN}, WITH_M: {"terms": LOW},
-        "blurred x, x_hat": {"terms": {"low-x_hat": 1.0}}, "released": {"terms": RELEASED, "samples": 4},
-        "released, no variance": {"terms": {**RELEASED, "var-x_hat": 0.0}, "samples": 4},
-        "perceptual, lite0": {"terms": {"x-x_hat": 1.0}, "distance": "perceptual", "perceptual": "lite0"},
-    }),
+    Training(
+        TWO_STAGES,
+        {},
+        {},
+        {
+            DEFAULT: {},
+            "D(x,x_hat)": {"terms": {"x-x_hat": 1.0}},
+            "D(x,m)": {"terms": PLAIN},
+            WITH_M: {"terms": LOW},
+            "blurred x, x_hat": {"terms": {"low-x_hat": 1.0}},
+            "released": {"terms": RELEASED, "samples": 4},
+            "released, no variance": {"terms": {**RELEASED, "var-x_hat": 0.0}, "samples": 4},
+            "perceptual, lite0": {"terms": {"x-x_hat": 1.0}, "distance": "perceptual", "perceptual": "lite0"},
+        },
+    ),
     Training(IMPRESSION, {"min_steps": LONGER}, ONE, {WITH_M: {"terms": LOW}, "D(x,m)": {"terms": PLAIN}}),
-    Training(ONE_STAGE, {"min_steps": LONGER, **AUTOENCODER}, ONE, {WITH_M: {"terms": LOW}, "D(x,m)": {"terms": PLAIN}}),
-)  # fmt: skip
+    Training(
+        ONE_STAGE, {"min_steps": LONGER, **AUTOENCODER}, ONE, {WITH_M: {"terms": LOW}, "D(x,m)": {"terms": PLAIN}}
+    ),
+)
 
 
 def main() -> None:
     """Measure what is missing, then write benchmarks/results/utad.json of what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="brick, one seed")
-    parser.add_argument("--only", nargs="+", default=(), metavar="SET", help=f"measure these only, of {', '.join(NAMES)}")
+    parser.add_argument(
+        "--only", nargs="+", default=(), metavar="SET", help=f"measure these only, of {', '.join(NAMES)}"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="measure these only; default: 0 1 2")
-    parser.add_argument("--sheet", type=Path, help="draw brick's hottest anomaly as the explainer shows it, and nothing else")
+    parser.add_argument(
+        "--sheet", type=Path, help="draw brick's hottest anomaly as the explainer shows it, and nothing else"
+    )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no cell after so many minutes")
     arguments = parser.parse_args()
     if arguments.sheet:
@@ -112,11 +137,17 @@ def main() -> None:
         partial.write_text(json.dumps(found))
         partial.replace(kept)
         first = next(iter(found["maps"].values()))
-        print(f"{time.monotonic() - started:6.0f} s  {name:<20} seed {seed}  {training.title:<16} trained in "
-              f"{found['training_s']:.0f} s  image {first['image_auroc']:.3f}", flush=True)  # fmt: skip
+        print(
+            f"{time.monotonic() - started:6.0f} s  {name:<20} seed {seed}  {training.title:<16} trained in "
+            f"{found['training_s']:.0f} s  image {first['image_auroc']:.3f}",
+            flush=True,
+        )
     figures = summary(state, names, seeds)
-    spent = sum(json.loads(kept.read_text())["seconds"] for name, training, seed in cells
-                if (kept := _kept(state, name, training, seed)).is_file())  # fmt: skip
+    spent = sum(
+        json.loads(kept.read_text())["seconds"]
+        for name, training, seed in cells
+        if (kept := _kept(state, name, training, seed)).is_file()
+    )
     path = write_results("utad", figures, seeds=seeds, seconds=spent, quick=arguments.quick)
     print(f"written to benchmarks/results/{path.name}; not run: {len(figures['missing'])} of {len(cells)} cells")
 
@@ -135,8 +166,12 @@ def _folder(state: Path, name: str, training: Training, seed: int) -> Path:
 def settings_of(name: str, training: Training, of_map: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a detector."""
     flips = CLOTHES_ONLY if name == CLOTHES else {}
-    return {"impression": {**training.impression, **flips}, "expert": {**training.expert, **flips}, "map": dict(of_map),
-            "sheets": 0}  # fmt: skip
+    return {
+        "impression": {**training.impression, **flips},
+        "expert": {**training.expert, **flips},
+        "map": dict(of_map),
+        "sheets": 0,
+    }
 
 
 def measured(of: TestedSet, name: str, training: Training, seed: int, folder: Path) -> dict[str, Any]:
@@ -197,12 +232,15 @@ def reconstruction_figures(detector: Utad, of: TestedSet, seed: int) -> dict[str
     x, y, inside = as_float(normals), as_float(defective), masks[:, None]
     clean, broken = _views(detector, x), _views(detector, y)
     change = (y - x) * inside
-    return {name: {
-        "fidelity": float((clean[name] - x).abs().mean()),
-        "sharpness": _energy(clean[name]) / _energy(x),
-        "leak": float(((broken[name] - clean[name]) * change).sum() / change.square().sum()),
-        "missing_inside": float((broken[name] - y).abs()[inside.expand_as(y)].mean()),
-    } for name in clean}  # fmt: skip
+    return {
+        name: {
+            "fidelity": float((clean[name] - x).abs().mean()),
+            "sharpness": _energy(clean[name]) / _energy(x),
+            "leak": float(((broken[name] - clean[name]) * change).sum() / change.square().sum()),
+            "missing_inside": float((broken[name] - y).abs()[inside.expand_as(y)].mean()),
+        }
+        for name in clean
+    }
 
 
 def _views(detector: Utad, x: Tensor) -> dict[str, Tensor]:
@@ -227,7 +265,9 @@ def _auroc(values: list[Tensor], of: TestedSet) -> float:
 
 
 def summary(state: Path, names: tuple[str, ...], seeds: tuple[int, ...]) -> dict[str, Any]:
-    """set -> training -> means over the seeds that were run, with every seed's value of the maps; and what is missing."""
+    """set -> training -> means over the seeds that were run, with every seed's value of the maps; and what
+    is missing.
+    """
     table: dict[str, Any] = {}
     missing: list[str] = []
     for name in names:
@@ -239,18 +279,38 @@ def summary(state: Path, names: tuple[str, ...], seeds: tuple[int, ...]) -> dict
             if runs:
                 seconds = float(np.median([one["training_s"] for one in runs]))
                 rows[training.title] = {
-                    "seeds": len(runs), "steps": runs[0]["steps"], "training_s": seconds,
-                    "maps": {title: {figure: [one["maps"][title][figure] for one in runs] for figure in runs[0]["maps"][title]}
-                             for title in training.maps},
-                    "reconstructions": {view: {figure: float(np.mean([one["reconstructions"][view][figure] for one in runs]))
-                                               for figure in values} for view, values in runs[0]["reconstructions"].items()},
-                }  # fmt: skip
+                    "seeds": len(runs),
+                    "steps": runs[0]["steps"],
+                    "training_s": seconds,
+                    "maps": {
+                        title: {
+                            figure: [one["maps"][title][figure] for one in runs] for figure in runs[0]["maps"][title]
+                        }
+                        for title in training.maps
+                    },
+                    "reconstructions": {
+                        view: {
+                            figure: float(np.mean([one["reconstructions"][view][figure] for one in runs]))
+                            for figure in values
+                        }
+                        for view, values in runs[0]["reconstructions"].items()
+                    },
+                }
         if rows:
             of = tested_set(name)
-            table[name] = {"trainings": rows, "baselines": _baselines(of), "px": of.test.shape[-1], "test": len(of.test),
-                           "masks": of.masks is not None}  # fmt: skip
-    return {"sets": table, "missing": missing, "settings": {one.title: {"impression": dict(one.impression), "expert":
-            dict(one.expert)} for one in TRAININGS}, "target_minutes": 10}  # fmt: skip
+            table[name] = {
+                "trainings": rows,
+                "baselines": _baselines(of),
+                "px": of.test.shape[-1],
+                "test": len(of.test),
+                "masks": of.masks is not None,
+            }
+    return {
+        "sets": table,
+        "missing": missing,
+        "settings": {one.title: {"impression": dict(one.impression), "expert": dict(one.expert)} for one in TRAININGS},
+        "target_minutes": 10,
+    }
 
 
 def _baselines(of: TestedSet) -> dict[str, float]:

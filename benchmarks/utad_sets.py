@@ -1,4 +1,6 @@
-"""Data of `make bench-utad`: textures with exact masks, ELPV's random split, one class of Fashion-MNIST against the rest."""
+"""Data of `make bench-utad`: textures with exact masks, ELPV's random split, one class of Fashion-MNIST against the
+rest.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ ELPV_PX, CLOTHES_PX, OF_EACH_CLASS, MOST_NORMALS = 64, 32, 200, 1200
 
 @dataclass(frozen=True)
 class TestedSet:
-    """What may be learned from, and test images uint8 [N,C,H,W] with labels [N] and, where there are some, masks [N,H,W]."""
+    """What may be learned from, and test images uint8 [N,C,H,W] with labels [N] and, where there are some, masks
+    [N,H,W].
+    """
 
     data: TrainingData
     test: Tensor

@@ -29,17 +29,27 @@ VIEWS = {"m": "impression m", "x_hat": "expert x^", "x_rec": "copy", "m_hat": "n
 def utad_section(figures: Mapping[str, Any]) -> str:
     """Detection, then reconstructions."""
     baselines = "; ".join(f"{name} {max(one['baselines'].values()):.3f}" for name, one in figures["sets"].items())
-    lines = [TEXT.format(baselines=baselines),
-             "| set | training | map | image AUROC | of k-NN | of both | pixel AUROC | AUPRO | seeds | s |",
-             "|---" * 10 + "|"]  # fmt: skip
+    lines = [
+        TEXT.format(baselines=baselines),
+        "| set | training | map | image AUROC | of k-NN | of both | pixel AUROC | AUPRO | seeds | s |",
+        "|---" * 10 + "|",
+    ]
     for name, one in figures["sets"].items():
         for title, row in one["trainings"].items():
             for number, (of_map, values) in enumerate(row["maps"].items()):
                 first = number == 0
-                cells = [name if first else "", title if first else "", of_map, _mean(values["image_auroc"]),
-                         _mean(values["image_auroc_knn"]) if first else "", _mean(values["image_auroc_both"]),
-                         _mean(values.get("pixel_auroc")), _mean(values.get("aupro")), str(row["seeds"]) if first else "",
-                         f"{row['training_s']:.0f}" if first else ""]  # fmt: skip
+                cells = [
+                    name if first else "",
+                    title if first else "",
+                    of_map,
+                    _mean(values["image_auroc"]),
+                    _mean(values["image_auroc_knn"]) if first else "",
+                    _mean(values["image_auroc_both"]),
+                    _mean(values.get("pixel_auroc")),
+                    _mean(values.get("aupro")),
+                    str(row["seeds"]) if first else "",
+                    f"{row['training_s']:.0f}" if first else "",
+                ]
                 lines.append("| " + " | ".join(cells) + " |")
     lines += ["", RECONSTRUCTIONS, "| set | training | picture | error | sharp | leak |", "|---" * 6 + "|"]
     for name, one in figures["sets"].items():
@@ -72,13 +82,21 @@ def verdict(sets: Mapping[str, Any]) -> str:
         sharper += expert["sharpness"] > impression["sharpness"]
         cleaner += expert["leak"] < alone["leak"]
         shown = figure.replace("_", " ").replace("auroc", "AUROC")
-        said.append(f"{name} ({shown}) {two:.3f} by two stages, {others[0]:.3f} by the impression only, {others[1]:.3f} by one "
-                    f"stage, {first:.3f} by the two stages' own impression")  # fmt: skip
+        said.append(
+            f"{name} ({shown}) {two:.3f} by two stages, {others[0]:.3f} by the impression only, {others[1]:.3f} by one "
+            f"stage, {first:.3f} by the two stages' own impression"
+        )
     few = min(row["seeds"] for one in sets.values() for row in one["trainings"].values())
-    held = "" if few >= MOST_SEEDS else f" Some rows have {few} seed{'s' if few > 1 else ''}: this is what was seen, no claim."
-    return (f"\"Two stages, sharp and free of the anomaly, beat either alone\": {'; '.join(said)}. Best in {best} of "
-            f"{len(whole)} sets; the expert's picture adds to its own impression's map in {over_first}, is sharper than it in "
-            f"{sharper}, and lets less of the defect through than one stage in {cleaner}.{held}\n")  # fmt: skip
+    held = (
+        ""
+        if few >= MOST_SEEDS
+        else f" Some rows have {few} seed{'s' if few > 1 else ''}: this is what was seen, no claim."
+    )
+    return (
+        f'"Two stages, sharp and free of the anomaly, beat either alone": {"; ".join(said)}. Best in {best} of '
+        f"{len(whole)} sets; the expert's picture adds to its own impression's map in {over_first}, is sharper than it in "
+        f"{sharper}, and lets less of the defect through than one stage in {cleaner}.{held}\n"
+    )
 
 
 def _mean(values: Sequence[float] | None) -> str:

@@ -18,8 +18,13 @@ _DAY = click.DateTime(formats=["%Y-%m-%d"])
 @click.command()
 @click.option("--dataset", "datasets", multiple=True, help="Data set to train on; default: retrain.datasets.")
 @click.option("--detector", "detectors", multiple=True, help="Detector to train; default: retrain.detectors.")
-@click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0),
-              help="Seed to train with, a version for each; default: retrain.seeds, else seed.")
+@click.option(
+    "--seed",
+    "seeds",
+    multiple=True,
+    type=click.IntRange(min=0),
+    help="Seed to train with, a version for each; default: retrain.seeds, else seed.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the gate's verdicts as JSON.")
 def retrain(datasets: tuple[str, ...], detectors: tuple[str, ...], seeds: tuple[int, ...], as_json: bool) -> None:
     """Train, evaluate, gate and register detectors; what did not change is not trained again.
@@ -41,7 +46,13 @@ def say_gate(outcomes: list[dict[str, Any]]) -> None:
     """One line a version, and the rules that it broke."""
     for one in outcomes:
         what = "trained" if one["trained"] else "unchanged, not trained again"
-        place = "champion" if one.get("in_service", one["passed"]) else "not in service" if "explains" in one else "challenger"
+        place = (
+            "champion"
+            if one.get("in_service", one["passed"])
+            else "not in service"
+            if "explains" in one
+            else "challenger"
+        )
         click.echo(f"{one['model']} version {one['version']}: {what}; {place}")
         for reason in one["reasons"]:
             click.echo(f"  {reason}")
@@ -54,15 +65,29 @@ def say_gate(outcomes: list[dict[str, Any]]) -> None:
 @click.option("--date", "day", type=_DAY, help="Day of the run (partition run_date); default: today, UTC.")
 @click.option("--inbox", type=click.Path(path_type=Path), help="Folder of new images, for one --dataset.")
 @click.option("--backfill", nargs=2, type=_DAY, metavar="FROM TO", help="Images the inbox brought on these days.")
-@click.option("--detector", "detectors", multiple=True,
-              help="Detector whose champion explains; default: those of retrain.detectors that have one.")
-@click.option("--explainer", "explainers", multiple=True,
-              help="Explainer to run; default: explain.explainers and those trained for the detector.")
+@click.option(
+    "--detector",
+    "detectors",
+    multiple=True,
+    help="Detector whose champion explains; default: those of retrain.detectors that have one.",
+)
+@click.option(
+    "--explainer",
+    "explainers",
+    multiple=True,
+    help="Explainer to run; default: explain.explainers and those trained for the detector.",
+)
 @click.option("--only-inbox", is_flag=True, help="Leave out the data set's own test images.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def explain(
-    datasets: tuple[str, ...], day: Any, inbox: Path | None, backfill: tuple[Any, Any] | None, detectors: tuple[str, ...],
-    explainers: tuple[str, ...], only_inbox: bool, as_json: bool,
+    datasets: tuple[str, ...],
+    day: Any,
+    inbox: Path | None,
+    backfill: tuple[Any, Any] | None,
+    detectors: tuple[str, ...],
+    explainers: tuple[str, ...],
+    only_inbox: bool,
+    as_json: bool,
 ) -> None:
     """Score images that have no row yet with the champion, explain the anomalous ones, append to the tables.
 
@@ -92,8 +117,9 @@ def explain(
 def _days(first: Any, last: Any) -> list[date]:
     start, count = first.date(), (last.date() - first.date()).days + 1
     if count < 1:
-        raise WrongUse("--backfill goes from an earlier to a later day", seen=f"{first:%F} {last:%F}",
-                       next_step="swap the days")  # fmt: skip
+        raise WrongUse(
+            "--backfill goes from an earlier to a later day", seen=f"{first:%F} {last:%F}", next_step="swap the days"
+        )
     return [start + timedelta(days=i) for i in range(count)]
 
 

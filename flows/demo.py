@@ -18,15 +18,17 @@ from xadflow.settings import Home, load_settings
 
 
 @click.command()
-@click.option("--diverse", is_flag=True, help="On coloured digits, with a generator of several counterfactuals an image.")
+@click.option(
+    "--diverse", is_flag=True, help="On coloured digits, with a generator of several counterfactuals an image."
+)
 def demo(diverse: bool) -> None:
     """Run the whole loop on real solar-cell images (ELPV), from data to audited explanations.
 
-    Builds the data set with DVC, trains and registers a champion, explains labelled test images as if they were a night's
-    arrivals, and says where everything is and where the time went. A second run does only what changed.
+    Builds the data set with DVC, trains and registers a champion, explains labelled test images as if they were a
+    night's arrivals, and says where everything is and where the time went. A second run does only what changed.
 
-    With --diverse the images are coloured digits, and a generator is trained for the detector as well; if the gate refuses
-    it, its measures and the reason are printed. That takes longer (see README.md) and needs the digits:
+    With --diverse the images are coloured digits, and a generator is trained for the detector as well; if the gate
+    refuses it, its measures and the reason are printed. That takes longer (see README.md) and needs the digits:
     `xadflow data fetch mnist`.
 
     \b
@@ -38,8 +40,11 @@ def demo(diverse: bool) -> None:
     settings = load_settings(home.params)
     chosen = settings.demo.diverse if diverse else settings.demo
     if chosen is None:
-        raise BadSettings("params.yaml does not say what the demo with a generator runs on", seen="no demo.diverse",
-                          next_step="add `diverse: {dataset: coloured-mnist, detector: bce}` under demo")  # fmt: skip
+        raise BadSettings(
+            "params.yaml does not say what the demo with a generator runs on",
+            seen="no demo.diverse",
+            next_step="add `diverse: {dataset: coloured-mnist, detector: bce}` under demo",
+        )
     dataset, detector = chosen.dataset, chosen.detector or settings.retrain.detectors[0]
     started, times = time.perf_counter(), PartTimes()
     click.echo(f"1/3  data and detector: {dataset}, {detector}")
@@ -47,8 +52,9 @@ def demo(diverse: bool) -> None:
     say_gate(outcomes)
     _say_quality(outcomes)
     click.echo(f"2/3  a night: {chosen.anomalies} anomalous and {chosen.normals} normal test images")
-    results = run_explain([dataset], None, None, (chosen.anomalies, chosen.normals), detectors=[detector], is_built=True,
-                          times=times)  # fmt: skip
+    results = run_explain(
+        [dataset], None, None, (chosen.anomalies, chosen.normals), detectors=[detector], is_built=True, times=times
+    )
     say_explained(results)
     by_all, of_each = _anomalies_explained(dataset, detector)
     counts = ", ".join(f"{name} ({count})" for name, count in of_each.items())
@@ -82,8 +88,14 @@ def _report_to_open(home: Home, dataset: str, detector: str, night: Mapping[str,
         return Path(night["report"])
     project = open_project()
     champion = project.registry.champion(f"xad.{dataset}.{detector}")
-    rows = project.store.read("explanations", columns=["model_name", "model_version", "run_date", "run_id", "created_at"])
-    ours = [row for row in rows.to_pylist() if (row["model_name"], row["model_version"]) == (champion.name, champion.version)]
+    rows = project.store.read(
+        "explanations", columns=["model_name", "model_version", "run_date", "run_id", "created_at"]
+    )
+    ours = [
+        row
+        for row in rows.to_pylist()
+        if (row["model_name"], row["model_version"]) == (champion.name, champion.version)
+    ]
     for row in sorted(ours, key=lambda row: row["created_at"], reverse=True):
         path = home.reports / f"{dataset}-{detector}-{row['run_date']}-{row['run_id'][:8]}.html"
         if path.is_file():
@@ -117,22 +129,31 @@ def _say_generator(name: str, logged: Mapping[str, float]) -> None:
         each = sorted((key.removeprefix(start), value) for key, value in gate.items() if key.startswith(start))
         return ", ".join(f"{key}: {value:.3f}" for key, value in each)
 
-    click.echo(f"  {name}, on the gate split ({gate.get('anomalies', 0):.0f} anomalies, {gate.get('normals', 0):.0f} normals), "
-               f"trained in {logged.get('fit.seconds', float('nan')):.0f} s")  # fmt: skip
+    click.echo(
+        f"  {name}, on the gate split ({gate.get('anomalies', 0):.0f} anomalies, {gate.get('normals', 0):.0f} "
+        f"normals), trained  in {logged.get('fit.seconds', float('nan')):.0f} s"
+    )
     for what, value in (
         ("share normal, by concept", told("share_normal_of.")),
         ("share normal, by others", told("share_normal_by.") or "no other detector of this data set is in service"),
-        *((what, f"{gate[figure]:.3g}{unit}") for what, figure, unit in (
-            ("distance to normals", FRECHET, " % of that of the anomalies"), ("likeness of two edits", LIKENESS, " (cosine)"),
-            ("apart", APART, " mean difference of two of an image"),
-            ("change of normals", CHANGE_OF_NORMALS, " of that of the anomalies"),
-        ) if figure in gate),
-    ):  # fmt: skip
+        *(
+            (what, f"{gate[figure]:.3g}{unit}")
+            for what, figure, unit in (
+                ("distance to normals", FRECHET, " % of that of the anomalies"),
+                ("likeness of two edits", LIKENESS, " (cosine)"),
+                ("apart", APART, " mean difference of two of an image"),
+                ("change of normals", CHANGE_OF_NORMALS, " of that of the anomalies"),
+            )
+            if figure in gate
+        ),
+    ):
         click.echo(f"    {what:<26} {value}")
 
 
 def _anomalies_explained(dataset: str, detector: str) -> tuple[int, dict[str, int]]:
-    """How many labelled anomalies of a data set have a row of every explainer in use, of the present champion; and of each."""
+    """How many labelled anomalies of a data set have a row of every explainer in use, of the present champion; and of
+    each.
+    """
     from tasks.runtime import open_project
     from xadflow.datasets.manifest import read_manifest
     from xadflow.work.night.chosen import choose_explainers
@@ -143,4 +164,6 @@ def _anomalies_explained(dataset: str, detector: str) -> tuple[int, dict[str, in
     versions = choose_explainers(project.home, project.settings, project.registry, dataset, detector, champion).versions
     anomalous = {row.image_id for row in read_manifest(project.home.dataset(dataset)).rows(label=1)}
     of_each = {name: sum((one, name, version) in explained for one in anomalous) for name, version in versions.items()}
-    return sum(all((one, name, version) in explained for name, version in versions.items()) for one in anomalous), of_each
+    return sum(
+        all((one, name, version) in explained for name, version in versions.items()) for one in anomalous
+    ), of_each

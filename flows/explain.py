@@ -1,6 +1,6 @@
 """The nightly flow: champion, new images, scores, explanations, validation, append, report.
 
-    prefect deployment run 'explain/nightly'     or      xadflow explain --dataset elpv
+prefect deployment run 'explain/nightly'     or      xadflow explain --dataset elpv
 """
 
 from __future__ import annotations
@@ -18,10 +18,7 @@ from xadflow.errors import WorkFailed
 from xadflow.settings import Home, load_settings, quiet_environment
 
 
-@flow(
-    name="explain", task_runner=local_runner(), on_failure=[notify_failure],
-    on_crashed=[notify_failure],
-)  # fmt: skip
+@flow(name="explain", task_runner=local_runner(), on_failure=[notify_failure], on_crashed=[notify_failure])
 def explain(
     datasets: list[str] | None = None,
     run_date: date | None = None,
@@ -73,8 +70,11 @@ def explain(
             results.append(finish(night["path"], failures))
             failed += [f"{dataset}, {detector}: {message}" for message in failures]
     if failed:
-        raise WorkFailed(f"{len(failed)} shards failed, the others are published", seen=failed[0][:500],
-                         next_step="mend the cause and run the same command again: only what is missing is done")  # fmt: skip
+        raise WorkFailed(
+            f"{len(failed)} shards failed, the others are published",
+            seen=failed[0][:500],
+            next_step="mend the cause and run the same command again: only what is missing is done",
+        )
     return results
 
 

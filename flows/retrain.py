@@ -1,6 +1,6 @@
 """The weekly flow: data set stages, then train, register and gate each detector, and the explainers trained for it.
 
-    prefect deployment run 'retrain/weekly'      or      xadflow retrain --dataset elpv
+prefect deployment run 'retrain/weekly'      or      xadflow retrain --dataset elpv
 """
 
 from __future__ import annotations
@@ -20,10 +20,7 @@ from xadflow.settings import Home, load_settings, quiet_environment
 from xadflow.work.week import earlier_stages
 
 
-@flow(
-    name="retrain", task_runner=local_runner(), on_failure=[notify_failure],
-    on_crashed=[notify_failure],
-)  # fmt: skip
+@flow(name="retrain", task_runner=local_runner(), on_failure=[notify_failure], on_crashed=[notify_failure])
 def retrain(
     datasets: list[str] | None = None, detectors: list[str] | None = None, seeds: list[int] | None = None
 ) -> list[dict[str, Any]]:
@@ -31,11 +28,12 @@ def retrain(
 
     A data set's judge is fitted once, before anything is gated; one that fails leaves the detectors without its word.
 
-    Defaults come from `retrain` in params.yaml. What did not change is not trained again. Trainings of all detectors and
-    seeds run side by side as the limit `gpu` allows; the seeds are versions of one model, so they are gated in turn.
+    Defaults come from `retrain` in params.yaml. What did not change is not trained again. Trainings of all detectors
+    and seeds run side by side as the limit `gpu` allows; the seeds are versions of one model, so they are gated in
+    turn.
 
-    Where a detector gets explainers of its own (retrain.explainers), they are trained for the version that the gate lets
-    serve, and both move into service together. An explainer whose training fails leaves the detector without it.
+    Where a detector gets explainers of its own (retrain.explainers), they are trained for the version that the gate
+    lets serve, and both move into service together. An explainer whose training fails leaves the detector without it.
     """
     home = Home.find()
     quiet_environment(home)
@@ -73,16 +71,23 @@ def retrain(
                 failed += trouble
     report_gate(outcomes)
     if failed:
-        raise WorkFailed(f"{len(failed)} explainers or judges were not trained; the detectors are gated", seen=failed[0][:500],
-                         next_step="mend the cause and run the same command again: only what is missing is done")  # fmt: skip
+        raise WorkFailed(
+            f"{len(failed)} explainers or judges were not trained; the detectors are gated",
+            seen=failed[0][:500],
+            next_step="mend the cause and run the same command again: only what is missing is done",
+        )
     return outcomes
 
 
 def _trained(dataset: str, detector: str, seed: int, dvc_md5: str, earlier: list[str]) -> PrefectFuture[dict[str, Any]]:
-    """A training, its earlier stages first as tasks of their own; the last runs what is missing, and so says what failed."""
+    """A training, its earlier stages first as tasks of their own; the last runs what is missing, and so says what
+    failed.
+    """
     before: list[Any] = []
     for stage in earlier:
-        before = [allow_failure(train_stage_of.submit(dataset, detector, seed, stage, return_state=False, wait_for=before))]
+        before = [
+            allow_failure(train_stage_of.submit(dataset, detector, seed, stage, return_state=False, wait_for=before))
+        ]
     return train.submit(dataset, detector, seed, dvc_md5, return_state=False, wait_for=before)
 
 
@@ -98,8 +103,11 @@ def _explainers(dataset: str, outcome: dict[str, Any], names: list[str]) -> tupl
     registered = {name: register_explainer_of.submit(dataset, model, version, name, trained[name]) for name in names}
     wait(list(registered.values()))
     found = [one.result() for one in registered.values() if one.state.is_completed()]
-    trouble = [f"{model} version {version}, {name}: {_said(trained[name], one)}"
-               for name, one in registered.items() if not one.state.is_completed()]  # fmt: skip
+    trouble = [
+        f"{model} version {version}, {name}: {_said(trained[name], one)}"
+        for name, one in registered.items()
+        if not one.state.is_completed()
+    ]
     serving = put_in_service_of(outcome)
     return [{**one, "in_service": serving.get(one["model"]) == one["version"]} for one in found], trouble
 

@@ -1,4 +1,6 @@
-"""Run a flow from a person's command: checks first, then Prefect, progress on standard error, and errors in our words."""
+"""Run a flow from a person's command: checks first, then Prefect, progress on standard error, and errors in
+our words.
+"""
 
 from __future__ import annotations
 
@@ -41,13 +43,17 @@ def run_explain(
     is_built: bool = False,
     times: PartTimes | None = None,
 ) -> list[dict[str, Any]]:
-    """The flow `explain`; None and empty lists are its defaults. `is_built`: the data sets are known to be up to date."""
+    """The flow `explain`; None and empty lists are its defaults. `is_built`: the data sets are known to be
+    up to date.
+    """
     _check_first(datasets, detectors or (), explainers or ())
     with _started(times):
         from flows.explain import explain as flow
 
         folder = str(inbox.resolve()) if inbox else None
-        return flow(datasets or None, day, folder, sample, days, only_inbox, explainers or None, detectors or None, is_built)
+        return flow(
+            datasets or None, day, folder, sample, days, only_inbox, explainers or None, detectors or None, is_built
+        )
 
 
 @contextmanager
@@ -74,7 +80,11 @@ def _check_first(datasets: Iterable[str], detectors: Iterable[str] = (), explain
 
     home = Home.find()
     settings = load_settings(home.params)
-    for look_up, names in ((settings.dataset, datasets), (settings.detector, detectors), (settings.explainer, explainers)):
+    for look_up, names in (
+        (settings.dataset, datasets),
+        (settings.detector, detectors),
+        (settings.explainer, explainers),
+    ):
         for name in names:
             look_up(name)
     if is_server(home.mlflow_uri):
@@ -103,5 +113,9 @@ def _answered() -> Iterator[None]:
 
 
 def _no_prefect(said: str) -> WorkFailed:
-    return WorkFailed("no Prefect server answered", seen=said, next_step="run `xadflow doctor`; start servers by "
-                      "`make server`, or unset PREFECT_API_URL to let each run start its own")  # fmt: skip
+    return WorkFailed(
+        "no Prefect server answered",
+        seen=said,
+        next_step="run `xadflow doctor`; start servers by "
+        "`make server`, or unset PREFECT_API_URL to let each run start its own",
+    )

@@ -12,9 +12,14 @@ from xadflow.settings import Home
 
 
 @task(
-    name="dvc repro", task_run_name="dvc repro {dataset}", cache_policy=NO_CACHE, retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient, timeout_seconds=3600,
-)  # fmt: skip
+    name="dvc repro",
+    task_run_name="dvc repro {dataset}",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=is_transient,
+    timeout_seconds=3600,
+)
 def build_dataset(dataset: str) -> dict[str, str]:
     """Bring a data set up to date (images, manifest, validation); DVC skips what did not change. Returns DVC hashes."""
     home = Home.find()

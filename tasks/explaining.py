@@ -17,8 +17,13 @@ from xadflow.progress import track
 from xadflow.work.night import explain_shard, plan_night, read_plan
 
 
-@task(name="detectors in service", cache_policy=NO_CACHE, retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS,
-      retry_condition_fn=is_transient)  # fmt: skip
+@task(
+    name="detectors in service",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=is_transient,
+)
 def detectors_in_service(dataset: str, named: list[str] | None) -> list[str]:
     """The detectors of `named` that explain a data set; by default those of retrain.detectors that have a champion.
 
@@ -35,9 +40,13 @@ def detectors_in_service(dataset: str, named: list[str] | None) -> list[str]:
 
 
 @task(
-    name="plan night", task_run_name="plan {dataset} {detector} {run_date}", cache_policy=NO_CACHE, retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
-)  # fmt: skip
+    name="plan night",
+    task_run_name="plan {dataset} {detector} {run_date}",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=is_transient,
+)
 def plan(
     dataset: str,
     detector: str,
@@ -55,23 +64,38 @@ def plan(
         project.registry.prepare()
         project.store.prepare()
         path = plan_night(
-            project.home, project.settings, project.registry, project.store, dataset=dataset, detector=detector,
-            run_date=run_date, run_id=run_id, inbox=Path(inbox) if inbox else None, sample=sample, only_dates=only_dates,
-            only_inbox=only_inbox, explainers=explainers,
-        )  # fmt: skip
+            project.home,
+            project.settings,
+            project.registry,
+            project.store,
+            dataset=dataset,
+            detector=detector,
+            run_date=run_date,
+            run_id=run_id,
+            inbox=Path(inbox) if inbox else None,
+            sample=sample,
+            only_dates=only_dates,
+            only_inbox=only_inbox,
+            explainers=explainers,
+        )
     night = read_plan(path)
     return {"path": str(path), "shards": len(night.shards), "images": night.images, "already": night.already}
 
 
 @task(
-    name="explain shard", task_run_name="shard {index}", cache_policy=NO_CACHE, retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
-)  # fmt: skip
+    name="explain shard",
+    task_run_name="shard {index}",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=is_transient,
+)
 def shard(plan_path: str, index: int) -> dict[str, Any]:
     """Score, explain and publish one shard; doing it again adds nothing. Returns its counts and seconds."""
     project = open_project()
     night = read_plan(Path(plan_path))
     with track(f"explain {night.dataset}, shard {index + 1} of {len(night.shards)}", "night") as update:
-        figures = explain_shard(project.home, project.settings, project.store, night, index, update,
-                                device_slot=partial(slot, GPU))  # fmt: skip
+        figures = explain_shard(
+            project.home, project.settings, project.store, night, index, update, device_slot=partial(slot, GPU)
+        )
     return asdict(figures)

@@ -25,9 +25,12 @@ _LONGEST_TEXT = 2000
 
 
 @task(
-    name="finish night", cache_policy=NO_CACHE, retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS,
+    name="finish night",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=is_transient,
-)  # fmt: skip
+)
 def finish(plan_path: str, failures: list[str]) -> dict[str, Any]:
     """Write the report page, log explanation quality to MLflow and leave Prefect artifacts that link to both."""
     project = open_project()
@@ -36,9 +39,10 @@ def finish(plan_path: str, failures: list[str]) -> dict[str, Any]:
         done = finish_night(project.home, project.settings, project.registry, project.store, night, failures)
     key = f"{night.dataset}-explained"
     create_table_artifact(
-        key=key, description=f"{night.dataset} on {night.run_date}",
+        key=key,
+        description=f"{night.dataset} on {night.run_date}",
         table=[{"figure": name, "value": value} for name, value in done.figures.items()],
-    )  # fmt: skip
+    )
     create_markdown_artifact(
         key=f"{night.dataset}-links",
         markdown=f"Model `{night.model_name}` version {night.model_version}, MLflow run {done.mlflow}\n\n"
@@ -55,21 +59,27 @@ def report_gate(outcomes: list[dict[str, Any]]) -> None:
     create_table_artifact(
         key="retrain-gate",
         table=[
-            {"model": one["model"], "version": one["version"], "trained": one["trained"],
-             "champion": one.get("in_service", one["passed"]), "reasons": "; ".join(one["reasons"])}
+            {
+                "model": one["model"],
+                "version": one["version"],
+                "trained": one["trained"],
+                "champion": one.get("in_service", one["passed"]),
+                "reasons": "; ".join(one["reasons"]),
+            }
             for one in outcomes
         ],
         description="What the gate said",
-    )  # fmt: skip
+    )
     lines = [f"- `{one['model']}` version {one['version']}: {one['link']}" for one in outcomes]
     create_markdown_artifact(key="retrain-runs", markdown="\n".join(["MLflow runs", "", *lines]))
 
 
 def notify_failure(flow: Any, flow_run: Any, state: Any) -> None:
-    """Hook of both flows for failed and crashed runs: one log line, and a JSON POST to the webhook if one is configured.
+    """Hook of both flows for failed and crashed runs: one log line, and a JSON POST to the webhook if one is
+    configured.
 
-    The lines are in the run's own log, which Prefect shows. Never raises, so that a notification which cannot be sent does
-    not hide the failure it is about; and never logs the webhook's address, which as a rule holds a token.
+    The lines are in the run's own log, which Prefect shows. Never raises, so that a notification which cannot be sent
+    does not hide the failure it is about; and never logs the webhook's address, which as a rule holds a token.
     """
     text = f"{flow.name} ({flow_run.name}) {state.name}: {state.message}"[:_LONGEST_TEXT]
     logger = flow_run_logger(flow_run, flow)
@@ -77,8 +87,16 @@ def notify_failure(flow: Any, flow_run: Any, state: Any) -> None:
     try:
         address = _webhook()
         if address is not None:
-            _post(address, {"text": text, "flow": flow.name, "run": flow_run.name, "run_id": str(flow_run.id),
-                            "state": state.name})  # fmt: skip
+            _post(
+                address,
+                {
+                    "text": text,
+                    "flow": flow.name,
+                    "run": flow_run.name,
+                    "run_id": str(flow_run.id),
+                    "state": state.name,
+                },
+            )
     except XadflowError as err:
         logger.error("the failure could not be sent: %s", err)
     except urllib.error.HTTPError as err:
@@ -100,7 +118,9 @@ def _post(address: str, content: dict[str, str]) -> None:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is an error: the report would go where nobody has configured it to, or become a GET without content."""
+    """A redirect is an error: the report would go where nobody has configured it to, or become a GET
+    without content.
+    """
 
     def redirect_request(self, *_: Any) -> None:
         return None

@@ -26,15 +26,21 @@ from xadflow.work.week import (
 
 @task(name="open registry", cache_policy=NO_CACHE)
 def open_registry() -> None:
-    """Create MLflow's database where there is none, and load MLflow; whatever fails here is said by the task that needs it."""
+    """Create MLflow's database where there is none, and load MLflow; whatever fails here is said by the task that needs
+    it.
+    """
     with contextlib.suppress(XadflowError):
         open_project().registry.models()
 
 
 @task(
-    name="register", task_run_name="register {detector} of {dataset}, seed {seed}", cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
-)  # fmt: skip
+    name="register",
+    task_run_name="register {detector} of {dataset}, seed {seed}",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=is_transient,
+)
 def register(dataset: str, detector: str, seed: int, trained: dict[str, Any]) -> dict[str, Any]:
     """Evaluate on `test` and register as challenger; a training that is registered already is only found again."""
     project = open_project()
@@ -46,9 +52,13 @@ def register(dataset: str, detector: str, seed: int, trained: dict[str, Any]) ->
 
 
 @task(
-    name="fit judge", task_run_name="fit the judge of {dataset}", cache_policy=NO_CACHE, retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
-)  # fmt: skip
+    name="fit judge",
+    task_run_name="fit the judge of {dataset}",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=is_transient,
+)
 def judge(dataset: str, dvc_md5: str) -> dict[str, Any] | None:
     """Fit and register the judge of one data set version, or find it registered; None for a data set without one."""
     project = open_project()
@@ -59,9 +69,13 @@ def judge(dataset: str, dvc_md5: str) -> dict[str, Any] | None:
 
 
 @task(
-    name="gate", task_run_name="gate {dataset}", cache_policy=NO_CACHE, retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
-)  # fmt: skip
+    name="gate",
+    task_run_name="gate {dataset}",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=is_transient,
+)
 def gate(dataset: str, challenger: dict[str, Any], hold: bool) -> dict[str, Any]:
     """Champion against challenger on split `gate`; moves the alias `champion` when every rule holds, unless `hold`."""
     project = open_project()
@@ -69,20 +83,28 @@ def gate(dataset: str, challenger: dict[str, Any], hold: bool) -> dict[str, Any]
     with slot(GPU), track(f"gate {ref.name} version {ref.version}", "gate"):
         outcome = judge_challenger(project.home, project.settings, project.registry, dataset, ref, hold=hold)
     return {
-        "model": outcome.model_name, "version": outcome.version, "passed": outcome.passed, "judged": outcome.judged,
-        "reasons": list(outcome.reasons), "figures": dict(outcome.figures),
-        "link": project.registry.run_link(ref), "trained": challenger["trained"], "serves": outcome.serves,
+        "model": outcome.model_name,
+        "version": outcome.version,
+        "passed": outcome.passed,
+        "judged": outcome.judged,
+        "reasons": list(outcome.reasons),
+        "figures": dict(outcome.figures),
+        "link": project.registry.run_link(ref),
+        "trained": challenger["trained"],
+        "serves": outcome.serves,
         "key": outcome.key,
-    }  # fmt: skip
+    }
 
 
 @task(
-    name="register explainer", task_run_name="register {explainer} for {model} version {version}", cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
-)  # fmt: skip
-def register_explainer_of(
-    dataset: str, model: str, version: int, explainer: str, trained: Any
-) -> dict[str, Any]:
+    name="register explainer",
+    task_run_name="register {explainer} for {model} version {version}",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=is_transient,
+)
+def register_explainer_of(dataset: str, model: str, version: int, explainer: str, trained: Any) -> dict[str, Any]:
     """Register a trained explainer as a version of its own model, and let the gate say whether it may serve."""
     project = open_project()
     order = order_of(project, dataset, model, version, explainer)
@@ -90,15 +112,29 @@ def register_explainer_of(
         ref = register_explainer(project.home, project.settings, project.registry, order)
         outcome = judge_explainer(project.home, project.settings, project.registry, dataset, ref, order.detector)
     return {
-        "model": ref.name, "version": ref.version, "explains": version, "passed": outcome.passed, "judged": outcome.judged,
-        "reasons": list(outcome.reasons), "figures": dict(outcome.figures), "link": project.registry.run_link(ref),
+        "model": ref.name,
+        "version": ref.version,
+        "explains": version,
+        "passed": outcome.passed,
+        "judged": outcome.judged,
+        "reasons": list(outcome.reasons),
+        "figures": dict(outcome.figures),
+        "link": project.registry.run_link(ref),
         "trained": trained["trained"],
-    }  # fmt: skip
+    }
 
 
-@task(name="put in service", task_run_name="put in service {outcome[model]} version {outcome[serves]}", cache_policy=NO_CACHE,
-      retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient)  # fmt: skip
+@task(
+    name="put in service",
+    task_run_name="put in service {outcome[model]} version {outcome[serves]}",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=is_transient,
+)
 def put_in_service_of(outcome: dict[str, Any]) -> dict[str, int | None]:
-    """Put a gate's decision that was held into force, detector and explainers together. Returns the explainers' versions."""
+    """Put a gate's decision that was held into force, detector and explainers together. Returns the explainers'
+    versions.
+    """
     moved = settle(open_project().registry, outcome["model"], outcome["version"], outcome["serves"], outcome["key"])
     return dict(moved.explainers) if moved is not None else {}

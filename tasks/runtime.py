@@ -42,7 +42,9 @@ class Project:
 
 
 def open_project() -> Project:
-    """The project of the working folder (or $XADFLOW_PROJECT); settings are read anew, stores are opened once a process."""
+    """The project of the working folder (or $XADFLOW_PROJECT); settings are read anew, stores are opened once a
+    process.
+    """
     home = Home.find()
     settings = load_settings(home.params)
     registry, store = _stores(home, home.mlflow_uri, settings.evidence)
@@ -112,14 +114,18 @@ def slot(name: str) -> Iterator[None]:
 def _turns(name: str) -> BoundedSemaphore:
     """As many turns in this process as the limit has slots: a thread that waits here wakes at once.
 
-    The server instead tells whoever it refuses to come again after a random pause, up to 30 s, while the slot lies idle.
+    The server instead tells whoever it refuses to come again after a random pause, up to 30 s, while the slot lies
+    idle.
     """
     with get_client(sync_client=True) as client:
         try:
             limit = client.read_global_concurrency_limit_by_name(name)
         except ObjectNotFound as err:
-            raise WorkFailed("a global limit is missing in Prefect, so nothing says how many may work at once", seen=name,
-                             next_step=f"run `prefect gcl create {name} --limit 1`, then the flow again") from err  # fmt: skip
+            raise WorkFailed(
+                "a global limit is missing in Prefect, so nothing says how many may work at once",
+                seen=name,
+                next_step=f"run `prefect gcl create {name} --limit 1`, then the flow again",
+            ) from err
     return BoundedSemaphore(max(1, limit.limit))
 
 
@@ -134,5 +140,3 @@ def is_transient(task: Any, task_run: Any, state: Any) -> bool:
     except Exception as err:
         return "database is locked" in str(err) or "out of memory" in str(err).lower()
     return False
-
-

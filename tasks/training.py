@@ -27,17 +27,26 @@ from xadflow.work.week import (
 def training_cache_key(context: Any, parameters: dict[str, Any]) -> str | None:
     """Key of a training whose files are there, else None (no cache): data, parameters, seed and code decide it."""
     home = Home.find()
-    order = training_order(home, load_settings(home.params), parameters["dataset"], parameters["detector"], parameters["seed"])
+    order = training_order(
+        home, load_settings(home.params), parameters["dataset"], parameters["detector"], parameters["seed"]
+    )
     return f"train-{order.data_md5.removesuffix('.dir')}-{order.key}" if order.is_done(home) else None
 
 
 @task(
-    name="train", task_run_name="train {detector} on {dataset}, seed {seed}", cache_key_fn=training_cache_key,
-    persist_result=True, result_serializer="json", retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS,
+    name="train",
+    task_run_name="train {detector} on {dataset}, seed {seed}",
+    cache_key_fn=training_cache_key,
+    persist_result=True,
+    result_serializer="json",
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=is_transient,
-)  # fmt: skip
+)
 def train(dataset: str, detector: str, seed: int, dvc_md5: str) -> dict[str, Any]:
-    """Train one detector on one data set version; goes on from its checkpoint. Returns the training's key and folder."""
+    """Train one detector on one data set version; goes on from its checkpoint. Returns the training's key
+    and folder.
+    """
     project = open_project()
     order = training_order(project.home, project.settings, dataset, detector, seed)
     started_done = order.is_done(project.home)
@@ -48,11 +57,17 @@ def train(dataset: str, detector: str, seed: int, dvc_md5: str) -> dict[str, Any
 
 
 @task(
-    name="train stage", task_run_name="train {detector} on {dataset}, seed {seed}: {stage}", cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
-)  # fmt: skip
+    name="train stage",
+    task_run_name="train {detector} on {dataset}, seed {seed}: {stage}",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=is_transient,
+)
 def train_stage_of(dataset: str, detector: str, seed: int, stage: str) -> dict[str, Any]:
-    """Train one detector up to a stage; goes on from its checkpoint, and leaves one. Returns the training's key and folder."""
+    """Train one detector up to a stage; goes on from its checkpoint, and leaves one. Returns the training's key and
+    folder.
+    """
     project = open_project()
     order = training_order(project.home, project.settings, dataset, detector, seed)
     limit = contextlib.nullcontext() if order.is_done(project.home) else slot(GPU)
@@ -62,11 +77,17 @@ def train_stage_of(dataset: str, detector: str, seed: int, stage: str) -> dict[s
 
 
 @task(
-    name="train explainer", task_run_name="train {explainer} for {model} version {version}", cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS), retry_delay_seconds=RETRY_DELAYS, retry_condition_fn=is_transient,
-)  # fmt: skip
+    name="train explainer",
+    task_run_name="train {explainer} for {model} version {version}",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=is_transient,
+)
 def train_explainer_of(dataset: str, model: str, version: int, explainer: str) -> dict[str, Any]:
-    """Train one explainer for a detector version; goes on from its checkpoint. Returns the training's key and folder."""
+    """Train one explainer for a detector version; goes on from its checkpoint. Returns the training's key
+    and folder.
+    """
     project = open_project()
     order = order_of(project, dataset, model, version, explainer)
     started_done = order.is_done(project.home)
@@ -78,4 +99,6 @@ def train_explainer_of(dataset: str, model: str, version: int, explainer: str) -
 
 def order_of(project: Project, dataset: str, model: str, version: int, explainer: str) -> ExplainerOrder:
     """The training of an explainer for a registered detector version."""
-    return explainer_order(project.home, project.settings, dataset, project.registry.resolve(f"{model}/{version}"), explainer)
+    return explainer_order(
+        project.home, project.settings, dataset, project.registry.resolve(f"{model}/{version}"), explainer
+    )

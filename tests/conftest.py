@@ -2,8 +2,8 @@
 
 What every plant needs and no test is about, MLflow's empty database, is made once and copied.
 
-pytest-xdist's own `--dist loadgroup` writes a group into the node's id, which pytest 9.2 no longer reads: every group was
-split, and each process built every plant again.
+pytest-xdist's own `--dist loadgroup` writes a group into the node's id, which pytest 9.2 no longer reads: every group
+was split, and each process built every plant again.
 """
 
 import os

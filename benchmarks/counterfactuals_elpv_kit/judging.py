@@ -1,8 +1,8 @@
 """Figures of counterfactuals of ELPV's defects, and the difference of the twins with its interval.
 
-`made` are uint8 [N,K,1,64,64] of `originals` uint8 [N,1,64,64]. A judge is a held-out detector: it calls an image normal at
-or below its own threshold, which its held-out normals gave it, and is asked of the images alone whose original it flags; drops
-of its score are in units of the spread of those normals.
+`made` are uint8 [N,K,1,64,64] of `originals` uint8 [N,1,64,64]. A judge is a held-out detector: it calls an image
+normal at or below its own threshold, which its held-out normals gave it, and is asked of the images alone whose
+original it flags; drops of its score are in units of the spread of those normals.
 """
 
 from __future__ import annotations
@@ -46,36 +46,54 @@ def by_judge(judge: Detector, originals: Pixels, made: Pixels) -> dict[str, Floa
 
 
 def figures_of(
-    originals: Pixels, made: Pixels, explained: Detector, judges: Mapping[str, Detector], references: tuple[Floats, Floats]
+    originals: Pixels,
+    made: Pixels,
+    explained: Detector,
+    judges: Mapping[str, Detector],
+    references: tuple[Floats, Floats],
 ) -> dict[str, Any]:
-    """All figures of one explainer, one twin and one seed; `references` are features of test normals and of `originals`."""
+    """All figures of one explainer, one twin and one seed; `references` are features of test normals and of
+    `originals`.
+    """
     normals = cells().normals
     own = _scores(explained, made) <= explained.calibration.threshold
-    sizes = np.array([[l1_l2_changed(original, one) for one in row] for original, row in zip(originals, made, strict=True)])
+    sizes = np.array(
+        [[l1_l2_changed(original, one) for one in row] for original, row in zip(originals, made, strict=True)]
+    )
     l1, l2, changed = sizes.reshape(-1, 3).mean(axis=0)
     brighter = float((made.mean(dtype=np.float64) - originals.mean(dtype=np.float64)) / 255)
     union = made[np.arange(len(made)), np.arange(len(made)) % made.shape[1]]
     features = (features_of(union), *references)
     found = {
-        "flipped": flip_rate(own), "l1": float(l1), "l2": float(l2), "changed_fraction": float(changed), "brighter": brighter,
+        "flipped": flip_rate(own),
+        "l1": float(l1),
+        "l2": float(l2),
+        "changed_fraction": float(changed),
+        "brighter": brighter,
         "normality": normality(scores_of(explained, normals), _scores(explained, made).ravel()),
         "fid_n": normalised_frechet(*features),
-        "kid_n": 100.0 * kernel_distance(*features[:2]) / kernel_distance(features[2], features[1]), "judges": {},
-    }  # fmt: skip
+        "kid_n": 100.0 * kernel_distance(*features[:2]) / kernel_distance(features[2], features[1]),
+        "judges": {},
+    }
     for name, judge in judges.items():
         each = by_judge(judge, originals, made)
-        agreed = np.where(np.isfinite(each["drop"])[:, None], _scores(judge, made) <= judge.calibration.threshold, np.nan)
+        agreed = np.where(
+            np.isfinite(each["drop"])[:, None], _scores(judge, made) <= judge.calibration.threshold, np.nan
+        )
         found["judges"][name] = {
-            "transfer": float(np.nanmean(each["transfer"])), "drop": float(np.nanmean(each["drop"])),
+            "transfer": float(np.nanmean(each["transfer"])),
+            "drop": float(np.nanmean(each["drop"])),
             "flagged": int(np.isfinite(each["drop"]).sum()),
             "transfer_of_flipped": float(np.nanmean(agreed[own])) if np.isfinite(agreed[own]).any() else None,
             "normality": normality(scores_of(judge, normals), _scores(judge, made).ravel()),
-        }  # fmt: skip
+        }
     return found
 
 
 def detector_figures(detector: Detector, radius: float) -> dict[str, float]:
-    """AUROC on the test images as they are, and on the first of each class moved against it by at most `radius` in l2."""
+    """AUROC on the test images as they are, and on the first of each class moved against it by at most
+    `radius` in l2.
+    """
     images = cells()
     normals, defects = images.normals[:ATTACKED], images.defects[:ATTACKED]
     labels = np.repeat([0, 1], [len(normals), len(defects)])
@@ -84,14 +102,18 @@ def detector_figures(detector: Detector, radius: float) -> dict[str, float]:
     scores = scores_of(detector, images.test)
     flagged = scores > detector.calibration.threshold
     return {
-        "auroc": auroc(scores, images.labels), "auroc_of_attacked_images": auroc(np.concatenate(clean), labels),
-        "auroc_attacked": auroc(np.concatenate(moved), labels), "flagged_defects": float(flagged[images.labels == 1].mean()),
+        "auroc": auroc(scores, images.labels),
+        "auroc_of_attacked_images": auroc(np.concatenate(clean), labels),
+        "auroc_attacked": auroc(np.concatenate(moved), labels),
+        "flagged_defects": float(flagged[images.labels == 1].mean()),
         "flagged_normals": float(flagged[images.labels == 0].mean()),
-    }  # fmt: skip
+    }
 
 
 def attacked_scores(detector: Detector, images: Pixels, radius: float, sign: float) -> Floats:
-    """Scores [N] after projected gradient steps that raise `sign` times the normal logit, in the l2 ball and pixel box."""
+    """Scores [N] after projected gradient steps that raise `sign` times the normal logit, in the l2 ball
+    and pixel box.
+    """
     calibration, found = detector.calibration, []
     for part in torch.from_numpy(images).split(64):
         x = as_float(part)
@@ -108,10 +130,12 @@ def brightness_auroc() -> float:
 
 
 def gap(values: Floats, bootstrap: int = BOOTSTRAP, seed: int = 0) -> dict[str, Any]:
-    """Mean difference of the twins with a 95 % interval, from [S,N] differences of each seed and image, NaN: not explained.
+    """Mean difference of the twins with a 95 % interval, from [S,N] differences of each seed and image, NaN: not
+    explained.
 
-    The point is the mean over seeds of each seed's mean. A draw takes seeds and images with replacement, an image with all its
-    seeds, since the same picture is no new evidence. Three seeds are few, so the interval of the seeds as they are is beside.
+    The point is the mean over seeds of each seed's mean. A draw takes seeds and images with replacement, an image with
+    all its seeds, since the same picture is no new evidence. Three seeds are few, so the interval of the seeds as they
+    are is beside.
     """
     known = np.isfinite(values)
     rng = np.random.default_rng(seed)
@@ -122,12 +146,20 @@ def gap(values: Floats, bootstrap: int = BOOTSTRAP, seed: int = 0) -> dict[str, 
     each = np.nanmean(values, axis=1)
     low, high = np.quantile(drawn, (0.025, 0.975))
     fixed = np.quantile(means.mean(axis=1), (0.025, 0.975))
-    return {"value": float(each.mean()), "low": float(low), "high": float(high), "low_of_these_seeds": float(fixed[0]),
-            "high_of_these_seeds": float(fixed[1]), "each_seed": each.tolist()}  # fmt: skip
+    return {
+        "value": float(each.mean()),
+        "low": float(low),
+        "high": float(high),
+        "low_of_these_seeds": float(fixed[0]),
+        "high_of_these_seeds": float(fixed[1]),
+        "each_seed": each.tolist(),
+    }
 
 
 def across_seeds(each: Mapping[int, tuple[NDArray[np.intp], Floats]]) -> Floats:
-    """[S,N] of values given seed by seed with the rows they are of; N are all rows of any seed, NaN where a seed has none."""
+    """[S,N] of values given seed by seed with the rows they are of; N are all rows of any seed, NaN where a seed has
+    none.
+    """
     rows = np.unique(np.concatenate([of for of, _ in each.values()]))
     table = np.full((len(each), len(rows)), np.nan)
     for number, (of, values) in enumerate(each.values()):
@@ -140,8 +172,12 @@ def features_of(images: Pixels) -> Floats:
     """Spatial means of the stages of FEATURES, [N,D], of images enlarged as the gate enlarges them."""
     found = []
     for part in torch.from_numpy(images).split(32):
-        pixels = F.interpolate(as_float(part), scale_factor=max(1.0, SMALLEST_PX / min(part.shape[2:])), mode="bilinear",
-                               align_corners=False)  # fmt: skip
+        pixels = F.interpolate(
+            as_float(part),
+            scale_factor=max(1.0, SMALLEST_PX / min(part.shape[2:])),
+            mode="bilinear",
+            align_corners=False,
+        )
         found.append(_trunk().trunk_features(pixels).mean(dim=(2, 3)).double())
     return np.asarray(torch.cat(found).numpy())
 

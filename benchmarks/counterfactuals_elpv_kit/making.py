@@ -1,4 +1,5 @@
-"""Counterfactuals of the explained defects by a twin, and what they are compared with; all uint8 [N,K,1,64,64], kept in var/.
+"""Counterfactuals of the explained defects by a twin, and what they are compared with; all uint8 [N,K,1,64,64], kept in
+var/.
 
 `nearest normal` and `l2 attack` know the twin's score too; `autoencoder` knows neither twin.
 """
@@ -82,7 +83,8 @@ def projected(home: Home, images: Pixels) -> Pixels:
 
 
 def lengthened(originals: Pixels, made: Pixels, other: Pixels, rounds: int = 8) -> Pixels:
-    """The changes of `made` [N,1,...] scaled until each image's l2 is that of `other`, or as near as the pixel box allows.
+    """The changes of `made` [N,1,...] scaled until each image's l2 is that of `other`, or as near as the pixel box
+    allows.
 
     Tells a change that transfers because of what it is from one that transfers because it is large.
     """
@@ -96,7 +98,9 @@ def lengthened(originals: Pixels, made: Pixels, other: Pixels, rounds: int = 8) 
 
 
 def brightened(originals: Pixels, other: Pixels) -> Pixels:
-    """Every pixel brighter by the same amount, each image as far (l2) as `other`: defects are darker, and this repairs none."""
+    """Every pixel brighter by the same amount, each image as far (l2) as `other`: defects are darker, and this repairs
+    none.
+    """
     return lengthened(originals, np.minimum(originals.astype(np.int64) + 8, 255).astype(np.uint8)[:, None], other)
 
 

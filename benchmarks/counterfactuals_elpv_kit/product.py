@@ -1,4 +1,6 @@
-"""Images and trainings of `python -m benchmarks.counterfactuals_elpv_product`, each kept in a folder and not done twice."""
+"""Images and trainings of `python -m benchmarks.counterfactuals_elpv_product`, each kept in a folder and not done
+twice.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,15 @@ from xadflow.work.week.explainer_training import training_anomalies
 
 Pixels = NDArray[np.uint8]
 JUDGE: tuple[str, dict[str, Any]] = ("padim", {"trunk": "mobilenet_v2"})  # no trunk of the detector or of a companion
-AUTOENCODER: dict[str, Any] = {"network": "cnn28", "preparation": "standard", "crop_px": 0, "min_steps": 300, "batch_size": 64,
-                               "learning_rate": 3e-3, "epochs": 0.01}  # fmt: skip
+AUTOENCODER: dict[str, Any] = {
+    "network": "cnn28",
+    "preparation": "standard",
+    "crop_px": 0,
+    "min_steps": 300,
+    "batch_size": 64,
+    "learning_rate": 3e-3,
+    "epochs": 0.01,
+}
 QUIET = 0.8  # donors score below this quantile of the train normals, as the product chooses them
 FALSE_ALARMS = 0.05
 _DETECTOR_CODE = ("detectors", "networks", "training", "calibration.py", "defects/drawn.py")
@@ -44,7 +53,9 @@ _GENERATOR_CODE = (*_DETECTOR_CODE, "explainers/diverse", "explainers/transplant
 
 @dataclass(frozen=True)
 class Cells:
-    """Images uint8 [N,C,H,W] of each split in the order of image_id; `labels` [N] of the test images, `rows` of train."""
+    """Images uint8 [N,C,H,W] of each split in the order of image_id; `labels` [N] of the test images,
+    `rows` of train.
+    """
 
     train: Pixels
     val: Pixels
@@ -58,8 +69,14 @@ class Cells:
     def training(self) -> TrainingData:
         """What a detector learns from, as xadflow.datasets.loading gives it."""
         known = torch.from_numpy(self.known)
-        return TrainingData(torch.from_numpy(self.train), torch.from_numpy(self.val), known[: self.known_used], None,
-                            known[self.known_used :], known[:0])  # fmt: skip
+        return TrainingData(
+            torch.from_numpy(self.train),
+            torch.from_numpy(self.val),
+            known[: self.known_used],
+            None,
+            known[self.known_used :],
+            known[:0],
+        )
 
     @property
     def donors(self) -> Pixels:
@@ -85,14 +102,34 @@ def product_cells(home: Home, settings: Settings, name: str) -> Cells:
     for one in Elpv(name, dataset.options).candidates():
         if isinstance(one, Candidate):
             path = Path(str(one.content))
-            rows.append(ManifestRow(sha256_file(path), str(path), str(one.split), one.label, one.category, one.defect, None,
-                                    300, 300, one.source, one.licence))  # fmt: skip
+            rows.append(
+                ManifestRow(
+                    sha256_file(path),
+                    str(path),
+                    str(one.split),
+                    one.label,
+                    one.category,
+                    one.defect,
+                    None,
+                    300,
+                    300,
+                    one.source,
+                    one.licence,
+                )
+            )
     carved = sorted(carve(rows, dataset), key=lambda row: row.image_id)
-    split = {kind: [row for row in carved if row.split == kind] for kind in (Split.TRAIN, Split.VAL, Split.KNOWN, Split.TEST)}
+    split = {
+        kind: [row for row in carved if row.split == kind] for kind in (Split.TRAIN, Split.VAL, Split.KNOWN, Split.TEST)
+    }
     size = (dataset.size_px, dataset.size_px)
     images = [np.stack([load_input(Path(row.path), size, dataset.channels) for row in split[kind]]) for kind in split]
-    return Cells(*images, np.array([row.label for row in split[Split.TEST]]),
-                 tuple(split[Split.TRAIN]), dataset.known_used, dataset.symmetries)  # fmt: skip
+    return Cells(
+        *images,
+        np.array([row.label for row in split[Split.TEST]]),
+        tuple(split[Split.TRAIN]),
+        dataset.known_used,
+        dataset.symmetries,
+    )
 
 
 def companion_rows(cells: Cells) -> list[int]:
@@ -110,7 +147,9 @@ def detector_of(home: Home, settings: Settings, cells: Cells, name: str, seed: i
 def judge_of(home: Home, cells: Cells) -> Detector:
     """The judge: fitted on its half of the normals, calibrated on val."""
     data = cells.training()
-    own = TrainingData(torch.from_numpy(cells.judged), data.val_normals, data.known[:0], None, data.known[:0], data.outliers)
+    own = TrainingData(
+        torch.from_numpy(cells.judged), data.val_normals, data.known[:0], None, data.known[:0], data.outliers
+    )
     return load_detector(_kept(home, "judge", *JUDGE, 0, own))
 
 
@@ -131,8 +170,13 @@ def generator_of(
 ) -> tuple[DiverseExplainer, dict[str, Any]]:
     """The product's generator for a detector, and what its training took; a training that was killed goes on."""
     explainer = DiverseExplainer(**{**given, "seed": seed})
-    key = sha256_json({"settings": explainer.settings.model_dump(mode="json"), "detector": folder.name,
-                       "code": code_digest(*_GENERATOR_CODE)})[:12]  # fmt: skip
+    key = sha256_json(
+        {
+            "settings": explainer.settings.model_dump(mode="json"),
+            "detector": folder.name,
+            "code": code_digest(*_GENERATOR_CODE),
+        }
+    )[:12]
     saved = place(home) / f"generator-{seed}-{key}"
     if not saved.is_dir():
         run_folder = saved.with_name(f"{saved.name}-run")
@@ -141,16 +185,28 @@ def generator_of(
         data = cells.training()
         anomalies, _ = training_anomalies(detector, data, seed)
         bank = bank_of(detector, cells)
-        given_to = None if explainer.wanted is None else guidance(
-            explainer.wanted, detector, data, FitRun(run_folder, seed, FALSE_ALARMS, "cpu"), bank=bank,
-            symmetries=cells.symmetries, apart=companion_rows(cells),
-        )  # fmt: skip
+        given_to = (
+            None
+            if explainer.wanted is None
+            else guidance(
+                explainer.wanted,
+                detector,
+                data,
+                FitRun(run_folder, seed, FALSE_ALARMS, "cpu"),
+                bank=bank,
+                symmetries=cells.symmetries,
+                apart=companion_rows(cells),
+            )
+        )
         run = GeneratorRun(run_folder, seed, saved.name, torch.device("cpu"))
         trained = explainer.fit(detector, sha256_file(folder / WEIGHTS), data.normals, anomalies, run, given_to)
         partial = saved.with_name(f"{saved.name}-partial")
         explainer.save(partial)
-        took = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - busy,
-                "resumed_from": trained.resumed_from}  # fmt: skip
+        took = {
+            "seconds": time.perf_counter() - started,
+            "cpu_seconds": time.process_time() - busy,
+            "resumed_from": trained.resumed_from,
+        }
         (partial / "took.json").write_text(json.dumps(took))
         partial.replace(saved)
         shutil.rmtree(run_folder)

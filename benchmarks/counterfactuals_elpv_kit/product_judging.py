@@ -25,19 +25,26 @@ Floats = NDArray[np.float64]
 
 
 def figures_of(originals: Pixels, made: Pixels, detector: Detector, judge: Detector, normals: Pixels) -> dict[str, Any]:
-    """Figures that the gate asks for, transfer to the judge, and how much is changed; `normals` are for the distances."""
+    """Figures that the gate asks for, transfer to the judge, and how much is changed; `normals` are for the
+    distances.
+    """
     count, concepts = made.shape[:2]
-    own = scores_of(detector, made.reshape(-1, *made.shape[2:])).reshape(count, concepts) <= detector.calibration.threshold
+    own = (
+        scores_of(detector, made.reshape(-1, *made.shape[2:])).reshape(count, concepts)
+        <= detector.calibration.threshold
+    )
     judged = by_judge(judge, originals, made)
     features = features_of(union(made)), features_of(normals), features_of(originals)
     return {
-        "share_normal": own.mean(axis=0).tolist(), "transfer": float(np.nanmean(judged["transfer"])),
-        "drop": float(np.nanmean(judged["drop"])), "judge_flagged": int(np.isfinite(judged["drop"]).sum()),
+        "share_normal": own.mean(axis=0).tolist(),
+        "transfer": float(np.nanmean(judged["transfer"])),
+        "drop": float(np.nanmean(judged["drop"])),
+        "judge_flagged": int(np.isfinite(judged["drop"]).sum()),
         "frechet": normalised_frechet(*features),
         "kid": 100.0 * kernel_distance(*features[:2]) / kernel_distance(features[2], features[1]),
         "changed": float((np.abs(made.astype(np.int64) - originals[:, None]) > CHANGED).any(axis=2).mean()),
         **_between(originals, made),
-    }  # fmt: skip
+    }
 
 
 def change_of_normals(kept: Pixels, normals: Pixels, made: Pixels, originals: Pixels) -> dict[str, float]:
@@ -62,8 +69,8 @@ def share_interval(judge: Detector, each: Sequence[tuple[Pixels, Pixels]]) -> di
 def frechet_interval(each: Sequence[tuple[Pixels, Pixels]], cells: Cells, halves: int = HALVES) -> dict[str, float]:
     """Normalised Frechet distance, mean of the seeds, and 1.96 standard deviations over random halves of the images.
 
-    A bootstrap would count images twice, which shrinks a covariance; the spread over halves drawn without replacement is
-    that of the whole set's estimate (delete-half jackknife). The normals stay as they are.
+    A bootstrap would count images twice, which shrinks a covariance; the spread over halves drawn without replacement
+    is that of the whole set's estimate (delete-half jackknife). The normals stay as they are.
     """
     normals = features_of(cells.test[cells.labels == 0])
     features = [(features_of(union(made)), features_of(originals)) for originals, made in each]
@@ -81,15 +88,18 @@ def frechet_interval(each: Sequence[tuple[Pixels, Pixels]], cells: Cells, halves
 
 
 def _between(originals: Pixels, made: Pixels) -> dict[str, float]:
-    """`likeness`: largest cosine of two edits, `apart`: least mean |difference| of two alternatives; means over images."""
+    """`likeness`: largest cosine of two edits, `apart`: least mean |difference| of two alternatives; means
+    over images.
+    """
     if made.shape[1] < 2:
         return {}
     values = made.reshape(*made.shape[:2], -1).astype(np.float64) / 255.0
     edits = values - originals.reshape(len(originals), 1, -1) / 255.0
     pairs = list(combinations(range(made.shape[1]), 2))
     norms = np.linalg.norm(edits, axis=2)
-    cosines = np.stack([(edits[:, a] * edits[:, b]).sum(axis=1) / np.maximum(norms[:, a] * norms[:, b], 1e-12)
-                        for a, b in pairs])  # fmt: skip
+    cosines = np.stack(
+        [(edits[:, a] * edits[:, b]).sum(axis=1) / np.maximum(norms[:, a] * norms[:, b], 1e-12) for a, b in pairs]
+    )
     apart = np.stack([np.abs(values[:, a] - values[:, b]).mean(axis=1) for a, b in pairs])
     return {"likeness": float(cosines.max(axis=0).mean()), "apart": float(apart.min(axis=0).mean())}
 

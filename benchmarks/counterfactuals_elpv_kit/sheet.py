@@ -14,7 +14,9 @@ Pixels = NDArray[np.uint8]
 
 
 def write_sheet(originals: Pixels, made: Sequence[Pixels], path: Path) -> None:
-    """A line an image: the original, then each of `made` [N,1,H,W] with its difference beside it, GAIN times, grey is none."""
+    """A line an image: the original, then each of `made` [N,1,H,W] with its difference beside it, GAIN times, grey is
+    none.
+    """
     columns = [originals[:, 0]]
     for one in made:
         change = one[:, 0].astype(np.int64) - originals[:, 0]

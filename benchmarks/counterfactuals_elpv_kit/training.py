@@ -31,9 +31,14 @@ from xadflow.work.week.explainer_training import training_anomalies
 TWINS = ("plain", "robust")
 METHOD = "bce"
 DETECTOR: dict[str, Any] = {
-    "network": "cnn224", "preparation": "standard", "anomalies": ("known", "synthetic"), "epochs": 0.01, "min_steps": 200,
-    "batch_size": 64, "learning_rate": 1e-3,
-}  # fmt: skip
+    "network": "cnn224",
+    "preparation": "standard",
+    "anomalies": ("known", "synthetic"),
+    "epochs": 0.01,
+    "min_steps": 200,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+}
 ROBUST = {"radius_normals": 0.15, "radius_anomalies": 0.3, "steps": 2}  # as at 3x32x32 values, see RobustSettings
 # Judges: they explain nothing and nothing is trained against them. Name: method, seed, settings.
 HELD_OUT: Mapping[str, tuple[str, int, dict[str, Any]]] = {
@@ -41,14 +46,22 @@ HELD_OUT: Mapping[str, tuple[str, int, dict[str, Any]]] = {
     "hsc": ("hsc", 101, {**DETECTOR, "network": "cnn32_s"}),
 }
 AUTOENCODER = {
-    "network": "cnn28", "preparation": "standard", "crop_px": 0, "epochs": 0.01, "min_steps": 300, "batch_size": 64,
+    "network": "cnn28",
+    "preparation": "standard",
+    "crop_px": 0,
+    "epochs": 0.01,
+    "min_steps": 300,
+    "batch_size": 64,
     "learning_rate": 3e-3,
-}  # fmt: skip
+}
 STEPS, QUICK_STEPS = 400, 100
 GENERATOR = {"concepts": 2, "images": 8, "learning_rate": 1e-3, "precision": "bfloat16"}
 FALSE_ALARMS = 0.05
 _DETECTOR_CODE = ("detectors", "networks", "training", "calibration.py", "defects/drawn.py")
-_GENERATOR_CODE = (*_DETECTOR_CODE, *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "game", "training")))
+_GENERATOR_CODE = (
+    *_DETECTOR_CODE,
+    *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "game", "training")),
+)
 
 
 def place(home: Home) -> Path:
@@ -92,8 +105,13 @@ def twin_folder(home: Home, kind: str, seed: int) -> Path:
 
 def generator_folder(home: Home, kind: str, seed: int, steps: int) -> Path:
     """Where the generator of a twin is kept."""
-    key = sha256_json({"settings": _generator_settings(seed, steps), "detector": twin_folder(home, kind, seed).name,
-                       "code": code_digest(*_GENERATOR_CODE)})[:12]  # fmt: skip
+    key = sha256_json(
+        {
+            "settings": _generator_settings(seed, steps),
+            "detector": twin_folder(home, kind, seed).name,
+            "code": code_digest(*_GENERATOR_CODE),
+        }
+    )[:12]
     return place(home) / f"generator-{kind}-{seed}-{key}"
 
 
@@ -123,9 +141,17 @@ def scores_of(detector: Detector, images: NDArray[np.uint8]) -> NDArray[np.float
 
 def described() -> dict[str, Any]:
     """Settings for the results file."""
-    return {"method": METHOD, "detector": DETECTOR, "robust": ROBUST, "held_out": {
-        name: {"method": method, "seed": seed, "settings": settings} for name, (method, seed, settings) in HELD_OUT.items()
-    }, "autoencoder": AUTOENCODER, "generator": _generator_settings(0, STEPS)}  # fmt: skip
+    return {
+        "method": METHOD,
+        "detector": DETECTOR,
+        "robust": ROBUST,
+        "held_out": {
+            name: {"method": method, "seed": seed, "settings": settings}
+            for name, (method, seed, settings) in HELD_OUT.items()
+        },
+        "autoencoder": AUTOENCODER,
+        "generator": _generator_settings(0, STEPS),
+    }
 
 
 def _generator_settings(seed: int, steps: int) -> dict[str, Any]:

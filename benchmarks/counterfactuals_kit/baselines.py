@@ -22,7 +22,14 @@ from benchmarks.counterfactuals_kit.training import normals
 from xadflow.detectors import Detector, FitRun, TrainingData, as_float, build_detector
 from xadflow.explainers.sparse.explainer import SparseExplainer
 
-AUTOENCODER = {"network": "cnn28", "preparation": "standard", "crop_px": 0, "flip": False, "epochs": 0.01, "min_steps": 400}
+AUTOENCODER = {
+    "network": "cnn28",
+    "preparation": "standard",
+    "crop_px": 0,
+    "flip": False,
+    "epochs": 0.01,
+    "min_steps": 400,
+}
 Pixels = NDArray[np.uint8]
 
 
@@ -84,6 +91,9 @@ def by_hand(_: Judged, of: Coloured) -> Pixels:
 
 
 BASELINES: Mapping[str, Callable[[Judged, Coloured], Pixels]] = {
-    "nearest train normal": nearest_normal, "l2 attack": attack_l2, "sparse": sparse, "autoencoder": projection,
+    "nearest train normal": nearest_normal,
+    "l2 attack": attack_l2,
+    "sparse": sparse,
+    "autoencoder": projection,
     "recoloured by hand": by_hand,
-}  # fmt: skip
+}

@@ -1,7 +1,7 @@
 """Sanity controls: what counterfactuals say of a detector that knows nothing, and of one that knows something else.
 
-After Adebayo et al., "Sanity Checks for Saliency Maps" (NeurIPS 2018): an explanation that comes out the same for another
-detector does not explain the detector.
+After Adebayo et al., "Sanity Checks for Saliency Maps" (NeurIPS 2018): an explanation that comes out the same for
+another detector does not explain the detector.
 """
 
 from __future__ import annotations
@@ -58,12 +58,14 @@ def _random_weights(home: Home, cell: Cell) -> dict[str, float]:
     normal = read_as_normal(readers(home).read(made), ORIGINAL)[:, 0]
     images = test_images()
     return {
-        "auroc": auroc(scores_of(detector, images.images), ~images.is_normal), "images": len(of),
-        "flagged": float(flagged.mean()), "flipped": float((scores_of(detector, made[:, 0]) <= threshold).mean()),
+        "auroc": auroc(scores_of(detector, images.images), ~images.is_normal),
+        "images": len(of),
+        "flagged": float(flagged.mean()),
+        "flipped": float((scores_of(detector, made[:, 0]) <= threshold).mean()),
         "normal_by_definition": float(normal.mean()),
         "normal_by_definition_flagged": float(normal[flagged].mean()) if flagged.any() else 0.0,
         "l1": float(edit_sizes(of.images, made).mean()),
-    }  # fmt: skip
+    }
 
 
 def _relabelled(home: Home, cell: Cell) -> dict[str, Any]:
@@ -74,8 +76,13 @@ def _relabelled(home: Home, cell: Cell) -> dict[str, Any]:
     made = counterfactuals(explainer, detector, of.images)
     colour, digit = RELABELLED
     return {
-        "definition": f"{COLOUR_NAMES[colour]} or {digit}", "images": len(of), "steps": cell.steps,
+        "definition": f"{COLOUR_NAMES[colour]} or {digit}",
+        "images": len(of),
+        "steps": cell.steps,
         "auroc": auroc(scores_of(detector, images.images), ~images.normal_by(RELABELLED)),
-        "flipped": float((scores_of(detector, made.reshape(-1, *made.shape[2:])) <= detector.calibration.threshold).mean()),
-        "share_normal": shares_normal(readers(home).read(made)), "l1": float(edit_sizes(of.images, made).mean()),
-    }  # fmt: skip
+        "flipped": float(
+            (scores_of(detector, made.reshape(-1, *made.shape[2:])) <= detector.calibration.threshold).mean()
+        ),
+        "share_normal": shares_normal(readers(home).read(made)),
+        "l1": float(edit_sizes(of.images, made).mean()),
+    }

@@ -1,4 +1,5 @@
-"""Coloured-MNIST in memory, as the source `coloured_mnist` draws it: normal is cyan with any digit, or a 1 in any colour.
+"""Coloured-MNIST in memory, as the source `coloured_mnist` draws it: normal is cyan with any digit, or a 1 in any
+colour.
 
 Arrays uint8 [N,3,28,28]; digits are 0 to 9, colours are numbers into COLOUR_NAMES.
 """
@@ -72,7 +73,9 @@ def train_normals(definition: Definition = ORIGINAL) -> Coloured:
 
 
 def recoloured(count: int, definition: Definition = ORIGINAL) -> Coloured:
-    """Train digits of any class in another colour than cyan: the outlier exposure, nearly supervision; 11 % are ones."""
+    """Train digits of any class in another colour than cyan: the outlier exposure, nearly supervision; 11 %
+    are ones.
+    """
     strokes, digits, rng = *_raw(True), np.random.default_rng([SEED, 1])
     chosen = rng.permutation(len(digits))[:count]
     others = np.array([number for number in range(len(COLOUR_NAMES)) if number != definition[0]])

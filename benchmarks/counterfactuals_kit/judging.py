@@ -43,7 +43,7 @@ def judged_by(judge: Detector, normals: Pixels, made: Pixels) -> dict[str, Any]:
         "normality": normality(own, scores.ravel()),
         "normality_each": [normality(own, scores[:, k]) for k in range(made.shape[1])],
         "flipped": flip_rate(scores <= judge.calibration.threshold),
-    }  # fmt: skip
+    }
 
 
 def distances(made: Floats, normals: Floats, anomalies: Floats) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def distances(made: Floats, normals: Floats, anomalies: Floats) -> dict[str, Any
         "fid_n": normalised_frechet(flat, normals, anomalies),
         "fid_n_each": [normalised_frechet(made[:, k], normals, anomalies) for k in range(made.shape[1])],
         "kid_n": 100.0 * kernel_distance(*sets[:2]) / kernel_distance(sets[2], sets[1]),
-    }  # fmt: skip
+    }
 
 
 def between_concepts(originals: Pixels, made: Pixels, seed: int) -> dict[str, float]:
@@ -63,8 +63,11 @@ def between_concepts(originals: Pixels, made: Pixels, seed: int) -> dict[str, fl
     if made.shape[1] < 2:
         return {}
     cosines = edit_cosines(originals, made)
-    return {"apart": float(pairwise_distances(originals, made).mean()), "cosine": float(np.nanmean(cosines)),
-            "concept_accuracy": concept_accuracy(originals, made, seed)}  # fmt: skip
+    return {
+        "apart": float(pairwise_distances(originals, made).mean()),
+        "cosine": float(np.nanmean(cosines)),
+        "concept_accuracy": concept_accuracy(originals, made, seed),
+    }
 
 
 def mean_sizes(originals: Pixels, made: Pixels) -> list[float]:
@@ -74,13 +77,21 @@ def mean_sizes(originals: Pixels, made: Pixels) -> list[float]:
 
 
 def noise_figures(
-    detector: Detector, explainer: DiverseExplainer, probability: Callable[[Floats], Floats], images: Pixels, made: Pixels
+    detector: Detector,
+    explainer: DiverseExplainer,
+    probability: Callable[[Floats], Floats],
+    images: Pixels,
+    made: Pixels,
 ) -> dict[str, float]:
     """What noise on `images` does to their counterfactuals `made`; `probability` is phi of raw scores."""
     copies = noisy_copies(images, seed=0)
-    noisy = counterfactuals(explainer, detector, copies.reshape(-1, *images.shape[1:])).reshape(len(copies), *made.shape)
-    phi = [probability(scores_of(detector, part.reshape(-1, *images.shape[1:]))).reshape(part.shape[:-3])
-           for part in (made, noisy)]  # fmt: skip
+    noisy = counterfactuals(explainer, detector, copies.reshape(-1, *images.shape[1:])).reshape(
+        len(copies), *made.shape
+    )
+    phi = [
+        probability(scores_of(detector, part.reshape(-1, *images.shape[1:]))).reshape(part.shape[:-3])
+        for part in (made, noisy)
+    ]
     found = noise_stability(made, noisy, phi[0], phi[1])
     return {"noise_pixels": found.pixels, "noise_probability": found.probability}
 

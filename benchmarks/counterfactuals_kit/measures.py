@@ -87,11 +87,14 @@ def detector_figures(judged: Judged) -> dict[str, Any]:
     kept = kept_outliers(judged.home, judged.method, judged.seed)
     second = scores_of(second_detector(judged.home), images.images)
     return {
-        "auroc": auroc(scores, ~images.is_normal), "accuracy": float(((phi > 0.5) != images.is_normal).mean()),
-        "phi_anomalies": float(phi[~images.is_normal].mean()), "phi_normals": float(phi[images.is_normal].mean()),
-        "exposure_kept": len(kept), "exposure_ones": float((kept.digits == ONE).mean()),
+        "auroc": auroc(scores, ~images.is_normal),
+        "accuracy": float(((phi > 0.5) != images.is_normal).mean()),
+        "phi_anomalies": float(phi[~images.is_normal].mean()),
+        "phi_normals": float(phi[images.is_normal].mean()),
+        "exposure_kept": len(kept),
+        "exposure_ones": float((kept.digits == ONE).mean()),
         "second_auroc": auroc(second, ~images.is_normal),
-    }  # fmt: skip
+    }
 
 
 def generator_figures(judged: Judged, explainer: DiverseExplainer) -> tuple[dict[str, Any], NDArray[np.uint8]]:
@@ -100,7 +103,7 @@ def generator_figures(judged: Judged, explainer: DiverseExplainer) -> tuple[dict
     made = counterfactuals(explainer, detector, of.images)
     figures = made_figures(judged, of, made) | noise_figures(
         detector, explainer, lambda scores: anomaly_probability(judged.method, scores), of.images[:NOISY], made[:NOISY]
-    )  # fmt: skip
+    )
     normal = test_normals()
     unchanged = edit_sizes(normal.images, counterfactuals(explainer, detector, normal.images))
     outliers = kept_outliers(judged.home, judged.method, judged.seed)
@@ -113,7 +116,7 @@ def generator_figures(judged: Judged, explainer: DiverseExplainer) -> tuple[dict
         "normals_l1_coloured_ones": unchanged[normal.colours != CYAN].mean(axis=0).tolist(),
         "normals_l1_cyan": unchanged[normal.colours == CYAN].mean(axis=0).tolist(),
         "substitution_auroc": auroc(scores_of(substitute, images.images), ~images.is_normal),
-    }  # fmt: skip
+    }
     return figures, made
 
 
@@ -126,12 +129,22 @@ def made_figures(judged: Judged, of: Coloured, made: NDArray[np.uint8]) -> dict[
     reader = readers(judged.home)
     features = [reader.features(images) for images in (flat, normal.images, anomalies(SPAN).images)]
     read = factor_figures(reader.read(made), of.colours, of.digits, (CYAN, ONE))
-    return found | distances(features[0].reshape(*made.shape[:2], -1), *features[1:]) | {
-        "normal_by_definition": read.normal, "colour_only": read.first_only, "digit_only": read.second_only,
-        "roles": read.roles, "strict": read.strict, "loose": read.loose,
-        "l1": mean_sizes(of.images, made), "images": len(made),
-        "perceptual": float(perceptual(reader.joint, of.images, made).mean()),
-    } | between_concepts(of.images, made, judged.seed)  # fmt: skip
+    return (
+        found
+        | distances(features[0].reshape(*made.shape[:2], -1), *features[1:])
+        | {
+            "normal_by_definition": read.normal,
+            "colour_only": read.first_only,
+            "digit_only": read.second_only,
+            "roles": read.roles,
+            "strict": read.strict,
+            "loose": read.loose,
+            "l1": mean_sizes(of.images, made),
+            "images": len(made),
+            "perceptual": float(perceptual(reader.joint, of.images, made).mean()),
+        }
+        | between_concepts(of.images, made, judged.seed)
+    )
 
 
 def reader_figures(home: Home) -> dict[str, float]:

@@ -33,10 +33,16 @@ class Reader(nn.Module):
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(channels, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Flatten(), nn.Linear(32 * 49, FEATURES), nn.ReLU(),
-        )  # fmt: skip
+            nn.Conv2d(channels, 16, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32 * 49, FEATURES),
+            nn.ReLU(),
+        )
         self.head = nn.Linear(FEATURES, outputs)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -89,7 +95,9 @@ def strokes(images: Tensor) -> Tensor:
     return brightest / brightest.amax(dim=(2, 3), keepdim=True).clamp_min(1e-3)
 
 
-def trained_reader(path: Path, shown: Callable[[], tuple[NDArray[np.uint8], NDArray[np.int64]]], seed: int = 7) -> Reader:
+def trained_reader(
+    path: Path, shown: Callable[[], tuple[NDArray[np.uint8], NDArray[np.int64]]], seed: int = 7
+) -> Reader:
     """A reader of ten classes, read from `path` or trained on grey images [N,1,28,28] and labels and written there."""
     reader = Reader(1, DIGITS)
     if path.is_file():

@@ -17,12 +17,18 @@ from xadflow.progress import progress_board, track
 Cell = TypeVar("Cell")
 
 
-def run_cells(cells: Sequence[Cell], measured: Callable[[Cell, float, str], float | None], jobs: int, until: float) -> None:
-    """Call `measured(cell, until, commit)` in the order given; it tells its seconds, or None when it was too late to start."""
+def run_cells(
+    cells: Sequence[Cell], measured: Callable[[Cell, float, str], float | None], jobs: int, until: float
+) -> None:
+    """Call `measured(cell, until, commit)` in the order given; it tells its seconds, or None when it was too late to
+    start.
+    """
     done, at = 0, commit()
-    with progress_board(), track("cells") as update, ProcessPoolExecutor(
-        jobs or os.cpu_count(), get_context("spawn"), _alone
-    ) as pool:  # fmt: skip
+    with (
+        progress_board(),
+        track("cells") as update,
+        ProcessPoolExecutor(jobs or os.cpu_count(), get_context("spawn"), _alone) as pool,
+    ):
         futures = {pool.submit(measured, cell, until, at): cell for cell in cells}
         for future in as_completed(futures):
             done += 1

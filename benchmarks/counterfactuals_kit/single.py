@@ -1,8 +1,8 @@
 """One class of MNIST or Fashion-MNIST as normal: images, detectors, generators and judges, each trained once and kept.
 
-Splits and exposure are those of `python -m benchmarks.one_class`: the published train images of the class, a fifth of them
-held out; digits against drawn letters, clothes against crops of photographs and game textures. The detectors are those of
-`python -m benchmarks.counterfactuals`, which train in seconds, and not its neighbour's, which take minutes.
+Splits and exposure are those of `python -m benchmarks.one_class`: the published train images of the class, a fifth of
+them held out; digits against drawn letters, clothes against crops of photographs and game textures. The detectors are
+those of `python -m benchmarks.counterfactuals`, which train in seconds, and not its neighbour's, which take minutes.
 """
 
 from __future__ import annotations
@@ -34,17 +34,20 @@ from xadflow.settings import Home
 NORMAL = {"mnist": 2, "fashion-mnist": 3}
 METHODS = ("bce", "hsc", "fcdd_conv", "dsvdd")
 STEPS, QUICK_STEPS, DETECTOR_STEPS = 1000, 200, 400
-# As bench-counterfactuals had it when these were trained (6 now); fcdd_conv has the form of hsc, and the same flat score near
-# normal images.
+# As bench-counterfactuals had it when these were trained (6 now); fcdd_conv has the form of hsc, and the same flat
+# score near normal images.
 FLAT = {"probability": "exponential", "score": 4.0}
 FORMS: dict[str, dict[str, Any]] = {
-    "bce": {"probability": "logit"}, "hsc": FLAT, "fcdd_conv": FLAT,
+    "bce": {"probability": "logit"},
+    "hsc": FLAT,
+    "fcdd_conv": FLAT,
     "dsvdd": {"probability": "exponential", "typical": "median"},
-}  # fmt: skip
+}
 SECOND = {"method": "deep_sad", "network": "cnn32", "seed": 100}
 GENERATOR_CODE = (
-    *DETECTOR_CODE, *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "game", "training"))
-)  # fmt: skip
+    *DETECTOR_CODE,
+    *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "game", "training")),
+)
 Pixels = NDArray[np.uint8]
 
 
@@ -119,7 +122,10 @@ def reader(home: Home, name: str) -> Reader:
 
 def detector_settings(name: str, method: str) -> dict[str, Any]:
     """As in bench-counterfactuals, what bench-one-class says of single methods, and for the second another network."""
-    own = DETECTOR | {"min_steps": DETECTOR_STEPS, "flip": name != "mnist"}  # mirrored clothes are normal, digits are not
+    own = DETECTOR | {
+        "min_steps": DETECTOR_STEPS,
+        "flip": name != "mnist",
+    }  # mirrored clothes are normal, digits are not
     if method == "dsvdd":  # shifted normals teach it to overlook a shift
         own |= {"learning_rate": 1e-3, "crop_px": 0}
     return own | {"learning_rate": 1e-3, "network": SECOND["network"]} if method == SECOND["method"] else own
@@ -127,8 +133,9 @@ def detector_settings(name: str, method: str) -> dict[str, Any]:
 
 def detector_folder(home: Home, name: str, method: str, seed: int) -> Path:
     """The folder of one detector."""
-    key = sha256_json({"settings": detector_settings(name, method), "normal": NORMAL[name],
-                       "code": code_digest(*DETECTOR_CODE)})[:12]  # fmt: skip
+    key = sha256_json(
+        {"settings": detector_settings(name, method), "normal": NORMAL[name], "code": code_digest(*DETECTOR_CODE)}
+    )[:12]
     return place(home) / f"detector-{name}-{method}-{seed}-{key}"
 
 
@@ -157,8 +164,13 @@ def generator_settings(cell: Cell) -> DiverseSettings:
 
 def generator_folder(home: Home, cell: Cell) -> Path:
     """The folder of one generator."""
-    key = sha256_json({"settings": generator_settings(cell).model_dump(mode="json"), "code": code_digest(*GENERATOR_CODE),
-                       "detector": detector_folder(home, cell.set, cell.method, cell.seed).name})[:12]  # fmt: skip
+    key = sha256_json(
+        {
+            "settings": generator_settings(cell).model_dump(mode="json"),
+            "code": code_digest(*GENERATOR_CODE),
+            "detector": detector_folder(home, cell.set, cell.method, cell.seed).name,
+        }
+    )[:12]
     return place(home) / f"generator-{cell.set}-{cell.method}-{cell.seed}-{key}"
 
 
@@ -166,9 +178,13 @@ def generator(home: Home, cell: Cell) -> DiverseExplainer:
     """The explainer of a cell, trained where it is not kept: on the train images of the class and the exposure."""
     kept_detector(home, cell.set, cell.method, cell.seed)
     data = learnt(cell.set)
-    return trained_generator(generator_folder(home, cell), detector_folder(home, cell.set, cell.method, cell.seed),
-                             generator_settings(cell).model_dump(mode="json"), data.normals.numpy(),
-                             lambda: data.outliers.numpy())  # fmt: skip
+    return trained_generator(
+        generator_folder(home, cell),
+        detector_folder(home, cell.set, cell.method, cell.seed),
+        generator_settings(cell).model_dump(mode="json"),
+        data.normals.numpy(),
+        lambda: data.outliers.numpy(),
+    )
 
 
 def anomaly_probability(cell: Cell, detector: Detector, scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -178,12 +194,20 @@ def anomaly_probability(cell: Cell, detector: Detector, scores: NDArray[np.float
 
 def described() -> dict[str, Any]:
     """Settings for the results file."""
-    sizes = {name: {"train": len(data.normals), "held_out": len(data.val_normals), "exposure": len(data.outliers)}
-             for name in NORMAL for data in [learnt(name)]}  # fmt: skip
+    sizes = {
+        name: {"train": len(data.normals), "held_out": len(data.val_normals), "exposure": len(data.outliers)}
+        for name in NORMAL
+        for data in [learnt(name)]
+    }
     return {
-        "normal": {name: class_name(name) for name in NORMAL}, "forms": FORMS, "second": SECOND, "sizes": sizes,
-        "detectors": {name: {method: detector_settings(name, method) for method in (*METHODS, str(SECOND["method"]))}
-                      for name in NORMAL},
+        "normal": {name: class_name(name) for name in NORMAL},
+        "forms": FORMS,
+        "second": SECOND,
+        "sizes": sizes,
+        "detectors": {
+            name: {method: detector_settings(name, method) for method in (*METHODS, str(SECOND["method"]))}
+            for name in NORMAL
+        },
         "full": generator_settings(Cell("mnist", "bce", "full", 0)).model_dump(mode="json"),
         "example": asdict(Cell("mnist", "bce", "full", 0)),
-    }  # fmt: skip
+    }

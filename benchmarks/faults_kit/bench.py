@@ -20,20 +20,24 @@ from xadflow.settings.environment import QUIET
 
 DATASET, DAY, ARRIVALS, SEED = "screws", "2026-01-05", 12, 0
 MANY = 100  # slots of the GPU: a killed run keeps its slot for a minute, and no other fault shall wait for that
-WARM = ("benchmarks.faults_kit.warmed", "benchmarks.faults_kit.bench", "flows.explain", "flows.retrain", "flows.commands")
+WARM = (
+    "benchmarks.faults_kit.warmed",
+    "benchmarks.faults_kit.bench",
+    "flows.explain",
+    "flows.retrain",
+    "flows.commands",
+)
 CHANGES = {
     "retrain: {datasets: [elpv],": "retrain: {datasets: [],",  # `xadflow data add` lists ours for both flows
     "explain: {datasets: [elpv],": "explain: {datasets: [],",
     "shard_size: 100, batch_size: 32": "shard_size: 4, batch_size: 4",
     # small work: what is watched here is what becomes of it, not how good it is
-    "settings: {trunk: lite0, head: mahalanobis}":
-        "settings: {trunk: lite0, head: mahalanobis, stages: [2], synthetic_rounds: 1, min_steps: 40}",
-    "sparse: {p: 1.5, iterations: 75, target_p_normal: 0.6}":
-        "sparse: {radii: [200.0], rung_iterations: 3, iterations: 1, widen_mask: false, shrink_steps: 0}",
+    "settings: {trunk: lite0, head: mahalanobis}": "settings: {trunk: lite0, head: mahalanobis, stages: [2], synthetic_rounds: 1, min_steps: 40}",
+    "sparse: {p: 1.5, iterations: 75, target_p_normal: 0.6}": "sparse: {radii: [200.0], rung_iterations: 3, iterations: 1, widen_mask: false, shrink_steps: 0}",
     "min_flip_rate: 0.9 ": "min_flip_rate: 0.0 ",
     "min_change_inside: 0.3 ": "min_change_inside: 0.0 ",
     "explained: 48 ": "explained: 4 ",
-}  # fmt: skip
+}
 
 
 @dataclass
@@ -60,7 +64,9 @@ class Bench:
         return ("retrain", "--dataset", DATASET)
 
     def state(self, name: str, of: str) -> Path:
-        """A new state folder with a copy of the registry of another; its files are named by absolute paths and shared."""
+        """A new state folder with a copy of the registry of another; its files are named by absolute paths
+        and shared.
+        """
         state = self.root / "states" / re.sub(r"\W+", "-", name)
         shutil.rmtree(state, ignore_errors=True)
         state.mkdir(parents=True)
@@ -68,8 +74,13 @@ class Bench:
         return state
 
     def start(
-        self, state: Path, words: tuple[str, ...], point: KillPoint | None = None, retries: int | None = None, **more: str
-    ) -> Child:  # fmt: skip
+        self,
+        state: Path,
+        words: tuple[str, ...],
+        point: KillPoint | None = None,
+        retries: int | None = None,
+        **more: str,
+    ) -> Child:
         """Start `xadflow <words>` in a child.
 
         Args:
@@ -77,13 +88,25 @@ class Bench:
             retries: of Prefect's client; 5 as a rule, which is a minute for each request.
             more: added to its environment.
         """
-        return children.start(command, words, point, self.project, retries, log=self._log(state),
-                              environment={"XADFLOW_HOME": str(state), **more})  # fmt: skip
+        return children.start(
+            command,
+            words,
+            point,
+            self.project,
+            retries,
+            log=self._log(state),
+            environment={"XADFLOW_HOME": str(state), **more},
+        )
 
     def start_scheduled(self, state: Path, **more: str) -> Child:
         """Start the night as a schedule does: the flow itself, without the checks that the command makes first."""
-        return children.start(scheduled, self.project, self.root / "arrivals", log=self._log(state),
-                              environment={"XADFLOW_HOME": str(state), **more})  # fmt: skip
+        return children.start(
+            scheduled,
+            self.project,
+            self.root / "arrivals",
+            log=self._log(state),
+            environment={"XADFLOW_HOME": str(state), **more},
+        )
 
     @staticmethod
     def _log(state: Path) -> Path:
@@ -121,15 +144,23 @@ def build(root: Path) -> Bench:
     root.mkdir(parents=True)
     port = free_port()
     environment = {
-        **project_environment(root / "project"), **QUIET, "PREFECT_HOME": str(root / "prefect"),
-        "PREFECT_API_URL": f"http://{HOST}:{port}/api", "PREFECT_LOGGING_LEVEL": "CRITICAL",
+        **project_environment(root / "project"),
+        **QUIET,
+        "PREFECT_HOME": str(root / "prefect"),
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",
         # by default whoever is refused a slot comes again after up to 30 s
         "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
-        "MPLCONFIGDIR": str(root / "matplotlib"), "DVC_SITE_CACHE_DIR": str(root / "dvc-site"),
-    }  # fmt: skip
+        "MPLCONFIGDIR": str(root / "matplotlib"),
+        "DVC_SITE_CACHE_DIR": str(root / "dvc-site"),
+    }
     (root / "prefect").mkdir()
-    server = Service(("prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-ui"),
-                     f"http://{HOST}:{port}/api/health", root / "prefect-server.log", environment)  # fmt: skip
+    server = Service(
+        ("prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-ui"),
+        f"http://{HOST}:{port}/api/health",
+        root / "prefect-server.log",
+        environment,
+    )
     bench = Bench(root, server, environment)
     make_project(bench.project, CHANGES)
     prefect = bench.project / "prefect.yaml"  # no cron may start a run of its own meanwhile

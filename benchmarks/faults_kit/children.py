@@ -60,7 +60,9 @@ def warm(*modules: str, environment: Mapping[str, str]) -> None:
     _FORKS.set_forkserver_preload([*modules])
     before = dict(os.environ)
     os.environ.update(environment)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # Python 3.11 hands its path on after the imports
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, sys.path)
+    )  # Python 3.11 hands its path on after the imports
     try:
         forkserver.ensure_running()
     finally:
@@ -73,7 +75,9 @@ def barrier(parties: int) -> Any:
     return _FORKS.Barrier(parties)
 
 
-def start(work: Callable[..., int | None], *arguments: Any, log: Path, environment: Mapping[str, str] | None = None) -> Child:
+def start(
+    work: Callable[..., int | None], *arguments: Any, log: Path, environment: Mapping[str, str] | None = None
+) -> Child:
     """Run `work(*arguments)` in a child; what it returns is its exit status, None means 0."""
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")

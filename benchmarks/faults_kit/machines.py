@@ -82,18 +82,32 @@ def mlflow_down(bench: Bench, reference: Evidence) -> list[Fault]:
         finally:
             server.stop()
 
-    cases = ((f"MLflow down for {MINUTE_S:.0f} s while shards are published", True, True),
-             (f"MLflow down for the first {MINUTE_S:.0f} s", False, True),
-             ("MLflow down from the start, stays down", False, False))  # fmt: skip
+    cases = (
+        (f"MLflow down for {MINUTE_S:.0f} s while shards are published", True, True),
+        (f"MLflow down for the first {MINUTE_S:.0f} s", False, True),
+        ("MLflow down from the start, stays down", False, False),
+    )
     return [Fault(partial(down, *case)) for case in cases]
 
 
 def _mlflow(bench: Bench, state: Path) -> tuple[Service, str]:
     port = free_port()
     address = f"http://{HOST}:{port}"
-    command = ("mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri",
-               f"sqlite:///{state / 'mlflow.db'}", "--no-serve-artifacts", "--default-artifact-root",
-               (state / "mlartifacts").as_uri())  # fmt: skip
+    command = (
+        "mlflow",
+        "server",
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{state / 'mlflow.db'}",
+        "--no-serve-artifacts",
+        "--default-artifact-root",
+        (state / "mlartifacts").as_uri(),
+    )
     return Service(command, f"{address}/health", bench.root / "mlflow-server.log", bench.environment), address
 
 
@@ -132,11 +146,20 @@ def _without_worker(bench: Bench, reference: Evidence) -> Outcome:
     servers.wait(60)
     found = bench.evidence(state)
     return Outcome(
-        SERVERS, "worker of `make server` killed", "still up" if status is None else f"status {status}",
-        error_line(said, bench), "Traceback" in said, seen,
-        "status 0" if tried[-1] == "COMPLETED" else ", ".join(tried), seconds, found.content == reference.content,
-        found.plain == reference.rows, found.twice, found.audit, found.anchored,
-    )  # fmt: skip
+        SERVERS,
+        "worker of `make server` killed",
+        "still up" if status is None else f"status {status}",
+        error_line(said, bench),
+        "Traceback" in said,
+        seen,
+        "status 0" if tried[-1] == "COMPLETED" else ", ".join(tried),
+        seconds,
+        found.content == reference.content,
+        found.plain == reference.rows,
+        found.twice,
+        found.audit,
+        found.anchored,
+    )
 
 
 def _serve(bench: Bench, state: Path) -> tuple[subprocess.Popen[bytes], str]:
@@ -149,8 +172,12 @@ def _serve(bench: Bench, state: Path) -> tuple[subprocess.Popen[bytes], str]:
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.servers.server", "--prefect-port", ports[0], "--mlflow-port", ports[1]],
-            cwd=bench.project, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            cwd=bench.project,
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     while "\nready\n" not in log.read_text():
         if process.poll() is not None:
             raise RuntimeError(f"make server ended:\n{log.read_text()}")
@@ -173,7 +200,9 @@ def _final(api: str, run: str) -> str | None:
 
 
 def _ask(url: str, question: dict[str, Any] | None = None) -> Any:
-    """The answer as JSON. While its database is locked a server answers 503: as its own clients know, one asks again."""
+    """The answer as JSON. While its database is locked a server answers 503: as its own clients know, one
+    asks again.
+    """
     body = None if question is None else json.dumps(question).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     for wait in (1.0, 2.0, 4.0, 8.0, 16.0, 0.0):
@@ -213,7 +242,11 @@ def disks(bench: Bench, reference: Evidence, undisturbed: Path) -> list[Fault]:
 
     return [
         Fault(partial(full, "the tables' disk is full in mid-night", "tables", int(0.6 * tables))),
-        Fault(partial(full, "the state's disk is full in mid-night", "", before + int(0.4 * (_bytes(undisturbed) - before)))),
+        Fault(
+            partial(
+                full, "the state's disk is full in mid-night", "", before + int(0.4 * (_bytes(undisturbed) - before))
+            )
+        ),
         Fault(partial(read_only, "the tables are read-only", "tables")),
         Fault(partial(read_only, "the ledger is read-only", "ledger")),
         Fault(partial(read_only, "the whole state is read-only", "")),

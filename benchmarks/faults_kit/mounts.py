@@ -25,7 +25,9 @@ class Mount:
     @staticmethod
     @contextmanager
     def sized(folder: Path, size: int) -> Iterator[Mount]:
-        """A disk of `size` bytes in place of a folder, with what is in the folder; all that changes there ends with it."""
+        """A disk of `size` bytes in place of a folder, with what is in the folder; all that changes there
+        ends with it.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
             shutil.copytree(folder, aside, dirs_exist_ok=True)

@@ -60,10 +60,18 @@ def shared_nights(bench: Bench, reference: Evidence) -> list[Fault]:
         kept = all(after.content[table].get(key) == row for table, key, row in rows)
         exact = all(set(after.content[table]) == set(reference.content[table]) for table in reference.content)
         return Outcome(
-            SHARED, "an explainer is added a night later", ending(alone), left=f"{before.rows['explanations']} explanations",
-            again=ending(again), again_s=again.seconds, same=kept and exact, plain=after.plain == reference.rows,
-            twice=after.twice, audit=after.audit, anchored=after.anchored,
-        )  # fmt: skip
+            SHARED,
+            "an explainer is added a night later",
+            ending(alone),
+            left=f"{before.rows['explanations']} explanations",
+            again=ending(again),
+            again_s=again.seconds,
+            same=kept and exact,
+            plain=after.plain == reference.rows,
+            twice=after.twice,
+            audit=after.audit,
+            anchored=after.anchored,
+        )
 
     return [Fault(together), Fault(added)]
 

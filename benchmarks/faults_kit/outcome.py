@@ -87,14 +87,30 @@ def error_line(said: str, bench: Bench) -> str:
 
 
 def after_night(
-    bench: Bench, reference: Evidence, group: str, fault: str, state: Path, ended: Ended, left: str = "",
+    bench: Bench,
+    reference: Evidence,
+    group: str,
+    fault: str,
+    state: Path,
+    ended: Ended,
+    left: str = "",
     environment: Mapping[str, str] | None = None,
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Run the nightly command again after a disturbed one and compare with an undisturbed night."""
     again = bench.run(state, bench.night, **dict(environment or {}))
     found = bench.evidence(state)
     return Outcome(
-        group, fault, ending(ended), "" if ended.killed or ended.status == 0 else error_line(ended.said, bench),
-        "Traceback" in ended.said, left, ending(again), again.seconds, found.content == reference.content,
-        found.plain == reference.rows, found.twice, found.audit, found.anchored,
-    )  # fmt: skip
+        group,
+        fault,
+        ending(ended),
+        "" if ended.killed or ended.status == 0 else error_line(ended.said, bench),
+        "Traceback" in ended.said,
+        left,
+        ending(again),
+        again.seconds,
+        found.content == reference.content,
+        found.plain == reference.rows,
+        found.twice,
+        found.audit,
+        found.anchored,
+    )

@@ -1,4 +1,5 @@
-"""What a fault left behind, looked at from outside: rows through the log, rows as a plain Parquet reader counts them, audit.
+"""What a fault left behind, looked at from outside: rows through the log, rows as a plain Parquet reader counts them,
+audit.
 
 Nothing here knows which fault it was. An undisturbed run and a disturbed one are compared by content.
 """
@@ -30,8 +31,8 @@ Content = dict[str, dict[tuple[Any, ...], tuple[float, str]]]
 class Evidence:
     """The evidence of one state folder.
 
-    `content` maps row keys to (score, row digest), table by table. `rows` are the rows through the log, `plain` those of
-    every Parquet file below run_date=*/, `twice` the keys that more than one of those has. `audit` is empty when
+    `content` maps row keys to (score, row digest), table by table. `rows` are the rows through the log, `plain` those
+    of every Parquet file below run_date=*/, `twice` the keys that more than one of those has. `audit` is empty when
     `audit verify` passes, else its first problem; `anchored` says that MLflow holds the ledger's last line.
     """
 
@@ -132,7 +133,8 @@ def _plainly(folder: Path, keys: tuple[str, ...]) -> list[tuple[Any, ...]]:
 
 @dataclass(frozen=True)
 class Registered:
-    """What MLflow holds of one data set's detector. `versions`: number, weights, verdict and figures of each, times left out.
+    """What MLflow holds of one data set's detector. `versions`: number, weights, verdict and figures of each, times
+    left out.
 
     `unfinished` counts runs that never ended: what a killed logging leaves.
     """
@@ -153,13 +155,20 @@ def registered(state: Path, dataset: str) -> Registered:
     experiment = client.get_experiment_by_name(f"xad.{dataset}")
     runs = client.search_runs([experiment.experiment_id]) if experiment else []
     return Registered(
-        versions=tuple(sorted(
-            (int(one.version), one.tags["xadflow.weights"], one.tags.get("xadflow.models.gate", ""),
-             _figures(client.get_run(one.run_id).data.metrics)) for one in found
-        )),
+        versions=tuple(
+            sorted(
+                (
+                    int(one.version),
+                    one.tags["xadflow.weights"],
+                    one.tags.get("xadflow.models.gate", ""),
+                    _figures(client.get_run(one.run_id).data.metrics),
+                )
+                for one in found
+            )
+        ),
         aliases={alias: int(number) for alias, number in (models[0].aliases if models else {}).items()},
         unfinished=sum(run.info.status != "FINISHED" for run in runs),
-    )  # fmt: skip
+    )
 
 
 def _figures(metrics: dict[str, float]) -> tuple[tuple[str, float], ...]:

@@ -1,4 +1,6 @@
-"""docs/reference/faults.md from benchmarks/results/faults.json; every word about an outcome follows from what was measured."""
+"""docs/reference/faults.md from benchmarks/results/faults.json; every word about an outcome follows from what was
+measured.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +30,27 @@ def faults_page(result: Mapping[str, Any]) -> str:
     """The page's text."""
     figures = result["figures"]
     faults, absent = figures["faults"], figures["not_allowed_here"]
-    lines = [TEXT.format(
-        arrivals=figures["undisturbed"]["arrivals"], **figures["undisturbed"]["rows"], held=figures["held"] - absent,
-        tried=len(faults) - absent, missing=f"; {absent} need rights to mount and were not allowed here" if absent else "",
-    )]  # fmt: skip
+    lines = [
+        TEXT.format(
+            arrivals=figures["undisturbed"]["arrivals"],
+            **figures["undisturbed"]["rows"],
+            held=figures["held"] - absent,
+            tried=len(faults) - absent,
+            missing=f"; {absent} need rights to mount and were not allowed here" if absent else "",
+        )
+    ]
     for group, members in groupby(faults, key=lambda one: str(one["group"])):
-        lines += [f"## {group}\n", "| fault | the run | it left | run again | rows | plain reader | audit |", "|---" * 7 + "|"]
+        lines += [
+            f"## {group}\n",
+            "| fault | the run | it left | run again | rows | plain reader | audit |",
+            "|---" * 7 + "|",
+        ]
         lines += [_row(one) for one in members]
         lines.append("")
-    lines.append(f"Measured {result['date']} at commit `{result['commit']}` on {result['device']}, seeds {result['seeds']}, "
-                 f"{result['seconds']:.0f} s.")  # fmt: skip
+    lines.append(
+        f"Measured {result['date']} at commit `{result['commit']}` on {result['device']}, seeds {result['seeds']}, "
+        f"{result['seconds']:.0f} s."
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -47,9 +60,14 @@ def _row(one: Mapping[str, Any]) -> str:
     audit = None if one["audit"] is None else (one["audit"] or "passes") + ("" if one["anchored"] else ", NOT anchored")
     plain = None if one["plain"] is None else "every row once" if one["plain"] and not one["twice"] else "WRONG"
     cells = [
-        one["fault"], _run(one), one["left"], f"{_word(one['again'])}, {one['again_s']:.0f} s",
-        "equal" if one["same"] else "DIFFERENT", plain or "", audit or "",
-    ]  # fmt: skip
+        one["fault"],
+        _run(one),
+        one["left"],
+        f"{_word(one['again'])}, {one['again_s']:.0f} s",
+        "equal" if one["same"] else "DIFFERENT",
+        plain or "",
+        audit or "",
+    ]
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -1,7 +1,7 @@
 """Where a process is killed: a real SIGKILL before, after or inside a named call of the production code.
 
-The code under test has no hooks for this. A point names a function and which call of it; `arm` puts a wrapper around the
-function in this process only, and the wrapper sends SIGKILL to the process itself.
+The code under test has no hooks for this. A point names a function and which call of it; `arm` puts a wrapper around
+the function in this process only, and the wrapper sends SIGKILL to the process itself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class When(StrEnum):
 
 @dataclass(frozen=True)
 class KillPoint:
-    """One point: `target` is module:attribute, `call` counts the calls from 1, `of` counts only those about this table."""
+    """One point: `target` is module:attribute, `call` counts the calls from 1, `of` counts only those about
+    this table.
+    """
 
     name: str
     target: str
@@ -57,7 +59,7 @@ EXPLAIN_POINTS = (
     KillPoint("ledger line written, head not anchored", "xadflow.models.registry:Registry.anchor_head", call=3),
     KillPoint("head half anchored", "mlflow:MlflowClient.log_metric", call=3),
     KillPoint("everything published, no report", "xadflow.work.night.finish:write_nightly_report"),
-)  # fmt: skip
+)
 """Of one night that starts without tables: creating them takes the first two ledger lines, and anchors one head."""
 
 RETRAIN_POINTS = (
@@ -69,7 +71,7 @@ RETRAIN_POINTS = (
     KillPoint("version registered, no alias", "xadflow.models.registry:Registry.set_alias"),
     KillPoint("verdict tagged, champion not moved", "xadflow.models.registry:Registry.set_alias", call=2),
     KillPoint("champion moved, question not closed", "xadflow.models.registry:Registry.set_alias", When.AFTER, 2),
-)  # fmt: skip
+)
 
 
 def arm(point: KillPoint) -> None:
@@ -168,5 +170,9 @@ def _torn_file(call: Callable[[], Any], arguments: Sequence[Any]) -> NoReturn:
 
 
 _FATAL: dict[When, Callable[[Callable[[], Any], Sequence[Any]], NoReturn]] = {
-    When.BEFORE: _before, When.AFTER: _after, When.WRITING: _writing, When.TORN_LINE: _torn_line, When.TORN_FILE: _torn_file,
-}  # fmt: skip
+    When.BEFORE: _before,
+    When.AFTER: _after,
+    When.WRITING: _writing,
+    When.TORN_LINE: _torn_line,
+    When.TORN_FILE: _torn_file,
+}

@@ -36,9 +36,14 @@ class Service:
         """Start it and wait until it answers."""
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen([sys.executable, "-m", *self._command], env=self._environment, stdout=log,
-                                             stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                             start_new_session=True)  # fmt: skip
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *self._command],
+                env=self._environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         deadline = time.monotonic() + UP_S
         while not answers(self._health):
             if self._process.poll() is not None or time.monotonic() > deadline:

@@ -21,11 +21,22 @@ from xadflow.datasets.quality import _library
 from xadflow.lineage import DETECTOR_CODE, NIGHT_CODE, code_digest, library_versions
 
 LATE = (
-    alembic.command, deltalake.fs, jinja2, matplotlib.backends.backend_agg, matplotlib.pyplot, timm, xadflow.datasets.inbox,
-    mlflow.store.model_registry.sqlalchemy_workspace_store, mlflow.store.tracking.sqlalchemy_workspace_store,
-    xadflow.datasets.quality_frames, xadflow.detectors.fcdd.detector, xadflow.explainers.heatmap, xadflow.explainers.sparse.explainer,
-    xadflow.work.night.finish, xadflow.work.week,
-)  # fmt: skip
+    alembic.command,
+    deltalake.fs,
+    jinja2,
+    matplotlib.backends.backend_agg,
+    matplotlib.pyplot,
+    timm,
+    xadflow.datasets.inbox,
+    mlflow.store.model_registry.sqlalchemy_workspace_store,
+    mlflow.store.tracking.sqlalchemy_workspace_store,
+    xadflow.datasets.quality_frames,
+    xadflow.detectors.fcdd.detector,
+    xadflow.explainers.heatmap,
+    xadflow.explainers.sparse.explainer,
+    xadflow.work.night.finish,
+    xadflow.work.week,
+)
 
 Image.init()
 _library()

@@ -52,9 +52,16 @@ def _again(bench: Bench, reference: Registered, group: str, fault: str, state: P
     after = bench.registered(state)
     left = f"{len(before.versions)} versions, aliases {before.aliases}, {before.unfinished} unfinished MLflow runs"
     return Outcome(
-        group, fault, ending(ended), "" if ended.killed else error_line(ended.said, bench), "Traceback" in ended.said, left,
-        ending(again), again.seconds, (after.versions, after.aliases) == (reference.versions, reference.aliases),
-    )  # fmt: skip
+        group,
+        fault,
+        ending(ended),
+        "" if ended.killed else error_line(ended.said, bench),
+        "Traceback" in ended.said,
+        left,
+        ending(again),
+        again.seconds,
+        (after.versions, after.aliases) == (reference.versions, reference.aliases),
+    )
 
 
 def truncate(path: Path) -> None:
@@ -68,4 +75,3 @@ def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-

@@ -62,7 +62,7 @@ ARMS = (
     Arm("transplant, donors from the judges' normals", "not apart", 100),
     Arm("transplant, 40 gradient steps on the mask", "transplant", 20, {"mask_steps": 40}),
     Arm("transplant, black box: neither map nor gradient", "black box", 40),
-)  # fmt: skip
+)
 BY_TITLE = {arm.title: arm for arm in ARMS}
 
 
@@ -133,12 +133,16 @@ def _projected(home: Home, arm: Arm, task: Task, main: Callable[[], Made]) -> Ma
         made = torch.cat([network(prepare(as_float(part))) for part in images.split(BATCH)])
         shown = (made - black) / (white - black)  # the preparation is a scale and a shift of each channel
         if small:
-            shown = torch.nn.functional.interpolate(shown, task.originals.shape[2:], mode="bilinear", align_corners=False)
+            shown = torch.nn.functional.interpolate(
+                shown, task.originals.shape[2:], mode="bilinear", align_corners=False
+            )
     return _whole(_eight_bit(shown)[:, None], [[""] for _ in task.rows])
 
 
 def _elsewhere(home: Home, arm: Arm, task: Task, main: Callable[[], Made]) -> Made:
-    """The main arm's donors, blended in by its masks at a random place; an image without fitted donors has them as they are."""
+    """The main arm's donors, blended in by its masks at a random place; an image without fitted donors has them as they
+    are.
+    """
     kept, donors, rng = main(), _ready(home, task), np.random.default_rng([7, task.seed, *task.rows[:1]])
     bank, x = _bank(home, task.set, task.method, task.seed), as_float(task.originals)
     made, blends = kept["made"].copy(), np.zeros_like(kept["blends"])
@@ -149,7 +153,11 @@ def _elsewhere(home: Home, arm: Arm, task: Task, main: Callable[[], Made]) -> Ma
         for row in range(len(part)):
             ids = [bank.ids[int(place)] for place in matches.places[row]]
             for k, donor in enumerate(kept["donors"][start + row]):
-                pixels = matches.pixels[row, ids.index(donor)] if donor in ids else as_float(bank.images[bank.ids.index(donor)])
+                pixels = (
+                    matches.pixels[row, ids.index(donor)]
+                    if donor in ids
+                    else as_float(bank.images[bank.ids.index(donor)])
+                )
                 blend = elsewhere(kept["blends"][start + row, k], rng)
                 share = torch.from_numpy(blend).float() / 255
                 mixed = part[row] + share * (pixels - part[row])
@@ -158,9 +166,15 @@ def _elsewhere(home: Home, arm: Arm, task: Task, main: Callable[[], Made]) -> Ma
 
 
 _MAKERS: Mapping[str, Callable[[Home, Arm, Task, Callable[[], Made]], Made]] = {
-    "transplant": _transplanted, "not apart": _not_apart, "untrained": _untrained, "black box": _black_box,
-    "sparse": _sparse, "nearest": _nearest, "autoencoder": _projected, "elsewhere": _elsewhere,
-}  # fmt: skip
+    "transplant": _transplanted,
+    "not apart": _not_apart,
+    "untrained": _untrained,
+    "black box": _black_box,
+    "sparse": _sparse,
+    "nearest": _nearest,
+    "autoencoder": _projected,
+    "elsewhere": _elsewhere,
+}
 
 
 def _detector(home: Home, task: Task) -> Detector:
@@ -190,7 +204,7 @@ def _told(explainer: Explainer, detector: Detector, images: Tensor) -> Made:
         "heat": np.stack([_heat(one) for one in told]),
         "donors": np.array([_named([cf.donor_id or "" for cf in one.counterfactuals], several) for one in told]),
         "passes": np.array([one.metrics.get("passes", np.nan) for one in told]),
-    }  # fmt: skip
+    }
 
 
 def _blends(told: Explanation) -> list[Pixels]:
@@ -216,8 +230,13 @@ def _named(ids: list[str], several: int) -> list[str]:
 def _whole(made: Pixels, donors: list[list[str]]) -> Made:
     """Arrays of an arm that has one alternative and changes the whole image; made [N,1,C,H,W]."""
     count, _, _, height, width = made.shape
-    return {"made": made, "blends": np.full((count, 1, height, width), 255, np.uint8), "donors": np.array(donors),
-            "heat": np.zeros((count, height, width), np.float16), "passes": np.full(count, np.nan)}  # fmt: skip
+    return {
+        "made": made,
+        "blends": np.full((count, 1, height, width), 255, np.uint8),
+        "donors": np.array(donors),
+        "heat": np.zeros((count, height, width), np.float16),
+        "passes": np.full(count, np.nan),
+    }
 
 
 def _eight_bit(values: Tensor) -> Pixels:

@@ -24,5 +24,10 @@ def bank_of(detector: Detector, tested: TestedSet, *, of_judges: bool = False) -
     if len(quiet) > most:
         quiet = quiet[k_centre(pooled_features(quiet, "cpu"), most)]
     maps = maps_of(detector, tested.data.val_normals)
-    return DonorBank(tuple(map(pixel_id, quiet)), quiet, tested.symmetries, tested.aligned,
-                     None if maps is None else torch.from_numpy(maps.mean(axis=0)))  # fmt: skip
+    return DonorBank(
+        tuple(map(pixel_id, quiet)),
+        quiet,
+        tested.symmetries,
+        tested.aligned,
+        None if maps is None else torch.from_numpy(maps.mean(axis=0)),
+    )

@@ -1,7 +1,9 @@
-"""What is kept on the disk: what each arm made of each training's images, and what detector, judges and features say of it.
+"""What is kept on the disk: what each arm made of each training's images, and what detector, judges and features say of
+it.
 
-A cell is at most CHUNK images of one arm and training. Its name holds the digests of everything that decides it, so a change
-of a setting or of code makes it anew and nothing else; a run that was stopped goes on, and figures are of the cells there are.
+A cell is at most CHUNK images of one arm and training. Its name holds the digests of everything that decides it, so a
+change of a setting or of code makes it anew and nothing else; a run that was stopped goes on, and figures are of the
+cells there are.
 """
 
 from __future__ import annotations
@@ -23,7 +25,12 @@ from xadflow.digests import sha256_file, sha256_json
 from xadflow.lineage import code_digest
 from xadflow.settings import Home
 
-SEARCHES = ("explainers/transplant", "explainers/sparse/explainer.py", "explainers/sparse/frank_wolfe.py", "explainers/sparse/oracle.py")
+SEARCHES = (
+    "explainers/transplant",
+    "explainers/sparse/explainer.py",
+    "explainers/sparse/frank_wolfe.py",
+    "explainers/sparse/oracle.py",
+)
 HERE, OF_CONTROLS = ("sets.py", "arms.py", "banks.py"), ("untrained", "autoencoder", "black box")
 ORDER_SEED, CHUNK = 0, 50
 Arrays = dict[str, NDArray[Any]]
@@ -53,7 +60,10 @@ def finish(home: Home, arm: Arm, chunk: Task) -> None:
 
 def is_kept(home: Home, arm: Arm, chunk: Task) -> bool:
     """Whether nothing has to be computed for a cell."""
-    return _path(home, "made", arm, chunk).is_file() and _path(home, "judged", arm, chunk, _judges(home, chunk.set)).is_file()
+    return (
+        _path(home, "made", arm, chunk).is_file()
+        and _path(home, "judged", arm, chunk, _judges(home, chunk.set)).is_file()
+    )
 
 
 def kept_part(home: Home, arm: Arm, task: Task) -> Task:
@@ -72,7 +82,9 @@ def made_of(home: Home, arm: Arm, task: Task) -> Made:
 
 
 def judged_of(home: Home, arm: Arm, task: Task) -> Arrays:
-    """Of the same images: raw scores `own` [N,K], of each judge, and `features` [N,K,D] of the network for distances."""
+    """Of the same images: raw scores `own` [N,K], of each judge, and `features` [N,K,D] of the network for
+    distances.
+    """
     return _joined([_judged(home, arm, chunk) for chunk in chunks(arm, task)])
 
 
@@ -85,7 +97,9 @@ def judged_originals(home: Home, set_name: str) -> Mapping[str, NDArray[Any]]:
         told = {f"judge {name}": judge(home, set_name, name).scores(images) for name in JUDGES}
         return {"features": features_of(images).astype(np.float32), **told}
 
-    key = sha256_json({"judges": _judges(home, set_name), "sets": sha256_file(Path(__file__).with_name("sets.py"))})[:12]
+    key = sha256_json({"judges": _judges(home, set_name), "sets": sha256_file(Path(__file__).with_name("sets.py"))})[
+        :12
+    ]
     return _kept(place(home) / f"originals-{set_name.replace(' ', '-')}-{key}.npz", make)
 
 
@@ -93,7 +107,9 @@ def judged_originals(home: Home, set_name: str) -> Mapping[str, NDArray[Any]]:
 def scores_of_test(home: Home, set_name: str, method: str, seed: int) -> NDArray[np.float64]:
     """Raw scores [N] of all test images of a set by an explained detector."""
     path = place(home) / f"scores-{folder_of(home, set_name, method, seed).name}.npz"
-    found = _kept(path, lambda: {"scores": scores_of(explained(home, set_name, method, seed), tested_set(set_name).test)})
+    found = _kept(
+        path, lambda: {"scores": scores_of(explained(home, set_name, method, seed), tested_set(set_name).test)}
+    )
     return np.asarray(found["scores"])
 
 
@@ -129,8 +145,16 @@ def _code(of: str) -> str:
 
 def _path(home: Home, kind: str, arm: Arm, chunk: Task, judges: list[str] | None = None) -> Path:
     of = folder_of(home, chunk.set, chunk.method, chunk.seed).name
-    key = sha256_json({"of": of, "arm": arm.of, "settings": dict(arm.settings), "rows": list(chunk.rows), "code": _code(arm.of),
-                       "judges": judges})[:12]  # fmt: skip
+    key = sha256_json(
+        {
+            "of": of,
+            "arm": arm.of,
+            "settings": dict(arm.settings),
+            "rows": list(chunk.rows),
+            "code": _code(arm.of),
+            "judges": judges,
+        }
+    )[:12]
     return place(home) / f"{kind}-{of}-{arm.of.replace(' ', '-')}-{key}.npz"
 
 

@@ -36,12 +36,20 @@ CODE = ("detectors", "networks", "training", "calibration.py", "defects/drawn.py
 AT_ONCE = 64
 JUDGES = ("padim", "network", "network-contrast")
 JUDGE_SEED, AE_SEED = 100, 200
-SMALLEST_HALVED = 64  # the judge `network` and the autoencoder look at images of half the side, where that is at least 32
-# Trained from nothing on drawn defects and, on ELPV, 20 known ones: no pretrained trunk, another kind of method than either.
+SMALLEST_HALVED = (
+    64  # the judge `network` and the autoencoder look at images of half the side, where that is at least 32
+)
+# Trained from nothing on drawn defects and, on ELPV, 20 known ones: no pretrained trunk, another kind of method than
+# either.
 NETWORK_JUDGE: dict[str, Any] = {
-    "network": "cnn32_s", "preparation": "standard", "anomalies": ("known", "synthetic"), "epochs": 0.01, "min_steps": 200,
-    "batch_size": 64, "learning_rate": 1e-3,
-}  # fmt: skip
+    "network": "cnn32_s",
+    "preparation": "standard",
+    "anomalies": ("known", "synthetic"),
+    "epochs": 0.01,
+    "min_steps": 200,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+}
 HSC: dict[str, Any] = {**NETWORK_JUDGE, "network": "cnn224"}
 
 
@@ -179,12 +187,15 @@ def all_halved(data: TrainingData) -> TrainingData:
 def untrained(set_name: str, seed: int) -> Detector:
     """FCDD with every weight drawn, its whitening and its threshold from normals all the same: it has seen no defect.
 
-    He initialisation; batch normalisation starts as it is built. Whitening makes a Mahalanobis distance of drawn features, and
-    the head is left as it is drawn, by a training of one step too short to move it.
+    He initialisation; batch normalisation starts as it is built. Whitening makes a Mahalanobis distance of drawn
+    features, and the head is left as it is drawn, by a training of one step too short to move it.
     """
     settings = {"min_steps": 1, "epochs": 1e-6, "learning_rate": 1e-12, "weight_decay": 0.0, "synthetic_rounds": 1}
     detector = build_detector("fcdd", **settings)
-    with tempfile.TemporaryDirectory() as scratch, patch.object(fcdd, "Trunk", lambda *given: _drawn(Trunk(*given), seed)):
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        patch.object(fcdd, "Trunk", lambda *given: _drawn(Trunk(*given), seed)),
+    ):
         detector.fit(tested_set(set_name).data, FitRun(Path(scratch), seed, FALSE_ALARMS, "cpu"))
     return detector
 
@@ -208,7 +219,10 @@ def _judge_settings(set_name: str, name: str) -> tuple[str, dict[str, Any]]:
         return "padim", {"trunk": "mobilenet_v2"}
     # `network` was found to go by brightness, which a transplant leaves as it is: the last judge cannot see it
     change = {"preparation": "contrast"} if name == "network-contrast" else {}
-    if set_name in (CLOTHES, COLOURED):  # against the exposure of the set, which their explained detectors learn from too
+    if set_name in (
+        CLOTHES,
+        COLOURED,
+    ):  # against the exposure of the set, which their explained detectors learn from too
         return "bce", {**OF_DIGITS, "network": "cnn32", "min_steps": 200, **change}
     return "bce", {**NETWORK_JUDGE, **change}
 

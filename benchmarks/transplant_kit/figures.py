@@ -35,8 +35,11 @@ def measured(home: Home, arm: Arm, task: Task) -> Values:
     regions = made["blends"] >= HALF  # (N, K, H, W)
     is_valid = said["own"] <= explained(home, task.set, task.method, task.seed).calibration.threshold
     shown = shown_of(arm, images, is_valid if arm.of != "elsewhere" else _valid_of_main(home, task))
-    found: Values = {"valid": mean_of(is_valid, shown), "valid, the first": is_valid[:, 0].astype(np.float64),
-                     "alternatives": shown.sum(axis=1).astype(np.float64)}  # fmt: skip
+    found: Values = {
+        "valid": mean_of(is_valid, shown),
+        "valid, the first": is_valid[:, 0].astype(np.float64),
+        "alternatives": shown.sum(axis=1).astype(np.float64),
+    }
     for name in JUDGES:
         its, before = judge(home, task.set, name), judged_originals(home, task.set)[f"judge {name}"][rows]
         after = said[f"judge {name}"]
@@ -48,8 +51,9 @@ def measured(home: Home, arm: Arm, task: Task) -> Values:
     if of_region or arm.of == "nearest":
         found["region"], found["region, all"] = areas[:, 0], mean_of(areas, shown)
         found["whole image"] = (areas[:, 0] > WHOLE_SHARE).astype(np.float64)
-    found["changed"] = mean_of(np.array([[changed(one, other) for other in row]
-                                         for one, row in zip(originals, images, strict=True)]), shown)  # fmt: skip
+    found["changed"] = mean_of(
+        np.array([[changed(one, other) for other in row] for one, row in zip(originals, images, strict=True)]), shown
+    )
     if images.shape[1] > 1:
         first, second = np.triu_indices(images.shape[1], 1)
         both = shown[:, first] & shown[:, second]
@@ -74,19 +78,24 @@ def measured(home: Home, arm: Arm, task: Task) -> Values:
 def distances(home: Home, arm: Arm, task: Task) -> dict[str, float]:
     """Frechet and kernel distance to the normal test images, in % of those of the very anomalies explained.
 
-    One alternative an image, the next one for the next image, so that all arms are sets of as many images as were explained.
+    One alternative an image, the next one for the next image, so that all arms are sets of as many images as were
+    explained.
     """
     rows, tested = np.array(task.rows), tested_set(task.set)
     features = judged_originals(home, task.set)["features"].astype(np.float64)
     said = judged_of(home, arm, task)
     is_valid = said["own"] <= explained(home, task.set, task.method, task.seed).calibration.threshold
-    shown = shown_of(arm, made_of(home, arm, task)["made"], is_valid if arm.of != "elsewhere" else _valid_of_main(home, task))
+    shown = shown_of(
+        arm, made_of(home, arm, task)["made"], is_valid if arm.of != "elsewhere" else _valid_of_main(home, task)
+    )
     turns = np.arange(len(rows)) % shown.sum(axis=1)  # which of its alternatives stands for an image
     places = np.argsort(~shown, axis=1, kind="stable")[np.arange(len(rows)), turns]
     union = said["features"].astype(np.float64)[np.arange(len(rows)), places]
     normals, anomalies = features[tested.labels == 0], features[rows]
-    return {"frechet": normalised_frechet(union, normals, anomalies),
-            "kid": 100.0 * kernel_distance(union, normals) / kernel_distance(anomalies, normals)}  # fmt: skip
+    return {
+        "frechet": normalised_frechet(union, normals, anomalies),
+        "kid": 100.0 * kernel_distance(union, normals) / kernel_distance(anomalies, normals),
+    }
 
 
 def row_of(home: Home, arm: Arm, tasks: Mapping[int, Sequence[Task]]) -> dict[str, Any] | None:
@@ -102,7 +111,9 @@ def row_of(home: Home, arm: Arm, tasks: Mapping[int, Sequence[Task]]) -> dict[st
         if len(parts) < len(whole):
             continue
         values = [measured(home, arm, task) for task in parts]
-        images = np.concatenate([np.array(task.rows, dtype=np.intp) + SET_APART * number for number, task in enumerate(parts)])
+        images = np.concatenate(
+            [np.array(task.rows, dtype=np.intp) + SET_APART * number for number, task in enumerate(parts)]
+        )
         order = np.argsort(images)
         for name in values[0]:
             each.setdefault(name, {})[seed] = (images[order], np.concatenate([one[name] for one in values])[order])
@@ -121,7 +132,8 @@ def row_of(home: Home, arm: Arm, tasks: Mapping[int, Sequence[Task]]) -> dict[st
 
 
 def curve_of(home: Home, tasks: Mapping[int, Sequence[Task]]) -> list[dict[str, Any]]:
-    """Transfer against area, all points on the same images: transplants by how normal they had to become, nearest normal last.
+    """Transfer against area, all points on the same images: transplants by how normal they had to become, nearest
+    normal last.
 
     Images are those that every point was measured on; nothing where there are none.
     """
@@ -134,8 +146,16 @@ def curve_of(home: Home, tasks: Mapping[int, Sequence[Task]]) -> list[dict[str, 
         if all(len(part.rows) >= FEWEST for part in parts):
             shared[seed] = parts
     rows = [(point, row_of(home, arm, shared)) for point, arm in points] if shared else []
-    told = [{"point": point, "region": row["region, all"], "images": row["images"],
-             **{f"transfer {name}": row[f"transfer {name}"] for name in JUDGES}} for point, row in rows if row]  # fmt: skip
+    told = [
+        {
+            "point": point,
+            "region": row["region, all"],
+            "images": row["images"],
+            **{f"transfer {name}": row[f"transfer {name}"] for name in JUDGES},
+        }
+        for point, row in rows
+        if row
+    ]
     return sorted(told, key=lambda one: float(one["region"]["value"]))
 
 
@@ -162,8 +182,9 @@ def detectors_of(home: Home, tasks: Mapping[int, Sequence[Task]]) -> dict[str, A
 def shown_of(arm: Arm, images: NDArray[np.uint8], is_valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which alternatives [N,K] of images [N,K,C,H,W] count: those that a row of the product shows.
 
-    One that repeats the first stands for none. Of a transplant that has a normal alternative, those that stay anomalous are
-    left out; whether one is normal is not asked of the detector of drawn weights, which is not the one that judges here.
+    One that repeats the first stands for none. Of a transplant that has a normal alternative, those that stay anomalous
+    are left out; whether one is normal is not asked of the detector of drawn weights, which is not the one that judges
+    here.
     """
     repeated = np.zeros(images.shape[:2], dtype=np.bool_)
     for k in range(1, images.shape[1]):
@@ -188,12 +209,18 @@ def _valid_of_main(home: Home, task: Task) -> NDArray[np.bool_]:
 
 
 def _mean_seam(
-    images: NDArray[np.uint8], regions: NDArray[np.bool_], usual: tuple[NDArray[np.float64], NDArray[np.float64]],
+    images: NDArray[np.uint8],
+    regions: NDArray[np.bool_],
+    usual: tuple[NDArray[np.float64], NDArray[np.float64]],
     shown: NDArray[np.bool_],
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float64]:
     """Mean seam [N] over the alternatives that count and have a border; NaN without any."""
-    found = np.array([[seam(one, region, usual) for one, region in zip(row, its, strict=True)]
-                      for row, its in zip(images, regions, strict=True)])  # fmt: skip
+    found = np.array(
+        [
+            [seam(one, region, usual) for one, region in zip(row, its, strict=True)]
+            for row, its in zip(images, regions, strict=True)
+        ]
+    )
     return mean_of(np.nan_to_num(found), shown & np.isfinite(found))
 
 
@@ -202,22 +229,33 @@ def _overlaps(home: Home, task: Task, regions: NDArray[np.bool_]) -> Values:
     masks = tested_set(task.set).masks
     assert masks is not None
     detector, truth = explained(home, task.set, task.method, task.seed), masks[list(task.rows)]
-    found = {"iou": np.array([iou(region, mask) for region, mask in zip(regions[:, 0], truth, strict=True)]),
-             "best iou": np.array([max(iou(region, mask) for region in its) for its, mask in zip(regions, truth, strict=True)])}
+    found = {
+        "iou": np.array([iou(region, mask) for region, mask in zip(regions[:, 0], truth, strict=True)]),
+        "best iou": np.array(
+            [max(iou(region, mask) for region in its) for its, mask in zip(regions, truth, strict=True)]
+        ),
+    }
     maps = maps_of(detector, task.originals)
     if maps is not None:
         cut, own = maps > detector.calibration.threshold, maps > own_cut(home, task)
-        found["iou of the heatmap at its own cut"] = np.array([iou(one, mask) for one, mask in zip(own, truth, strict=True)])
+        found["iou of the heatmap at its own cut"] = np.array(
+            [iou(one, mask) for one, mask in zip(own, truth, strict=True)]
+        )
         found["iou of the cut heatmap"] = np.array([iou(one, mask) for one, mask in zip(cut, truth, strict=True)])
-        found["iou of the hottest"] = np.array([iou(hottest(one, int(region.sum())), mask) for one, region, mask
-                                                in zip(maps, regions[:, 0], truth, strict=True)])  # fmt: skip
+        found["iou of the hottest"] = np.array(
+            [
+                iou(hottest(one, int(region.sum())), mask)
+                for one, region, mask in zip(maps, regions[:, 0], truth, strict=True)
+            ]
+        )
         found["area of the cut heatmap"], found["area at its own cut"] = cut.mean(axis=(1, 2)), own.mean(axis=(1, 2))
     found["area of the defect"] = truth.mean(axis=(1, 2))
     return found
 
 
 def own_cut(home: Home, task: Task) -> float:
-    """The level of a map above which 5 % of the held-out normals have any pixel: the threshold that a map itself would have.
+    """The level of a map above which 5 % of the held-out normals have any pixel: the threshold that a map itself would
+    have.
 
     FCDD's finer heatmap is on another scale than its score, so that the score's threshold means little to it.
     """

@@ -1,4 +1,6 @@
-"""Figures of transplants that no module of the package has: overlap with a mask, the seam, and intervals of two levels."""
+"""Figures of transplants that no module of the package has: overlap with a mask, the seam, and intervals of
+two levels.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ def hottest(heat: NDArray[np.floating[Any]], count: int) -> Mask:
 
 
 def steps_across(image: NDArray[np.floating[Any]], region: Mask) -> Floats:
-    """|difference| of each two neighbouring pixels of grey [H,W] of which one is in the region; on the scale of the image.
+    """|difference| of each two neighbouring pixels of grey [H,W] of which one is in the region; on the scale of the
+    image.
 
     >>> steps_across(np.array([[1.0, 4.0, 4.0]]), np.array([[True, False, False]]))
     array([3.])
@@ -89,8 +92,9 @@ def interval(
 ) -> dict[str, float]:
     """A statistic of [S,N] values of S trainings and N images, with a 95 % interval from draws of both.
 
-    The point is the mean over trainings of each one's statistic. A draw takes trainings with replacement and images with
-    replacement, an image with all its trainings, since the same picture is no new evidence. Three trainings are few.
+    The point is the mean over trainings of each one's statistic. A draw takes trainings with replacement and images
+    with replacement, an image with all its trainings, since the same picture is no new evidence. Three trainings are
+    few.
     """
     rng = np.random.default_rng(seed)
     trainings, images = table.shape
@@ -104,5 +108,9 @@ def interval(
     if not drawn or not len(known):
         return {"value": float("nan"), "low": float("nan"), "high": float("nan"), "images": 0.0}
     low, high = np.quantile(drawn, (0.025, 0.975))
-    return {"value": float(np.mean(statistic(known, axis=1))), "low": float(low), "high": float(high),
-            "images": float(np.isfinite(known).sum())}  # fmt: skip
+    return {
+        "value": float(np.mean(statistic(known, axis=1))),
+        "low": float(low),
+        "high": float(high),
+        "images": float(np.isfinite(known).sum()),
+    }

@@ -1,7 +1,7 @@
 """Data of `make bench-transplant`: each set, and the halves of its train normals, one for donors, one for judges.
 
-The detector learns from all train normals, as in service. Donors and judges take theirs from disjoint halves by a hash of the
-pixels, so that no judge has seen a donor. Symmetries and alignment are those of params.yaml.
+The detector learns from all train normals, as in service. Donors and judges take theirs from disjoint halves by a hash
+of the pixels, so that no judge has seen a donor. Symmetries and alignment are those of params.yaml.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ OF_EACH_CLASS, MOST_NORMALS, MOST_TESTED = 60, 2400, 1200  # of the 28 px sets
 
 @dataclass(frozen=True, eq=False)
 class TestedSet:
-    """What may be learned from, and test images uint8 [N,C,H,W] with labels [N] and, where there are some, masks [N,H,W]."""
+    """What may be learned from, and test images uint8 [N,C,H,W] with labels [N] and, where there are some, masks
+    [N,H,W].
+    """
 
     name: str
     data: TrainingData
@@ -87,8 +89,10 @@ def tested_set(name: str) -> TestedSet:
     elif name == COLOURED:
         parts = _coloured()
     else:
-        parts = _solar_cells("peer-0" if known_as == ELPV else known_as.removeprefix("elpv-"),
-                             64 if name == SMALL_CELLS else told.size_px)  # fmt: skip
+        parts = _solar_cells(
+            "peer-0" if known_as == ELPV else known_as.removeprefix("elpv-"),
+            64 if name == SMALL_CELLS else told.size_px,
+        )
     return TestedSet(name, *parts, told.symmetries, told.aligned)
 
 
@@ -112,16 +116,28 @@ def _clothes() -> Parts:
     raw, normal = read_raw(Home.find(), "fashion-mnist"), SETS["fashion-mnist"].classes.index("dress")
     whole = training_data(raw, normal, outliers_of(Home.find(), "fashion-mnist"))
     data = replace(whole, normals=whole.normals[:MOST_NORMALS], val_normals=whole.val_normals[: MOST_NORMALS // 4])
-    rows = np.sort(np.concatenate([np.flatnonzero(raw.test_labels == one)[: OF_EACH_CLASS * (9 if one == normal else 1)]
-                                   for one in range(10)]))  # fmt: skip
-    return data, torch.from_numpy(raw.test[rows].copy())[:, None], (raw.test_labels[rows] != normal).astype(np.int64), None
+    rows = np.sort(
+        np.concatenate(
+            [np.flatnonzero(raw.test_labels == one)[: OF_EACH_CLASS * (9 if one == normal else 1)] for one in range(10)]
+        )
+    )
+    return (
+        data,
+        torch.from_numpy(raw.test[rows].copy())[:, None],
+        (raw.test_labels[rows] != normal).astype(np.int64),
+        None,
+    )
 
 
 def _coloured() -> Parts:
     fetch(Home.find(), "mnist")
     (train, held), (outliers, calibrating) = coloured.normals(), coloured.exposure()
     none = torch.zeros(0, 3, 28, 28, dtype=torch.uint8)
-    data = TrainingData(*(torch.from_numpy(one.images) for one in (train[:MOST_NORMALS], held[: MOST_NORMALS // 4])), none,
-                        None, *(torch.from_numpy(one.images) for one in (calibrating, outliers)))  # fmt: skip
+    data = TrainingData(
+        *(torch.from_numpy(one.images) for one in (train[:MOST_NORMALS], held[: MOST_NORMALS // 4])),
+        none,
+        None,
+        *(torch.from_numpy(one.images) for one in (calibrating, outliers)),
+    )
     tested = digits.test_images()[:MOST_TESTED]
     return data, torch.from_numpy(tested.images), (~tested.is_normal).astype(np.int64), None

@@ -1,4 +1,6 @@
-"""The README's picture: defects on textures, where the detector sees them, three transplants, and whose pixels they took."""
+"""The README's picture: defects on textures, where the detector sees them, three transplants, and whose pixels they
+took.
+"""
 
 from __future__ import annotations
 
@@ -51,14 +53,39 @@ def write_sheet(home: Home, path: Path, rows: int = ROWS) -> None:
     width = 2 * MARGIN + LABEL + columns * CELL + (columns + 1) * GAP
     height = HEAD + len(lines) * (CELL + LINE) + MARGIN
     figure = new_figure(width, height)
-    _words(figure, MARGIN, 0.28, "What normal images show there: up to three transplants of each defect", TITLE_PT + 3, INK,
-           "bold")  # fmt: skip
-    _words(figure, MARGIN, 0.52, "Real textures, generated defects. Blue: the region that was replaced by what another, normal "
-           "image shows there, until the detector calls the image normal.", TEXT_PT, QUIET)  # fmt: skip
-    _words(figure, MARGIN, 0.69, "Green: the defect's exact mask, which no detector has seen. \u2713 normal, "
-           "\u2717 still anomalous; the judge is another kind of detector, which explains nothing.", TEXT_PT, QUIET)
-    names = ["anomaly", "heatmap", *(f"transplant {k + 1}" for k in range(ALTERNATIVES)),
-             *(f"donor {k + 1}" for k in range(ALTERNATIVES))]  # fmt: skip
+    _words(
+        figure,
+        MARGIN,
+        0.28,
+        "What normal images show there: up to three transplants of each defect",
+        TITLE_PT + 3,
+        INK,
+        "bold",
+    )
+    _words(
+        figure,
+        MARGIN,
+        0.52,
+        "Real textures, generated defects. Blue: the region that was replaced by what another, normal "
+        "image shows there, until the detector calls the image normal.",
+        TEXT_PT,
+        QUIET,
+    )
+    _words(
+        figure,
+        MARGIN,
+        0.69,
+        "Green: the defect's exact mask, which no detector has seen. \u2713 normal, "
+        "\u2717 still anomalous; the judge is another kind of detector, which explains nothing.",
+        TEXT_PT,
+        QUIET,
+    )
+    names = [
+        "anomaly",
+        "heatmap",
+        *(f"transplant {k + 1}" for k in range(ALTERNATIVES)),
+        *(f"donor {k + 1}" for k in range(ALTERNATIVES)),
+    ]
     for column, name in enumerate(names):
         _words(figure, _left(column), HEAD - 0.1, name, TEXT_PT, INK, "bold")
     for number, line in enumerate(lines):
@@ -101,12 +128,17 @@ def _words(figure: Any, left: float, top: float, text: str, size: float, colour:
 
 
 def _chosen(home: Home, rows: int) -> dict[str, list[tuple[int, str]]]:
-    """Of each texture the rows of the test set that are shown, with the kind of defect: textures in turn, kinds in turn."""
+    """Of each texture the rows of the test set that are shown, with the kind of defect: textures in turn, kinds in
+    turn.
+    """
     kinds, found = list(DEFECTS), dict[str, list[tuple[int, str]]]()
     for number in range(rows):
         name = TEXTURES[number % len(TEXTURES)]
         of = [(row, _kind(name, row)) for row in task_of(home, name, "fcdd", SEED).rows]
-        wanted, shown = kinds[(number // len(TEXTURES) + number % len(TEXTURES)) % len(kinds)], found.setdefault(name, [])
+        wanted, shown = (
+            kinds[(number // len(TEXTURES) + number % len(TEXTURES)) % len(kinds)],
+            found.setdefault(name, []),
+        )
         rest = [one for one in of if one not in shown]
         shown.append(next((one for one in rest if one[1] == wanted), rest[0]))
     return found
@@ -131,12 +163,23 @@ def _lines(home: Home, name: str, places: list[tuple[int, str]]) -> list[Line]:
         made = [cf.image for cf in one.counterfactuals]
         regions = [shown.image >= HALF for shown in one.images if shown.name.endswith(".region")]
         said = asked.scores(np.stack(made)) <= asked.threshold
-        words = [f"{region.mean():.0%} replaced\ndetector {MARKS[cf.is_normal]}  judge {MARKS[bool(normal)]}"
-                 for region, cf, normal in zip(regions, one.counterfactuals, said, strict=True)]  # fmt: skip
+        words = [
+            f"{region.mean():.0%} replaced\ndetector {MARKS[cf.is_normal]}  judge {MARKS[bool(normal)]}"
+            for region, cf, normal in zip(regions, one.counterfactuals, said, strict=True)
+        ]
         donors = [bank.images[bank.ids.index(cf.donor_id or "")].numpy()[0] for cf in one.counterfactuals]
         assert one.heatmap is not None
         title = f"{name.removeprefix('textures-')}\n{kind.removeprefix('generated-')}"
-        found.append(Line(title, task.originals.numpy()[len(found), 0], tested.masks[row], one.heatmap,
-                          [image[0] for image in made], regions, donors, words))  # fmt: skip
+        found.append(
+            Line(
+                title,
+                task.originals.numpy()[len(found), 0],
+                tested.masks[row],
+                one.heatmap,
+                [image[0] for image in made],
+                regions,
+                donors,
+                words,
+            )
+        )
     return found
-

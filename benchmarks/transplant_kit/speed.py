@@ -34,7 +34,8 @@ MEMORY_PX = 128
 
 
 def speed_figures(home: Home) -> dict[str, Any]:
-    """Images a second of both explainers in turns on the same flagged ELPV cells, and peak memory by the size of the bank.
+    """Images a second of both explainers in turns on the same flagged ELPV cells, and peak memory by the size of the
+    bank.
 
     Batches go side by side, each on one of the threads, as in a night (xadflow.training.lanes).
     """
@@ -42,20 +43,33 @@ def speed_figures(home: Home) -> dict[str, Any]:
     before = os.getloadavg()[0]
     detector, task = explained(home, ELPV, "fcdd", 0), task_of(home, ELPV, "fcdd", 0)
     images = as_float(task.part(0, IMAGES).originals)
-    arms: dict[str, Explainer] = {"transplant": TransplantExplainer().with_donors(bank_of(detector, tested_set(ELPV))),
-                                  "sparse": SparseExplainer()}  # fmt: skip
+    arms: dict[str, Explainer] = {
+        "transplant": TransplantExplainer().with_donors(bank_of(detector, tested_set(ELPV))),
+        "sparse": SparseExplainer(),
+    }
     took: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
     for _ in range(ROUNDS):
         for name, explainer in arms.items():
             took[name].append(_timed(partial(_explained, explainer, detector, images)))
     memory = {str(size): _alone(size) for size in BANKS}
     return {
-        "threads": THREADS, "images": len(images), "alternatives": 3, "rounds": ROUNDS, "px": int(images.shape[-1]),
-        "load_average_before": before, "load_average_after": os.getloadavg()[0], "memory": memory,
-        "arms": {name: {"images_per_second": len(images) / median(one for one, _ in each),
-                        "cpu_seconds_an_image": median(one for _, one in each) / len(images),
-                        "each_round": [len(images) / one for one, _ in each]} for name, each in took.items()},
-    }  # fmt: skip
+        "threads": THREADS,
+        "images": len(images),
+        "alternatives": 3,
+        "rounds": ROUNDS,
+        "px": int(images.shape[-1]),
+        "load_average_before": before,
+        "load_average_after": os.getloadavg()[0],
+        "memory": memory,
+        "arms": {
+            name: {
+                "images_per_second": len(images) / median(one for one, _ in each),
+                "cpu_seconds_an_image": median(one for _, one in each) / len(images),
+                "each_round": [len(images) / one for one, _ in each],
+            }
+            for name, each in took.items()
+        },
+    }
 
 
 def _explained(explainer: Explainer, detector: Detector, images: Tensor) -> None:
@@ -79,18 +93,21 @@ def _alone(size: int) -> dict[str, float]:
 
 
 def _peak_of(size: int) -> dict[str, float]:
-    """Peak memory in MB before and after eight images are explained with a bank of drawn pixels: its content costs nothing."""
+    """Peak memory in MB before and after eight images are explained with a bank of drawn pixels: its content costs
+    nothing.
+    """
     torch.set_num_threads(THREADS)
     home = Home.find()
     detector, task = explained(home, ELPV, "fcdd", 0), task_of(home, ELPV, "fcdd", 0)
     images: Tensor = as_float(task.part(0, 8).originals)
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (size, 1, MEMORY_PX, MEMORY_PX), dtype=np.uint8))
-    TransplantExplainer().with_donors(_bank(pixels[:2])).explain(detector, images)  # what a search needs whatever the bank
+    TransplantExplainer().with_donors(_bank(pixels[:2])).explain(
+        detector, images
+    )  # what a search needs whatever the bank
     before = _peak()
     TransplantExplainer().with_donors(_bank(pixels)).explain(detector, images)
     return {"peak_mb": _peak(), "peak_mb_with_two_donors": before}
-
 
 
 def _bank(pixels: Tensor) -> DonorBank:

@@ -1,7 +1,7 @@
 """Runs that were under way when their worker ended: Prefect goes on showing them as running.
 
-Their deployment's one slot stays taken for five minutes, and a run that is due meanwhile is cancelled. If the worker alone was
-killed, its run lives on, and would go on beside a new one as soon as the servers answer again.
+Their deployment's one slot stays taken for five minutes, and a run that is due meanwhile is cancelled. If the worker
+alone was killed, its run lives on, and would go on beside a new one as soon as the servers answer again.
 """
 
 from __future__ import annotations

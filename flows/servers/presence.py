@@ -1,7 +1,7 @@
 """var/server.json: which `make server` of a state folder is up, or was killed and left servers behind.
 
-The file is locked while the process that wrote it or any of its servers lives, because they inherit the lock. Two of them
-on one state folder would mean two Prefect servers on one SQLite file, and every schedule fired twice.
+The file is locked while the process that wrote it or any of its servers lives, because they inherit the lock. Two of
+them on one state folder would mean two Prefect servers on one SQLite file, and every schedule fired twice.
 """
 
 from __future__ import annotations
@@ -67,14 +67,23 @@ def _refusal(text: str) -> WrongUse:
     found = json.loads(text) if text else {"pid": None, "services": {}}
     groups = {name: group for name, group in found["services"].items() if _lives(group)}
     if found["pid"] and _lives(found["pid"]):
-        return WrongUse("`make server` of this project is up already", seen=f"{found['prefect']} and {found['mlflow']}",
-                        next_step=f"use it, or stop it by `kill {found['pid']}`")  # fmt: skip
+        return WrongUse(
+            "`make server` of this project is up already",
+            seen=f"{found['prefect']} and {found['mlflow']}",
+            next_step=f"use it, or stop it by `kill {found['pid']}`",
+        )
     if groups:
         ends = " ".join(f"-{group}" for group in groups.values())
-        return WrongUse("a `make server` of this project was killed and its servers still run", seen=groups,
-                        next_step=f"end them by `kill -- {ends}`, then start again")  # fmt: skip
-    return WrongUse("another `make server` of this project is just starting or stopping", seen=text,
-                    next_step="wait a moment and try again")  # fmt: skip
+        return WrongUse(
+            "a `make server` of this project was killed and its servers still run",
+            seen=groups,
+            next_step=f"end them by `kill -- {ends}`, then start again",
+        )
+    return WrongUse(
+        "another `make server` of this project is just starting or stopping",
+        seen=text,
+        next_step="wait a moment and try again",
+    )
 
 
 def _lives(process: int) -> bool:

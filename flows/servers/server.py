@@ -66,13 +66,16 @@ def _started(
 
     logs = home.state / "log"
     logs.mkdir(parents=True, exist_ok=True)
-    # All that the servers, the worker and each flow run that it starts get: Prefect reads its settings when it is imported,
-    # before a flow could set them.
-    environment = child_environment(PREFECT_API_URL=f"{prefect}/api", MLFLOW_TRACKING_URI=mlflow, XADFLOW_HOME=str(home.state))
+    # All that the servers, the worker and each flow run that it starts get: Prefect reads its settings when it is
+    # imported, before a flow could set them.
+    environment = child_environment(
+        PREFECT_API_URL=f"{prefect}/api", MLFLOW_TRACKING_URI=mlflow, XADFLOW_HOME=str(home.state)
+    )
 
     def start(name: str, *command: str) -> Service:
-        service = start_service(name, command, logs=logs, folder=home.project, environment=environment,
-                                kept_open=here.descriptor)  # fmt: skip
+        service = start_service(
+            name, command, logs=logs, folder=home.project, environment=environment, kept_open=here.descriptor
+        )
         stack.callback(service.stop)
         here.add(name, service.process.pid)
         return service
@@ -84,10 +87,21 @@ def _started(
     home.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
     # Files are not served: clients on this machine read and write var/mlartifacts, with or without the server.
     mlflow_server = start(
-        "mlflow-server", "mlflow", "server", "--host", HOST, "--port", _port(mlflow), "--workers", "1",
-        "--backend-store-uri", store, "--no-serve-artifacts",
-        "--default-artifact-root", home.mlflow_artifacts.resolve().as_uri(),
-    )  # fmt: skip
+        "mlflow-server",
+        "mlflow",
+        "server",
+        "--host",
+        HOST,
+        "--port",
+        _port(mlflow),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        store,
+        "--no-serve-artifacts",
+        "--default-artifact-root",
+        home.mlflow_artifacts.resolve().as_uri(),
+    )
     servers = [prefect_server, mlflow_server]
     with step("Prefect server"):
         wait_until(lambda: answers(f"{prefect}/api/health"), f"{prefect}/api/health", servers, stopped)
@@ -100,12 +114,21 @@ def _started(
     name = f"xadflow-{os.getpid()}"
     worker = start("worker", "prefect", "worker", "start", "--pool", POOL, "--name", name)
     with step("deployments"):
-        run_logged("deploy", ("prefect", "--no-prompt", "deploy", "--all"), logs=logs, folder=home.project,
-                   environment=environment)  # fmt: skip
+        run_logged(
+            "deploy",
+            ("prefect", "--no-prompt", "deploy", "--all"),
+            logs=logs,
+            folder=home.project,
+            environment=environment,
+        )
     with step("worker"):
         workers = f"{prefect}/api/work_pools/{POOL}/workers/filter"
-        wait_until(lambda: any(one["name"] == name for one in ask(workers, {}) or ()), f"worker {name}",
-                   [*servers, worker], stopped)  # fmt: skip
+        wait_until(
+            lambda: any(one["name"] == name for one in ask(workers, {}) or ()),
+            f"worker {name}",
+            [*servers, worker],
+            stopped,
+        )
     yield from [*servers, worker]
 
 
@@ -133,7 +156,9 @@ def _prepare_prefect(environment: Mapping[str, str]) -> None:
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
         except ObjectAlreadyExists:
             pass
-        if str(PREFECT_SERVER_DATABASE_CONNECTION_URL.value()).startswith("sqlite"):  # a shared database has other workers
+        if str(PREFECT_SERVER_DATABASE_CONNECTION_URL.value()).startswith(
+            "sqlite"
+        ):  # a shared database has other workers
             for name in end_cut_off_runs(client):
                 click.echo(f"\n  run {name!r} was cut off when the servers stopped; it is marked as crashed", nl=False)
 
@@ -144,8 +169,11 @@ def _check_port(name: str, port: int, variable: str) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as err:
-            raise WrongUse(f"the port for {name} is in use or not allowed", seen=port, next_step="stop what uses it, "
-                           f"or choose another: `make server {variable}={port + 1}`") from err  # fmt: skip
+            raise WrongUse(
+                f"the port for {name} is in use or not allowed",
+                seen=port,
+                next_step=f"stop what uses it, or choose another: `make server {variable}={port + 1}`",
+            ) from err
 
 
 def _say_ready(prefect: str, mlflow: str, home: Home) -> None:

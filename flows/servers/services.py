@@ -44,8 +44,9 @@ class Service:
         """Raise WorkFailed with the end of its log when it has ended by itself."""
         status = self.process.poll()
         if status is not None:
-            raise WorkFailed(f"{self.name} ended by itself with status {status}", seen=tail(self.log),
-                             next_step=f"read {self.log}")  # fmt: skip
+            raise WorkFailed(
+                f"{self.name} ended by itself with status {status}", seen=tail(self.log), next_step=f"read {self.log}"
+            )
 
     def stop(self) -> None:
         """End the whole group: SIGTERM, then SIGKILL for what is left after 20 s."""
@@ -61,12 +62,21 @@ class Service:
 def start_service(
     name: str, command: Sequence[str], *, logs: Path, folder: Path, environment: Mapping[str, str], kept_open: int
 ) -> Service:
-    """Start `python -m COMMAND` as the leader of a new process group, with `kept_open`, a file descriptor, inherited."""
+    """Start `python -m COMMAND` as the leader of a new process group, with `kept_open`, a file descriptor,
+    inherited.
+    """
     path = open_log(logs, name, command)
     with path.open("ab") as log:
-        process = subprocess.Popen([sys.executable, "-m", *command], cwd=folder, env=dict(environment),
-                                   stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                   start_new_session=True, pass_fds=(kept_open,))  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=folder,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(kept_open,),
+        )
     return Service(name, process, path)
 
 
@@ -74,12 +84,20 @@ def run_logged(name: str, command: Sequence[str], *, logs: Path, folder: Path, e
     """Run `python -m COMMAND` to its end. Raises WorkFailed with the end of its log when it fails."""
     path = open_log(logs, name, command)
     with path.open("ab") as log:
-        done = subprocess.run([sys.executable, "-m", *command], cwd=folder, env=dict(environment),
-                              stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False,
-                              start_new_session=True)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=folder,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
+            start_new_session=True,
+        )
     if done.returncode != 0:
-        raise WorkFailed(f"`{' '.join(command)}` ended with status {done.returncode}", seen=tail(path),
-                         next_step=f"read {path}")  # fmt: skip
+        raise WorkFailed(
+            f"`{' '.join(command)}` ended with status {done.returncode}", seen=tail(path), next_step=f"read {path}"
+        )
 
 
 def open_log(logs: Path, name: str, command: Sequence[str]) -> Path:

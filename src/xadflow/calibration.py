@@ -53,16 +53,20 @@ def threshold_at(normal_scores: Floats, false_alarm_rate: float) -> float:
     89.0
     """
     if not 0.0 < false_alarm_rate < 1.0:
-        raise BadInput("a false-alarm rate lies strictly between 0 and 1", seen=false_alarm_rate,
-                       next_step="set calibration.false_alarm_rate in params.yaml")  # fmt: skip
+        raise BadInput(
+            "a false-alarm rate lies strictly between 0 and 1",
+            seen=false_alarm_rate,
+            next_step="set calibration.false_alarm_rate in params.yaml",
+        )
     scores = np.sort(_finite(normal_scores))
     rank = math.ceil(round((scores.size + 1) * (1.0 - false_alarm_rate), 9))  # round: 100 * 0.9 is 90.00000000000001
     if rank > scores.size:
         needed = math.ceil(1.0 / false_alarm_rate) - 1
         raise TooFewNormals(
-            f"a false-alarm rate of {false_alarm_rate} needs at least {needed} held-out normals", seen=scores.size,
+            f"a false-alarm rate of {false_alarm_rate} needs at least {needed} held-out normals",
+            seen=scores.size,
             next_step="add normal images to the `val` split, or raise calibration.false_alarm_rate in params.yaml",
-        )  # fmt: skip
+        )
     return float(scores[rank - 1])
 
 
@@ -107,9 +111,7 @@ def expected_calibration_error(p_normal: Floats, is_normal: NDArray[np.bool_], b
     return float(np.abs(gap).sum() / weight.sum())
 
 
-def calibrate(
-    normal_scores: Floats, defect_scores: Floats, false_alarm_rate: float, defects_used: str
-) -> Calibration:
+def calibrate(normal_scores: Floats, defect_scores: Floats, false_alarm_rate: float, defects_used: str) -> Calibration:
     """Threshold from the held-out normals alone; temperature and its calibration error from both.
 
     `defect_scores` may be empty: the temperature is then the spread of the normals around the threshold, and the
@@ -122,9 +124,7 @@ def calibrate(
     defects = _finite(defect_scores)
     temperature = fit_temperature(normals, defects, threshold)
     scores = np.concatenate([normals, defects])
-    error = expected_calibration_error(
-        expit((threshold - scores) / temperature), np.arange(scores.size) < normals.size
-    )
+    error = expected_calibration_error(expit((threshold - scores) / temperature), np.arange(scores.size) < normals.size)
     return Calibration(threshold, temperature, false_alarm_rate, normals, error, defects_used)
 
 
@@ -135,6 +135,9 @@ def _spread(scores: Floats, threshold: float) -> float:
 def _finite(scores: Floats) -> Floats:
     values = np.asarray(scores, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise BadInput("scores must be finite numbers", seen=values[~np.isfinite(values)][:3].tolist(),
-                       next_step="look at the image or the weights that gave them")  # fmt: skip
+        raise BadInput(
+            "scores must be finite numbers",
+            seen=values[~np.isfinite(values)][:3].tolist(),
+            next_step="look at the image or the weights that gave them",
+        )
     return values

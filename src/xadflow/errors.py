@@ -1,27 +1,27 @@
 """Everything that xadflow raises on purpose.
 
-    XadflowError                  what was wrong, the value seen, the next step
-    ├── WrongUse                  the request itself is wrong (exit status 2)
-    │   ├── BadSettings           params.yaml: unknown key, wrong type, wrong value
-    │   └── UnknownName           no detector, explainer, data set, image or model of that name
-    └── WorkFailed                the request was fine, the work was not (exit status 1)
-        ├── BadImage              a file that cannot be used as an image; quarantined, never fatal alone
-        ├── DataUnavailable       a package or folder with the images is not there
-        ├── BadManifest           a manifest that breaks its own schema
-        ├── ValidationFailed      Great Expectations refused a manifest or a shard
-        ├── TooFewNormals         not enough held-out normals for the false-alarm rate asked for
-        ├── BadWeights            pretrained weights or a saved detector that do not fit
-        ├── BadInput              a tensor of the wrong shape, type or range
-        │   └── NotFinite         values that are not numbers, or infinite; also a ValueError
-        ├── TrainingFailed        the loss stopped being a number, or memory does not suffice
-        ├── NoDonors              a transplant without normal images to take pixels from
-        ├── NoChampion            no registered model carries the alias asked for
-        ├── RegistryUnavailable   MLflow cannot be reached or its store cannot be opened
-        ├── StoreConflict         another writer kept winning the commit
-        ├── StoreBroken           a table or ledger that cannot be read
-        ├── AuditFailed           the evidence does not verify
-        ├── CannotWrite           the disk is full, or a folder is not ours to write
-        └── StageFailed           a DVC stage ended with an error
+XadflowError                  what was wrong, the value seen, the next step
+├── WrongUse                  the request itself is wrong (exit status 2)
+│   ├── BadSettings           params.yaml: unknown key, wrong type, wrong value
+│   └── UnknownName           no detector, explainer, data set, image or model of that name
+└── WorkFailed                the request was fine, the work was not (exit status 1)
+    ├── BadImage              a file that cannot be used as an image; quarantined, never fatal alone
+    ├── DataUnavailable       a package or folder with the images is not there
+    ├── BadManifest           a manifest that breaks its own schema
+    ├── ValidationFailed      Great Expectations refused a manifest or a shard
+    ├── TooFewNormals         not enough held-out normals for the false-alarm rate asked for
+    ├── BadWeights            pretrained weights or a saved detector that do not fit
+    ├── BadInput              a tensor of the wrong shape, type or range
+    │   └── NotFinite         values that are not numbers, or infinite; also a ValueError
+    ├── TrainingFailed        the loss stopped being a number, or memory does not suffice
+    ├── NoDonors              a transplant without normal images to take pixels from
+    ├── NoChampion            no registered model carries the alias asked for
+    ├── RegistryUnavailable   MLflow cannot be reached or its store cannot be opened
+    ├── StoreConflict         another writer kept winning the commit
+    ├── StoreBroken           a table or ledger that cannot be read
+    ├── AuditFailed           the evidence does not verify
+    ├── CannotWrite           the disk is full, or a folder is not ours to write
+    └── StageFailed           a DVC stage ended with an error
 """
 
 from __future__ import annotations

@@ -21,7 +21,12 @@ DETECTOR_CODE = ("calibration.py", "datasets", "defects", "detectors", "images",
 EXPLAINER_CODE = (*DETECTOR_CODE, "explainers")
 NIGHT_CODE = (*EXPLAINER_CODE, "evidence/rows.py", "models/judges", "models/donors.py", "work/night")
 PROBE_CODE = (*EXPLAINER_CODE, "work/probe")
-GENERATOR_CODE = (*EXPLAINER_CODE, "models/judges/halves.py", "work/week/explainer_guidance.py", "work/week/explainer_training.py")
+GENERATOR_CODE = (
+    *EXPLAINER_CODE,
+    "models/judges/halves.py",
+    "work/week/explainer_guidance.py",
+    "work/week/explainer_training.py",
+)
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "xadflow")
 
@@ -30,8 +35,8 @@ _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "xad
 class RunIdentity:
     """Which code, data, parameters, model and libraries a row follows from.
 
-    `commit` is the git commit with "+dirty" when tracked files differ from it, "" outside git; `data` maps DVC stages to
-    the md5 of their outputs; `device`, `threads` and `dtype` are what the arithmetic ran on.
+    `commit` is the git commit with "+dirty" when tracked files differ from it, "" outside git; `data` maps DVC stages
+    to the md5 of their outputs; `device`, `threads` and `dtype` are what the arithmetic ran on.
     """
 
     commit: str
@@ -57,7 +62,9 @@ class RunIdentity:
 
 
 def git_commit(project: Path) -> str:
-    """The commit checked out in `project`, "+dirty" appended when tracked files differ; "" when it is no git checkout."""
+    """The commit checked out in `project`, "+dirty" appended when tracked files differ; "" when it is no
+    git checkout.
+    """
     head = _git(project, "rev-parse", "HEAD")
     if not head:
         return ""
@@ -66,7 +73,9 @@ def git_commit(project: Path) -> str:
 
 def _git(project: Path, *words: str) -> str:
     try:
-        done = subprocess.run(["git", "-C", str(project), *words], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(project), *words], capture_output=True, text=True, timeout=30, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

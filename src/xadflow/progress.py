@@ -1,7 +1,7 @@
 """Progress of long work, as a person sees it.
 
-On a terminal: bars on one board. Elsewhere (a pipe, a file, CI) one line on standard error for each piece of work when it
-ends, with its seconds, and a line now and then for what lasts longer:
+On a terminal: bars on one board. Elsewhere (a pipe, a file, CI) one line on standard error for each piece of work when
+it ends, with its seconds, and a line now and then for what lasts longer:
 
     data set elpv: images ... 14 s
     train fcdd on elpv, seed 0 ... 15 s so far, 310 of 900 loss 0.41
@@ -68,9 +68,11 @@ class _Piece:
 
 
 class PartTimes:
-    """Seconds of each part of a command, by the clock and of the processors; what runs side by side in a part counts once.
+    """Seconds of each part of a command, by the clock and of the processors; what runs side by side in a part counts
+    once.
 
-    Of children only those that have ended and were waited for are counted: not a server that lives as long as the command.
+    Of children only those that have ended and were waited for are counted: not a server that lives as long as the
+    command.
     """
 
     def __init__(self) -> None:
@@ -133,8 +135,14 @@ def progress_board(times: PartTimes | None = None) -> Iterator[None]:
     console = Console(stderr=True)
     board = _Board(times or PartTimes())
     if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                   TimeRemainingColumn(), TextColumn("{task.fields[figures]}"))  # fmt: skip
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
         board.bars = Progress(*columns, console=console)
         board.bars.start()
     else:
@@ -156,7 +164,9 @@ def track(what: str, part: str = "") -> Iterator[Update]:
     `part` of the command that its seconds count to; "" for none.
     """
     board = _board
-    shown = _logged(what) if board is None else _barred(board.bars, what) if board.bars is not None else _lined(board, what)
+    shown = (
+        _logged(what) if board is None else _barred(board.bars, what) if board.bars is not None else _lined(board, what)
+    )
     if board is None or not part:
         with shown as update:
             yield update

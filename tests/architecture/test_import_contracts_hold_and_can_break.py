@@ -14,7 +14,10 @@ BREAKS = {
     "a second module imports deltalake": ("src/xadflow/broken.py", "import deltalake\n"),
     "a second module imports great_expectations": ("src/xadflow/data/broken.py", "import great_expectations\n"),
     "an explainer imports a detector": ("src/xadflow/explainers/broken.py", "import xadflow.detectors.fcdd.detector\n"),
-    "a detector imports an explainer": ("src/xadflow/detectors/broken.py", "import xadflow.explainers.sparse.explainer\n"),
+    "a detector imports an explainer": (
+        "src/xadflow/detectors/broken.py",
+        "import xadflow.explainers.sparse.explainer\n",
+    ),
 }
 
 
@@ -25,7 +28,9 @@ def lint(root: Path) -> subprocess.CompletedProcess[str]:
         "from importlinter.cli import lint_imports\n"
         "sys.exit(lint_imports(config_filename=sys.argv[1] + '/pyproject.toml', cache_dir=None))\n"
     )
-    return subprocess.run([sys.executable, "-c", code, str(root)], capture_output=True, text=True, cwd=root, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code, str(root)], capture_output=True, text=True, cwd=root, check=False
+    )
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ MAGENTA, SEVEN = kit.RELABELLED
 @pytest.fixture
 def raw(monkeypatch):
     """1200 strokes, a tenth of each digit."""
+
     def drawn(train):
         strokes = np.random.default_rng(train).integers(0, 256, (1200, 28, 28)).astype(np.uint8)
         return strokes, (np.arange(1200) % 10).astype(np.uint8)
@@ -58,7 +59,9 @@ def test_an_untrained_detector_knows_nothing_and_has_its_threshold_from_held_out
     detector = training.untrained_detector("bce", 0)
     held = scores_of(detector, training.normals()[1].images)
     assert 0.0 < (held > detector.calibration.threshold).mean() <= 0.05
-    first, again = (list(one.response.network.parameters()) for one in (detector, training.untrained_detector("bce", 1)))
+    first, again = (
+        list(one.response.network.parameters()) for one in (detector, training.untrained_detector("bce", 1))
+    )
     assert any(not torch.equal(one, other) for one, other in zip(first, again, strict=True))
     seen = [scores_of(detector, one.images) for one in (training.normals()[0], training.exposure()[0])]
     assert abs(seen[0].mean() - seen[1].mean()) < 3 * seen[0].std()
@@ -76,7 +79,9 @@ def test_the_perceptual_distance_is_of_both_convolutions_of_the_reader():
     expected = []
     for one, other in zip(originals, 255 - originals, strict=True):
         a, b = (torch.from_numpy(image)[None] / 255.0 for image in (one, other))
-        expected.append(np.mean([1 - float(cosine(reader.body[:end](a), reader.body[:end](b)).mean()) for end in (2, 5)]))
+        expected.append(
+            np.mean([1 - float(cosine(reader.body[:end](a), reader.body[:end](b)).mean()) for end in (2, 5)])
+        )
     np.testing.assert_allclose(found[:, 1], expected, rtol=1e-4)
 
 
@@ -84,7 +89,8 @@ def test_the_distance_between_seeds_is_the_mean_of_pairs_of_a_row(monkeypatch):
     cells = [counterfactuals.Cell("bce", "full", seed) for seed in range(3)] + [counterfactuals.Cell("bce", "cycle", 0)]
     level = {0: 0, 1: 51, 2: 102}
     monkeypatch.setattr(counterfactuals, "_made", lambda home, cell: cell)
-    monkeypatch.setattr(counterfactuals, "kept_npz",
-                        lambda cell: {"made": np.full((2, 2, 1, 3, 3), level[cell.seed], np.uint8)})  # fmt: skip
+    monkeypatch.setattr(
+        counterfactuals, "kept_npz", lambda cell: {"made": np.full((2, 2, 1, 3, 3), level[cell.seed], np.uint8)}
+    )
     found = counterfactuals._between_seeds(None, dict.fromkeys(cells, {}))
     assert found == {"bce full": pytest.approx((0.4 + 0.8 + 0.4) / 3)}

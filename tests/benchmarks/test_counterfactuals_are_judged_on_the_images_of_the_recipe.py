@@ -17,6 +17,7 @@ from xadflow.datasets.public.colours import painted
 @pytest.fixture
 def raw(monkeypatch):
     """600 train and 300 test strokes, a tenth of each digit; no two alike."""
+
     def drawn(train):
         count = 600 if train else 300
         rng = np.random.default_rng(train)
@@ -31,10 +32,15 @@ def raw(monkeypatch):
 def origins(found, strokes_of):
     """Which stroke image each was painted of."""
     key = {image.tobytes(): number for number, image in enumerate(strokes_of)}
-    full = [np.where(colour == 6, one.max(axis=0).astype(int) * 2, one.max(axis=0)) for one, colour in zip(
-        found.images, found.colours, strict=True)]
-    return [key.get(np.minimum(one, 255).astype(np.uint8).tobytes()) for one, colour in zip(full, found.colours, strict=True)
-            if colour != 6]  # grey is rounded: half of a brightness loses its last bit
+    full = [
+        np.where(colour == 6, one.max(axis=0).astype(int) * 2, one.max(axis=0))
+        for one, colour in zip(found.images, found.colours, strict=True)
+    ]
+    return [
+        key.get(np.minimum(one, 255).astype(np.uint8).tobytes())
+        for one, colour in zip(full, found.colours, strict=True)
+        if colour != 6
+    ]  # grey is rounded: half of a brightness loses its last bit
 
 
 def test_an_image_is_its_strokes_in_its_colour(raw):
@@ -71,8 +77,14 @@ def test_by_hand_is_the_same_digit_in_cyan(raw):
 
 def test_the_digit_reader_sees_no_colour(raw):
     found = kit.test_images()
-    seen = {strokes(torch.from_numpy(painted(raw(False)[0][0], name)).permute(2, 0, 1)[None] / 255.0).numpy().round(2).tobytes()
-            for name in kit.COLOUR_NAMES if name != "grey"}  # fmt: skip
+    seen = {
+        strokes(torch.from_numpy(painted(raw(False)[0][0], name)).permute(2, 0, 1)[None] / 255.0)
+        .numpy()
+        .round(2)
+        .tobytes()
+        for name in kit.COLOUR_NAMES
+        if name != "grey"
+    }
     assert len(seen) == 1
     assert len(found) == 300
 
@@ -92,13 +104,27 @@ def a_cell(strict, roles):
     """Figures of a cell, as the measures give them."""
     judge = {"normality": 51.0, "normality_each": [70.0, 32.0], "flipped": 0.99}
     return {
-        "explained": judge, "second": judge | {"normality": 58.0}, "fid_n": 5.7, "kid_n": 2.2, "normal_by_definition": 0.994,
-        "colour_only": [0.0, 0.98], "digit_only": [0.85, 0.0], "roles": roles, "strict": strict, "loose": 0.98,
+        "explained": judge,
+        "second": judge | {"normality": 58.0},
+        "fid_n": 5.7,
+        "kid_n": 2.2,
+        "normal_by_definition": 0.994,
+        "colour_only": [0.0, 0.98],
+        "digit_only": [0.85, 0.0],
+        "roles": roles,
+        "strict": strict,
+        "loose": 0.98,
         "l1": [0.12, 0.20],
-        "normals_l1": [0.02, 0.03], "perceptual": 0.1, "noise_pixels": 0.0123, "noise_probability": 0.02,
-        "concept_accuracy": 1.0, "substitution_auroc": 0.95, "apart": 0.2, "cosine": 0.17,
+        "normals_l1": [0.02, 0.03],
+        "perceptual": 0.1,
+        "noise_pixels": 0.0123,
+        "noise_probability": 0.02,
+        "concept_accuracy": 1.0,
+        "substitution_auroc": 0.95,
+        "apart": 0.2,
+        "cosine": 0.17,
         "detector": {"exposure_kept": 14000, "exposure_ones": 0.005, "auroc": 0.9997},
-    }  # fmt: skip
+    }
 
 
 def test_the_page_has_every_seed_a_mean_for_several_and_what_is_missing():
@@ -108,18 +134,41 @@ def test_the_page_has_every_seed_a_mean_for_several_and_what_is_missing():
     rows["bce full"]["seed_difference"] = 0.321
     assert rows["bce full"]["mean"]["strict"] == pytest.approx(0.7)
     assert rows["bce full"]["sd"]["strict"] == pytest.approx(0.02**0.5)
-    page = counterfactuals_section({
-        "rows": rows, "baselines": {}, "missing": [str(cells[2])], "commits": ["abc"], "images": 1500, "baseline_images": 256,
-        "published_bce": counterfactuals.PUBLISHED, "readers": {"digits": 0.98, "colours": 1.0},
-        "settings": {"full": {"concepts": 2}, "sizes": {"exposure": 16000}, "of_method": {"bce": {}, "hsc": {"score": 4.0}}},
-        "controls": {
-            "random_weights": {"auroc": 0.55, "flagged": 0.1, "images": 256, "flipped": 1.0, "normal_by_definition": 0.02,
-                               "normal_by_definition_flagged": 0.04},
-            "relabelled": {"definition": "magenta or 7", "auroc": 0.999, "steps": 700, "images": 500,
-                           "share_normal": {"relabelled": 0.97, "original": 0.03}},
-            "explained": {"images": 490, "steps": 1500, "share_normal": {"relabelled": 0.04, "original": 0.99}},
-        },
-    })  # fmt: skip
+    page = counterfactuals_section(
+        {
+            "rows": rows,
+            "baselines": {},
+            "missing": [str(cells[2])],
+            "commits": ["abc"],
+            "images": 1500,
+            "baseline_images": 256,
+            "published_bce": counterfactuals.PUBLISHED,
+            "readers": {"digits": 0.98, "colours": 1.0},
+            "settings": {
+                "full": {"concepts": 2},
+                "sizes": {"exposure": 16000},
+                "of_method": {"bce": {}, "hsc": {"score": 4.0}},
+            },
+            "controls": {
+                "random_weights": {
+                    "auroc": 0.55,
+                    "flagged": 0.1,
+                    "images": 256,
+                    "flipped": 1.0,
+                    "normal_by_definition": 0.02,
+                    "normal_by_definition_flagged": 0.04,
+                },
+                "relabelled": {
+                    "definition": "magenta or 7",
+                    "auroc": 0.999,
+                    "steps": 700,
+                    "images": 500,
+                    "share_normal": {"relabelled": 0.97, "original": 0.03},
+                },
+                "explained": {"images": 490, "steps": 1500, "share_normal": {"relabelled": 0.04, "original": 0.99}},
+            },
+        }
+    )
     assert "| bce full | 0 | **51.0** (32 / 70)" in page
     assert "70.0 ± 14.1" in page
     assert "| 0.100 | 0.0123 / 0.0200 |  |" in page
@@ -128,7 +177,10 @@ def test_the_page_has_every_seed_a_mean_for_several_and_what_is_missing():
     assert "97.0% of its counterfactuals" in page
     assert "0.030 in all rows" in page
     assert "Not run: hsc full" in page
-    assert "**Missed**: bce full seed 0: second of the concept that recolours, second of the concept that redraws; " in page
+    assert (
+        "**Missed**: bce full seed 0: second of the concept that recolours, second of the concept that redraws; "
+        in page
+    )
     assert "bce full seed 1: strict, second" in page
 
 

@@ -68,8 +68,10 @@ def test_true_normals_are_read_as_normal_unchanged_anomalies_and_blanks_are_not(
     cell, of = single.Cell("mnist", "bce", "full", 0), known.anomalies(40)
     perfect = np.resize(known.normals, of.shape)
     blank = np.zeros_like(of)
-    found = {name: bench.made_figures(None, cell, of, made[:, None])
-             for name, made in (("perfect", perfect), ("same", of), ("blank", blank))}  # fmt: skip
+    found = {
+        name: bench.made_figures(None, cell, of, made[:, None])
+        for name, made in (("perfect", perfect), ("same", of), ("blank", blank))
+    }
     assert found["perfect"]["read_as_normal"] > 0.9
     assert found["same"]["read_as_normal"] < 0.1
     assert found["blank"]["read_as_normal"] == 0.0
@@ -78,7 +80,9 @@ def test_true_normals_are_read_as_normal_unchanged_anomalies_and_blanks_are_not(
     assert found["same"]["explained"]["normality"] > 90
     assert found["blank"]["explained"]["normality"] < 10  # the detector is fooled, the reader is not
     assert found["same"]["l1"] == [0.0]
-    assert found["same"]["perceptual"] == pytest.approx(0.0, abs=1e-6)  # both sides are float32, in batches of their own
+    assert found["same"]["perceptual"] == pytest.approx(
+        0.0, abs=1e-6
+    )  # both sides are float32, in batches of their own
     assert found["perfect"]["perceptual"] > 0.01
     assert found["perfect"]["l1"][0] > 0.05
 
@@ -135,12 +139,22 @@ def test_the_picture_has_two_anomalies_of_each_class_and_both_concepts_below(kno
 def a_cell(normality):
     judge = {"normality": normality, "normality_each": [40.0, 70.0], "flipped": 0.9}
     return {
-        "detector": {"auroc": 0.98, "phi_anomalies": 0.93, "phi_normals": 0.04, "flagged": 0.9}, "explained": judge,
-        "second": judge | {"normality": 80.0}, "fid_n": 43.21, "kid_n": 40.0,
-        "read_as_normal": 0.5, "read_as_normal_each": [0.4, 0.6],
-        "l1": [0.1, 0.2], "normals_l1": [0.02, 0.03], "apart": 0.2, "cosine": 0.17,
-        "concept_accuracy": 1.0, "perceptual": 0.1, "noise_pixels": 0.01, "noise_probability": 0.02,
-    }  # fmt: skip
+        "detector": {"auroc": 0.98, "phi_anomalies": 0.93, "phi_normals": 0.04, "flagged": 0.9},
+        "explained": judge,
+        "second": judge | {"normality": 80.0},
+        "fid_n": 43.21,
+        "kid_n": 40.0,
+        "read_as_normal": 0.5,
+        "read_as_normal_each": [0.4, 0.6],
+        "l1": [0.1, 0.2],
+        "normals_l1": [0.02, 0.03],
+        "apart": 0.2,
+        "cosine": 0.17,
+        "concept_accuracy": 1.0,
+        "perceptual": 0.1,
+        "noise_pixels": 0.01,
+        "noise_probability": 0.02,
+    }
 
 
 def test_the_page_says_what_fails_what_is_missing_and_which_rows_have_one_seed():
@@ -150,11 +164,16 @@ def test_the_page_says_what_fails_what_is_missing_and_which_rows_have_one_seed()
         "figures": {"detector": {}, "sparse": a_cell(52.0), "nearest train normal": a_cell(70.0) | {"fid_n": 99.0}}
     }
     figures = {
-        "settings": {"normal": {"mnist": "2"}, "second": single.SECOND, "full": {"concepts": 2}}, "images": 1000,
-        "baseline_images": 256, "judges": {"mnist": {"second_auroc": 0.95, "read_normals": 0.99, "read_anomalies": 0.01}},
-        "rows": bench.rows_of(found), "baselines": bench._baselines(found), "published_mnist": bench.PUBLISHED,
-        "missing": [str(single.Cell("mnist", "dsvdd", "full", 0))], "commits": ["abc"],
-    }  # fmt: skip
+        "settings": {"normal": {"mnist": "2"}, "second": single.SECOND, "full": {"concepts": 2}},
+        "images": 1000,
+        "baseline_images": 256,
+        "judges": {"mnist": {"second_auroc": 0.95, "read_normals": 0.99, "read_anomalies": 0.01}},
+        "rows": bench.rows_of(found),
+        "baselines": bench._baselines(found),
+        "published_mnist": bench.PUBLISHED,
+        "missing": [str(single.Cell("mnist", "dsvdd", "full", 0))],
+        "commits": ["abc"],
+    }
     page = counterfactuals_single_section(json.loads(json.dumps(figures)))
     assert "| mnist bce | 0 | 0.980 | 0.93 / 0.04 | 90.0% | **51.0** (40 / 70) |" in page
     assert "56.0 ± 7.1" in page

@@ -49,11 +49,20 @@ def test_differences_are_paired_and_the_page_says_what_holds(found):
 
 
 def test_the_table_names_every_score_in_a_fixed_order(found):
-    figures = dense.figures_of({**found, **{("entropy", seed): found["max-logit", seed] for seed in (0, 1)}}, (0, 1)) | {
+    figures = dense.figures_of(
+        {**found, **{("entropy", seed): found["max-logit", seed] for seed in (0, 1)}}, (0, 1)
+    ) | {
         "scenes": {"test": 24, "anomalous_share": 0.1, "train": 100, "negatives": 5, "side_px": 16},
-        "trained": {"0": {"seconds": 100.0, "cpu_seconds": 90.0}}, "floors": {"brightness": 0.1},
-        "memory": {"before_mb": 900.0, "after_scenes_mb": {"2": 950.0}, "seconds_each": 4.0, "pixels": 2**21, "margin_px": 174},
-    }  # fmt: skip
+        "trained": {"0": {"seconds": 100.0, "cpu_seconds": 90.0}},
+        "floors": {"brightness": 0.1},
+        "memory": {
+            "before_mb": 900.0,
+            "after_scenes_mb": {"2": 950.0},
+            "seconds_each": 4.0,
+            "pixels": 2**21,
+            "margin_px": 174,
+        },
+    }
     page = dense_section(figures)
     places = [page.index(f"\n| {name} |") for name in ("hybrid", "likelihood", "posterior", "max-logit", "entropy")]
     assert places == sorted(places)

@@ -1,4 +1,6 @@
-"""Figures, intervals and page of the product's half of bench-counterfactuals-elpv, on drawn images: ELPV is not read."""
+"""Figures, intervals and page of the product's half of bench-counterfactuals-elpv, on drawn images: ELPV is
+not read.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def test_likeness_and_distance_are_those_of_the_worst_pair_of_each_image() -> No
     for image, alternatives in zip(originals, made, strict=True):
         edits = [(one.astype(float) - image).ravel() for one in alternatives]
         pairs = [(0, 1), (0, 2), (1, 2)]
-        likeness.append(max(edits[a] @ edits[b] / np.linalg.norm(edits[a]) / np.linalg.norm(edits[b]) for a, b in pairs))
+        likeness.append(
+            max(edits[a] @ edits[b] / np.linalg.norm(edits[a]) / np.linalg.norm(edits[b]) for a, b in pairs)
+        )
         apart.append(min(np.abs(edits[a] - edits[b]).mean() / 255 for a, b in pairs))
     found = _between(originals, made)
     assert found["likeness"] == pytest.approx(np.mean(likeness))
@@ -57,13 +61,18 @@ def test_transfer_is_asked_of_defects_that_the_judge_flags_and_seeds_may_have_fe
     first = (grey(200, 50, 220), np.stack([grey(20, 30), grey(20, 20), grey(20, 240)]))
     second = (grey(210, 230), np.stack([grey(240, 250), grey(30, 30)]))
     found = share_interval(judge, [first, second])
-    assert found["each_seed"] == [pytest.approx(0.75), pytest.approx(0.5)]  # the second of the first seed was normal before
+    assert found["each_seed"] == [
+        pytest.approx(0.75),
+        pytest.approx(0.5),
+    ]  # the second of the first seed was normal before
     assert found["value"] == pytest.approx(0.625)
     assert 0.0 <= found["low"] <= found["value"] <= found["high"] <= 1.0
 
 
 def test_the_interval_of_a_distance_has_the_spread_of_repeated_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(product_judging, "features_of", lambda images: images.reshape(len(images), -1)[:, :2].astype(float))
+    monkeypatch.setattr(
+        product_judging, "features_of", lambda images: images.reshape(len(images), -1)[:, :2].astype(float)
+    )
     rng = np.random.default_rng(1)
 
     def drawn(mean: float, count: int) -> np.ndarray:
@@ -79,18 +88,40 @@ def test_the_interval_of_a_distance_has_the_spread_of_repeated_samples(monkeypat
 
 
 def figures(share: float = 0.9) -> dict[str, object]:
-    of = {"share_normal": [share, 0.95], "transfer": 0.5, "drop": 2.0, "judge_flagged": 90, "frechet": 70.0, "kid": 60.0,
-          "changed": 0.2, "likeness": 0.4, "apart": 0.02, "change_of_normals": 0.1}  # fmt: skip
+    of = {
+        "share_normal": [share, 0.95],
+        "transfer": 0.5,
+        "drop": 2.0,
+        "judge_flagged": 90,
+        "frechet": 70.0,
+        "kid": 60.0,
+        "changed": 0.2,
+        "likeness": 0.4,
+        "apart": 0.02,
+        "change_of_normals": 0.1,
+    }
     interval = {"value": 0.5, "low": 0.4, "high": 0.6}
     generator = {**of, "change_of_normals_anywhere": 0.3}
     return {
-        "images": {"0": 200, "1": 199}, "judge": {"auroc": 0.9, "normals": 400}, "trainings": {"0": {"cpu_seconds": 300.0}},
-        "settings": {"generator": {}, "gate": {"min_share_normal": 0.8, "max_likeness": 0.5, "min_apart": 0.005,
-                                               "max_frechet": 80, "max_change_of_normals": 0.6}},
+        "images": {"0": 200, "1": 199},
+        "judge": {"auroc": 0.9, "normals": 400},
+        "trainings": {"0": {"cpu_seconds": 300.0}},
+        "settings": {
+            "generator": {},
+            "gate": {
+                "min_share_normal": 0.8,
+                "max_likeness": 0.5,
+                "min_apart": 0.005,
+                "max_frechet": 80,
+                "max_change_of_normals": 0.6,
+            },
+        },
         "rows": {"diverse": {"0": generator, "1": generator}, "nearest normal": {"0": of, "1": of}},
-        "intervals": {name: {"transfer": interval, "frechet": {"value": 70.0, "low": 60.0, "high": 80.0}}
-                      for name in ("diverse", "nearest normal")},
-    }  # fmt: skip
+        "intervals": {
+            name: {"transfer": interval, "frechet": {"value": 70.0, "low": 60.0, "high": 80.0}}
+            for name in ("diverse", "nearest normal")
+        },
+    }
 
 
 def test_the_page_has_a_row_an_explainer_and_says_what_the_gate_would() -> None:

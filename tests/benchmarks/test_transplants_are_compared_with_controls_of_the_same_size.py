@@ -121,7 +121,9 @@ def test_what_is_required_is_measured_first() -> None:
     first = order[0]
     assert (first[0].title, first[1], first[2].title, first[3]) == (GROUPS[0].title, 0, MAIN, 0)
     assert len(order) == len({(group.title, seed, arm.title, number) for group, seed, arm, number in order})
-    assert {(group.title, arm.title) for group, _, arm, _ in order} == {(one.title, arm) for one in GROUPS for arm in one.arms}
+    assert {(group.title, arm.title) for group, _, arm, _ in order} == {
+        (one.title, arm) for one in GROUPS for arm in one.arms
+    }
 
 
 def test_the_page_says_what_is_missed_and_what_was_not_measured() -> None:
@@ -129,7 +131,12 @@ def test_the_page_says_what_is_missed_and_what_was_not_measured() -> None:
     shared = ("valid", "valid, the first", *(f"transfer {name}" for name in JUDGES), "region", "region, all", "changed")
     row = {"images": [50], "frechet": {"value": 58.0}, "kid": {"value": 40.0}, **dict.fromkeys(shared, one)}
     judges = {name: {"auroc": 0.9, "flagged": 0.8, "false_alarms": 0.05} for name in JUDGES}
-    group = {"detectors": {"auroc": 0.9, "flagged": 0.8, "judges": judges}, "rows": {MAIN: row}, "curve": [], "seeds": [0]}
+    group = {
+        "detectors": {"auroc": 0.9, "flagged": 0.8, "judges": judges},
+        "rows": {MAIN: row},
+        "curve": [],
+        "seeds": [0],
+    }
     targets = {"valid": 0.99, "transfer": 0.85, "region": 0.4, "frechet": 60.0}
     settings = {"targets": targets, "blocks": ["ELPV", "screws"], "explainer_commit": "a", "detector_commit": "b"}
     text = transplant_section({"groups": {"ELPV": group}, "images": 200, "settings": settings})

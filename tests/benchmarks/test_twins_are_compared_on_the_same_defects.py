@@ -1,4 +1,6 @@
-"""Choice of defects, judges, intervals, sheet and page of bench-counterfactuals-elpv, on drawn images: ELPV is not read."""
+"""Choice of defects, judges, intervals, sheet and page of bench-counterfactuals-elpv, on drawn images: ELPV is not
+read.
+"""
 
 from types import SimpleNamespace
 
@@ -121,7 +123,9 @@ def test_seeds_that_disagree_widen_the_interval_and_the_same_picture_twice_does_
     alone = judging.gap(one[None])
     assert same["high"] - same["low"] == pytest.approx(alone["high"] - alone["low"], rel=0.1)
     assert apart["high"] - apart["low"] > 4 * (same["high"] - same["low"])
-    assert apart["high_of_these_seeds"] - apart["low_of_these_seeds"] == pytest.approx(same["high"] - same["low"], rel=0.1)
+    assert apart["high_of_these_seeds"] - apart["low_of_these_seeds"] == pytest.approx(
+        same["high"] - same["low"], rel=0.1
+    )
 
 
 def test_each_seed_counts_the_same_however_many_defects_it_explains():
@@ -139,7 +143,11 @@ def test_differences_are_robust_minus_plain_on_the_same_images(monkeypatch):
     assert found["sparse"]["judge"]["transfer"]["value"] == 1.0
     assert found["sparse"]["judge"]["drop"]["value"] == pytest.approx((200 - 51) / 255 / 0.1, abs=1e-4)
     assert found["sparse"]["judge"]["more"]["value"] == 0.5
-    assert found[bench.LENGTHENED]["judge"]["transfer"]["value"] == found[bench.LENGTHENED]["judge"]["more"]["value"] == 0.0
+    assert (
+        found[bench.LENGTHENED]["judge"]["transfer"]["value"]
+        == found[bench.LENGTHENED]["judge"]["more"]["value"]
+        == 0.0
+    )
 
 
 def test_the_sheet_shows_each_picture_untouched_with_its_change_beside_it(tmp_path):
@@ -163,30 +171,62 @@ def test_features_enlarge_small_images_and_keep_one_row_an_image(monkeypatch):
 
 
 def a_difference(value, low, high):
-    return {"value": value, "low": low, "high": high, "low_of_these_seeds": low, "high_of_these_seeds": high,
-            "each_seed": [value]}  # fmt: skip
+    return {
+        "value": value,
+        "low": low,
+        "high": high,
+        "low_of_these_seeds": low,
+        "high_of_these_seeds": high,
+        "each_seed": [value],
+    }
 
 
 def test_the_page_says_what_holds_what_is_not_shown_and_what_is_the_other_way_round():
     more = a_difference(0.05, 0.01, 0.09)  # results are read back with sorted keys
-    gaps = {"sparse": {"fcdd": {"drop": a_difference(0.1, -0.2, 0.4), "more": more, "transfer": a_difference(0.3, 0.1, 0.5)}},
-            "diverse": {"fcdd": {"drop": a_difference(0, -1, 1), "more": more, "transfer": a_difference(-0.3, -0.5, -0.1)}},
-            }  # fmt: skip
+    gaps = {
+        "sparse": {
+            "fcdd": {"drop": a_difference(0.1, -0.2, 0.4), "more": more, "transfer": a_difference(0.3, 0.1, 0.5)}
+        },
+        "diverse": {"fcdd": {"drop": a_difference(0, -1, 1), "more": more, "transfer": a_difference(-0.3, -0.5, -0.1)}},
+    }
     said = verdict({"judge": "fcdd", "gaps": gaps})
     assert "sparse, transfer: holds (+0.300 [+0.100, +0.500]" in said
     assert "sparse, drop: **is not shown**" in said
     assert "diverse, transfer: **the opposite holds**" in said
     judge = {"transfer": 0.25, "drop": 1.5, "transfer_of_flipped": 0.3, "normality": 66.0}
-    row = {"flipped": 0.9, "l1": 20.0, "l2": 1.25, "changed_fraction": 0.4, "brighter": 0.01, "normality": 55.0,
-           "fid_n": 80.0, "kid_n": 70.0, "judges": {"fcdd": judge, "hsc": judge}}  # fmt: skip
-    detector = {"auroc": 0.85, "auroc_of_attacked_images": 0.84, "auroc_attacked": 0.2, "flagged_defects": 0.5,
-                "flagged_normals": 0.06}  # fmt: skip
-    page = counterfactuals_elpv_section({
-        "settings": training.described(), "images": {"0": 100}, "distinct_images": 100, "known": 20, "judge": "fcdd",
-        "radius": 0.289, "detectors": {"plain": {"0": detector}, "robust": {"0": detector | {"auroc_attacked": 0.7}}},
-        "judges": {"fcdd": {"auroc": 0.9}, "hsc": {"auroc": 0.8}}, "brightness_auroc": 0.788,
-        "rows": {"sparse, plain": {"0": row}, "sparse, as far as robust, plain": {"0": row}}, "gaps": gaps,
-    })  # fmt: skip
+    row = {
+        "flipped": 0.9,
+        "l1": 20.0,
+        "l2": 1.25,
+        "changed_fraction": 0.4,
+        "brighter": 0.01,
+        "normality": 55.0,
+        "fid_n": 80.0,
+        "kid_n": 70.0,
+        "judges": {"fcdd": judge, "hsc": judge},
+    }
+    detector = {
+        "auroc": 0.85,
+        "auroc_of_attacked_images": 0.84,
+        "auroc_attacked": 0.2,
+        "flagged_defects": 0.5,
+        "flagged_normals": 0.06,
+    }
+    page = counterfactuals_elpv_section(
+        {
+            "settings": training.described(),
+            "images": {"0": 100},
+            "distinct_images": 100,
+            "known": 20,
+            "judge": "fcdd",
+            "radius": 0.289,
+            "detectors": {"plain": {"0": detector}, "robust": {"0": detector | {"auroc_attacked": 0.7}}},
+            "judges": {"fcdd": {"auroc": 0.9}, "hsc": {"auroc": 0.8}},
+            "brightness_auroc": 0.788,
+            "rows": {"sparse, plain": {"0": row}, "sparse, as far as robust, plain": {"0": row}},
+            "gaps": gaps,
+        }
+    )
     assert "| sparse, as far as robust | plain | 90.0% | 25.0% | 1.50 |" in page
     assert "| robust | 0.850 | 0.850 | 50.0% | 6.0% | 0.700 | 0.700 | 0.840 |" in page
     assert "| brightness alone | 0.788 |" in page

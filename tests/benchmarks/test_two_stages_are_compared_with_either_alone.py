@@ -15,8 +15,15 @@ def a_set(two, impression, one, own, leak=0.2, seeds=1, masks=True):
         pictures["x_hat"] |= {"sharpness": 0.7, "leak": leak}
         return {"maps": maps, "reconstructions": pictures, "seeds": seeds, "training_s": 60.0}
 
-    return {"masks": masks, "baselines": {"mean grey": 0.6}, "trainings": {
-        "two stages": training(own, two), "impression only": training(impression), "one stage": training(one)}}  # fmt: skip
+    return {
+        "masks": masks,
+        "baselines": {"mean grey": 0.6},
+        "trainings": {
+            "two stages": training(own, two),
+            "impression only": training(impression),
+            "one stage": training(one),
+        },
+    }
 
 
 def test_each_set_is_said_and_the_counts_are_right():
@@ -24,7 +31,10 @@ def test_each_set_is_said_and_the_counts_are_right():
     said = verdict(sets)
     assert "brick (pixel AUROC) 0.900 by two stages, 0.800 by the impression only, 0.700 by one stage, 0.850 by" in said
     assert "elpv (image AUROC) 0.600" in said
-    assert "Best in 1 of 2 sets; the expert's picture adds to its own impression's map in 1, is sharper than it in 2" in said
+    assert (
+        "Best in 1 of 2 sets; the expert's picture adds to its own impression's map in 1, is sharper than it in 2"
+        in said
+    )
     assert "than one stage in 1. Some rows have 1 seed: this is what was seen, no claim." in said
     assert said in utad_section({"sets": sets, "missing": []})
     assert "no claim" not in verdict({"brick": a_set(0.9, 0.8, 0.7, 0.85, seeds=3)})

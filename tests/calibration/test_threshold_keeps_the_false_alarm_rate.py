@@ -4,13 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brute
 
-from xadflow.calibration import (
-    calibrate,
-    conformal_p_value,
-    expected_calibration_error,
-    fit_temperature,
-    threshold_at,
-)
+from xadflow.calibration import calibrate, conformal_p_value, expected_calibration_error, fit_temperature, threshold_at
 from xadflow.errors import BadInput, TooFewNormals
 
 SCORES = st.lists(st.floats(-1e6, 1e6, allow_nan=False), min_size=1, max_size=60)
@@ -73,7 +67,9 @@ def test_temperature_is_the_minimum_found_by_brute_force() -> None:
 
     def loss(log_t: np.ndarray) -> float:
         t = float(np.exp(log_t[0]))
-        return float(np.log1p(np.exp((normals - threshold) / t)).mean() + np.log1p(np.exp((threshold - defects) / t)).mean())
+        return float(
+            np.log1p(np.exp((normals - threshold) / t)).mean() + np.log1p(np.exp((threshold - defects) / t)).mean()
+        )
 
     best = float(np.exp(brute(loss, ((-3.0, 3.0),), Ns=4000, finish=None)))
     assert fit_temperature(normals, defects, threshold) == pytest.approx(best, rel=5e-3)

@@ -29,6 +29,7 @@ def png(seed: int, height: int = 24, width: int = 32, mode: str = "L", fmt: str 
 
 def huge_header() -> bytes:
     """A PNG of 60,000 x 60,000 pixels by its header, with no pixel in it."""
+
     def chunk(kind: bytes, content: bytes) -> bytes:
         return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
@@ -91,13 +92,20 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture
 def settings_with() -> Callable[..., Settings]:
     """Settings of a project whose only data set is `bolt`."""
+
     def build(source: str = "folder", **dataset: object) -> Settings:
         entry = {"source": source, "size_px": 32, "channels": 1, "known_used": 0, **dataset}
-        return Settings.model_validate({
-            "catalogue": ["bolt"], "datasets": {"bolt": entry}, "detectors": {"fcdd": {"method": "fcdd"}},
-            "explainers": {"heatmap": {}}, "retrain": {"datasets": ["bolt"], "detectors": ["fcdd"]},
-            "explain": {"datasets": ["bolt"], "explainers": ["heatmap"]}, "demo": {"dataset": "bolt"},
-            "calibration": {"false_alarm_rate": 0.25},
-        })  # fmt: skip
+        return Settings.model_validate(
+            {
+                "catalogue": ["bolt"],
+                "datasets": {"bolt": entry},
+                "detectors": {"fcdd": {"method": "fcdd"}},
+                "explainers": {"heatmap": {}},
+                "retrain": {"datasets": ["bolt"], "detectors": ["fcdd"]},
+                "explain": {"datasets": ["bolt"], "explainers": ["heatmap"]},
+                "demo": {"dataset": "bolt"},
+                "calibration": {"false_alarm_rate": 0.25},
+            }
+        )
 
     return build

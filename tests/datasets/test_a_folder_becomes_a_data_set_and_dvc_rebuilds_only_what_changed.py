@@ -15,7 +15,6 @@ from xadflow.datasets.manifest import read_manifest
 pytestmark = pytest.mark.slow
 
 
-
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     root = tmp_path / "plant"
@@ -33,10 +32,16 @@ def project(tmp_path: Path) -> Path:
 
 def run(project: Path, *words: str, status: int = 0) -> str:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("XADFLOW_")}
-    environment = {**kept, "XADFLOW_PROJECT": str(project), "DVC_SITE_CACHE_DIR": str(project / "var/dvc-site"),
-                   "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}", "OMP_NUM_THREADS": "1"}  # fmt: skip
-    done = subprocess.run([sys.executable, "-m", *words], cwd=project, env=environment, capture_output=True, text=True,
-                          check=False)  # fmt: skip
+    environment = {
+        **kept,
+        "XADFLOW_PROJECT": str(project),
+        "DVC_SITE_CACHE_DIR": str(project / "var/dvc-site"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=project, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -87,8 +92,10 @@ def test_add_build_change_push_and_pull(project: Path, product: Path, put, png) 
 def test_wrong_use_is_answered_before_any_work(project: Path, product: Path, put, png, tmp_path: Path) -> None:
     before = (project / "params.yaml").read_text()
     for name, folder, said in (
-        ("Bolt", product, "lower case"), ("elpv", product, "is there already"), ("bolt", tmp_path / "gone", "not a folder"),
-    ):  # fmt: skip
+        ("Bolt", product, "lower case"),
+        ("elpv", product, "is there already"),
+        ("bolt", tmp_path / "gone", "not a folder"),
+    ):
         answer = run(project, "xadflow", "data", "add", name, str(folder), status=2)
         assert said in answer
         assert "Traceback" not in answer

@@ -15,12 +15,23 @@ from xadflow.datasets.untrusted_files import unsafe_name
 from xadflow.images import ImageLimits
 
 
-def candidate(root: Path, relative: str, split: Split = Split.TRAIN, mask: str | None = None, label: int = 0) -> Candidate:
+def candidate(
+    root: Path, relative: str, split: Split = Split.TRAIN, mask: str | None = None, label: int = 0
+) -> Candidate:
     return Candidate(
-        origin=relative, target=relative, content=root / relative, split=split, label=label, category="bolt",
-        defect="scratch" if label else None, source="folder bolt", licence="not stated",
-        mask=root / mask if mask else None, mask_target=mask, root=root,
-    )  # fmt: skip
+        origin=relative,
+        target=relative,
+        content=root / relative,
+        split=split,
+        label=label,
+        category="bolt",
+        defect="scratch" if label else None,
+        source="folder bolt",
+        licence="not stated",
+        mask=root / mask if mask else None,
+        mask_target=mask,
+        root=root,
+    )
 
 
 @pytest.fixture
@@ -52,18 +63,40 @@ def test_each_hostile_file_gets_its_own_reason_and_the_sound_ones_pass(root, tmp
     put(root / "print.jpg", png(7, mode="CMYK", fmt="JPEG"))
     put(root / "wrong-suffix.jpg", png(8))
     names = [
-        "truncated.png", "empty.png", "text.png", "vector.png", "huge.png", "long.png", "notes.txt", ".hidden.png",
-        "link.png", "folder-link/x.png", "pipe.png", "gone.png", "../outside.png", "deep.png", "print.jpg",
+        "truncated.png",
+        "empty.png",
+        "text.png",
+        "vector.png",
+        "huge.png",
+        "long.png",
+        "notes.txt",
+        ".hidden.png",
+        "link.png",
+        "folder-link/x.png",
+        "pipe.png",
+        "gone.png",
+        "../outside.png",
+        "deep.png",
+        "print.jpg",
         "wrong-suffix.jpg",
-    ]  # fmt: skip
+    ]
     into = tmp_path / "images"
     admission = admit([candidate(root, name) for name in names], into, ImageLimits(max_bytes=5000))
     assert reasons(admission.refused) == {
-        "truncated.png": "undecodable", "empty.png": "empty", "text.png": "not-an-image", "vector.png": "not-an-image",
-        "huge.png": "too-many-pixels", "long.png": "too-many-bytes", "notes.txt": "suffix", ".hidden.png": "hidden",
-        "link.png": "link", "folder-link/x.png": "link", "pipe.png": "not-a-file", "gone.png": "vanished",
+        "truncated.png": "undecodable",
+        "empty.png": "empty",
+        "text.png": "not-an-image",
+        "vector.png": "not-an-image",
+        "huge.png": "too-many-pixels",
+        "long.png": "too-many-bytes",
+        "notes.txt": "suffix",
+        ".hidden.png": "hidden",
+        "link.png": "link",
+        "folder-link/x.png": "link",
+        "pipe.png": "not-a-file",
+        "gone.png": "vanished",
         "../outside.png": "path",
-    }  # fmt: skip
+    }
     assert [row.path for row in admission.rows] == ["images/deep.png", "images/print.jpg", "images/wrong-suffix.jpg"]
     assert sorted(path.name for path in into.rglob("*")) == ["deep.png", "print.jpg", "wrong-suffix.jpg"]
     sizes = {row.path: (row.bytes, row.image_id) for row in admission.refused}
@@ -79,7 +112,9 @@ def test_an_admitted_file_is_written_byte_for_byte_under_its_hash(root, tmp_path
     assert (row.image_id, row.width, row.height) == (hashlib.sha256(content).hexdigest(), 30, 20)
 
 
-def test_bytes_are_read_once_so_that_a_swap_after_the_check_changes_nothing(root, tmp_path, put, png, monkeypatch) -> None:
+def test_bytes_are_read_once_so_that_a_swap_after_the_check_changes_nothing(
+    root, tmp_path, put, png, monkeypatch
+) -> None:
     good = png(1)
     put(root / "a.png", good)
 
@@ -99,8 +134,11 @@ def test_a_file_that_grows_past_the_limit_while_it_is_read_is_refused(root, tmp_
     put(root / "a.png", png(1))
     size = (root / "a.png").stat().st_size
     real = os.fstat
-    monkeypatch.setattr(untrusted_files.os, "fstat", lambda handle: os.stat_result(
-        [value if n != 6 else 1 for n, value in enumerate(real(handle)[:10])]))  # fmt: skip
+    monkeypatch.setattr(
+        untrusted_files.os,
+        "fstat",
+        lambda handle: os.stat_result([value if n != 6 else 1 for n, value in enumerate(real(handle)[:10])]),
+    )
     (row,) = admit([candidate(root, "a.png")], tmp_path / "images", ImageLimits(max_bytes=size - 1)).refused
     assert row.reason == "too-many-bytes"
 
@@ -111,16 +149,21 @@ def test_within_a_split_the_first_path_stays_and_across_splits_the_test_copy(roo
     put(root / "train/c.png", png(2))
     put(root / "train/d.png", png(2))
     offered = [
-        candidate(root, "train/a.png"), candidate(root, "train/b.png"), candidate(root, "train/d.png"),
-        candidate(root, "train/c.png"), candidate(root, "test/z.png", Split.TEST),
+        candidate(root, "train/a.png"),
+        candidate(root, "train/b.png"),
+        candidate(root, "train/d.png"),
+        candidate(root, "train/c.png"),
+        candidate(root, "test/z.png", Split.TEST),
         candidate(root, "known/k.png", Split.KNOWN, label=1),
-    ]  # fmt: skip
+    ]
     admission = admit(offered, tmp_path / "images", ImageLimits())
     assert [row.path for row in admission.rows] == ["images/test/z.png", "images/train/c.png"]
     assert reasons(admission.refused) == {
-        "train/a.png": "duplicate-across-splits", "train/b.png": "duplicate-across-splits",
-        "known/k.png": "duplicate-across-splits", "train/d.png": "duplicate",
-    }  # fmt: skip
+        "train/a.png": "duplicate-across-splits",
+        "train/b.png": "duplicate-across-splits",
+        "known/k.png": "duplicate-across-splits",
+        "train/d.png": "duplicate",
+    }
     assert all(row.image_id and row.bytes for row in admission.refused)
     left = sorted(path.name for path in (tmp_path / "images").rglob("*.png"))
     assert left == ["c.png", "z.png"]
@@ -137,9 +180,14 @@ def test_bytes_that_are_normal_and_anomalous_in_test_are_trusted_in_neither(root
 
 def test_a_mask_must_be_there_decode_match_its_image_and_mark_something(root, tmp_path, put, png, mask_png) -> None:
     masks = {
-        "fits": mask_png(24, 32), "small": mask_png(24, 31), "blank": png(0)[:0], "text": b"no mask",
-        "zero": None, "gone": None, "link": None,
-    }  # fmt: skip
+        "fits": mask_png(24, 32),
+        "small": mask_png(24, 31),
+        "blank": png(0)[:0],
+        "text": b"no mask",
+        "zero": None,
+        "gone": None,
+        "link": None,
+    }
     for number, (name, content) in enumerate(masks.items()):
         put(root / f"{name}.png", png(number))
         if content is not None:
@@ -152,9 +200,13 @@ def test_a_mask_must_be_there_decode_match_its_image_and_mark_something(root, tm
     admission = admit(offered, tmp_path / "images", ImageLimits())
     assert [(row.path, row.mask_path) for row in admission.rows] == [("images/fits.png", "images/m/fits.png")]
     assert reasons(admission.refused) == {
-        "small.png": "mask-size", "blank.png": "mask-empty", "text.png": "mask-not-an-image", "zero.png": "mask-empty",
-        "gone.png": "mask-vanished", "link.png": "mask-link",
-    }  # fmt: skip
+        "small.png": "mask-size",
+        "blank.png": "mask-empty",
+        "text.png": "mask-not-an-image",
+        "zero.png": "mask-empty",
+        "gone.png": "mask-vanished",
+        "link.png": "mask-link",
+    }
     assert "31x24" in next(row.detail for row in admission.refused if row.path == "small.png")
 
 
@@ -166,8 +218,13 @@ def test_what_is_listed_but_is_no_file_gets_the_reason_that_it_is_none(root, tmp
     os.mkfifo(root / "pipe.png")
     names = ["link", "closed", "folder.png", "pipe.png", "no-suffix"]
     refused = reasons(admit([candidate(root, name) for name in names], tmp_path / "images", ImageLimits()).refused)
-    assert refused == {"link": "link", "closed": "unreadable", "folder.png": "not-a-file", "pipe.png": "not-a-file",
-                       "no-suffix": "suffix"}  # fmt: skip
+    assert refused == {
+        "link": "link",
+        "closed": "unreadable",
+        "folder.png": "not-a-file",
+        "pipe.png": "not-a-file",
+        "no-suffix": "suffix",
+    }
 
 
 def test_a_file_that_is_gone_when_its_turn_comes_is_quarantined_and_the_next_ones_are_read(
@@ -202,11 +259,22 @@ def test_a_name_that_is_no_text_is_quarantined_escaped(root, tmp_path, png) -> N
     assert (row.path, row.reason) == ("caf\\xe9.png", "path")
 
 
-@pytest.mark.parametrize(("name", "why"), [
-    ("/etc/x.png", "no relative path"), ("a/../b.png", "`..`"), ("a..b.png", "`..`"), ("a//b.png", "no relative path"),
-    ("./a.png", "no relative path"), ("a\\b.png", "backslash"), ("..\\b.png", "`..`"), ("a\nb.png", "control"),
-    ("", "no relative path"), ("x" * 256, "255 bytes"), ("caf\udce9.png", "no text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("/etc/x.png", "no relative path"),
+        ("a/../b.png", "`..`"),
+        ("a..b.png", "`..`"),
+        ("a//b.png", "no relative path"),
+        ("./a.png", "no relative path"),
+        ("a\\b.png", "backslash"),
+        ("..\\b.png", "`..`"),
+        ("a\nb.png", "control"),
+        ("", "no relative path"),
+        ("x" * 256, "255 bytes"),
+        ("caf\udce9.png", "no text"),
+    ],
+)
 def test_unsafe_names_are_refused_and_told_why(name: str, why: str) -> None:
     reason, detail = unsafe_name(name)
     assert reason == "path"

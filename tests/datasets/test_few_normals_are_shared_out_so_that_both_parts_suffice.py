@@ -18,9 +18,13 @@ def ids_of(count, seed):
 def carved(ids, share, has_test_normals):
     others = [("test", 0)] * 6 if has_test_normals else []
     rows = [ManifestRow(one, f"images/{one}", "train", 0, "x", "good", None, 8, 8, "folder", "") for one in ids]
-    rows += [ManifestRow(one, f"images/{one}", split, label, "x", "good", None, 8, 8, "folder", "")
-             for one, (split, label) in zip(ids_of(6, "test"), others, strict=False)]  # fmt: skip
-    rows += [ManifestRow(one, f"images/{one}", "test", 1, "x", "bad", None, 8, 8, "folder", "") for one in ids_of(6, "bad")]
+    rows += [
+        ManifestRow(one, f"images/{one}", split, label, "x", "good", None, 8, 8, "folder", "")
+        for one, (split, label) in zip(ids_of(6, "test"), others, strict=False)
+    ]
+    rows += [
+        ManifestRow(one, f"images/{one}", "test", 1, "x", "bad", None, 8, 8, "folder", "") for one in ids_of(6, "bad")
+    ]
     found = carve(rows, DatasetSettings(source="folder", val_share=share))
     return [sum(row.split == split and row.label == 0 for row in found) for split in (Split.VAL, Split.TRAIN)]
 

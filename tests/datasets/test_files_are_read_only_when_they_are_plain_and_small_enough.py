@@ -1,4 +1,6 @@
-"""What `xadflow score` and the nightly work read: any path that somebody names, or that was swapped since it was checked."""
+"""What `xadflow score` and the nightly work read: any path that somebody names, or that was swapped since it was
+checked.
+"""
 
 import os
 from pathlib import Path

@@ -16,17 +16,34 @@ DATASET = DatasetSettings(source="folder", known_used=2)
 
 
 def manifest(edit: Callable[[list[dict[str, Any]]], object] = lambda rows: None) -> pa.Table:
-    counts = {("train", 0): 12, ("val", 0): 4, ("gate", 0): 2, ("gate", 1): 2, ("test", 0): 3, ("test", 1): 3, ("known", 1): 2}
+    counts = {
+        ("train", 0): 12,
+        ("val", 0): 4,
+        ("gate", 0): 2,
+        ("gate", 1): 2,
+        ("test", 0): 3,
+        ("test", 1): 3,
+        ("known", 1): 2,
+    }
     rows: list[dict[str, Any]] = []
     for (split, label), count in counts.items():
         for n in range(count):
             name = f"{split}-{label}-{n}"
-            rows.append({
-                "image_id": sha256_bytes(name.encode()), "path": f"images/{name}.png", "split": split, "label": label,
-                "category": "bolt", "defect": "scratch" if label else None,
-                "mask_path": f"images/ground_truth/{name}.png" if label else None,
-                "width": 32, "height": 24, "source": "folder bolt", "licence": "not stated",
-            })  # fmt: skip
+            rows.append(
+                {
+                    "image_id": sha256_bytes(name.encode()),
+                    "path": f"images/{name}.png",
+                    "split": split,
+                    "label": label,
+                    "category": "bolt",
+                    "defect": "scratch" if label else None,
+                    "mask_path": f"images/ground_truth/{name}.png" if label else None,
+                    "width": 32,
+                    "height": 24,
+                    "source": "folder bolt",
+                    "licence": "not stated",
+                }
+            )
     edit(rows)
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
@@ -46,9 +63,14 @@ def test_a_sound_manifest_passes_with_its_counts() -> None:
 # One edit a row and rule: all are made in one manifest, so that each rule must find its own rows and no others.
 BROKEN = {
     "no image is there twice, in one split or in two (by content hash)": (
-        {"train-0-3": {"image_id": sha256_bytes(b"test-0-1")}}, ["images/train-0-3.png", "images/test-0-1.png"]),
+        {"train-0-3": {"image_id": sha256_bytes(b"test-0-1")}},
+        ["images/train-0-3.png", "images/test-0-1.png"],
+    ),
     "train and val hold normal images only": ({"val-0-2": {"label": 1, "defect": "dent"}}, ["images/val-0-2.png"]),
-    "known holds defects only": ({"known-1-0": {"label": 0, "defect": None, "mask_path": None}}, ["images/known-1-0.png"]),
+    "known holds defects only": (
+        {"known-1-0": {"label": 0, "defect": None, "mask_path": None}},
+        ["images/known-1-0.png"],
+    ),
     "label is 0 or 1": ({"test-0-0": {"label": 2}}, ["images/test-0-0.png"]),
     "every image has a label": ({"test-0-2": {"label": None}}, ["images/test-0-2.png"]),
     "where one image of a defect has a mask, all have": ({"test-1-2": {"mask_path": None}}, ["images/test-1-2.png"]),
@@ -62,8 +84,10 @@ BROKEN = {
     "every path is inside images/": ({"train-0-6": {"path": "images/a/../../b.png"}}, ["images/a/../../b.png"]),
     "no path is there twice": ({"train-0-7": {"path": "images/train-0-8.png"}}, ["images/train-0-8.png"] * 2),
     "every split holds enough images of each kind": (
-        {}, ["val/normal: 3 of at least 4", "known/anomalous: 1 of at least 2"]),
-}  # fmt: skip
+        {},
+        ["val/normal: 3 of at least 4", "known/anomalous: 1 of at least 2"],
+    ),
+}
 
 
 def test_each_broken_rule_is_named_with_its_rows_and_no_others() -> None:
@@ -97,23 +121,55 @@ def test_many_failing_rows_are_shortened_and_counted() -> None:
 def scores(**changes: Any) -> dict[str, Any]:
     number = changes.pop("number", 0)
     return {
-        "schema_version": 1, "run_date": dt.date(2026, 1, 2), "run_id": "r", "image_id": sha256_bytes(f"{number}".encode()),
-        "image_path": f"data/bolt/images/{number}.png", "dataset": "bolt", "detector": "fcdd",
-        "model_name": "xad.bolt.fcdd", "model_version": 1, "score": 2.0, "threshold": 1.0, "p_value": 0.01,
-        "is_anomaly": True, "created_at": dt.datetime(2026, 1, 2, tzinfo=dt.UTC), **changes,
-    }  # fmt: skip
+        "schema_version": 1,
+        "run_date": dt.date(2026, 1, 2),
+        "run_id": "r",
+        "image_id": sha256_bytes(f"{number}".encode()),
+        "image_path": f"data/bolt/images/{number}.png",
+        "dataset": "bolt",
+        "detector": "fcdd",
+        "model_name": "xad.bolt.fcdd",
+        "model_version": 1,
+        "score": 2.0,
+        "threshold": 1.0,
+        "p_value": 0.01,
+        "is_anomaly": True,
+        "created_at": dt.datetime(2026, 1, 2, tzinfo=dt.UTC),
+        **changes,
+    }
 
 
 def explanation(**changes: Any) -> dict[str, Any]:
-    answer = {"concept": 0, "image": {"bytes": b"x", "path": None}, "score": 0.5, "p_value": 0.4, "is_normal": True,
-              "l1": 3.0, "l2": 1.0, "changed_fraction": 0.1, **changes.pop("answer", {})}  # fmt: skip
+    answer = {
+        "concept": 0,
+        "image": {"bytes": b"x", "path": None},
+        "score": 0.5,
+        "p_value": 0.4,
+        "is_normal": True,
+        "l1": 3.0,
+        "l2": 1.0,
+        "changed_fraction": 0.1,
+        **changes.pop("answer", {}),
+    }
     own = {
-        "explainer": "sparse", "explainer_version": "1", "seed": 0, "heatmap": {"bytes": b"x", "path": None},
-        "heatmap_min": -1.0, "heatmap_max": 3.0, "original": {"bytes": b"x", "path": None}, "counterfactuals": [answer],
-        "images": [], "metrics": [{"name": "flips", "value": 1.0}], "lineage": "{}", "row_digest": sha256_bytes(b"row"),
-    }  # fmt: skip
-    return {**scores(**{name: value for name, value in changes.items() if name not in own}), **own,
-            **{name: value for name, value in changes.items() if name in own}}  # fmt: skip
+        "explainer": "sparse",
+        "explainer_version": "1",
+        "seed": 0,
+        "heatmap": {"bytes": b"x", "path": None},
+        "heatmap_min": -1.0,
+        "heatmap_max": 3.0,
+        "original": {"bytes": b"x", "path": None},
+        "counterfactuals": [answer],
+        "images": [],
+        "metrics": [{"name": "flips", "value": 1.0}],
+        "lineage": "{}",
+        "row_digest": sha256_bytes(b"row"),
+    }
+    return {
+        **scores(**{name: value for name, value in changes.items() if name not in own}),
+        **own,
+        **{name: value for name, value in changes.items() if name in own},
+    }
 
 
 def shard(score_rows: list[dict[str, Any]], rows: list[dict[str, Any]]) -> tuple[pa.Table, pa.Table]:
@@ -124,7 +180,9 @@ NORMAL = scores(number=1, score=0.2, p_value=1.0, is_anomaly=False)
 
 
 def test_a_sound_shard_passes() -> None:
-    summary = validate_shard(*shard([scores(), NORMAL], [explanation(), explanation(explainer="heatmap", counterfactuals=[])]))
+    summary = validate_shard(
+        *shard([scores(), NORMAL], [explanation(), explanation(explainer="heatmap", counterfactuals=[])])
+    )
     assert (summary["scores"], summary["explanations"]) == (2, 2)
 
 
@@ -192,8 +250,10 @@ def test_each_broken_rule_of_a_shard_is_named_with_its_rows_and_no_others() -> N
             rows.append(explanation(number=number, **{**change, **answer}))
     with pytest.raises(ValidationFailed, match="shard breaks") as refusal:
         validate_shard(*shard(score_rows, rows))
-    found = {rule: {int(row.split("images/")[1].split(".png")[0]) for row in shown}
-             for rule, shown in refusal.value.seen.items()}  # fmt: skip
+    found = {
+        rule: {int(row.split("images/")[1].split(".png")[0]) for row in shown}
+        for rule, shown in refusal.value.seen.items()
+    }
     expected: dict[str, set[int]] = {}
     for number, (rule, _, _) in enumerate(BROKEN_SHARD):
         expected.setdefault(rule, set()).add(number)

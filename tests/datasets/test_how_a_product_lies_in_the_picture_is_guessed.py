@@ -1,4 +1,6 @@
-"""From a few normals: whether the same place shows the same part, and which turned or mirrored copies are normal too."""
+"""From a few normals: whether the same place shows the same part, and which turned or mirrored copies are
+normal too.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,12 @@ def in_falling_light(images) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize(("name", "symmetries"), [("brick", {"flips"}), ("grass", {"square"}), ("gravel", {"flips", "square"})])
-def test_a_texture_is_not_aligned_and_has_the_symmetries_of_its_directions(name: str, symmetries: set, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "symmetries"), [("brick", {"flips"}), ("grass", {"square"}), ("gravel", {"flips", "square"})]
+)
+def test_a_texture_is_not_aligned_and_has_the_symmetries_of_its_directions(
+    name: str, symmetries: set, seed: int
+) -> None:
     """Courses of bricks lie, grass has no direction; gravel is lit from one side, which turns it a little."""
     pose = guess_pose(texture(name, seed))
     assert pose.aligned is False
@@ -105,6 +111,7 @@ def test_thirty_rgb_normals_in_a_folder_are_enough(tmp_path) -> None:
     for number, (y, x) in enumerate(rng.integers(0, 416, (30, 2))):
         crop = brick[y : y + 96, x : x + 96]
         Image.fromarray(np.stack([crop * 0.9, crop * 0.6, crop * 0.3 + 20], -1).astype(np.uint8)).save(
-            tmp_path / f"train/good/{number:02d}.png")  # fmt: skip
+            tmp_path / f"train/good/{number:02d}.png"
+        )
     look = look_at(tmp_path, ImageLimits())
     assert (look.channels, look.pose.aligned, look.pose.symmetries) == (3, False, "flips")

@@ -40,8 +40,11 @@ def test_images_are_copied_with_hash_and_everything_else_has_a_reason(inbox: Pat
         assert (row.split, row.label, row.defect, row.mask_path) == ("inbox", None, None, None)
         assert sha256_file(manifest.path_of(row)) == row.image_id
     assert quarantine(into) == {
-        "line 2/copy.png": "duplicate", "note.txt": "suffix", "cut.png": "undecodable", "link.png": "link",
-    }  # fmt: skip
+        "line 2/copy.png": "duplicate",
+        "note.txt": "suffix",
+        "cut.png": "undecodable",
+        "link.png": "link",
+    }
 
 
 def test_a_second_run_changes_no_byte(inbox: Path, tmp_path: Path) -> None:

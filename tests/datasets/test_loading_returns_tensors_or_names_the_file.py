@@ -56,8 +56,11 @@ def test_training_data_is_train_and_val_normals_and_the_first_known_defects(mani
     normals, val = manifest.rows(Split.TRAIN, label=0), manifest.rows(Split.VAL, label=0)
     known = manifest.rows(Split.KNOWN)
     assert [len(part) for part in (data.normals, data.val_normals, data.known, data.calibration_defects)] == [
-        len(normals), len(val), 2, 3,
-    ]  # fmt: skip
+        len(normals),
+        len(val),
+        2,
+        3,
+    ]
     assert (data.normals == load_images(manifest, normals, DATASET)).all()
     assert (data.val_normals == load_images(manifest, val, DATASET)).all()
     assert (data.known == load_images(manifest, known[:2], DATASET)).all()
@@ -93,7 +96,9 @@ def test_a_missing_or_changed_file_is_named(manifest: Manifest) -> None:
 def test_outliers_are_the_train_images_of_another_data_set_that_are_not_here_too(manifest: Manifest) -> None:
     train = manifest.rows(Split.TRAIN, label=0)
     gone = {row.image_id for row in train[:3]}
-    own = Manifest(manifest.folder, manifest.table.filter([row not in gone for row in manifest.table["image_id"].to_pylist()]))
+    own = Manifest(
+        manifest.folder, manifest.table.filter([row not in gone for row in manifest.table["image_id"].to_pylist()])
+    )
     data = training_data(own, DATASET, outliers=manifest)
     assert (data.outliers == load_images(manifest, train[:3], DATASET)).all()
     assert len(data.normals) == len(train) - 3

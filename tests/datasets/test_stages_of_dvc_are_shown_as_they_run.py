@@ -59,10 +59,15 @@ def test_a_failure_says_what_the_failing_stage_said_and_no_chatter(dvc) -> None:
     assert "dvc repro validate@plates" in failed.value.next_step
 
 
-@pytest.mark.parametrize(("code", "is_transient"), [
-    ("os.kill(os.getpid(), 9)", True), ("sys.exit(1)", False), ("print('validation failed'); sys.exit(1)", False),
-    ("print(\"'manifest@plates' is busy\"); sys.exit(255)", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("code", "is_transient"),
+    [
+        ("os.kill(os.getpid(), 9)", True),
+        ("sys.exit(1)", False),
+        ("print('validation failed'); sys.exit(1)", False),
+        ("print(\"'manifest@plates' is busy\"); sys.exit(255)", True),
+    ],
+)
 def test_a_stage_that_a_signal_ended_or_that_met_another_dvc_is_tried_again(dvc, code: str, is_transient: bool) -> None:
     with pytest.raises(StageFailed) as failed:
         reproduce(dvc(code), "validate@plates")

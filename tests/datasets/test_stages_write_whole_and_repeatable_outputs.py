@@ -67,7 +67,9 @@ def test_manifest_rows_say_what_the_files_are(home, product, settings_with, put)
 
 def row(number: int, split: str = "train", label: int = 0) -> ManifestRow:
     image_id = sha256_bytes(f"{number}".encode())
-    return ManifestRow(image_id, f"images/{number}.png", split, label, "c", "d" if label else None, None, 1, 1, "s", "l")
+    return ManifestRow(
+        image_id, f"images/{number}.png", split, label, "c", "d" if label else None, None, 1, 1, "s", "l"
+    )
 
 
 def splits(rows: list[ManifestRow]) -> dict[str, str]:
@@ -89,8 +91,12 @@ def test_carving_depends_on_an_images_own_bytes_so_adding_images_moves_no_other(
 def test_both_sides_of_every_carving_keep_an_image_of_each_kind() -> None:
     for seed in range(30):
         rows = [row(seed * 100 + n) for n in range(4)] + [row(seed * 100 + 50 + n, "test", n % 2) for n in range(4)]
-        counts = Counter((one.split, one.label) for one in carve(rows, DatasetSettings(source="folder", gate_share=0.1)))
-        assert all(counts[key] for key in (("train", 0), ("val", 0), ("test", 0), ("test", 1), ("gate", 0), ("gate", 1)))
+        counts = Counter(
+            (one.split, one.label) for one in carve(rows, DatasetSettings(source="folder", gate_share=0.1))
+        )
+        assert all(
+            counts[key] for key in (("train", 0), ("val", 0), ("test", 0), ("test", 1), ("gate", 0), ("gate", 1))
+        )
 
 
 def test_without_normal_test_images_some_train_normals_are_held_out() -> None:
@@ -103,7 +109,9 @@ def test_without_normal_test_images_some_train_normals_are_held_out() -> None:
 def test_splits_that_a_source_gives_are_kept() -> None:
     rows = [row(n, split) for n, split in enumerate(["train"] * 20 + ["val"] * 3 + ["test"] * 5)]
     after = splits(carve(rows, DatasetSettings(source="textures")))
-    assert [one.image_id for one in rows if one.split == "val"] == [key for key, value in after.items() if value == "val"]
+    assert [one.image_id for one in rows if one.split == "val"] == [
+        key for key, value in after.items() if value == "val"
+    ]
 
 
 def test_a_folder_without_one_usable_image_is_refused_and_leaves_nothing(home, product, settings_with) -> None:

@@ -39,7 +39,7 @@ def test_the_blur_is_a_convolution_with_zeros_outside(height: int, width: int):
     noise = torch.randint(-510, 1, (2, 3, height, width), generator=torch.Generator().manual_seed(0)).float()
     scale = min(height, width) / REFERENCE_PX
     radius = max(1, round(BLUR_TAPS // 2 * scale))
-    taps = np.exp(-np.arange(-radius, radius + 1.0) ** 2 / (2 * (BLUR_SIGMA * scale) ** 2))
+    taps = np.exp(-(np.arange(-radius, radius + 1.0) ** 2) / (2 * (BLUR_SIGMA * scale) ** 2))
     expected = noise.double().numpy()
     for axis in (2, 3):
         expected = convolve1d(expected, taps / taps.sum(), axis=axis, mode="constant")

@@ -1,4 +1,6 @@
-"""Synthetic defects by name: whatever draws them, image and copy differ in the mask alone, for any batch there can be."""
+"""Synthetic defects by name: whatever draws them, image and copy differ in the mask alone, for any batch
+there can be.
+"""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_noise_is_perlins_formula():
 def test_noise_is_zero_on_the_lattice_and_smooth_between():
     noise = perlin_noise(
         torch.rand(1, 9, 9, generator=seeded()) * 6, torch.tensor([[16.0, 16.0]]), torch.zeros(1, 2), 113, 113
-    )[0]  # fmt: skip
+    )[0]
     assert noise[::16, ::16].abs().max() < 1e-6
     assert noise.abs().max() > 0.2
     assert noise.diff(dim=0).abs().max() < 0.2
@@ -111,7 +111,9 @@ def test_one_image_is_blended_with_its_own_content():
 
 
 def test_content_comes_from_another_image_of_the_batch():
-    """Flat images of greys so far apart that a shift of up to 64 levels brings no other one within 56 of an image's own."""
+    """Flat images of greys so far apart that a shift of up to 64 levels brings no other one within 56 of an image's
+    own.
+    """
     levels = torch.tensor([0.0, 120.0, 250.0]).view(3, 1, 1, 1)
     for seed in range(20):
         content = other_content(levels.expand(3, 3, 16, 16).contiguous(), seeded(seed))
@@ -143,7 +145,11 @@ def test_periods_differ_from_image_to_image():
 
 
 def test_other_types_shapes_and_tiny_images_are_refused():
-    for wrong in (torch.zeros(1, 1, 32, 32), torch.zeros(1, 32, 32, dtype=torch.uint8), torch.zeros(1, 1, 7, 32).byte()):
+    for wrong in (
+        torch.zeros(1, 1, 32, 32),
+        torch.zeros(1, 32, 32, dtype=torch.uint8),
+        torch.zeros(1, 1, 7, 32).byte(),
+    ):
         with pytest.raises(BadInput, match="uint8 images .* of at least 8 px"):
             perlin(wrong, seeded())
 

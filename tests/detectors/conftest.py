@@ -34,9 +34,12 @@ def small_data() -> TrainingData:
     """48 train normals, 24 validation normals of the same picture, 6 known defects with masks."""
     defects, masks = synthetic_defects(texture_crops(6, 3, slice(0, 256)), torch.Generator().manual_seed(0))
     return TrainingData(
-        normals=texture_crops(48, 1, slice(0, 256)), val_normals=texture_crops(24, 2, slice(0, 256)),
-        known=defects, known_masks=masks, calibration_defects=torch.zeros(0, 1, SIDE, SIDE, dtype=torch.uint8),
-    )  # fmt: skip
+        normals=texture_crops(48, 1, slice(0, 256)),
+        val_normals=texture_crops(24, 2, slice(0, 256)),
+        known=defects,
+        known_masks=masks,
+        calibration_defects=torch.zeros(0, 1, SIDE, SIDE, dtype=torch.uint8),
+    )
 
 
 @pytest.fixture(scope="session")

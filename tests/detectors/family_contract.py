@@ -49,9 +49,9 @@ def check_same(detector: Detector, again: Detector, images: torch.Tensor) -> Non
 def check_gradient(detector: Detector, image: torch.Tensor) -> torch.Tensor:
     """The gradient of the score at float32 [1,C,H,W] is that of differences to both sides; it is returned, in float32.
 
-    Differences are taken in float64: a step has to be too short to run over a kink of |.|, ReLU, maximum pooling or the hottest
-    pixels, and float32 loses so short a step in its rounding. How near an image is to the next kink hangs on what a training
-    became, which is another thing on every processor.
+    Differences are taken in float64: a step has to be too short to run over a kink of |.|, ReLU, maximum pooling or the
+    hottest pixels, and float32 loses so short a step in its rounding. How near an image is to the next kink hangs on
+    what a training became, which is another thing on every processor.
     """
     exact = copy.deepcopy(detector)
     for part in vars(exact).values():

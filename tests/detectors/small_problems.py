@@ -73,9 +73,13 @@ class Limited(nn.Module):
 
 
 def trained(
-    module: nn.Module, folder: Path, kill_at: int | None = None, problem: Problem[Points] = PROBLEM,
-    checked_on: Points | None = None, **schedule: object,
-) -> Trained:  # fmt: skip
+    module: nn.Module,
+    folder: Path,
+    kill_at: int | None = None,
+    problem: Problem[Points] = PROBLEM,
+    checked_on: Points | None = None,
+    **schedule: object,
+) -> Trained:
     """Run the loop on a CPU; with `kill_at` it ends by Killed after that many steps."""
 
     def progress(done: int, total: int, figures: Mapping[str, float]) -> None:

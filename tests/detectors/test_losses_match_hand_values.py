@@ -19,8 +19,9 @@ def test_pseudo_huber_has_its_closed_form_value_in_float32(response: float, valu
 
 
 @pytest.mark.parametrize(
-    ("statistic", "value"), [(1e-6, 13.815511), (1e-3, 6.908255), (0.5, 0.932752), (math.log(2), 0.693147), (5.0, 0.00676075)]
-)  # fmt: skip
+    ("statistic", "value"),
+    [(1e-6, 13.815511), (1e-3, 6.908255), (0.5, 0.932752), (math.log(2), 0.693147), (5.0, 0.00676075)],
+)
 def test_anomaly_term_has_its_closed_form_value_in_float32(statistic: float, value: float):
     assert anomaly_term(torch.tensor(statistic)).item() == pytest.approx(value, rel=2e-6)
 

@@ -33,11 +33,15 @@ def images(small_data: TrainingData) -> torch.Tensor:
 
 
 def by_hand(detector: PaDiM, normals: torch.Tensor, images: torch.Tensor) -> np.ndarray:
-    """Mahalanobis distance of each image and location [N,P] in float64, from the definition: no factor, no whitening."""
+    """Mahalanobis distance of each image and location [N,P] in float64, from the definition: no factor, no
+    whitening.
+    """
     s = detector.settings
     trunk = Trunk(s.trunk, s.stages)
     with torch.no_grad():
-        learned, asked = (trunk.trunk_features(part).double().flatten(2).numpy() for part in (as_float(normals), images))
+        learned, asked = (
+            trunk.trunk_features(part).double().flatten(2).numpy() for part in (as_float(normals), images)
+        )
     centre, spread = learned.mean(axis=(0, 2))[:, None], learned.std(axis=(0, 2))[:, None]
     learned, asked = (learned - centre) / spread, (asked - centre) / spread
     images_seen, channels, places = learned.shape
@@ -56,7 +60,9 @@ def test_it_is_a_detector(padim: PaDiM):
     assert padim.input_shape == (1, SIDE, SIDE)
 
 
-def test_distances_are_those_of_an_independent_computation(padim: PaDiM, small_data: TrainingData, images: torch.Tensor):
+def test_distances_are_those_of_an_independent_computation(
+    padim: PaDiM, small_data: TrainingData, images: torch.Tensor
+):
     expected = by_hand(padim, small_data.normals, images)
     with torch.no_grad():
         scores = padim.score(images)
@@ -72,7 +78,9 @@ def test_the_map_is_hottest_where_the_defect_is(padim: PaDiM, small_data: Traini
         maps = padim.score(as_float(small_data.known)).map
     assert maps is not None
     assert maps.shape == (6, SIDE, SIDE)
-    inside = [float(heat[mask].mean() / heat[~mask].mean()) for heat, mask in zip(maps, small_data.known_masks, strict=True)]
+    inside = [
+        float(heat[mask].mean() / heat[~mask].mean()) for heat, mask in zip(maps, small_data.known_masks, strict=True)
+    ]
     assert np.mean(inside) > 1.2
 
 
@@ -156,7 +164,9 @@ def test_the_same_fit_gives_the_same_bytes(padim: PaDiM, small_data: TrainingDat
     again.fit(small_data, FitRun(tmp_path / "fit", seed=0, false_alarm_rate=0.1, device="cpu"))
     for number, one in enumerate((padim, again)):
         one.save(tmp_path / str(number))
-    assert (tmp_path / "0" / "weights.safetensors").read_bytes() == (tmp_path / "1" / "weights.safetensors").read_bytes()
+    assert (tmp_path / "0" / "weights.safetensors").read_bytes() == (
+        tmp_path / "1" / "weights.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("change", ["trunk", "truncated", "card", "stages"])

@@ -32,8 +32,15 @@ NONE = torch.zeros(0, 1, 32, 32, dtype=torch.uint8)
 def quick(method: str, **more: object) -> dict[str, object]:
     """Settings for a fit of some tenths of a second."""
     if method == "fcdd":
-        return {"stages": (2,), "min_steps": 4, "epochs": 0.01, "batch_normals": 8, "batch_synthetic": 8,
-                "synthetic_rounds": 1, **more}  # fmt: skip
+        return {
+            "stages": (2,),
+            "min_steps": 4,
+            "epochs": 0.01,
+            "batch_normals": 8,
+            "batch_synthetic": 8,
+            "synthetic_rounds": 1,
+            **more,
+        }
     if method == "padim":
         return {"stages": (2,), **more}
     if method == "utad":
@@ -45,7 +52,9 @@ def quick(method: str, **more: object) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def data(small_data: TrainingData) -> TrainingData:
     """12 train normals and 10 held-out ones of 32 px, nothing else."""
-    return TrainingData(small_data.normals[:12, :, ::2, ::2], small_data.val_normals[:10, :, ::2, ::2], NONE, None, NONE)
+    return TrainingData(
+        small_data.normals[:12, :, ::2, ::2], small_data.val_normals[:10, :, ::2, ::2], NONE, None, NONE
+    )
 
 
 @pytest.fixture
@@ -122,9 +131,7 @@ def test_the_least_that_can_be_learned_from_gives_finite_scores(
     assert detector.calibration.temperature > 0
 
 
-@pytest.mark.parametrize(
-    ("method", "optimiser"), [("fcdd", None), *itertools.product(END_TO_END, ["adamw", "sgd"])]
-)
+@pytest.mark.parametrize(("method", "optimiser"), [("fcdd", None), *itertools.product(END_TO_END, ["adamw", "sgd"])])
 def test_a_training_that_blows_up_says_so_and_keeps_the_last_good_checkpoint(
     method: str, optimiser: str | None, data: TrainingData, run: FitRun, monkeypatch: pytest.MonkeyPatch
 ):
@@ -200,9 +207,19 @@ def data_set(folder: Path, count: int, split: Split = Split.TRAIN, label: int = 
     for number in range(count):
         path = folder / "images" / f"{number}.png"
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (32, 32), np.uint8)).save(path)
-        rows.append({
-            "image_id": sha256_bytes(path.read_bytes()), "path": f"images/{number}.png", "split": str(split), "label": label,
-            "category": "noise", "defect": "all of it" if label else None, "mask_path": None, "width": 32, "height": 32,
-            "source": "this test", "licence": "none",
-        })  # fmt: skip
+        rows.append(
+            {
+                "image_id": sha256_bytes(path.read_bytes()),
+                "path": f"images/{number}.png",
+                "split": str(split),
+                "label": label,
+                "category": "noise",
+                "defect": "all of it" if label else None,
+                "mask_path": None,
+                "width": 32,
+                "height": 32,
+                "source": "this test",
+                "licence": "none",
+            }
+        )
     return Manifest(folder, pa.Table.from_pylist(rows, schema=SCHEMA))

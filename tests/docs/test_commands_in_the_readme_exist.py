@@ -31,8 +31,11 @@ def test_xadflow_commands_of_the_readme_exist_with_their_options() -> None:
 def test_every_command_of_the_contract_exists() -> None:
     for name in ("demo", "data", "retrain", "explain", "score", "models", "audit", "probe", "doctor"):
         assert cli.get_command(None, name) is not None
-    for group, names in (("data", ("add", "manifest", "validate")), ("models", ("list",)),
-                         ("audit", ("verify", "replay", "show", "export"))):  # fmt: skip
+    for group, names in (
+        ("data", ("add", "manifest", "validate")),
+        ("models", ("list",)),
+        ("audit", ("verify", "replay", "show", "export")),
+    ):
         assert set(names) <= set(cli.get_command(None, group).commands)
 
 

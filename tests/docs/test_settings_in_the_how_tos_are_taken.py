@@ -36,7 +36,9 @@ def trainings() -> list[tuple[str, str, dict[str, object]]]:
 
 
 @pytest.mark.parametrize(("where", "name", "settings"), trainings())
-def test_trainings_of_explainers_in_the_how_tos_can_be_built(where: str, name: str, settings: dict[str, object]) -> None:
+def test_trainings_of_explainers_in_the_how_tos_can_be_built(
+    where: str, name: str, settings: dict[str, object]
+) -> None:
     assert name in explainer_names()
     explainer = build_explainer(name, **settings)
     for companion in settings.get("companions", ()):

@@ -24,11 +24,21 @@ def image_id(number: int) -> str:
 def score_row(number: int, *, run_id: str = "run-1", day: int = 21) -> dict:
     score = float(np.random.default_rng(number).normal())
     return {
-        "schema_version": 1, "run_date": date(2026, 11, day), "run_id": run_id, "image_id": image_id(number),
-        "image_path": f"images/{number}.png", "dataset": "made-up", "detector": "fcdd", "model_name": MODEL,
-        "model_version": VERSION, "score": score, "threshold": 0.5, "p_value": 0.01, "is_anomaly": number % 2 == 0,
+        "schema_version": 1,
+        "run_date": date(2026, 11, day),
+        "run_id": run_id,
+        "image_id": image_id(number),
+        "image_path": f"images/{number}.png",
+        "dataset": "made-up",
+        "detector": "fcdd",
+        "model_name": MODEL,
+        "model_version": VERSION,
+        "score": score,
+        "threshold": 0.5,
+        "p_value": 0.01,
+        "is_anomaly": number % 2 == 0,
         "created_at": datetime(2026, 11, day, 1, 2, 3, 456789, tzinfo=UTC),
-    }  # fmt: skip
+    }
 
 
 def picture(number: int, side: int = 8) -> dict:
@@ -38,17 +48,32 @@ def picture(number: int, side: int = 8) -> dict:
 
 def explanation_row(number: int, *, explainer: str = "sparse", side: int = 8, **options) -> dict:
     return {
-        **score_row(number, **options), "is_anomaly": True, "explainer": explainer, "explainer_version": "v1",
-        "seed": 0, "heatmap": picture(number, side), "heatmap_min": -1.5, "heatmap_max": 2.5,
+        **score_row(number, **options),
+        "is_anomaly": True,
+        "explainer": explainer,
+        "explainer_version": "v1",
+        "seed": 0,
+        "heatmap": picture(number, side),
+        "heatmap_min": -1.5,
+        "heatmap_max": 2.5,
         "original": picture(number + 1, side),
         "counterfactuals": [
-            {"concept": concept, "image": picture(number + 2 + concept, side), "score": 0.25, "p_value": 0.5,
-             "is_normal": True, "l1": 3.0, "l2": 0.7, "changed_fraction": 0.125} for concept in range(2)
+            {
+                "concept": concept,
+                "image": picture(number + 2 + concept, side),
+                "score": 0.25,
+                "p_value": 0.5,
+                "is_normal": True,
+                "l1": 3.0,
+                "l2": 0.7,
+                "changed_fraction": 0.125,
+            }
+            for concept in range(2)
         ],
         "images": [{"name": "class map", "image": picture(number + 5, side), "min": 0.0, "max": 1.0}],
         "metrics": [{"name": "steps", "value": 7.0}, {"name": "inside", "value": float("nan")}],
         "lineage": json.dumps({"seed": 0, "weights": "abc"}),
-    }  # fmt: skip
+    }
 
 
 def explanations(numbers, **options) -> pa.Table:
@@ -69,9 +94,10 @@ def publish_shard(store: EvidenceStore, numbers, **options) -> None:
     """Explanations of the even (anomalous) images first, then all scores, as the nightly work does."""
     numbers = list(numbers)
     store.publish(
-        "explanations", explanations([number for number in numbers if number % 2 == 0], **options),
+        "explanations",
+        explanations([number for number in numbers if number % 2 == 0], **options),
         app=app_of("explanations", numbers),
-    )  # fmt: skip
+    )
     store.publish("scores", scores(numbers, **options), app=app_of("scores", numbers))
 
 

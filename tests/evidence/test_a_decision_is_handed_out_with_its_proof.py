@@ -31,15 +31,21 @@ def exported(store, tmp_path):
     """The folder of image 2, and its files by name."""
     done = export(store, image_id(2), tmp_path / "out", store.ledger.head())
     assert (done.rows, done.pictures, done.anchors) == (2, 5, ("MLflow",))
-    return {path.relative_to(done.path).as_posix(): path.read_bytes() for path in done.path.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(done.path).as_posix(): path.read_bytes() for path in done.path.rglob("*") if path.is_file()
+    }
 
 
 def test_every_file_has_its_sum_and_every_picture_is_the_stored_one(exported):
     sums = dict(reversed(line.split("  ")) for line in exported["SHA256SUMS"].decode().splitlines())
-    assert {name: hashlib.sha256(content).hexdigest() for name, content in exported.items() if name != "SHA256SUMS"} == sums
+    assert {
+        name: hashlib.sha256(content).hexdigest() for name, content in exported.items() if name != "SHA256SUMS"
+    } == sums
     stored = explanation_row(2)
     assert exported["pictures/01-sparse/original.png"] == stored["original"]["bytes"]
-    assert exported["pictures/01-sparse/counterfactual-01-concept-1.png"] == stored["counterfactuals"][1]["image"]["bytes"]
+    assert (
+        exported["pictures/01-sparse/counterfactual-01-concept-1.png"] == stored["counterfactuals"][1]["image"]["bytes"]
+    )
     columns = json.loads(exported["rows.json"])[1]["columns"]
     assert columns["counterfactuals"][0]["image"]["file"] == "pictures/01-sparse/counterfactual-00-concept-0.png"
     assert columns["metrics"] == [{"name": "steps", "value": 7.0}, {"name": "inside", "value": "NaN"}]
@@ -110,8 +116,13 @@ def test_an_explainers_names_cannot_lead_out_of_the_folder(store, tmp_path):
 
 
 def test_what_does_not_verify_is_not_handed_out(store, tmp_path):
-    (path,) = [store.folder("explanations") / name for line in store.ledger.lines() if line.table == "explanations"
-               for name in line.files if line.version == 1]  # fmt: skip
+    (path,) = [
+        store.folder("explanations") / name
+        for line in store.ledger.lines()
+        if line.table == "explanations"
+        for name in line.files
+        if line.version == 1
+    ]
     content = path.read_bytes()
     path.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
     with pytest.raises(AuditFailed, match="explanations.*gone or changed"):

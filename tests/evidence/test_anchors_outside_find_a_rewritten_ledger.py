@@ -127,8 +127,10 @@ def test_an_anchor_file_written_anew_is_found_by_its_signatures(sealed, tmp_path
         (found,) = problems(store, head, anchor_file=path, public_key=public)
         assert found == f"anchor file: line 1 {what}, and so have 5 more"
     signatures = [line["signature"] for line in map(json.loads, original.splitlines())]
-    taken = [AnchorLine(each.seq, each.digest, "2026-11-21T01:02:03+00:00", None, signature)
-             for each, signature in zip(heads[1:], signatures, strict=True)]  # fmt: skip
+    taken = [
+        AnchorLine(each.seq, each.digest, "2026-11-21T01:02:03+00:00", None, signature)
+        for each, signature in zip(heads[1:], signatures, strict=True)
+    ]
     path.write_bytes(b"".join(line.encode() + b"\n" for line in taken))
     assert any("does not verify" in what for what in problems(store, head, anchor_file=path, public_key=public))
 
@@ -158,7 +160,9 @@ def test_removed_and_moved_anchors_are_found(sealed):
     path.write_bytes(b"")
     assert "anchor file: it is empty" in problems(store, head, anchor_file=path)
     path.unlink()
-    assert any("anchor file: it cannot be read: No such file" in what for what in problems(store, head, anchor_file=path))
+    assert any(
+        "anchor file: it cannot be read: No such file" in what for what in problems(store, head, anchor_file=path)
+    )
     path.write_bytes(b"".join(lines[:2]))  # its end taken away: it is only older, which the result tells
     result = verify(store, head, anchor_file=path)
     assert (result.ok, result.unanchored) == (True, 3)
@@ -171,7 +175,9 @@ def test_since_the_anchor_means_since_the_older_of_two(sealed):
     assert verify(store, store.ledger.head(), since_anchor=True).rows == 0
     assert verify(store, store.ledger.head(), since_anchor=True, anchor_file=path).rows == 2 + 4
     false = LedgerHead(4, "0" * 64)
-    assert verify(store, false, since_anchor=True, anchor_file=path).rows == 4 + 8, "an anchor that lies vouches for nothing"
+    assert verify(store, false, since_anchor=True, anchor_file=path).rows == 4 + 8, (
+        "an anchor that lies vouches for nothing"
+    )
 
 
 def test_a_ledger_that_lacks_an_anchored_head_is_not_written_on(sealed, keys):
@@ -243,16 +249,29 @@ def test_a_wrong_key_is_refused_and_never_shown(tmp_path, keys, caplog):
     other_kind, other_public = key_pair(tmp_path, "rsa", rsa.generate_private_key(65537, 2048))
     broken = tmp_path / "broken.pem"
     broken.write_bytes(private.read_bytes().replace(b"MC4C", b"MC5C"))
-    secrets = [line for path in (private, sealed, other_kind, broken) for line in path.read_text().splitlines()
-               if "-----" not in line]  # fmt: skip
-    for path, what in ((tmp_path / "none.pem", "cannot be read"), (sealed, "passphrase"), (other_kind, "Ed25519"),
-                       (broken, "no private key"), (public, "no private key")):  # fmt: skip
+    secrets = [
+        line
+        for path in (private, sealed, other_kind, broken)
+        for line in path.read_text().splitlines()
+        if "-----" not in line
+    ]
+    for path, what in (
+        (tmp_path / "none.pem", "cannot be read"),
+        (sealed, "passphrase"),
+        (other_kind, "Ed25519"),
+        (broken, "no private key"),
+        (public, "no private key"),
+    ):
         with pytest.raises(BadSettings, match=what) as caught:
             load_signing_key(path)
         shown = "".join(traceback.format_exception(caught.value)) + caplog.text
         assert not any(secret in shown for secret in secrets)
-    for path, what in ((tmp_path / "none.pem", "cannot be read"), (private, "a private key"), (PARAMS, "no public key"),
-                       (other_public, "Ed25519")):  # fmt: skip
+    for path, what in (
+        (tmp_path / "none.pem", "cannot be read"),
+        (private, "a private key"),
+        (PARAMS, "no public key"),
+        (other_public, "Ed25519"),
+    ):
         with pytest.raises(WrongUse, match=what) as caught:
             load_public_key(path)
         assert not any(secret in "".join(traceback.format_exception(caught.value)) for secret in secrets)
@@ -343,7 +362,9 @@ def test_the_help_tells_every_key_of_the_object(sealed, monkeypatch, tmp_path):
     assert "xadflow audit verify --since-anchor" in help_text
 
 
-def test_a_project_anchors_in_both_places_and_finds_a_rewritten_mlflow(tmp_path, monkeypatch, keys, put_mlflow_database):
+def test_a_project_anchors_in_both_places_and_finds_a_rewritten_mlflow(
+    tmp_path, monkeypatch, keys, put_mlflow_database
+):
     """Opened as a night opens it, with a real MLflow database."""
     settings_with(tmp_path, anchor_file="share/heads.jsonl", signing_key=keys[0].name)
     (tmp_path / "dvc.yaml").touch()
@@ -353,7 +374,9 @@ def test_a_project_anchors_in_both_places_and_finds_a_rewritten_mlflow(tmp_path,
         monkeypatch.delenv(name, raising=False)
     put_mlflow_database(tmp_path / "var")
     home = Home.find()
-    store = open_anchored_store(home, Registry(home.mlflow_uri, home.mlflow_artifacts), load_settings(home.params).evidence)
+    store = open_anchored_store(
+        home, Registry(home.mlflow_uri, home.mlflow_artifacts), load_settings(home.params).evidence
+    )
     store.prepare()
     publish_shard(store, range(4))
     before = json.loads(run("--json", "--public-key", str(keys[1])).stdout)

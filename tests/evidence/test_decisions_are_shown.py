@@ -68,9 +68,12 @@ def test_shown_rows_are_plain_and_tell_pictures_by_size(store):
 def test_exported_pictures_are_the_stored_ones(store, tmp_path):
     written = decisions.export_images(store, image_id(2), tmp_path / "out")
     assert sorted(path.name for path in written) == [
-        "counterfactual-00-concept-0.png", "counterfactual-01-concept-1.png", "heatmap.png", "image-00-class_map.png",
+        "counterfactual-00-concept-0.png",
+        "counterfactual-01-concept-1.png",
+        "heatmap.png",
+        "image-00-class_map.png",
         "original.png",
-    ]  # fmt: skip
+    ]
     assert {path.parent.name for path in written} == {f"{MODEL}-v3-sparse-v1"}
     for path in written:
         assert decode_png(path.read_bytes()).shape == (1, 8, 8)

@@ -21,7 +21,9 @@ def schema_of_then() -> pa.Schema:
     """The explanations before counterfactuals had judges and donors."""
     place = EXPLANATIONS.get_field_index("counterfactuals")
     struct = EXPLANATIONS.field(place).type.value_type
-    fields = [struct.field(number) for number in range(struct.num_fields) if struct.field(number).name not in ADDED_LATER]
+    fields = [
+        struct.field(number) for number in range(struct.num_fields) if struct.field(number).name not in ADDED_LATER
+    ]
     return EXPLANATIONS.set(place, pa.field("counterfactuals", pa.list_(pa.struct(fields))))
 
 
@@ -93,7 +95,10 @@ def test_work_done_in_the_old_table_is_not_done_again(mixed):
     again = new_rows([0, 2, 8], day=22)
     published = store.publish("explanations", again, app=app_of("explanations", [0, 2, 8]))
     assert published.rows == 1
-    assert store.publish("scores", pa.Table.from_pylist([score_row(8, day=22)], schema=BY_NAME["scores"]), app="one").rows == 1
+    assert (
+        store.publish("scores", pa.Table.from_pylist([score_row(8, day=22)], schema=BY_NAME["scores"]), app="one").rows
+        == 1
+    )
     assert verify(store, None).ok
 
 
@@ -123,7 +128,9 @@ def test_a_plain_reader_of_the_folder_reads_both(mixed):
     words = {image_id(number): ["xad.made-up.judge"] if number >= 4 else None for number in (0, 2, 4, 6)}
 
     both = f"read_parquet('{folder}/run_date=*/*.parquet', union_by_name=true)"
-    found = duckdb.sql(f"select image_id, counterfactuals[1].judges, counterfactuals[1].donor_id from {both}").fetchall()
+    found = duckdb.sql(
+        f"select image_id, counterfactuals[1].judges, counterfactuals[1].donor_id from {both}"
+    ).fetchall()
     rows = {key: (judges and [judge["name"] for judge in judges], donor) for key, judges, donor in found}
     assert rows == {key: (names, names and DONOR) for key, names in words.items()}
 

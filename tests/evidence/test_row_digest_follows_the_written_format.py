@@ -109,10 +109,15 @@ def test_the_word_of_a_judge_and_the_donor_are_in_the_digest_and_their_absence_i
 
     assert row_digest(with_first(judges=None, donor_id=None)) == row_digest(row) == digest(row)
     changed = [
-        with_first(judges=[]), with_first(judges=[WORD]), with_first(judges=[{**WORD, "is_normal": False}]),
-        with_first(judges=[{**WORD, "score": None}]), with_first(donor_id=""), with_first(donor_id="a" * 64),
-        with_first(judges=[WORD], donor_id="a" * 64), with_first(score=None),
-    ]  # fmt: skip
+        with_first(judges=[]),
+        with_first(judges=[WORD]),
+        with_first(judges=[{**WORD, "is_normal": False}]),
+        with_first(judges=[{**WORD, "score": None}]),
+        with_first(donor_id=""),
+        with_first(donor_id="a" * 64),
+        with_first(judges=[WORD], donor_id="a" * 64),
+        with_first(score=None),
+    ]
     digests = [row_digest(one) for one in (row, *changed)]
     assert digests == [digest(one) for one in (row, *changed)]
     assert len(set(digests)) == len(digests)

@@ -7,17 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from evidence_rows import (
-    MODEL,
-    VERSION,
-    app_of,
-    content,
-    explanations,
-    image_id,
-    publish_shard,
-    scores,
-    store_in,
-)
+from evidence_rows import MODEL, VERSION, app_of, content, explanations, image_id, publish_shard, scores, store_in
 
 import xadflow.evidence.store
 import xadflow.evidence.writer_lock

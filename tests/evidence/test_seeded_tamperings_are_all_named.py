@@ -107,17 +107,23 @@ def swap_two_commits(store: EvidenceStore, dice: random.Random) -> Named:
     if how == "entries":
         one, two = dice.sample(range(LAST + 1), 2)
         exchange(entry(store, table, one), entry(store, table, two))
-        return [f"{table} commit {here}: log entry {here:020d}.json holds commit {there}: commits were swapped"
-                for here, there in ((one, two), (two, one))]  # fmt: skip
+        return [
+            f"{table} commit {here}: log entry {here:020d}.json holds commit {there}: commits were swapped"
+            for here, there in ((one, two), (two, one))
+        ]
     one, two = dice.sample(range(1, LAST + 1), 2)
     if how == "data":
         paths = [data_file(store, table, version) for version in (one, two)]
         exchange(*paths)
-        return [f"{table} commit {version}: {path.relative_to(store.folder(table))} is not the file that was written"
-                for version, path in zip((one, two), paths, strict=True)]  # fmt: skip
+        return [
+            f"{table} commit {version}: {path.relative_to(store.folder(table))} is not the file that was written"
+            for version, path in zip((one, two), paths, strict=True)
+        ]
     lines = store.ledger.path.read_bytes().splitlines(keepends=True)
-    here, there = ([line.seq for line in store.ledger.lines() if (line.table, line.version) == (table, version)][0] - 1
-                   for version in (one, two))  # fmt: skip
+    here, there = (
+        [line.seq for line in store.ledger.lines() if (line.table, line.version) == (table, version)][0] - 1
+        for version in (one, two)
+    )
     lines[here], lines[there] = lines[there], lines[here]
     store.ledger.path.write_bytes(b"".join(lines))
     return [f"ledger line {place + 1} says it is line {other + 1}" for place, other in ((here, there), (there, here))]
@@ -133,9 +139,12 @@ def insert_a_row(store: EvidenceStore, dice: random.Random) -> Named:
         properties = CommitProperties(
             custom_metadata={"xadflow.rows_digest": rows_digest(digests_of(rows)), "xadflow.mark": "0" * 32},
             app_transactions=[Transaction("scores/made-up", 1), Transaction("chain", LAST + 1)],
-        )  # fmt: skip
+        )
     write_deltalake(store.folder(table), rows, mode="append", commit_properties=properties)
-    return [f"{table} commit {LAST + 1}: the log holds a commit that has no ledger line", f"{table}: a reader sees run_date="]
+    return [
+        f"{table} commit {LAST + 1}: the log holds a commit that has no ledger line",
+        f"{table}: a reader sees run_date=",
+    ]
 
 
 def flip_in_the_ledger(store: EvidenceStore, dice: random.Random) -> Named:

@@ -40,7 +40,9 @@ def test_what_was_written_comes_back_in_the_contracts_types(store):
 
 
 def test_columns_and_rows_can_be_chosen(store):
-    late = store.read("scores", ["image_id", "score"], where=pc.field("run_date") == pc.scalar("2026-11-21").cast("date32"))
+    late = store.read(
+        "scores", ["image_id", "score"], where=pc.field("run_date") == pc.scalar("2026-11-21").cast("date32")
+    )
     assert late.column_names == ["image_id", "score"]
     assert set(late["image_id"].to_pylist()) == {image_id(number) for number in range(4, 8)}
 

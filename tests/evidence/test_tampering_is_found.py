@@ -83,7 +83,9 @@ def test_a_moved_store_verifies(clean, tmp_path):
 def test_a_flipped_byte_in_a_data_file_is_named(evidence, table, share):
     path = one_data_file(evidence[0], table, 2)
     flip(path, int(path.stat().st_size * share))
-    assert f"{table} commit 2: run_date=2026-11-21/{path.name} is not the file that was written" in problems_of(evidence)
+    assert f"{table} commit 2: run_date=2026-11-21/{path.name} is not the file that was written" in problems_of(
+        evidence
+    )
 
 
 @pytest.mark.parametrize("version", [0, 1, 3])
@@ -152,9 +154,12 @@ def test_a_foreign_append_with_a_forged_ledger_line_is_not_in_the_chain(evidence
     write_deltalake(store.folder("scores"), scores([99]), mode="append")
     (path,) = store.log_files("scores") - {path for line in store.ledger.lines() for path in line.files}
     store.ledger.append(
-        table="scores", version=4, rows_digest=rows_digest([row_digest(scores([99]).to_pylist()[0])]),
-        files={path: sha256_file(store.folder("scores") / path)}, log_entry=sha256_file(entry(store, "scores", 4)),
-    )  # fmt: skip
+        table="scores",
+        version=4,
+        rows_digest=rows_digest([row_digest(scores([99]).to_pylist()[0])]),
+        files={path: sha256_file(store.folder("scores") / path)},
+        log_entry=sha256_file(entry(store, "scores", 4)),
+    )
     assert any("scores commit 4" in what and "is not in the chain" in what for what in problems_of(evidence))
 
 
@@ -176,8 +181,9 @@ def _forge(store, table: str, version: int, change) -> None:
     forger = store_in(store.tables.parent).ledger
     for line in lines:
         files = {name: sha256_file(store.folder(line.table) / name) for name in line.files}
-        forger.append(table=line.table, version=line.version, rows_digest=line.rows_digest, files=files,
-                      log_entry=line.log_entry)  # fmt: skip
+        forger.append(
+            table=line.table, version=line.version, rows_digest=line.rows_digest, files=files, log_entry=line.log_entry
+        )
 
 
 @pytest.mark.parametrize("table", ["scores", "explanations"])

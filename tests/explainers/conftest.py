@@ -49,7 +49,9 @@ def patterned(count, seed):
     rng = np.random.default_rng(seed)
     phase = rng.uniform(0, 2 * np.pi, (count, 1, 1, 1))
     stripes = 0.5 + 0.2 * np.sin(np.arange(SIDE) * 0.8 + phase)
-    return torch.from_numpy((np.clip(stripes + rng.normal(0, 0.03, (count, 1, SIDE, SIDE)), 0, 1) * 255).astype(np.uint8))
+    return torch.from_numpy(
+        (np.clip(stripes + rng.normal(0, 0.03, (count, 1, SIDE, SIDE)), 0, 1) * 255).astype(np.uint8)
+    )
 
 
 def with_defects(images, seed):
@@ -74,7 +76,9 @@ def toy_network():
 
 @pytest.fixture(scope="session")
 def trained():
-    """A conv net that sees the squares, calibrated as real detectors are; the same weights everywhere (see toy_training.py)."""
+    """A conv net that sees the squares, calibrated as real detectors are; the same weights everywhere (see
+    toy_training.py).
+    """
     network = toy_network()
     network.load_state_dict(load_file(TOY_WEIGHTS))
     detector = ToyDetector(network.eval(), (1, SIDE, SIDE))

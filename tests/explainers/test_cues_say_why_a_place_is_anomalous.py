@@ -1,4 +1,6 @@
-"""The explainer `cues`: pictures that restore to the cues, shares that no constant changes, classes by name, clear refusals."""
+"""The explainer `cues`: pictures that restore to the cues, shares that no constant changes, classes by name, clear
+refusals.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ NAMES = ("dark wall", "bright wall", "door")
 
 
 class Scene:
-    """The toy detector with a map of two cues, three parts network to one part brightness, and two walls it tells apart."""
+    """The toy detector with a map of two cues, three parts network to one part brightness, and two walls it tells
+    apart.
+    """
 
     def __init__(self, plain, offset=0.0):
         self.plain, self.offset = plain, offset
@@ -111,8 +115,15 @@ def test_a_flat_map_has_no_shares(scene, anomalies):
 
 def test_a_row_of_the_evidence_holds_every_picture(scene, anomalies):
     (one,) = CuesExplainer(sheet=False).explain(scene, as_float(anomalies[:1]))
-    row = explanation_row({"score": 1.0}, explainer="cues", explainer_version="1", seed=0, original=anomalies[0].numpy(),
-                          explanation=one, lineage="{}")  # fmt: skip
+    row = explanation_row(
+        {"score": 1.0},
+        explainer="cues",
+        explainer_version="1",
+        seed=0,
+        original=anomalies[0].numpy(),
+        explanation=one,
+        lineage="{}",
+    )
     assert [shown["name"] for shown in row["images"]] == ["classes", "legend", "cue.outlier", "cue.unlikely"]
     assert all(shown["image"]["bytes"].startswith(b"\x89PNG") for shown in row["images"])
     assert {"share.outlier", "hot.unlikely", "peak_class"} <= {metric["name"] for metric in row["metrics"]}
@@ -133,9 +144,10 @@ def test_a_night_passes_it_over_for_other_detectors_and_refuses_it_by_name():
     assert why_unfit("cues", "dense_hybrid") is None
     assert why_unfit("cues", "hsc") == "It needs a detector with `cues`, which hsc does not have."
     settings = SimpleNamespace(
-        nightly_explainers=lambda dataset, detector: ["heatmap", "cues"], explainer_for=lambda *named: {},
+        nightly_explainers=lambda dataset, detector: ["heatmap", "cues"],
+        explainer_for=lambda *named: {},
         detector=lambda name: SimpleNamespace(method=name),
-    )  # fmt: skip
+    )
     champion = SimpleNamespace(name="xad.plates.hsc", version=3)
     chosen = choose_explainers(None, settings, None, "plates", "hsc", champion)
     assert (set(chosen.settings), set(chosen.left_out)) == ({"heatmap"}, set())

@@ -1,4 +1,6 @@
-"""The explainer `reconstruction`: pictures that restore to what the detector made, a twin that is measured, clear refusals."""
+"""The explainer `reconstruction`: pictures that restore to what the detector made, a twin that is measured, clear
+refusals.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,16 @@ def mender(trained):
             blurred = torch.nn.functional.avg_pool2d(images, 5, 1, 2, count_include_pad=False)
             heat = self.score(images).map.detach()
             return Reconstructions(
-                impression=blurred - 0.1, naive_mean=images, naive_variance=torch.full_like(heat, 1 / samples),
-                expert_mean=blurred, expert_variance=torch.zeros_like(heat),
-                terms={"x-x_hat": (images - blurred).square()[:, 0], "low-m": heat}, contributions={"x-x_hat": heat - 1.0},
-                map=heat, parts={"map": heat.flatten(1).amax(1), "knn": torch.zeros(len(images))},
-            )  # fmt: skip
+                impression=blurred - 0.1,
+                naive_mean=images,
+                naive_variance=torch.full_like(heat, 1 / samples),
+                expert_mean=blurred,
+                expert_variance=torch.zeros_like(heat),
+                terms={"x-x_hat": (images - blurred).square()[:, 0], "low-m": heat},
+                contributions={"x-x_hat": heat - 1.0},
+                map=heat,
+                parts={"map": heat.flatten(1).amax(1), "knn": torch.zeros(len(images))},
+            )
 
     return Mender(trained.network, trained.input_shape, trained.calibration)
 
@@ -54,8 +61,12 @@ def test_pictures_restore_to_the_raw_values_and_the_sheet_shows_them_all(mender,
         assert sheet.dtype == np.uint8
         assert sheet.shape[0] == 3
         assert min(sheet.shape[1:]) > 3 * 128
-        assert np.array_equal(sheet, {i.name: i for i in ReconstructionExplainer(samples=4).explain(mender, x[row : row + 1])[0]
-                                      .images}["sheet"].image)  # fmt: skip
+        assert np.array_equal(
+            sheet,
+            {i.name: i for i in ReconstructionExplainer(samples=4).explain(mender, x[row : row + 1])[0].images}[
+                "sheet"
+            ].image,
+        )
 
 
 def test_the_twin_is_the_expert_reconstruction_and_its_figures_are_those_of_its_8_bits(mender, anomalies):
@@ -81,8 +92,15 @@ def test_the_twin_is_the_expert_reconstruction_and_its_figures_are_those_of_its_
 
 def test_a_row_of_the_evidence_holds_every_picture(mender, anomalies):
     (one,) = ReconstructionExplainer().explain(mender, as_float(anomalies[:1]))
-    row = explanation_row({"score": 1.0}, explainer="reconstruction", explainer_version="1", seed=0,
-                          original=anomalies[0].numpy(), explanation=one, lineage="{}")  # fmt: skip
+    row = explanation_row(
+        {"score": 1.0},
+        explainer="reconstruction",
+        explainer_version="1",
+        seed=0,
+        original=anomalies[0].numpy(),
+        explanation=one,
+        lineage="{}",
+    )
     assert [shown["name"] for shown in row["images"]][-1] == "sheet"
     assert all(shown["image"]["bytes"].startswith(b"\x89PNG") for shown in row["images"])
     assert {"part.map", "part.knn", "fidelity_m"} <= {metric["name"] for metric in row["metrics"]}
@@ -104,13 +122,17 @@ def test_a_night_passes_it_over_for_other_detectors_and_refuses_it_by_name():
     assert why_unfit("heatmap", "hsc") is None
     assert why_unfit("reconstruction", "hsc") == "It needs a detector with `reconstructions`, which hsc does not have."
     settings = SimpleNamespace(
-        nightly_explainers=lambda dataset, detector: ["heatmap", "reconstruction"], explainer_for=lambda *named: {},
+        nightly_explainers=lambda dataset, detector: ["heatmap", "reconstruction"],
+        explainer_for=lambda *named: {},
         detector=lambda name: SimpleNamespace(method=name),
-    )  # fmt: skip
+    )
     champion = SimpleNamespace(name="xad.plates.hsc", version=3)
     chosen = choose_explainers(None, settings, None, "plates", "hsc", champion)
     assert (set(chosen.settings), set(chosen.left_out)) == ({"heatmap"}, set())
-    assert set(choose_explainers(None, settings, None, "plates", "utad", champion).settings) == {"heatmap", "reconstruction"}
+    assert set(choose_explainers(None, settings, None, "plates", "utad", champion).settings) == {
+        "heatmap",
+        "reconstruction",
+    }
     with pytest.raises(WrongUse, match=r"nothing to say of xad.plates.hsc.*leave out --explainer reconstruction"):
         choose_explainers(None, settings, None, "plates", "hsc", champion, ["reconstruction"])
 

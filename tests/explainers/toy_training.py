@@ -1,8 +1,8 @@
 """How the weights in toy.safetensors were made: `python -m tests.explainers.toy_training`.
 
-They are kept, not trained anew for each run of the tests: what twelve epochs become hangs on the processor's arithmetic and
-the seed, and the tests here are about explainers. All of five seeds (0, 1000, ... 4000) gave a detector that finds every
-defect, but two (1000, 2000) one without a gradient on 16 of 24 of them, where no explainer can walk.
+They are kept, not trained anew for each run of the tests: what twelve epochs become hangs on the processor's arithmetic
+and the seed, and the tests here are about explainers. All of five seeds (0, 1000, ... 4000) gave a detector that finds
+every defect, but two (1000, 2000) one without a gradient on 16 of 24 of them, where no explainer can walk.
 """
 
 from __future__ import annotations

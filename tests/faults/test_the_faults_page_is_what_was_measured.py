@@ -12,9 +12,20 @@ from benchmarks.faults_kit.page import faults_page
 from benchmarks.render import FAULTS_PAGE, RESULTS, faults
 
 GOOD = Outcome(
-    "disks", "the disk is full", "status 1", "no room; got 'x'. Next: free some space", False, "", "status 0", 3.0, same=True,
-    plain=True, twice=0, audit="", anchored=True,
-)  # fmt: skip
+    "disks",
+    "the disk is full",
+    "status 1",
+    "no room; got 'x'. Next: free some space",
+    False,
+    "",
+    "status 0",
+    3.0,
+    same=True,
+    plain=True,
+    twice=0,
+    audit="",
+    anchored=True,
+)
 
 
 def test_the_page_is_what_the_results_say():
@@ -26,10 +37,20 @@ def test_every_fault_of_the_measured_run_was_held():
     assert [one["fault"] for one in figures["faults"] if not one["held"]] == []
 
 
-@pytest.mark.parametrize("change", [
-    {"message": "no room"}, {"traceback": True}, {"again": "status 1"}, {"again": "killed"}, {"same": False},
-    {"plain": False}, {"twice": 1}, {"audit": "scores: gone"}, {"anchored": False},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"message": "no room"},
+        {"traceback": True},
+        {"again": "status 1"},
+        {"again": "killed"},
+        {"same": False},
+        {"plain": False},
+        {"twice": 1},
+        {"audit": "scores: gone"},
+        {"anchored": False},
+    ],
+)
 def test_one_thing_wrong_is_enough(change):
     assert GOOD.held
     assert not replace(GOOD, **change).held
@@ -38,8 +59,15 @@ def test_one_thing_wrong_is_enough(change):
 def test_the_page_shows_what_is_wrong():
     def page(outcome: Outcome) -> str:
         undisturbed = {"rows": {"scores": 1, "explanations": 2}, "arrivals": 3}
-        figures = {"undisturbed": undisturbed, "faults": [outcome.figures()], "held": int(outcome.held), "not_allowed_here": 0}
-        return faults_page({"figures": figures, "date": "d", "commit": "c", "device": "cpu", "seeds": [0], "seconds": 1.0})
+        figures = {
+            "undisturbed": undisturbed,
+            "faults": [outcome.figures()],
+            "held": int(outcome.held),
+            "not_allowed_here": 0,
+        }
+        return faults_page(
+            {"figures": figures, "date": "d", "commit": "c", "device": "cpu", "seeds": [0], "seconds": 1.0}
+        )
 
     assert "1 of 1 faults held" in page(GOOD)
     assert "DIFFERENT" in page(replace(GOOD, same=False))

@@ -1,7 +1,7 @@
 """A night small enough to be killed many times: 64 px crops of gravel, a real detector in a real registry, no Prefect.
 
-The functions here are the work of child processes (see benchmarks/faults_kit/children.py); each child finds its project and
-state by the environment, as every command does.
+The functions here are the work of child processes (see benchmarks/faults_kit/children.py); each child finds its project
+and state by the environment, as every command does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ explainers: {{heatmap: {{}}, sparse: {{radii: [100], rung_iterations: 2, iterati
 retrain: {{datasets: [{PLATES}], detectors: [fcdd]}}
 explain: {{datasets: [{PLATES}], explainers: [heatmap, sparse], shard_size: 4, batch_size: 4}}
 demo: {{dataset: {PLATES}}}
-"""
+"""  # noqa: E501
 SMALL = {"stages": (2,), "min_steps": 12, "epochs": 1.0, "batch_normals": 16, "batch_synthetic": 16}
 
 
@@ -50,10 +50,18 @@ def make_project(project: Path) -> None:
     (project / "inbox" / "note.png").write_text("no image")
     Image.fromarray(torch.zeros(SIDE, SIDE, dtype=torch.uint8).numpy()).save(folder / "images" / "black.png")
     row = ManifestRow(
-        image_id=hashlib.sha256((folder / "images" / "black.png").read_bytes()).hexdigest(), path="images/black.png",
-        split=str(Split.TRAIN), label=0, category="plate", defect=None, mask_path=None, width=SIDE, height=SIDE,
-        source="made up", licence="not stated",
-    )  # fmt: skip
+        image_id=hashlib.sha256((folder / "images" / "black.png").read_bytes()).hexdigest(),
+        path="images/black.png",
+        split=str(Split.TRAIN),
+        label=0,
+        category="plate",
+        defect=None,
+        mask_path=None,
+        width=SIDE,
+        height=SIDE,
+        source="made up",
+        licence="not stated",
+    )
     write_manifest(folder / "manifest.parquet", [row])
     write_quarantine(folder / "quarantine.parquet", [])
 
@@ -70,16 +78,31 @@ def register_champion() -> None:
     torch.set_num_threads(1)
     opened = open_project()
     nothing = torch.zeros(0, 1, SIDE, SIDE, dtype=torch.uint8)
-    data = TrainingData(normals=gravel_crops(32, 1), val_normals=gravel_crops(16, 2), known=nothing, known_masks=None,
-                        calibration_defects=nothing)  # fmt: skip
+    data = TrainingData(
+        normals=gravel_crops(32, 1),
+        val_normals=gravel_crops(16, 2),
+        known=nothing,
+        known_masks=None,
+        calibration_defects=nothing,
+    )
     detector = FCDD(**SMALL)
     detector.fit(data, FitRun(opened.home.runs / "fit", seed=0, false_alarm_rate=0.1, device="cpu"))
     detector.save(opened.home.runs / "saved")
     ref = opened.registry.log_training(
-        model_name=f"xad.{PLATES}.fcdd", folder=opened.home.runs / "saved", experiment="xad.plates", params={},
-        metrics={}, history=[], figures={}, dataset_name=PLATES, dataset_digest="none",
-        dataset_frame=pd.DataFrame({"image_id": ["a"]}), input_shape=(1, SIDE, SIDE), lineage={}, tags={},
-    )  # fmt: skip
+        model_name=f"xad.{PLATES}.fcdd",
+        folder=opened.home.runs / "saved",
+        experiment="xad.plates",
+        params={},
+        metrics={},
+        history=[],
+        figures={},
+        dataset_name=PLATES,
+        dataset_digest="none",
+        dataset_frame=pd.DataFrame({"image_id": ["a"]}),
+        input_shape=(1, SIDE, SIDE),
+        lineage={},
+        tags={},
+    )
     opened.registry.set_alias(ref.name, "champion", ref.version)
 
 
@@ -107,10 +130,20 @@ def explain(run_id: str, inbox: Path, options: dict[str, Any]) -> None:
     opened.store.prepare()
     if together is not None:
         together.wait(120)
-    plan = read_plan(plan_night(
-        opened.home, opened.settings, opened.registry, opened.store, dataset=PLATES, run_date=DAY, run_id=run_id,
-        inbox=inbox, only_inbox=True, explainers=options.get("explainers", BOTH),
-    ))  # fmt: skip
+    plan = read_plan(
+        plan_night(
+            opened.home,
+            opened.settings,
+            opened.registry,
+            opened.store,
+            dataset=PLATES,
+            run_date=DAY,
+            run_id=run_id,
+            inbox=inbox,
+            only_inbox=True,
+            explainers=options.get("explainers", BOTH),
+        )
+    )
     if together is not None:
         together.wait(120)
     for index in sorted(range(len(plan.shards)), reverse=options.get("backwards", False)):

@@ -34,8 +34,14 @@ class Plant:
 
     def start(self, state: Path, run_id: str, **options: Any) -> Child:
         """Start a night in a child process; the options are those of tiny_night.explain."""
-        return children.start(tiny_night.explain, run_id, self.project / "inbox", options, log=state / f"{run_id}.log",
-                              environment={"XADFLOW_HOME": str(state)})  # fmt: skip
+        return children.start(
+            tiny_night.explain,
+            run_id,
+            self.project / "inbox",
+            options,
+            log=state / f"{run_id}.log",
+            environment={"XADFLOW_HOME": str(state)},
+        )
 
     def night(self, state: Path, run_id: str, **options: Any) -> Ended:
         """A night that must end well."""
@@ -52,10 +58,17 @@ class Plant:
 def make(root: Path) -> Plant:
     """Draw the images, train and register; starts the parent of all children."""
     plant = Plant(root)
-    children.warm(*tiny_night.WARM, environment={
-        **QUIET, "XADFLOW_PROJECT": str(plant.project), "XADFLOW_HOME": str(root / "trained"), "PREFECT_HOME": str(root),
-        "MPLCONFIGDIR": str(root / "matplotlib"), "OPENBLAS_NUM_THREADS": "1",
-    })  # fmt: skip
+    children.warm(
+        *tiny_night.WARM,
+        environment={
+            **QUIET,
+            "XADFLOW_PROJECT": str(plant.project),
+            "XADFLOW_HOME": str(root / "trained"),
+            "PREFECT_HOME": str(root),
+            "MPLCONFIGDIR": str(root / "matplotlib"),
+            "OPENBLAS_NUM_THREADS": "1",
+        },
+    )
     children.ask(tiny_night.make_project, plant.project, log=root / "log")
     children.ask(tiny_night.register_champion, log=root / "log")
     return plant

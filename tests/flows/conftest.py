@@ -38,10 +38,16 @@ def xadflow(project: Path, environment: dict[str, str]) -> Run:
 
     def run(*words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "xadflow", *words], cwd=project, env=environment, capture_output=True, text=True,
+            [sys.executable, "-m", "xadflow", *words],
+            cwd=project,
+            env=environment,
+            capture_output=True,
+            text=True,
             check=False,
-        )  # fmt: skip
-        assert done.returncode == status, f"xadflow {' '.join(words)} ended {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
+        assert done.returncode == status, (
+            f"xadflow {' '.join(words)} ended {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
@@ -50,7 +56,9 @@ def xadflow(project: Path, environment: dict[str, str]) -> Run:
 
 @pytest.fixture(scope="session")
 def explained(project: Path, xadflow: Run, screws: Path) -> Path:
-    """The README's three commands; returns the project. What each said on standard error is in <command>.said beside it."""
+    """The README's three commands; returns the project. What each said on standard error is in <command>.said beside
+    it.
+    """
     commands = re.findall(r"^\$ (xadflow .*screws.*)$", README.read_text(), flags=re.M)[:3]
     assert [command.split()[1] for command in commands] == ["data", "retrain", "explain"]
     for command in commands:
@@ -61,7 +69,9 @@ def explained(project: Path, xadflow: Run, screws: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def screws(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder in MVTec-AD layout: grey and RGB, mixed sizes, masks, odd but sound images, and every bad file."""
+    """A user's folder in MVTec-AD layout: grey and RGB, mixed sizes, masks, odd but sound images, and every
+    bad file.
+    """
     root = tmp_path_factory.mktemp("users") / "screws"
     draw_screws(root)
     add_hostile_files(root)

@@ -74,11 +74,20 @@ def test_every_anomaly_is_shown_mended_by_what_train_normals_show_there(explaine
         assert lineage["donors_missing"] == 0
 
 
-@pytest.mark.parametrize(("command", "work"), [
-    ("data", "data set screws: validate"), ("retrain", "start Prefect"), ("retrain", "train fcdd on screws, seed 0"),
-    ("retrain", "gate xad.screws.fcdd version 1"), ("explain", "start Prefect"), ("explain", "explain screws, shard 1 of 1"),
-])  # fmt: skip
-def test_a_person_who_reads_a_pipe_sees_each_piece_of_work_with_its_seconds(explained: Path, command: str, work: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "work"),
+    [
+        ("data", "data set screws: validate"),
+        ("retrain", "start Prefect"),
+        ("retrain", "train fcdd on screws, seed 0"),
+        ("retrain", "gate xad.screws.fcdd version 1"),
+        ("explain", "start Prefect"),
+        ("explain", "explain screws, shard 1 of 1"),
+    ],
+)
+def test_a_person_who_reads_a_pipe_sees_each_piece_of_work_with_its_seconds(
+    explained: Path, command: str, work: str
+) -> None:
     said = (explained.parent / f"{command}.said").read_text()
     assert re.search(rf"^{re.escape(work)} \.\.\. [\d.]+ s$", said, flags=re.M), said
 
@@ -163,7 +172,9 @@ def test_every_counterfactual_has_the_word_of_a_judge_that_never_serves(explaine
 
 def test_the_readmes_queries_return_the_rows(explained: Path, environment) -> None:
     for snippet in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S):
-        done = subprocess.run([sys.executable, "-c", snippet], cwd=explained, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", snippet], cwd=explained, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         assert "score" in done.stdout or "mean" in done.stdout
         assert len(done.stdout.splitlines()) > 3
@@ -211,7 +222,16 @@ def test_score_prints_the_contract_and_reports_what_it_could_not_read(explained:
     good, bad = screws / "test/scratch/000.png", screws / "train/good/broken.png"
     done = xadflow("score", str(good), str(bad), "--json", "--model", "xad.screws.fcdd@champion", status=1)
     first, second = (json.loads(line) for line in done.stdout.splitlines())
-    assert list(first) == ["path", "image_id", "model_name", "model_version", "score", "threshold", "p_value", "is_anomaly"]
+    assert list(first) == [
+        "path",
+        "image_id",
+        "model_name",
+        "model_version",
+        "score",
+        "threshold",
+        "p_value",
+        "is_anomaly",
+    ]
     stored = table(explained, "scores").set_index("image_id").score
     if first["image_id"] in stored.index:
         assert first["score"] == pytest.approx(stored[first["image_id"]], rel=1e-4)
@@ -250,7 +270,9 @@ def test_the_nights_run_says_how_far_a_normal_counterfactual_is(explained: Path)
 
 def test_dvc_push_and_pull_bring_the_same_bytes_back(explained: Path, environment) -> None:
     def dvc(*words: str) -> None:
-        subprocess.run([sys.executable, "-m", "dvc", *words], cwd=explained, env=environment, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "dvc", *words], cwd=explained, env=environment, check=True, capture_output=True
+        )
 
     folder = explained / "data" / "screws"
     before = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

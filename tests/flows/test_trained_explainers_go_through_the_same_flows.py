@@ -22,8 +22,14 @@ from xadflow.work.week import judge_explainer, settle
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 
 MODEL = "xad.screws.fcdd.diverse"
-ANYTHING = {"min_share_normal": 0.0, "max_likeness": 1.0, "min_apart": 0.0, "max_frechet": 1e9, "max_change_of_normals": 1e9,
-            "min_transfer": 0.0}  # fmt: skip
+ANYTHING = {
+    "min_share_normal": 0.0,
+    "max_likeness": 1.0,
+    "min_apart": 0.0,
+    "max_frechet": 1e9,
+    "max_change_of_normals": 1e9,
+    "min_transfer": 0.0,
+}
 
 
 def set_rules(project: Path, rules: dict[str, float]) -> None:
@@ -44,8 +50,13 @@ def opened(night, explained: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNam
         monkeypatch.delenv(name, raising=False)
     home = Home.find()
     registry = Registry(home.mlflow_uri, home.mlflow_artifacts)
-    return SimpleNamespace(home=home, registry=registry, store=EvidenceStore(home.tables, home.ledger),
-                           settings=load_settings(home.params), champion=registry.champion("xad.screws.fcdd"))  # fmt: skip
+    return SimpleNamespace(
+        home=home,
+        registry=registry,
+        store=EvidenceStore(home.tables, home.ledger),
+        settings=load_settings(home.params),
+        champion=registry.champion("xad.screws.fcdd"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +64,9 @@ def outcomes(explained: Path, xadflow) -> list[dict[str, object]]:
     """`retrain` with a tiny generator for the champion that is there, under rules that let anything pass."""
     path = explained / "params.yaml"
     text = path.read_text().replace("diverse: {concepts: 2}", "diverse: {concepts: 2, width: 8, images: 2, steps: 3}")
-    text = text.replace("{datasets: [coloured-mnist], detectors: [bce, hsc]}", "{datasets: [screws], detectors: [fcdd]}")
+    text = text.replace(
+        "{datasets: [coloured-mnist], detectors: [bce, hsc]}", "{datasets: [screws], detectors: [fcdd]}"
+    )
     path.write_text(text)
     set_rules(explained, ANYTHING)
     found = json.loads(xadflow("retrain", "--dataset", "screws", "--json").stdout.splitlines()[-1])
@@ -87,7 +100,9 @@ def test_its_run_shows_held_out_anomalies_and_names_the_detectors_files(opened) 
     ref = opened.registry.champion(MODEL)
     run = Path(opened.registry._client.get_run(ref.run_id).info.artifact_uri.removeprefix("file://"))
     assert (run / "figures" / "counterfactuals.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list((run / "figures").glob("samples-step-*.png"))) == 3  # one a quarter, and this training has three steps
+    assert (
+        len(list((run / "figures").glob("samples-step-*.png"))) == 3
+    )  # one a quarter, and this training has three steps
     assert json.loads((run / "lineage.json").read_text())["detector_files"] == opened.champion.files
     assert ref.explains == opened.champion.as_explained
 
@@ -96,7 +111,9 @@ def test_images_scored_before_get_its_rows_and_no_other(night, explained: Path) 
     assert set(night.explainer) == {"diverse"}
     explanations = table(explained, "explanations")
     lineage = json.loads(night.lineage.iloc[0])
-    whose = explanations[(explanations.explainer == "sparse") & (explanations.model_version == lineage["model_version"])]
+    whose = explanations[
+        (explanations.explainer == "sparse") & (explanations.model_version == lineage["model_version"])
+    ]
     assert set(night.image_id) == set(whose.image_id)
     assert night.image_id.is_unique
     assert (lineage["explainer_model_name"], lineage["explainer_model_version"]) == (MODEL, 1)
@@ -133,7 +150,9 @@ def test_a_night_with_another_versions_explainer_does_not_start(opened) -> None:
             choose_explainers(opened.home, opened.settings, registry, "screws", "fcdd", champion)
     finally:
         registry.tag(MODEL, tagged.version, "xadflow.explains_weights", champion.as_explained.weights)
-    assert choose_explainers(opened.home, opened.settings, registry, "screws", "fcdd", champion).versions.keys() >= {"diverse"}
+    assert choose_explainers(opened.home, opened.settings, registry, "screws", "fcdd", champion).versions.keys() >= {
+        "diverse"
+    }
 
 
 def test_a_generator_that_breaks_a_rule_leaves_service_while_its_detector_stays(opened) -> None:

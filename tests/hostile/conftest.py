@@ -1,4 +1,6 @@
-"""One small plant: a project of its own with real git, DVC, MLflow and a champion, and a user's folder full of bad files."""
+"""One small plant: a project of its own with real git, DVC, MLflow and a champion, and a user's folder full of bad
+files.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,24 @@ from benchmarks.small_project import make_project, project_environment, python_p
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Plant:
     """The project and the folder ~/bolts; nothing is added yet."""
     root = tmp_path_factory.mktemp("plant")
-    make_project(root / "plant", {
-        "retrain: {datasets: [elpv],": "retrain: {datasets: [],", "explain: {datasets: [elpv],": "explain: {datasets: [],",
-    })  # fmt: skip
+    make_project(
+        root / "plant",
+        {
+            "retrain: {datasets: [elpv],": "retrain: {datasets: [],",
+            "explain: {datasets: [elpv],": "explain: {datasets: [],",
+        },
+    )
     users = root / "users"
     draw_bolts(users / "bolts")
     add_hostile_files(users / "bolts")
     act = write_vanishing_act(root / "act", users / "bolts")
-    environment = {**project_environment(root / "plant"), "HOME": str(users), "NO_COLOR": "1", "COLUMNS": "120",
-                   "PYTHONPATH": python_path(act)}  # fmt: skip
+    environment = {
+        **project_environment(root / "plant"),
+        "HOME": str(users),
+        "NO_COLOR": "1",
+        "COLUMNS": "120",
+        "PYTHONPATH": python_path(act),
+    }
     return Plant(root / "plant", users, environment)
 
 
@@ -52,9 +63,11 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from prefect.testing.utilities import prefect_test_harness
 
     chosen = {
-        settings.PREFECT_HOME: tmp_path_factory.mktemp("prefect"), settings.PREFECT_SERVER_ANALYTICS_ENABLED: False,
-        settings.PREFECT_LOGGING_LEVEL: "CRITICAL", settings.PREFECT_SERVER_LOGGING_LEVEL: "CRITICAL",
-    }  # fmt: skip
+        settings.PREFECT_HOME: tmp_path_factory.mktemp("prefect"),
+        settings.PREFECT_SERVER_ANALYTICS_ENABLED: False,
+        settings.PREFECT_LOGGING_LEVEL: "CRITICAL",
+        settings.PREFECT_SERVER_LOGGING_LEVEL: "CRITICAL",
+    }
     with settings.temporary_settings(chosen), prefect_test_harness(server_startup_timeout=300):
         yield settings.PREFECT_API_URL.value()
         logging.getLogger("prefect").setLevel(logging.CRITICAL)  # its handler writes to a stream that pytest has closed
@@ -73,14 +86,26 @@ def _registered(plant: Plant) -> Path:
     settings = load_settings(home.params)
     manifest = read_manifest(home.dataset("bolts"))
     detector = FCDD(**SMALL)
-    detector.fit(training_data(manifest, settings.dataset("bolts")),
-                 FitRun(home.runs / "fit", seed=0, false_alarm_rate=0.05, device="cpu"))  # fmt: skip
+    detector.fit(
+        training_data(manifest, settings.dataset("bolts")),
+        FitRun(home.runs / "fit", seed=0, false_alarm_rate=0.05, device="cpu"),
+    )
     detector.save(home.runs / "saved")
     registry = Registry(home.mlflow_uri, home.mlflow_artifacts)
     ref = registry.log_training(
-        model_name="xad.bolts.fcdd", folder=home.runs / "saved", experiment="xad.bolts", params={}, metrics={},
-        history=[], figures={}, dataset_name="bolts", dataset_digest="none", dataset_frame=manifest.table.to_pandas(),
-        input_shape=detector.input_shape, lineage={}, tags={},
-    )  # fmt: skip
+        model_name="xad.bolts.fcdd",
+        folder=home.runs / "saved",
+        experiment="xad.bolts",
+        params={},
+        metrics={},
+        history=[],
+        figures={},
+        dataset_name="bolts",
+        dataset_digest="none",
+        dataset_frame=manifest.table.to_pandas(),
+        input_shape=detector.input_shape,
+        lineage={},
+        tags={},
+    )
     registry.set_alias(ref.name, CHAMPION, ref.version)
     return registry.detector_folder(ref)

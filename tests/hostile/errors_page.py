@@ -23,7 +23,7 @@ that the request was wrong. There is no traceback for a mistake of yours; if you
 `xadflow doctor` looks at everything and names the command that mends what it finds.
 
 Paths and digests that differ between machines are shortened: `~/plant` is the project, `~/bolts` a folder of images.
-"""
+"""  # noqa: E501
 
 
 def page(answers: Mapping[str, Answer]) -> str:
@@ -44,8 +44,10 @@ def page(answers: Mapping[str, Answer]) -> str:
 
 def section(situation: Situation, answer: Answer) -> str:
     """One situation: what happened, the command, the answer, the exit status."""
-    return (f"### {situation.title}\n\n{situation.happened}\n\n```console\n$ {situation.typed}\n{answer.said}\n```\n\n"
-            f"Exit status {answer.status}.\n")  # fmt: skip
+    return (
+        f"### {situation.title}\n\n{situation.happened}\n\n```console\n$ {situation.typed}\n{answer.said}\n```\n\n"
+        f"Exit status {answer.status}.\n"
+    )
 
 
 def anchor(title: str) -> str:

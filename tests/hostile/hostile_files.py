@@ -1,4 +1,5 @@
-"""Every bad input that the border has to refuse, and the odd but sound ones it has to take, put into a folder of images.
+"""Every bad input that the border has to refuse, and the odd but sound ones it has to take, put into a folder of
+images.
 
 The folder is in MVTec-AD layout, with train/good, test/good and test/scratch filled already.
 """
@@ -29,8 +30,12 @@ REASONS = {
     "test/scratch/odd-mask.png": "mask-size",
     VANISHING: "vanished",
 }
-SOUND = ("train/good/deep.png", "train/good/print.jpg", *(f"test/scratch/deep-{n}.png" for n in range(3)),
-         *(f"test/scratch/print-{n}.jpg" for n in range(3)))  # fmt: skip
+SOUND = (
+    "train/good/deep.png",
+    "train/good/print.jpg",
+    *(f"test/scratch/deep-{n}.png" for n in range(3)),
+    *(f"test/scratch/print-{n}.jpg" for n in range(3)),
+)
 
 
 def add_hostile_files(root: Path, seed: int = 11) -> None:

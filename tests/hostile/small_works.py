@@ -51,9 +51,14 @@ class Plant:
     def child(self, command: str, **changes: str) -> Answer:
         """Run a command line as a user does, in a process of its own."""
         done = subprocess.run(
-            self._words(command), cwd=self.project, env={**self.environment, **changes},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        )  # fmt: skip
+            self._words(command),
+            cwd=self.project,
+            env={**self.environment, **changes},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
         return Answer(done.returncode, self.plain(done.stdout))
 
     def here(self, command: str, **changes: str) -> Answer:

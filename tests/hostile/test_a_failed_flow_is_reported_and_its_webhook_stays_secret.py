@@ -69,8 +69,13 @@ def test_the_webhook_gets_one_json_post_and_the_log_one_line(project, hook, capl
     assert notified(caplog) == [f"flow failed: explain (calm-otter) Failed: {STATE.message}"]
     ((method, path, content),) = hook.got
     assert (method, path) == ("POST", f"/200/{TOKEN}")
-    assert content == {"text": f"explain (calm-otter) Failed: {STATE.message}", "flow": "explain", "run": "calm-otter",
-                       "run_id": "0-1-2", "state": "Failed"}  # fmt: skip
+    assert content == {
+        "text": f"explain (calm-otter) Failed: {STATE.message}",
+        "flow": "explain",
+        "run": "calm-otter",
+        "run_id": "0-1-2",
+        "state": "Failed",
+    }
 
 
 def test_without_a_webhook_only_the_log_tells(project, caplog) -> None:
@@ -111,7 +116,9 @@ def test_an_address_that_urllib_refuses_is_not_quoted(project, caplog) -> None:
     assert notified(caplog)[1:] == ["the failure could not be sent to the webhook: InvalidURL"]
 
 
-@pytest.mark.parametrize("value", [f"ftp://host/{TOKEN}", f"host/{TOKEN}", f"https:///{TOKEN}", f"http://[{TOKEN}", [TOKEN]])
+@pytest.mark.parametrize(
+    "value", [f"ftp://host/{TOKEN}", f"host/{TOKEN}", f"https:///{TOKEN}", f"http://[{TOKEN}", [TOKEN]]
+)
 def test_an_address_that_is_none_is_refused_and_not_shown(project, value: object) -> None:
     configure(project, value)
     with pytest.raises(BadSettings, match=r"notify\.webhook") as refused:

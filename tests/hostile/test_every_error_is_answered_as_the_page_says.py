@@ -48,7 +48,9 @@ def test_an_answer_has_its_status_says_what_to_do_and_is_the_one_on_the_page(pla
     assert "Traceback" not in answer.said
     assert "Next: " in answer.said or " -> " in answer.said or "--help" in answer.said, answer.said
     if not WRITING:
-        assert section(situation, answer) in PAGE.read_text(encoding="utf-8"), f"{answer.said}\n\nrun `make errors-page`"
+        assert section(situation, answer) in PAGE.read_text(encoding="utf-8"), (
+            f"{answer.said}\n\nrun `make errors-page`"
+        )
 
 
 def test_the_page_is_made_of_these_answers_and_nothing_else(answers) -> None:
@@ -65,5 +67,7 @@ def test_a_situation_leaves_the_plant_as_it_was(plant, answers) -> None:
 
 
 def test_every_title_of_the_page_has_an_address_of_its_own() -> None:
-    addresses = [anchor(one.title) for one in SITUATIONS] + [anchor(group) for group in {one.group for one in SITUATIONS}]
+    addresses = [anchor(one.title) for one in SITUATIONS] + [
+        anchor(group) for group in {one.group for one in SITUATIONS}
+    ]
     assert len(set(addresses)) == len(addresses)

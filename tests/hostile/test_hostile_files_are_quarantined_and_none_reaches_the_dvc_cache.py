@@ -58,8 +58,11 @@ def test_the_user_is_shown_each_file_with_its_reason(added) -> None:
 
 def test_nothing_of_a_bad_file_is_in_the_cache_or_below_data(plant, quarantine) -> None:
     """Not its bytes, not a part of them that was decoded, not what a link points to."""
-    bad = {path: (plant.bolts / path).read_bytes() for path in REASONS
-           if path != DUPLICATE and (plant.bolts / path).is_file()}  # fmt: skip
+    bad = {
+        path: (plant.bolts / path).read_bytes()
+        for path in REASONS
+        if path != DUPLICATE and (plant.bolts / path).is_file()
+    }
     bad["the mask that does not fit"] = (plant.bolts / "ground_truth/scratch/odd-mask_mask.png").read_bytes()
     for path in sorted((plant.users / OUTSIDE).rglob("*")):
         if path.is_file():
@@ -67,7 +70,9 @@ def test_nothing_of_a_bad_file_is_in_the_cache_or_below_data(plant, quarantine) 
     assert len(bad) >= len(REASONS)
     kept = [path for folder in (".dvc/cache", "data") for path in (plant.project / folder).rglob("*") if path.is_file()]
     assert sum(".dvc/cache" in path.as_posix() for path in kept) > 100
-    assert not [path for folder in (".dvc/cache", "data") for path in (plant.project / folder).rglob("*") if path.is_symlink()]
+    assert not [
+        path for folder in (".dvc/cache", "data") for path in (plant.project / folder).rglob("*") if path.is_symlink()
+    ]
     held = [(path, path.read_bytes()) for path in kept]
     for name, content in bad.items():
         part = content[: min(len(content), 400)]

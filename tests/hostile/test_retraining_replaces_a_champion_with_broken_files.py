@@ -33,14 +33,18 @@ def _opened(plant) -> Iterator[SimpleNamespace]:
     first = registry.champion(NAME)
     copied = home.mlflow_artifacts / "copied"
     shutil.copytree(registry.detector_folder(first).parents[1], copied)
-    second = registry._client.create_model_version(NAME, copied.as_uri(), first.run_id, tags={**first.tags, TRAINING_KEY: "k"})
+    second = registry._client.create_model_version(
+        NAME, copied.as_uri(), first.run_id, tags={**first.tags, TRAINING_KEY: "k"}
+    )
     yield SimpleNamespace(home=home, settings=load_settings(home.params), registry=registry, second=int(second.version))
     registry.set_alias(NAME, CHAMPION, first.version)
     registry._client.delete_model_version(NAME, second.version)
     shutil.rmtree(copied)
 
 
-def judged(opened: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, figures: dict[str, float]) -> challenge.GateOutcome:
+def judged(
+    opened: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, figures: dict[str, float]
+) -> challenge.GateOutcome:
     monkeypatch.setattr(challenge, "gate_figures", lambda *_: figures)
     monkeypatch.setattr(challenge, "dvc_hashes", lambda *_: {})
     challenger = opened.registry.resolve(f"{NAME}/{opened.second}")

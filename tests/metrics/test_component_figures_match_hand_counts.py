@@ -55,7 +55,9 @@ def test_corners_touch():
 def test_f1_averages_over_the_cuts_and_sums_over_images():
     found = Components()
     found.add(mask("##########"), mask("#####....."))  # sIoU .5, PPV .5
-    found.add(mask("..........", "..........", "....#....."), mask("##########", "..........", ".........."))  # missed, false
+    found.add(
+        mask("..........", "..........", "....#....."), mask("##########", "..........", "..........")
+    )  # missed, false
     figures = found.figures()
     # t <= .5: TP 1, FN 1, FP 1 -> .5 (6 cuts). t > .5: TP 0 (5 cuts).
     assert figures.f1_by_cut == (0.5,) * 6 + (0.0,) * 5
@@ -80,7 +82,10 @@ def test_small_predictions_are_dropped_and_small_labels_ignored_with_what_lies_o
     anomaly = mask("####....##", "####......")
     flagged = mask("####.#..##", "####......")
     assert [part.tolist() for part in component_overlaps(flagged, anomaly)] == [[1.0, 1.0], [1.0, 0.0, 1.0]]
-    assert [part.tolist() for part in component_overlaps(flagged, anomaly, min_predicted_px=2)] == [[1.0, 1.0], [1.0, 1.0]]
+    assert [part.tolist() for part in component_overlaps(flagged, anomaly, min_predicted_px=2)] == [
+        [1.0, 1.0],
+        [1.0, 1.0],
+    ]
     # 2 px are too few for a label; the prediction on them vanishes with them, the lone false one stays
     assert [part.tolist() for part in component_overlaps(flagged, anomaly, min_labelled_px=3)] == [[1.0], [1.0, 0.0]]
     assert component_overlaps(flagged, anomaly, min_labelled_px=2)[0].tolist() == [1.0, 1.0]
@@ -102,6 +107,7 @@ def test_nothing_to_find_and_nothing_found_is_none_and_not_a_number():
 
 def by_sets(flagged: np.ndarray, anomaly: np.ndarray, void: np.ndarray) -> tuple[list[float], list[float]]:
     """The paper's formulas on sets of pixels."""
+
     def components(picture: np.ndarray) -> list[set[tuple[int, ...]]]:
         labels, count = ndimage.label(picture, np.ones((3, 3)))
         return [set(map(tuple, np.argwhere(labels == one))) for one in range(1, count + 1)]

@@ -87,9 +87,9 @@ def test_delong_rejects_a_true_null_about_as_often_as_it_says():
     labels = np.repeat([0, 1], [60, 60])
     shared = rng.normal(size=(300, 120)) + labels
     noise = rng.normal(size=(2, 300, 120))
-    rejected = np.mean([
-        delong_paired(s + x, s + y, labels).p_value < 0.05 for s, x, y in zip(shared, *noise, strict=True)
-    ])  # fmt: skip
+    rejected = np.mean(
+        [delong_paired(s + x, s + y, labels).p_value < 0.05 for s, x, y in zip(shared, *noise, strict=True)]
+    )
     assert 0.02 < rejected < 0.09  # 300 trials of 5 %: standard error 1.3 %
 
 
@@ -105,8 +105,7 @@ def test_the_bootstrap_interval_covers_the_true_auroc_about_as_often_as_it_says(
 
 
 @pytest.mark.parametrize(
-    ("name", "figure"),
-    [("auroc", auroc), ("average_precision", average_precision), ("fpr_at_95_tpr", fpr_at_tpr)],
+    ("name", "figure"), [("auroc", auroc), ("average_precision", average_precision), ("fpr_at_95_tpr", fpr_at_tpr)]
 )
 def test_the_vectorised_bootstrap_equals_a_loop_over_the_same_resamples(name, figure):
     rng = np.random.default_rng(8)

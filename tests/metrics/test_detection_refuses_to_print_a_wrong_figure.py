@@ -31,12 +31,15 @@ def test_raw_distances_of_size_50_are_evaluated_as_scikit_learn_does(distances):
     assert summary.tied_share == 0.0
 
 
-@pytest.mark.parametrize("squash", [
-    lambda scores: expit(scores.astype(np.float32)),
-    lambda scores: np.clip(scores, 0, 1),
-    lambda scores: np.clip((scores - 24) / 14, 0, 0.6),
-    lambda scores: np.round(scores / 10),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "squash",
+    [
+        lambda scores: expit(scores.astype(np.float32)),
+        lambda scores: np.clip(scores, 0, 1),
+        lambda scores: np.clip((scores - 24) / 14, 0, 0.6),
+        lambda scores: np.round(scores / 10),
+    ],
+)
 def test_squashed_clamped_or_rounded_distances_are_refused(distances, squash):
     scores, labels = distances
     with pytest.raises(BadInput, match="equal scores.*tied.*raw scores"):

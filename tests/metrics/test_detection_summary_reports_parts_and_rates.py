@@ -73,8 +73,18 @@ def test_wilson_of_nothing_is_not_a_number_and_of_too_many_an_error():
 def test_metrics_are_flat_finite_and_named_as_mlflow_allows(evaluated):
     scores, labels, defects, categories = evaluated
     metrics = summarise_detection(scores, labels, 1.0, defects=defects, categories=categories).as_metrics()
-    assert {"auroc", "auroc_low", "auroc_high", "recall", "false_alarm_rate", "threshold", "normals",
-            "auroc_defect.crack", "auroc_defect.hot_spot__", "auroc_category.mono"} <= set(metrics)  # fmt: skip
+    assert {
+        "auroc",
+        "auroc_low",
+        "auroc_high",
+        "recall",
+        "false_alarm_rate",
+        "threshold",
+        "normals",
+        "auroc_defect.crack",
+        "auroc_defect.hot_spot__",
+        "auroc_category.mono",
+    } <= set(metrics)
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
     assert all(re.fullmatch(r"[A-Za-z0-9_.\-]{1,200}", name) for name in metrics)
     assert not {"recall", "threshold"} & set(summarise_detection(scores, labels).as_metrics())

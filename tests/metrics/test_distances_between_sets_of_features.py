@@ -44,7 +44,9 @@ def test_the_kernel_distance_is_the_mean_over_pairs_by_brute_force():
     def kernel(a, b):
         return (float(a @ b) / 4 + 1) ** 3
 
-    within = [np.mean([kernel(a[i], a[j]) for i in range(len(a)) for j in range(len(a)) if i != j]) for a in (one, other)]
+    within = [
+        np.mean([kernel(a[i], a[j]) for i in range(len(a)) for j in range(len(a)) if i != j]) for a in (one, other)
+    ]
     across = np.mean([kernel(a, b) for a in one for b in other])
     assert kernel_distance(one, other) == pytest.approx(sum(within) - 2 * across, rel=1e-12)
 

@@ -39,7 +39,9 @@ def test_distances_are_those_of_the_decoded_images(channels, seed):
     delta = [(int(a) - int(b)) / 255 for a, b in zip(other.ravel(), original.ravel(), strict=True)]
     assert change.l1 == pytest.approx(sum(abs(d) for d in delta), rel=1e-12)
     assert change.l2 == pytest.approx(sum(d * d for d in delta) ** 0.5, rel=1e-12)
-    pixels = [(y, x) for y in range(6) for x in range(5) if any(original[c, y, x] != other[c, y, x] for c in range(channels))]
+    pixels = [
+        (y, x) for y in range(6) for x in range(5) if any(original[c, y, x] != other[c, y, x] for c in range(channels))
+    ]
     assert change.changed_fraction == len(pixels) / 30
     assert lp_norm(original, other, 1.5) == pytest.approx(sum(abs(d) ** 1.5 for d in delta) ** (1 / 1.5), rel=1e-12)
     assert lp_norm(original, other, np.inf) == pytest.approx(max(abs(d) for d in delta), rel=1e-12)

@@ -1,4 +1,6 @@
-"""Counterfactuals of known factors, drawn by hand: bars (1) and squares (0) in three colours, read without any network."""
+"""Counterfactuals of known factors, drawn by hand: bars (1) and squares (0) in three colours, read without
+any network.
+"""
 
 import numpy as np
 import pytest
@@ -24,7 +26,9 @@ def read(made):
     lit = made > 76
     key = {tuple(np.array(value) > 0): name for name, value in COLOURS.items()}
     colours = np.array([[key.get(tuple(one.any(axis=(1, 2))), -1) for one in row] for row in lit])
-    shapes = np.array([[int(one.any(axis=(0, 2)).sum() >= one.any(axis=(0, 1)).sum() + 1) for one in row] for row in lit])
+    shapes = np.array(
+        [[int(one.any(axis=(0, 2)).sum() >= one.any(axis=(0, 1)).sum() + 1) for one in row] for row in lit]
+    )
     return Reading(colours, shapes, legible(made))
 
 
@@ -104,8 +108,10 @@ def test_many_random_readings_match_a_count_image_by_image():
                 continue
             strict = loose = only_i = only_j = 0
             for row in range(300):
-                cyan, bar = [(reading.first[row, k] == 2) and reading.legible[row, k] for k in (i, j)], [
-                    (reading.second[row, k] == 1) and reading.legible[row, k] for k in (i, j)]
+                cyan, bar = (
+                    [(reading.first[row, k] == 2) and reading.legible[row, k] for k in (i, j)],
+                    [(reading.second[row, k] == 1) and reading.legible[row, k] for k in (i, j)],
+                )
                 kept_shape, kept_colour = reading.second[row, i] == shapes[row], reading.first[row, j] == colours[row]
                 strict += cyan[0] and kept_shape and bar[1] and kept_colour
                 loose += cyan[0] and not bar[0] and bar[1] and not cyan[1]

@@ -35,8 +35,12 @@ def drawn(seed: int, images: int, classes: int = 3, size: int = 8, levels: int |
     if levels is not None:
         scores = np.round(scores * levels) / levels
     labels[rng.random(shape) < 0.15] = VOID
-    return Scene(torch.from_numpy(scores), torch.from_numpy(predicted), torch.from_numpy(labels.astype(np.uint8)),
-                 torch.from_numpy(anomaly))  # fmt: skip
+    return Scene(
+        torch.from_numpy(scores),
+        torch.from_numpy(predicted),
+        torch.from_numpy(labels.astype(np.uint8)),
+        torch.from_numpy(anomaly),
+    )
 
 
 def threshold_by_loops(scene: Scene, strict: bool) -> float:
@@ -153,8 +157,11 @@ def test_ignored_pixels_never_enter(value):
     for fold in folds:
         void = (fold.labels == VOID) & ~fold.anomaly
         assert void.any()
-        changed.append(fold._replace(scores=torch.where(void, value, fold.scores),
-                                     classes=torch.where(void, 2 - fold.classes, fold.classes)))  # fmt: skip
+        changed.append(
+            fold._replace(
+                scores=torch.where(void, value, fold.scores), classes=torch.where(void, 2 - fold.classes, fold.classes)
+            )
+        )
     assert open_set_figures(([changed[0]], [changed[1]]), 3) == open_set_figures(([folds[0]], [folds[1]]), 3)
 
 
@@ -169,7 +176,10 @@ def test_half_size_is_bilinear_and_nearest_as_in_torch_where_nothing_is_ignored(
 
 
 def test_an_anomaly_goes_before_its_label_and_void_is_ignored():
-    labels, anomaly = torch.tensor([0, 2, VOID, VOID, 1], dtype=torch.uint8), torch.tensor([False, False, False, True, True])
+    labels, anomaly = (
+        torch.tensor([0, 2, VOID, VOID, 1], dtype=torch.uint8),
+        torch.tensor([False, False, False, True, True]),
+    )
     assert open_ids(labels, anomaly, 3).tolist() == [0, 2, 4, 3, 3]
 
 

@@ -74,11 +74,20 @@ def test_noise_stability_is_mean_square_and_mean_divergence():
     noisy = RNG.integers(0, 256, (2, *MADE.shape)).astype(np.uint8)
     p, q = RNG.random((5, 3)), RNG.random((2, 5, 3))
     found = noise_stability(MADE, noisy, p, q)
-    squares = [((copy[n, k].astype(float) - MADE[n, k]) * 2 / 255) ** 2 for copy in noisy for n in range(5) for k in range(3)]
+    squares = [
+        ((copy[n, k].astype(float) - MADE[n, k]) * 2 / 255) ** 2 for copy in noisy for n in range(5) for k in range(3)
+    ]
     assert found.pixels == pytest.approx(np.mean(squares))
     assert found.probability == pytest.approx(
-        np.mean([jensenshannon([p[n, k], 1 - p[n, k]], [q[s, n, k], 1 - q[s, n, k]]) ** 2
-                 for s in range(2) for n in range(5) for k in range(3)]))  # fmt: skip
+        np.mean(
+            [
+                jensenshannon([p[n, k], 1 - p[n, k]], [q[s, n, k], 1 - q[s, n, k]]) ** 2
+                for s in range(2)
+                for n in range(5)
+                for k in range(3)
+            ]
+        )
+    )
     still = noise_stability(MADE, np.stack([MADE, MADE]), p, np.stack([p, p]))
     assert (still.pixels, still.probability) == (0.0, 0.0)
     with pytest.raises(BadInput, match="same images"):

@@ -92,8 +92,10 @@ def test_images_without_both_kinds_are_left_out_and_counted():
     alone = pooled_figures(maps[:1], anomaly[:1])
     assert (found.images, found.without_inlier, found.without_anomaly) == (1, 1, 2)
     assert (found.average_precision, found.auroc, found.fpr_at_95_tpr) == (
-        alone.average_precision, alone.auroc, alone.fpr_at_95_tpr
-    )  # fmt: skip
+        alone.average_precision,
+        alone.auroc,
+        alone.fpr_at_95_tpr,
+    )
     none = per_image_figures(maps[2:], anomaly[2:], ignored[2:])
     assert (none.average_precision, none.auroc, none.fpr_at_95_tpr, none.images) == (None, None, None, 0)
 
@@ -103,7 +105,10 @@ def test_the_per_image_mean_is_the_mean_of_its_images():
     maps = [torch.randn(5, 4 + size, generator=rng) for size in range(3)]  # images of different sizes
     anomaly = [torch.rand(image.shape, generator=rng) < 0.4 for image in maps]
     found = per_image_figures(maps, anomaly)
-    each = [by_definition(one.double().numpy().ravel(), mask.numpy().ravel()) for one, mask in zip(maps, anomaly, strict=True)]
+    each = [
+        by_definition(one.double().numpy().ravel(), mask.numpy().ravel())
+        for one, mask in zip(maps, anomaly, strict=True)
+    ]
     means = np.mean(np.array([row[:3] for row in each]), axis=0)
     assert (found.average_precision, found.auroc, found.fpr_at_95_tpr) == pytest.approx(tuple(means), abs=1e-9)
 
@@ -126,7 +131,9 @@ def test_short_floats_are_ranked_as_they_are(dtype):
     short = (maps / maps.abs().max()).to(dtype)
     found = pooled_figures(short, anomaly)
     expected = by_definition(short.double().numpy().ravel(), anomaly.numpy().ravel())
-    assert (found.average_precision, found.auroc, found.fpr_at_95_tpr, found.threshold) == pytest.approx(expected, abs=1e-9)
+    assert (found.average_precision, found.auroc, found.fpr_at_95_tpr, found.threshold) == pytest.approx(
+        expected, abs=1e-9
+    )
 
 
 def test_what_has_no_figure_is_an_error_and_not_a_number():

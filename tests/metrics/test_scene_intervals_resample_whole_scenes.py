@@ -29,8 +29,12 @@ def drawn(seed: int, images: int = 12, size: int = 16) -> Scene:
     predicted = np.where(rng.random(shape) < 0.8, labels, rng.integers(0, 3, shape))
     labels[rng.random(shape) < 0.1] = VOID
     scores = rng.normal(size=shape) + anomaly * rng.uniform(0, 3, (images, 1, 1))
-    return Scene(torch.from_numpy(scores), torch.from_numpy(predicted.astype(np.int64)), torch.from_numpy(labels),
-                 torch.from_numpy(anomaly))  # fmt: skip
+    return Scene(
+        torch.from_numpy(scores),
+        torch.from_numpy(predicted.astype(np.int64)),
+        torch.from_numpy(labels),
+        torch.from_numpy(anomaly),
+    )
 
 
 def collected(scene: Scene, folds: list[int] = FOLDS, bins: Bins = BINS) -> SceneFigures:
@@ -92,8 +96,10 @@ def test_intervals_hold_their_figures_and_are_the_same_for_the_same_seed():
 
 def test_more_scenes_narrow_the_interval():
     few, many = drawn(2), drawn(2, images=108)
-    widths = [scene_intervals.scene_intervals(collected(scene, folds), bootstrap=300)["auroc"]
-              for scene, folds in ((few, FOLDS), (many, FOLDS * 9))]  # fmt: skip
+    widths = [
+        scene_intervals.scene_intervals(collected(scene, folds), bootstrap=300)["auroc"]
+        for scene, folds in ((few, FOLDS), (many, FOLDS * 9))
+    ]
     ratio = (widths[0].high - widths[0].low) / (widths[1].high - widths[1].low)
     assert 1.5 < ratio < 6  # the root of 9, on two draws
 
@@ -103,15 +109,22 @@ def test_a_score_differs_from_itself_by_nothing_and_from_noise_by_much():
     better = scene._replace(scores=scene.scores + scene.anomaly)
     tests = paired_scene_tests(collected(better), collected(scene), bootstrap=300)
     assert list(tests) == NAMES
-    for name, sign in (("average_precision", 1), ("auroc", 1), ("fpr_at_95_tpr", -1), ("open_miou", 1), ("open_set_gap", -1)):
+    for name, sign in (
+        ("average_precision", 1),
+        ("auroc", 1),
+        ("fpr_at_95_tpr", -1),
+        ("open_miou", 1),
+        ("open_set_gap", -1),
+    ):
         test = tests[name]
         assert sign * test.difference > 0, name
         assert test.low <= test.difference <= test.high, name
         assert min(sign * test.low, sign * test.high) > 0, name
         assert test.p_value == pytest.approx(2 / 301), name
     assert (tests["closed_miou"].difference, tests["closed_miou"].p_value) == (0.0, 1.0)
-    same = paired_scene_tests(collected(scene), collected(scene._replace(scores=scene.scores * 3), bins=Bins(-24.0, 30.0)),
-                              bootstrap=300)  # fmt: skip
+    same = paired_scene_tests(
+        collected(scene), collected(scene._replace(scores=scene.scores * 3), bins=Bins(-24.0, 30.0)), bootstrap=300
+    )
     for test in same.values():
         assert (test.difference, test.low, test.high) == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)
 
@@ -167,6 +180,8 @@ def test_wrong_requests_name_the_mistake():
         scene_intervals.scene_intervals(scenes, bootstrap=50)
     with pytest.raises(BadInput, match="confidence level"):
         paired_scene_tests(scenes, scenes, level=95)
-    rare = scene._replace(anomaly=scene.anomaly & (torch.arange(12) == 0)[:, None, None])  # anomalies in one scene of 12
+    rare = scene._replace(
+        anomaly=scene.anomaly & (torch.arange(12) == 0)[:, None, None]
+    )  # anomalies in one scene of 12
     with pytest.raises(BadInput, match="too few scenes"):
         scene_intervals.scene_intervals(collected(rare), bootstrap=100)

@@ -27,8 +27,12 @@ def drawn(seed: int, images: int, classes: int = 4, size: int = 12, noise: float
     predicted = np.where(rng.random(shape) < 0.8, labels, rng.integers(0, classes, shape))
     labels[rng.random(shape) < 0.1] = VOID
     scores = noise * rng.normal(size=shape) + anomaly
-    return Scene(torch.from_numpy(scores), torch.from_numpy(predicted.astype(np.int64)), torch.from_numpy(labels),
-                 torch.from_numpy(anomaly))  # fmt: skip
+    return Scene(
+        torch.from_numpy(scores),
+        torch.from_numpy(predicted.astype(np.int64)),
+        torch.from_numpy(labels),
+        torch.from_numpy(anomaly),
+    )
 
 
 def collected(folds: tuple[Scene, Scene], bins: Bins, classes: int = 4, **settings: object) -> SceneFigures:
@@ -53,7 +57,9 @@ def test_every_exact_figure_lies_between_the_ends(seed, count, strict, classes):
     both = Scene(*(torch.cat(parts) for parts in zip(*folds, strict=True)))
     pooled = pooled_figures(both.scores, both.anomaly, (both.labels == VOID) & ~both.anomaly, strict=strict)
     for name in ("average_precision", "auroc", "fpr_at_95_tpr", "threshold"):
-        assert getattr(found.pooled, name).low - 1e-12 <= getattr(pooled, name) <= getattr(found.pooled, name).high + 1e-12
+        assert (
+            getattr(found.pooled, name).low - 1e-12 <= getattr(pooled, name) <= getattr(found.pooled, name).high + 1e-12
+        )
     assert (found.pooled.anomalous, found.pooled.inliers) == (pooled.anomalous, pooled.inliers)
 
 
@@ -61,8 +67,10 @@ def test_every_exact_figure_lies_between_the_ends(seed, count, strict, classes):
 def test_at_its_own_threshold_the_one_pass_is_exact(count):
     folds = drawn(7, 3), drawn(8, 2)
     found = collected(folds, Bins(-4.0, 5.0, count)).summary().open_set
-    exact = [fold_figures(*confusions([fold], 4, own.threshold), own.threshold)
-             for fold, own in zip(folds, found.folds, strict=True)]  # fmt: skip
+    exact = [
+        fold_figures(*confusions([fold], 4, own.threshold), own.threshold)
+        for fold, own in zip(folds, found.folds, strict=True)
+    ]
     assert found.folds == tuple(exact)
     assert found.open_miou.value == pytest.approx(weighted_by_images(*exact).open_miou, abs=1e-15)
 
@@ -108,8 +116,11 @@ def test_ignored_pixels_never_enter(value):
     changed = []
     for fold in folds:
         void = (fold.labels == VOID) & ~fold.anomaly
-        changed.append(fold._replace(scores=torch.where(void, value, fold.scores),
-                                     classes=torch.where(void, 3 - fold.classes, fold.classes)))  # fmt: skip
+        changed.append(
+            fold._replace(
+                scores=torch.where(void, value, fold.scores), classes=torch.where(void, 3 - fold.classes, fold.classes)
+            )
+        )
     before, after = (collected(pair, Bins(-3.0, 4.0), per_image=True).summary() for pair in (folds, tuple(changed)))
     assert before == after
 
@@ -125,7 +136,9 @@ def test_megapixel_maps_do_not_make_the_state_grow():
     sizes = []
     for number in range(4):
         scenes.add(scores + 0.1 * number, labels.long(), labels, anomaly, number % 2)
-        held = [part for part in (*vars(scenes).values(), *vars(scenes.watch).values()) if isinstance(part, torch.Tensor)]
+        held = [
+            part for part in (*vars(scenes).values(), *vars(scenes.watch).values()) if isinstance(part, torch.Tensor)
+        ]
         sizes.append(sum(part.untyped_storage().nbytes() for part in held))
     assert len(held) == 6
     assert set(sizes) == {sizes[0]}
@@ -155,7 +168,11 @@ def test_without_two_folds_there_is_no_open_set_and_the_summary_says_why():
 def test_what_has_no_figure_is_an_error_and_not_a_number():
     good = drawn(1, 2)
     nothing, void = torch.zeros_like(good.anomaly), torch.full_like(good.labels, VOID)
-    for scene in (good._replace(labels=void, anomaly=nothing), good._replace(anomaly=nothing), good._replace(labels=void)):
+    for scene in (
+        good._replace(labels=void, anomaly=nothing),
+        good._replace(anomaly=nothing),
+        good._replace(labels=void),
+    ):
         with pytest.raises(BadInput, match="anomalous pixels and inliers"):
             collected((scene, scene), Bins(-3.0, 4.0), per_image=True, keep_scenes=True).summary()
     with pytest.raises(BadInput, match="anomalous pixels and inliers"):
@@ -164,8 +181,11 @@ def test_what_has_no_figure_is_an_error_and_not_a_number():
 
 def test_what_is_out_of_range_is_refused_in_the_end():
     good = drawn(1, 2)
-    for wrong in (good._replace(classes=good.classes + 2), good._replace(classes=good.classes - 2),
-                  good._replace(labels=good.labels // 2 + 100)):  # fmt: skip
+    for wrong in (
+        good._replace(classes=good.classes + 2),
+        good._replace(classes=good.classes - 2),
+        good._replace(labels=good.labels // 2 + 100),
+    ):
         scenes = collected((good, wrong), Bins(-3.0, 4.0), keep_scenes=True)
         with pytest.raises(BadInput, match="lie in 0..3"):
             scenes.summary()

@@ -37,9 +37,12 @@ def assert_enclosed(scores: torch.Tensor, anomaly: torch.Tensor, bins: Bins, **r
 
 
 @given(
-    st.integers(0, 100_000), st.sampled_from([1, 2, 7, 64, 2**16]), st.sampled_from([None, 1, 8]), st.booleans(),
+    st.integers(0, 100_000),
+    st.sampled_from([1, 2, 7, 64, 2**16]),
+    st.sampled_from([None, 1, 8]),
+    st.booleans(),
     st.sampled_from(["normal", "heavy", "clusters", "narrow"]),
-)  # fmt: skip
+)
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_exact_figures_lie_between_the_ends(seed, count, levels, strict, shape):
     rng = np.random.default_rng(seed)

@@ -64,7 +64,9 @@ def test_nothing_explained_is_not_a_curve(tmp_path):
 
 def test_the_figure_shows_every_explainer(tmp_path):
     path = tmp_path / "validity.png"
-    validity_figure({"sparse": [0.1, 0.2, np.inf], "diverse": [0.4, 0.5, 0.6], "none": [np.inf]}, path, "l2 of the change")
+    validity_figure(
+        {"sparse": [0.1, 0.2, np.inf], "diverse": [0.4, 0.5, 0.6], "none": [np.inf]}, path, "l2 of the change"
+    )
     pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
     for colour in ("#0072B2", "#D55E00"):
         wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])

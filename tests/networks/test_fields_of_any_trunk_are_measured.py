@@ -1,4 +1,6 @@
-"""Measured receptive fields against the arithmetic, against perturbed pixels, and against the cells there really are."""
+"""Measured receptive fields against the arithmetic, against perturbed pixels, and against the cells there
+really are.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +46,15 @@ def lit_rows(network: nn.Module, height: int, width: int, cell: int, axis: int) 
     return moved
 
 
-@pytest.mark.parametrize(("name", "cut", "height", "width"), [
-    ("torchvision:resnet18", 4, 48, 40), ("torchvision:resnet18", 5, 72, 32), ("lite0", 4, 37, 44),
-    ("torchvision:squeezenet1_1", 5, 50, 41),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "cut", "height", "width"),
+    [
+        ("torchvision:resnet18", 4, 48, 40),
+        ("torchvision:resnet18", 5, 72, 32),
+        ("lite0", 4, 37, 44),
+        ("torchvision:squeezenet1_1", 5, 50, 41),
+    ],
+)
 def test_a_cell_moves_with_the_pixels_of_its_field_and_with_no_other(name: str, cut: int, height: int, width: int):
     """In float64 with random weights: any change in the field shows in one of the channels of a whole row of cells."""
     with torch.random.fork_rng(devices=[]):
@@ -61,8 +68,13 @@ def test_a_cell_moves_with_the_pixels_of_its_field_and_with_no_other(name: str, 
         assert lit_rows(network, height, width, cell, axis) == inside
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", *(f"torchvision:{name}" for name in (
-    "shufflenet_v2_x0_5", "googlenet", "alexnet", "mobilenet_v3_small"))])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v2",
+        *(f"torchvision:{name}" for name in ("shufflenet_v2_x0_5", "googlenet", "alexnet", "mobilenet_v3_small")),
+    ],
+)
 @pytest.mark.parametrize("size", [(97, 64), (80, 131)])
 def test_there_are_as_many_cells_as_measured(name: str, size: tuple[int, int]):
     cut = TrunkSettings().steps(name)[0]
@@ -86,8 +98,9 @@ def test_gates_that_look_at_the_whole_image_are_left_out():
 
 
 def test_kernels_that_are_not_square_or_not_dense_and_uneven_padding():
-    network = nn.Sequential(nn.Conv2d(3, 4, (1, 5), padding=(0, 2)), nn.ZeroPad2d((0, 1, 0, 3)),
-                            nn.Conv2d(4, 4, 3, stride=2, dilation=2))  # fmt: skip
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, (1, 5), padding=(0, 2)), nn.ZeroPad2d((0, 1, 0, 3)), nn.Conv2d(4, 4, 3, stride=2, dilation=2)
+    )
     assert measured_fields(network, 33, 34) == (Field(16, 2, 5, 2.0), Field(16, 2, 9, 2.0))
 
 

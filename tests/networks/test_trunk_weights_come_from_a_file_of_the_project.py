@@ -45,9 +45,12 @@ def project(tensors: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytes
 @pytest.fixture(scope="module")
 def data(small_data: TrainingData) -> TrainingData:
     return dataclasses.replace(
-        small_data, known=small_data.known[:0, :, ::2, ::2], known_masks=None, normals=small_data.normals[:, :, ::2, ::2],
+        small_data,
+        known=small_data.known[:0, :, ::2, ::2],
+        known_masks=None,
+        normals=small_data.normals[:, :, ::2, ::2],
         val_normals=small_data.val_normals[:, :, ::2, ::2],
-    )  # fmt: skip
+    )
 
 
 def run_in(folder: Path) -> FitRun:
@@ -101,18 +104,32 @@ def test_another_file_of_the_same_name_is_another_training(
 
 
 def test_half_precision_and_the_trunk_alone_are_enough(project: Path, tensors: dict[str, torch.Tensor]):
-    wanted = {name: value.half() for name, value in tensors.items()
-              if name.split(".")[0] in ("conv1", "bn1", "layer1") and not name.endswith("num_batches_tracked")}  # fmt: skip
+    wanted = {
+        name: value.half()
+        for name, value in tensors.items()
+        if name.split(".")[0] in ("conv1", "bn1", "layer1") and not name.endswith("num_batches_tracked")
+    }
     save_file(wanted, project / "weights/half.safetensors")
     found = taken("weights/half.safetensors").tensors()
     assert found["conv1.weight"].dtype == torch.float32
     torch.testing.assert_close(found["conv1.weight"], tensors["conv1.weight"], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("weights", [
-    "/etc/weights.safetensors", "../weights.safetensors", "weights/../../w.safetensors", "..\\w.safetensors",
-    "c:/w.safetensors", "c:w.safetensors", "\\\\host\\w.safetensors", "weights/resnet18.pth", "", "a\0.safetensors",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "/etc/weights.safetensors",
+        "../weights.safetensors",
+        "weights/../../w.safetensors",
+        "..\\w.safetensors",
+        "c:/w.safetensors",
+        "c:w.safetensors",
+        "\\\\host\\w.safetensors",
+        "weights/resnet18.pth",
+        "",
+        "a\0.safetensors",
+    ],
+)
 def test_paths_that_leave_the_project_and_other_formats_are_refused(weights: str):
     with pytest.raises(BadSettings, match=r"trunk\.weights.*\.safetensors file inside the project"):
         build_detector("fcdd_conv", network=RESNET, trunk={"weights": weights})

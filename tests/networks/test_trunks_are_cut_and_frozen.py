@@ -20,8 +20,16 @@ from xadflow.networks.pretrained import TRUNKS, load_network
 from xadflow.training.loop import Schedule, _optimiser
 
 VGG, RESNET = "torchvision:vgg11_bn", "torchvision:resnet18"
-FAMILIES = ("alexnet", "resnet18", "shufflenet_v2_x0_5", "mobilenet_v3_small", "squeezenet1_1", "mnasnet0_5",
-            "regnet_x_400mf", "googlenet")  # fmt: skip
+FAMILIES = (
+    "alexnet",
+    "resnet18",
+    "shufflenet_v2_x0_5",
+    "mobilenet_v3_small",
+    "squeezenet1_1",
+    "mnasnet0_5",
+    "regnet_x_400mf",
+    "googlenet",
+)
 
 
 def real(network: str) -> nn.Module:
@@ -39,7 +47,9 @@ def test_steps_one_after_the_other_are_what_the_network_computes(network: str):
     whole, seen = real(network), []
     trunk = CutTrunk(network, TrunkSettings()).eval()
     trunk.take(whole.state_dict())
-    whole.get_submodule(trunk.names[-1]).register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
+    whole.get_submodule(trunk.names[-1]).register_forward_hook(
+        lambda module, inputs, output: seen.append(output.clone())
+    )
     images = torch.randn(2, 3, 128, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         whole(images)
@@ -134,8 +144,10 @@ def test_the_same_seed_starts_from_the_same_weights():
 
 
 def test_the_sigma_is_the_published_one_at_stride_8_and_follows_the_stride():
-    sigmas = [DenseResponse(RESNET, (3, 64, 96), DenseSettings(network=RESNET, trunk=TrunkSettings(cut=cut))).design.sigma_px
-              for cut in ("conv1", "layer1", "layer2")]  # fmt: skip
+    sigmas = [
+        DenseResponse(RESNET, (3, 64, 96), DenseSettings(network=RESNET, trunk=TrunkSettings(cut=cut))).design.sigma_px
+        for cut in ("conv1", "layer1", "layer2")
+    ]
     assert sigmas == [3.0, 6.0, 12.0]
 
 
@@ -151,21 +163,32 @@ def test_no_pixel_is_without_heat(size: tuple[int, int]):
         DenseResponse(network, (3, *size), DenseSettings(network=network, trunk=TrunkSettings(cut=12), sigma_px=0.4))
 
 
-@pytest.mark.parametrize(("settings", "error", "said"), [
-    ({"network": "torchvision:vgg11bn"}, UnknownName, "use torchvision:vgg11"),
-    ({"network": "torchvision:swin_t"}, BadSettings, "no chain"),
-    ({"network": "torchvision:vit_b_16"}, BadSettings, "no chain"),
-    ({"network": "mobilenet_v3"}, UnknownName, "no network of that name"),
-    ({"network": RESNET, "trunk": {"cut": 9}}, BadSettings, "no such step to be its `cut`.*6 layer2"),
-    ({"network": RESNET, "trunk": {"cut": "layer9"}}, BadSettings, "no such step"),
-    ({"network": RESNET, "trunk": {"cut": 0}}, BadSettings, "cut"),
-    ({"network": RESNET, "trunk": {"cut": 3, "frozen": 4}}, BadSettings, "`frozen`.*3 relu"),
-    ({"network": RESNET, "trunk": {"freeze": True}}, BadSettings, r"trunk\.freeze'.*did you mean 'trunk\.freeze_bn'"),
-    ({"network": "cnn28", "trunk": {"cut": 1}}, BadSettings, "`trunk` of detector fcdd_conv is for a network that is one"),
-    ({"trunk": {"cut": 1}}, BadSettings, "lite0"),
-    ({"network": "cnn28", "preparation": "pretrained"}, BadSettings, "only a trunk has statistics"),
-    ({"network": "lite0", "trunk": {"weights": "a.safetensors"}}, BadSettings, "brings its own weights"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        ({"network": "torchvision:vgg11bn"}, UnknownName, "use torchvision:vgg11"),
+        ({"network": "torchvision:swin_t"}, BadSettings, "no chain"),
+        ({"network": "torchvision:vit_b_16"}, BadSettings, "no chain"),
+        ({"network": "mobilenet_v3"}, UnknownName, "no network of that name"),
+        ({"network": RESNET, "trunk": {"cut": 9}}, BadSettings, "no such step to be its `cut`.*6 layer2"),
+        ({"network": RESNET, "trunk": {"cut": "layer9"}}, BadSettings, "no such step"),
+        ({"network": RESNET, "trunk": {"cut": 0}}, BadSettings, "cut"),
+        ({"network": RESNET, "trunk": {"cut": 3, "frozen": 4}}, BadSettings, "`frozen`.*3 relu"),
+        (
+            {"network": RESNET, "trunk": {"freeze": True}},
+            BadSettings,
+            r"trunk\.freeze'.*did you mean 'trunk\.freeze_bn'",
+        ),
+        (
+            {"network": "cnn28", "trunk": {"cut": 1}},
+            BadSettings,
+            "`trunk` of detector fcdd_conv is for a network that is one",
+        ),
+        ({"trunk": {"cut": 1}}, BadSettings, "lite0"),
+        ({"network": "cnn28", "preparation": "pretrained"}, BadSettings, "only a trunk has statistics"),
+        ({"network": "lite0", "trunk": {"weights": "a.safetensors"}}, BadSettings, "brings its own weights"),
+    ],
+)
 def test_what_does_not_fit_is_refused_by_name(settings: dict[str, object], error: type[Exception], said: str):
     with pytest.raises(error, match=said):
         build_detector("fcdd_conv", **settings)
@@ -183,7 +206,9 @@ def test_statistics_are_those_of_the_weights():
     assert torch.equal(prepared[VGG], prepared["mobilenet_v2"])
     whole = real("torchvision:googlenet")
     whole.transform_input = True
-    torch.testing.assert_close(whole._transform_input(prepared[VGG]), prepared["torchvision:googlenet"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        whole._transform_input(prepared[VGG]), prepared["torchvision:googlenet"], rtol=0, atol=1e-5
+    )
 
 
 def test_a_reconstruction_has_no_trunk():

@@ -125,7 +125,9 @@ def test_wrong_names_stages_and_images_are_refused():
 def test_folded_norms_leave_features_and_gradients_as_they_are(networks, name):
     trunk = Trunk(name, (2, 4, 6))
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in trunk.modules())
-    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_(True)
+    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_(
+        True
+    )
     network = copy.deepcopy(networks[name]).double()
     hidden = (images - trunk.mean.double()) / trunk.std.double()
     expected = []
@@ -138,6 +140,9 @@ def test_folded_norms_leave_features_and_gradients_as_they_are(networks, name):
     found = trunk.double().stage_features(images)
     for one, other in zip(found, expected, strict=True):
         assert (one - other).abs().max() < 1e-5 * other.abs().max()  # the fold itself is rounded to float32
-    (mine,), (theirs,) = (torch.autograd.grad(sum(each.square().mean() for each in some), images) for some in (found, expected))
-    # The rounding of the fold takes a few of the activations over a kink (of ReLU6 in lite0): .0017 of the norm, seen once.
+    (mine,), (theirs,) = (
+        torch.autograd.grad(sum(each.square().mean() for each in some), images) for some in (found, expected)
+    )
+    # The rounding of the fold takes a few of the activations over a kink (of ReLU6 in lite0): .0017 of the norm, seen
+    # once.
     assert (mine - theirs).norm() < 2e-2 * theirs.norm()

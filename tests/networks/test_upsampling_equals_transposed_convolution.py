@@ -24,13 +24,18 @@ NETWORKS = {
     "CNN32_S": (32, [conv(3), POOL, conv(3), POOL, conv(3), conv(1)], (8, 4, 18, 1.5), 1.2),
     "CNN32_LW3K": (32, [conv(3), POOL, conv(3), conv(3), POOL, conv(3), conv(1)], (8, 4, 22, 1.5), 1.2),
     "VGG": (
-        224, [conv(3), POOL, conv(3), POOL, conv(3), conv(3), POOL, conv(3), conv(3), conv(1)], (28, 8, 62, 3.5), 12.0,
+        224,
+        [conv(3), POOL, conv(3), POOL, conv(3), conv(3), POOL, conv(3), conv(3), conv(1)],
+        (28, 8, 62, 3.5),
+        12.0,
     ),
     "CNN224": (
-        224, [conv(5), (3, 2, 1), conv(5), (3, 2, 1), conv(3), conv(3), (3, 2, 1), conv(3), conv(1)],
-        (28, 8, 59, 0.0), 12.0,
+        224,
+        [conv(5), (3, 2, 1), conv(5), (3, 2, 1), conv(3), conv(3), (3, 2, 1), conv(3), conv(1)],
+        (28, 8, 59, 0.0),
+        12.0,
     ),
-}  # fmt: skip
+}
 
 
 def published_upsampling(maps: torch.Tensor, size: int, stride: int, extent: int, start: float, sigma: float):
@@ -99,9 +104,9 @@ def test_published_form_loses_three_quarters_of_the_heat_at_a_corner():
 def test_rectangular_upsampling_is_the_square_one_along_each_axis():
     up = GaussianUpsampling.over_grid((64, 96), (4, 8), 10.0, "none")
     maps = torch.rand(3, 4, 8, generator=torch.Generator().manual_seed(0))
-    one_by_one = torch.stack([
-        torch.stack([up.rows @ column for column in single.T], dim=1) @ up.columns.T for single in maps
-    ])  # fmt: skip
+    one_by_one = torch.stack(
+        [torch.stack([up.rows @ column for column in single.T], dim=1) @ up.columns.T for single in maps]
+    )
     torch.testing.assert_close(up(maps), one_by_one)
 
 

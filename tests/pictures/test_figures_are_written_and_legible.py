@@ -9,13 +9,7 @@ from matplotlib._pylab_helpers import Gcf
 from PIL import Image
 
 from xadflow.errors import BadInput
-from xadflow.pictures.plots import (
-    contact_sheet,
-    difference_picture,
-    heat_overlay,
-    roc_with_interval,
-    score_histogram,
-)
+from xadflow.pictures.plots import contact_sheet, difference_picture, heat_overlay, roc_with_interval, score_histogram
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +60,9 @@ def test_a_contact_sheet_takes_grey_colour_missing_pictures_and_hostile_captions
             (colour, heat, colour, rng.normal(size=(3, 32, 32)) / 9, "x" * 300),
             (grey[0], None, None, None, ""),
         ],
-        path, title="a $title",
-    )  # fmt: skip
+        path,
+        title="a $title",
+    )
     assert is_drawn(path)
     with pytest.raises(BadInput, match="at least one row"):
         contact_sheet([], path)

@@ -18,21 +18,48 @@ def stored(pixels):
 
 def rows_of(image_id, score, original, answers=(), heat=None):
     """The two rows, one an explainer, that the table holds for one flagged image."""
-    shared = {"image_id": image_id, "image_path": f"inbox/{image_id}.png", "score": score, "threshold": 1.0,
-              "p_value": 0.01, "original": stored(original)}  # fmt: skip
+    shared = {
+        "image_id": image_id,
+        "image_path": f"inbox/{image_id}.png",
+        "score": score,
+        "threshold": 1.0,
+        "p_value": 0.01,
+        "original": stored(original),
+    }
     heatmap = None if heat is None else stored(np.rint(255 * (heat - heat.min()) / np.ptp(heat)).astype(np.uint8))
     low, high = (None, None) if heat is None else (float(heat.min()), float(heat.max()))
     counterfactuals = [
-        {"concept": concept, "image": stored(image), "score": 0.5, "is_normal": is_normal, "changed_fraction": changed,
-         "judges": None, "donor_id": None}
+        {
+            "concept": concept,
+            "image": stored(image),
+            "score": 0.5,
+            "is_normal": is_normal,
+            "changed_fraction": changed,
+            "judges": None,
+            "donor_id": None,
+        }
         for concept, (image, is_normal, changed) in enumerate(answers)
     ]
     return [
-        shared | {"explainer": "heatmap", "heatmap": heatmap, "heatmap_min": low, "heatmap_max": high,
-                  "counterfactuals": None, "metrics": None},
-        shared | {"explainer": "sparse", "heatmap": None, "heatmap_min": None, "heatmap_max": None,
-                  "counterfactuals": counterfactuals, "metrics": [{"name": "change_inside", "value": score / 10}]},
-    ]  # fmt: skip
+        shared
+        | {
+            "explainer": "heatmap",
+            "heatmap": heatmap,
+            "heatmap_min": low,
+            "heatmap_max": high,
+            "counterfactuals": None,
+            "metrics": None,
+        },
+        shared
+        | {
+            "explainer": "sparse",
+            "heatmap": None,
+            "heatmap_min": None,
+            "heatmap_max": None,
+            "counterfactuals": counterfactuals,
+            "metrics": [{"name": "change_inside", "value": score / 10}],
+        },
+    ]
 
 
 @pytest.fixture
@@ -95,35 +122,59 @@ def test_an_image_without_pictures_is_a_case_all_the_same(pictures):
 
 
 def with_donors(row, answers, regions):
-    """The same image's row of an explainer that takes pixels: (picture, donor, judges' verdicts, share replaced) an answer."""
+    """The same image's row of an explainer that takes pixels: (picture, donor, judges' verdicts, share replaced) an
+    answer.
+    """
     judge = {"name": "judge", "version": 2, "score": 1.0, "threshold": 2.0}
     counterfactuals = [
-        {"concept": concept, "image": stored(image), "score": 0.5, "is_normal": True, "changed_fraction": 0.001,
-         "donor_id": donor, "judges": [{**judge, "is_normal": one} for one in verdicts]}
+        {
+            "concept": concept,
+            "image": stored(image),
+            "score": 0.5,
+            "is_normal": True,
+            "changed_fraction": 0.001,
+            "donor_id": donor,
+            "judges": [{**judge, "is_normal": one} for one in verdicts],
+        }
         for concept, (image, donor, verdicts, _) in enumerate(answers)
-    ]  # fmt: skip
-    images = [{"name": f"transplant.{concept}.region", "image": stored(one), "min": 0.0, "max": 1.0}
-              for concept, one in enumerate(regions)]  # fmt: skip
+    ]
+    images = [
+        {"name": f"transplant.{concept}.region", "image": stored(one), "min": 0.0, "max": 1.0}
+        for concept, one in enumerate(regions)
+    ]
     metrics = [{"name": f"region_share.{concept}", "value": answer[3]} for concept, answer in enumerate(answers)]
-    return {**row, "explainer": "transplant", "heatmap": None, "counterfactuals": counterfactuals, "images": images,
-            "metrics": [*metrics, {"name": "region_share", "value": 1.0}]}  # fmt: skip
+    return {
+        **row,
+        "explainer": "transplant",
+        "heatmap": None,
+        "counterfactuals": counterfactuals,
+        "images": images,
+        "metrics": [*metrics, {"name": "region_share", "value": 1.0}],
+    }
 
 
 def test_transplants_stand_apart_with_their_donors_regions_and_verdicts(pictures):
     region = np.zeros((1, 16, 16), np.uint8)
     region[0, 4:8, 2:12] = 255
     rows = rows_of("a", 8.0, pictures[0], [(pictures[1], True, 0.1)])
-    rows.append(with_donors(rows[0], [(pictures[2], "d0", [True, False], 0.4), (pictures[3], "d1", [True], 0.95)],
-                            [region, region]))  # fmt: skip
+    rows.append(
+        with_donors(
+            rows[0], [(pictures[2], "d0", [True, False], 0.4), (pictures[3], "d1", [True], 0.95)], [region, region]
+        )
+    )
     (case,) = worst_cases(rows, 12, {"d1": "images/train/good/7.png"})
     assert (case.counterfactual == pictures[1]).all()  # though a transplant changes fewer pixels
     assert case.alternatives == ()
     first, second = case.transplants
     assert (first.picture == pictures[2]).all()
     assert [(one.concept, one.donor_id, one.donor_path, one.replaced, one.is_whole) for one in (first, second)] == [
-        (0, "d0", None, 0.4, False), (1, "d1", "images/train/good/7.png", 0.95, True),
-    ]  # fmt: skip
-    assert [(said.judge, said.version, said.is_normal) for said in first.verdicts] == [("judge", 2, True), ("judge", 2, False)]
+        (0, "d0", None, 0.4, False),
+        (1, "d1", "images/train/good/7.png", 0.95, True),
+    ]
+    assert [(said.judge, said.version, said.is_normal) for said in first.verdicts] == [
+        ("judge", 2, True),
+        ("judge", 2, False),
+    ]
     assert second.outline == ()
     (line,) = first.outline
     xs, ys = zip(*line, strict=True)
@@ -136,8 +187,10 @@ def test_transplants_stand_apart_with_their_donors_regions_and_verdicts(pictures
 
 
 def test_transfer_is_that_of_images_which_the_judge_flags_and_the_heatmaps_map_goes_before_others(pictures):
-    rows = [with_donors(rows_of(str(number), 3.0, pictures[0])[0], [(pictures[1], "d", [number % 4 > 0], 0.3)], [])
-            for number in range(12)]  # fmt: skip
+    rows = [
+        with_donors(rows_of(str(number), 3.0, pictures[0])[0], [(pictures[1], "d", [number % 4 > 0], 0.3)], [])
+        for number in range(12)
+    ]
     for row in rows:
         row["metrics"] += [{"name": "judge_score", "value": 3.0}, {"name": "judge_flags", "value": 1.0}]
     (figures,) = explainer_figures(rows)

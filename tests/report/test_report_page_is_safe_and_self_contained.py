@@ -50,10 +50,17 @@ class Elements(HTMLParser):
 
 def night(**changes):
     quiet = NightlyReport(
-        title="nightly", run_date=dt.date(2026, 11, 22), dataset="elpv", model_name="xad.elpv.fcdd", model_version=3,
-        run_id="run", commit="0123456789abcdef", counts=NightCounts(200, 200, 8, 8), threshold=9.5,
+        title="nightly",
+        run_date=dt.date(2026, 11, 22),
+        dataset="elpv",
+        model_name="xad.elpv.fcdd",
+        model_version=3,
+        run_id="run",
+        commit="0123456789abcdef",
+        counts=NightCounts(200, 200, 8, 8),
+        threshold=9.5,
         false_alarm_rate=0.05,
-    )  # fmt: skip
+    )
     return dataclasses.replace(quiet, **changes)
 
 
@@ -61,27 +68,67 @@ def full(name):
     grey = np.random.default_rng(0).integers(0, 256, (1, 24, 24), dtype=np.uint8)
     colour = np.repeat(grey, 3, axis=0)
     return night(
-        title=name, dataset=name, model_name=name, run_id=name, commit=name,
+        title=name,
+        dataset=name,
+        model_name=name,
+        run_id=name,
+        commit=name,
         quarantined=tuple(Quarantined(name, name) for _ in range(25)),
         quantiles=tuple(ScoreQuantile(q, 3 + q, 2 + q) for q in (0.05, 0.25, 0.5, 0.75, 0.95)),
         drift=Drift(0.2, 0.001, 200, 900),
         explainers=(ExplainerFigures(name, 8, 8, 0.9, 0.03, 0.8),),
         seconds={name: 3.0, "write": 0.0},
         worst_cases=(
-            WorstCase(name, name, 12.0, 9.5, 0.005, grey, colour, grey, colour, True, 3.0, 0.02,
-                      (Alternative(name, 0, grey, colour, True, 3.0, 0.2), Alternative(name, 1, grey, None, False, 9.9, 0.4))),
+            WorstCase(
+                name,
+                name,
+                12.0,
+                9.5,
+                0.005,
+                grey,
+                colour,
+                grey,
+                colour,
+                True,
+                3.0,
+                0.02,
+                (Alternative(name, 0, grey, colour, True, 3.0, 0.2), Alternative(name, 1, grey, None, False, 9.9, 0.4)),
+            ),
             WorstCase(name, name, 11.0, 9.5, 0.005, grey, None, grey, colour, False, 9.9, 0.5),
             WorstCase("plain.png", "id", 10.0, 9.5, 0.005),
-            WorstCase(name, name, 9.0, 9.5, 0.005, grey, colour, grey, colour, True, 3.0, 0.02, (),
-                      (Transplant(name, 0, grey, True, 3.0, 0.2, name, name, 0.15, False, (BOX,),
-                                  (Verdict(name, 2, True, True),)),
-                       Transplant(name, 1, colour, False, 9.9, 0.97, name, None, 0.98, True)), (Verdict(name, 2, False),)),
+            WorstCase(
+                name,
+                name,
+                9.0,
+                9.5,
+                0.005,
+                grey,
+                colour,
+                grey,
+                colour,
+                True,
+                3.0,
+                0.02,
+                (),
+                (
+                    Transplant(
+                        name, 0, grey, True, 3.0, 0.2, name, name, 0.15, False, (BOX,), (Verdict(name, 2, True, True),)
+                    ),
+                    Transplant(name, 1, colour, False, 9.9, 0.97, name, None, 0.98, True),
+                ),
+                (Verdict(name, 2, False),),
+            ),
         ),
-        links=(Link(name, name, name), Link("js", "javascript:alert(1)"), Link("file", "file:///etc/passwd"),
-               Link("mlflow", "http://127.0.0.1:5000/#/runs/1"), Link("table", "var/tables/scores")),
+        links=(
+            Link(name, name, name),
+            Link("js", "javascript:alert(1)"),
+            Link("file", "file:///etc/passwd"),
+            Link("mlflow", "http://127.0.0.1:5000/#/runs/1"),
+            Link("table", "var/tables/scores"),
+        ),
         queries=(Query(name, name),),
         warnings=(name,),
-    )  # fmt: skip
+    )
 
 
 def test_hostile_names_stay_text():
@@ -113,15 +160,29 @@ def test_each_of_several_counterfactuals_says_what_the_model_calls_it():
 
 def test_transplants_lead_and_say_how_much_was_replaced_from_where_and_what_judges_say():
     case = dataclasses.replace(full("xad.elpv.judge").worst_cases[3], image_path="cell.png")
-    page = render_nightly_report(night(worst_cases=(case,), explainers=(
-        ExplainerFigures("transplant", 8, 24, 1.0, 0.2, math.nan, 0.92, 0.31),)))  # fmt: skip
+    page = render_nightly_report(
+        night(worst_cases=(case,), explainers=(ExplainerFigures("transplant", 8, 24, 1.0, 0.2, math.nan, 0.92, 0.31),))
+    )
     text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
-    places = [text.index(words) for words in ("original", "15 % of the image replaced, 20 % of the pixels changed",
-              "the whole image differs : 98 % replaced, 97 % of the pixels changed", "least change normal after")]  # fmt: skip
+    places = [
+        text.index(words)
+        for words in (
+            "original",
+            "15 % of the image replaced, 20 % of the pixels changed",
+            "the whole image differs : 98 % replaced, 97 % of the pixels changed",
+            "least change normal after",
+        )
+    ]
     assert places == sorted(places)
-    for words in ("✓ normal for the detector", "✕ still anomalous for the detector",
-                  "✓ normal for the judge , as the original is",
-                  "score 3.000; anomalous for the judge", "from xad.elpv.jud xad.elpv.judge", "92 %", "31 %"):  # fmt: skip
+    for words in (
+        "✓ normal for the detector",
+        "✕ still anomalous for the detector",
+        "✓ normal for the judge , as the original is",
+        "score 3.000; anomalous for the judge",
+        "from xad.elpv.jud xad.elpv.judge",
+        "92 %",
+        "31 %",
+    ):
         assert words in text, words
     assert page.count("<path") == 2  # the region's border, twice; the one that is nearly everything has none
     assert 'd="M0.25,0.25L0.75,0.25L0.75,0.5L0.25,0.5Z"' in page
@@ -150,9 +211,9 @@ def test_only_http_targets_become_links():
     assert "javascript:alert(1)" in page  # shown, not linked
 
 
-@pytest.mark.parametrize("counts", [
-    NightCounts(0, 0, 0, 0), NightCounts(5, 0, 0, 0), NightCounts(5, 5, 0, 0), NightCounts(1, 1, 1, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "counts", [NightCounts(0, 0, 0, 0), NightCounts(5, 0, 0, 0), NightCounts(5, 5, 0, 0), NightCounts(1, 1, 1, 1)]
+)
 def test_a_night_with_nothing_to_show_still_has_a_page(counts):
     page = render_nightly_report(night(counts=counts))
     assert Elements(page).open == []
@@ -213,9 +274,15 @@ def test_a_small_or_likely_drift_is_no_alarm():
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.755, "75.5\u00a0%"), (0.05, "5\u00a0%"), (0.0004, "under 0.1\u00a0%"), (0.0, "0\u00a0%"), (1.0, "100\u00a0%"),
-     (float("nan"), "–")],
-)  # fmt: skip
+    [
+        (0.755, "75.5\u00a0%"),
+        (0.05, "5\u00a0%"),
+        (0.0004, "under 0.1\u00a0%"),
+        (0.0, "0\u00a0%"),
+        (1.0, "100\u00a0%"),
+        (float("nan"), "–"),
+    ],
+)
 def test_shares_read_as_percentages(value, shown):
     assert report_module.share(value) == shown
 

@@ -16,8 +16,11 @@ def test_each_part_is_said_with_its_seconds_in_the_order_of_the_work(capsys) -> 
     demo._say_times(times, 131.2)
     said = capsys.readouterr().out.splitlines()
     assert [line.split() for line in said[1:]] == [
-        ["data", "23.4", "19.0"], ["training", "31.0", "55.3"], ["night", "60.0", "110.0"], ["work", "131", "s"],
-    ]  # fmt: skip
+        ["data", "23.4", "19.0"],
+        ["training", "31.0", "55.3"],
+        ["night", "60.0", "110.0"],
+        ["work", "131", "s"],
+    ]
 
 
 @pytest.fixture
@@ -28,9 +31,11 @@ def home(tmp_path, monkeypatch) -> Home:
     rows = [
         {"model_name": "xad.elpv.fcdd", "model_version": version, "run_date": day, "run_id": run, "created_at": day}
         for version, day, run in (
-            (2, "2026-11-01", "aaaaaaaa-1"), (2, "2026-11-03", "bbbbbbbb-1"), (1, "2026-11-04", "cccccccc-1"),
+            (2, "2026-11-01", "aaaaaaaa-1"),
+            (2, "2026-11-03", "bbbbbbbb-1"),
+            (1, "2026-11-04", "cccccccc-1"),
         )
-    ]  # fmt: skip
+    ]
     for row in rows:
         (home.reports / f"elpv-fcdd-{row['run_date']}-{row['run_id'][:8]}.html").touch()
     project = SimpleNamespace(

@@ -1,4 +1,6 @@
-"""`make server` as a user runs it, for a small project of its own, on ports of its own; and what is seen of it meanwhile."""
+"""`make server` as a user runs it, for a small project of its own, on ports of its own; and what is seen of it
+meanwhile.
+"""
 
 import contextlib
 import json
@@ -112,15 +114,33 @@ class RealServers:
 
     def command(self, **variables: object) -> list[str]:
         """`make server` with this interpreter in the place of .venv, which is set up already."""
-        given = {"XADFLOW_PROJECT": self.project, "BIN": Path(sys.executable).parent,
-                 "PREFECT_PORT": self.prefect_port, "MLFLOW_PORT": self.mlflow_port, **variables}  # fmt: skip
-        return ["make", "--no-print-directory", "-C", str(PROJECT), "-o", ".venv/.ready", "server",
-                *(f"{name}={value}" for name, value in given.items())]  # fmt: skip
+        given = {
+            "XADFLOW_PROJECT": self.project,
+            "BIN": Path(sys.executable).parent,
+            "PREFECT_PORT": self.prefect_port,
+            "MLFLOW_PORT": self.mlflow_port,
+            **variables,
+        }
+        return [
+            "make",
+            "--no-print-directory",
+            "-C",
+            str(PROJECT),
+            "-o",
+            ".venv/.ready",
+            "server",
+            *(f"{name}={value}" for name, value in given.items()),
+        ]
 
     def start(self) -> None:
         with self._output.open("wb") as output:
-            self._make = subprocess.Popen(self.command(), env={**self._environment, "XADFLOW_HOME": str(self.state)},
-                                          stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)  # fmt: skip
+            self._make = subprocess.Popen(
+                self.command(),
+                env={**self._environment, "XADFLOW_HOME": str(self.state)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
 
     def wait_until_ready(self) -> None:
         def is_ready() -> bool:
@@ -132,8 +152,14 @@ class RealServers:
     def again(self, **variables: object) -> subprocess.CompletedProcess[str]:
         """A second `make server`, which is expected to end by itself."""
         state = variables.pop("XADFLOW_HOME", self.state)
-        return subprocess.run(self.command(**variables), env={**self._environment, "XADFLOW_HOME": str(state)},
-                              capture_output=True, text=True, check=False, timeout=PATIENCE_S)  # fmt: skip
+        return subprocess.run(
+            self.command(**variables),
+            env={**self._environment, "XADFLOW_HOME": str(state)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
 
     def said(self) -> str:
         return self._output.read_text()
@@ -155,8 +181,15 @@ class RealServers:
     def terminal(self, *words: str) -> subprocess.CompletedProcess[str]:
         """A command in another terminal, with the two variables that `make server` says to export."""
         exported = dict(re.findall(r"(\w+)=(\S+)", re.search(r"^  export (.*)$", self.said(), flags=re.M)[1]))
-        return subprocess.run(words, cwd=self.project, env={**self._environment, **exported}, capture_output=True,
-                              text=True, check=False, timeout=PATIENCE_S)  # fmt: skip
+        return subprocess.run(
+            words,
+            cwd=self.project,
+            env={**self._environment, **exported},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
 
     def ask(self, path: str, body: object = None, method: str | None = None) -> Any:
         """Prefect's answer to a GET, to a POST of `body`, or to another method.

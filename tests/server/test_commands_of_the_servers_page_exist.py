@@ -1,4 +1,6 @@
-"""docs/how-to/run-the-servers.md: what it tells a reader to type is there, and what it says of times and ports is so."""
+"""docs/how-to/run-the-servers.md: what it tells a reader to type is there, and what it says of times and
+ports is so.
+"""
 
 import json
 import os
@@ -29,26 +31,40 @@ print(get_current_settings().server.database.connection_url.get_secret_value())
 
 
 def test_prefect_commands_are_read_by_prefect(tmp_path: Path) -> None:
-    commands = [[word for word in shlex.split(line)[1:] if word != "--no-prompt"] for line in COMMANDS
-                if line.startswith("prefect ")]  # fmt: skip
+    commands = [
+        [word for word in shlex.split(line)[1:] if word != "--no-prompt"]
+        for line in COMMANDS
+        if line.startswith("prefect ")
+    ]
     assert len(commands) >= 8
     address = re.search(r"`PREFECT_SERVER_DATABASE_CONNECTION_URL=(\S+)`", PAGE)[1].replace("PASSWORD", "secret")
-    environment = {**os.environ, "DO_NOT_TRACK": "1", "PREFECT_HOME": str(tmp_path),
-                   "PREFECT_SERVER_DATABASE_CONNECTION_URL": address}  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", READ], input=json.dumps(commands), env=environment, capture_output=True,
-                          text=True)  # fmt: skip
+    environment = {
+        **os.environ,
+        "DO_NOT_TRACK": "1",
+        "PREFECT_HOME": str(tmp_path),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": address,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", READ], input=json.dumps(commands), env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == address
 
 
 def test_the_ports_of_make_server_reach_its_command() -> None:
     (line,) = (line for line in COMMANDS if line.startswith("make server ") and "PORT" in line)
-    done = subprocess.run(["make", "-n", "-o", ".venv/.ready", *shlex.split(line)[1:]], cwd=PROJECT, capture_output=True,
-                          text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        ["make", "-n", "-o", ".venv/.ready", *shlex.split(line)[1:]],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     for port in re.findall(r"=(\d+)", line):
         assert f"-port {port}" in done.stdout
-    usual = subprocess.run(["make", "-n", "-o", ".venv/.ready", "server"], cwd=PROJECT, capture_output=True, text=True,
-                           check=True).stdout  # fmt: skip
+    usual = subprocess.run(
+        ["make", "-n", "-o", ".venv/.ready", "server"], cwd=PROJECT, capture_output=True, text=True, check=True
+    ).stdout
     assert set(re.findall(r"\(port (\d+)\)", PAGE)) == set(re.findall(r"-port (\d+)", usual))
 
 
@@ -59,7 +75,10 @@ def test_xadflow_commands_exist() -> None:
 
 def test_the_times_are_those_of_prefect_yaml() -> None:
     said = dict(re.findall(r"^\| `\w+/(\w+)` \|.*?(\d\d:\d\d) \|", PAGE, flags=re.M))
-    crons = {one["name"]: one["schedules"][0] for one in yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]}
+    crons = {
+        one["name"]: one["schedules"][0]
+        for one in yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
+    }
     assert set(said) == set(crons)
     for name, when in crons.items():
         minute, hour = (int(part) for part in when["cron"].split()[:2])

@@ -32,8 +32,9 @@ EVERY_MINUTE = "* * * * *"
 # these few small images give.
 CHANGES = {
     "retrain: {datasets: [elpv],": "retrain: {datasets: [],",  # `xadflow data add` lists ours
-    "explain: {datasets: [elpv], explainers: [heatmap, transplant, sparse, reconstruction, cues],":
-        "explain: {datasets: [], explainers: [heatmap],",
+    (
+        "explain: {datasets: [elpv], explainers: [heatmap, transplant, sparse, reconstruction, cues],"
+    ): "explain: {datasets: [], explainers: [heatmap],",
     "iterations: 75,": "iterations: 5,",
     "min_flip_rate: 0.9 ": "min_flip_rate: 0.0 ",
     "min_change_inside: 0.3 ": "min_change_inside: 0.0 ",
@@ -115,9 +116,13 @@ def evening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evening]:
         with seen.watcher.watching():
             servers.start()
             added = subprocess.run(
-                ["xadflow", "data", "add", "screws", str(images), "--size-px", "64"], cwd=project, env=environment,
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
+                ["xadflow", "data", "add", "screws", str(images), "--size-px", "64"],
+                cwd=project,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             assert added.returncode == 0, added.stdout + added.stderr
             servers.wait_until_ready()
             look_at_deployments(seen)
@@ -141,7 +146,9 @@ def move_crons_away(path: Path) -> None:
 
 def look_at_deployments(seen: Evening) -> None:
     flows = {one["id"]: one["name"] for one in seen.servers.ask("flows/filter", {})}
-    seen.deployments = {f"{flows[one['flow_id']]}/{one['name']}": one for one in seen.servers.ask("deployments/filter", {})}
+    seen.deployments = {
+        f"{flows[one['flow_id']]}/{one['name']}": one for one in seen.servers.ask("deployments/filter", {})
+    }
     seen.limits = {one["name"]: one["limit"] for one in seen.servers.ask("v2/concurrency_limits/filter", {})}
 
 
@@ -207,16 +214,18 @@ def cut_off_two_runs(seen: Evening) -> None:
         seen.cut_off = CutOff(
             states=[servers.ask(f"flow_runs/{run_id}")["state_type"] for run_id in runs],
             slots=(before, servers.taken_slots(deployment)),
-            own_status=processes[0].wait(60), stranger_status=processes[1].poll(),
-        )  # fmt: skip
+            own_status=processes[0].wait(60),
+            stranger_status=processes[1].poll(),
+        )
 
 
 def test_both_deployments_are_there_with_the_crons_of_prefect_yaml(evening: Evening) -> None:
     wanted = {
-        f"{Path(one['entrypoint'].partition(':')[0]).stem}/{one['name']}":
-            [(when["cron"], when["timezone"]) for when in one["schedules"]]
+        f"{Path(one['entrypoint'].partition(':')[0]).stem}/{one['name']}": [
+            (when["cron"], when["timezone"]) for when in one["schedules"]
+        ]
         for one in yaml.safe_load((evening.servers.project / "prefect.yaml").read_text())["deployments"]
-    }  # fmt: skip
+    }
     assert set(wanted) == {"retrain/weekly", "explain/nightly"}
     for name, crons in wanted.items():
         deployment = evening.deployments[name]
@@ -266,16 +275,21 @@ def test_the_cron_starts_a_run_by_itself_and_its_rows_have_the_scheduled_day(eve
 def test_every_process_is_quiet_from_its_start_and_a_flow_run_knows_its_servers(evening: Evening) -> None:
     servers = evening.servers
     runs = [one for one in evening.environments("prefect.engine") if "PREFECT__FLOW_RUN_ID" in one]
-    assert {one["PREFECT__FLOW_RUN_ID"] for one in runs} >= {run["id"] for run in
-            (evening.retrained, evening.late, evening.scheduled)}  # fmt: skip
+    assert {one["PREFECT__FLOW_RUN_ID"] for one in runs} >= {
+        run["id"] for run in (evening.retrained, evening.late, evening.scheduled)
+    }
     services = ("prefect server start", "mlflow server", "prefect worker start", "prefect --no-prompt deploy")
     others = [evening.environments(f"-m {words}") for words in services]
     assert all(others)
     told = {
-        **QUIET, "PREFECT_API_URL": servers.api, "MLFLOW_TRACKING_URI": servers.mlflow,
-        "XADFLOW_HOME": str(servers.state), "XADFLOW_PROJECT": str(servers.project),
-        "PREFECT_HOME": str(servers.state / "prefect"), "DVC_SITE_CACHE_DIR": str(servers.state / "dvc-site"),
-    }  # fmt: skip
+        **QUIET,
+        "PREFECT_API_URL": servers.api,
+        "MLFLOW_TRACKING_URI": servers.mlflow,
+        "XADFLOW_HOME": str(servers.state),
+        "XADFLOW_PROJECT": str(servers.project),
+        "PREFECT_HOME": str(servers.state / "prefect"),
+        "DVC_SITE_CACHE_DIR": str(servers.state / "dvc-site"),
+    }
     for environment in [*runs, *(one for group in others for one in group)]:
         has = {name: environment.get(name, "") for name in told}
         assert {name: value for name, value in has.items() if value.casefold() != told[name].casefold()} == {}

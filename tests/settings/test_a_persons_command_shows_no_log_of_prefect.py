@@ -17,8 +17,9 @@ print(found.logging.level, found.server.logging_level)
 """
 
 
-@pytest.mark.parametrize(("given", "levels"), [({}, "CRITICAL CRITICAL"),
-                         ({"PREFECT_LOGGING_SERVER_LEVEL": "WARNING"}, "CRITICAL WARNING")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "levels"), [({}, "CRITICAL CRITICAL"), ({"PREFECT_LOGGING_SERVER_LEVEL": "WARNING"}, "CRITICAL WARNING")]
+)
 def test_both_are_silent_and_what_is_set_stays(given, levels):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     done = subprocess.run(

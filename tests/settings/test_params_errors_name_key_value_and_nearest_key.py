@@ -32,17 +32,32 @@ def test_the_projects_own_params_are_valid_and_frozen() -> None:
         (lambda raw: raw.update(sead=3), ["sead", "seed"]),
         (lambda raw: raw["calibration"].update(false_alarm_rate=2), ["calibration.false_alarm_rate", "got 2"]),
         (lambda raw: raw["explain"].update(batch_size="many"), ["explain.batch_size", "integer", "got 'many'"]),
-        (lambda raw: raw["retrain"].update(datasets=["elpw"]), ["retrain.datasets", "got 'elpw'", "did you mean 'elpv'"]),
-        (lambda raw: raw["explain"].update(explainers=["xyz"]), ["explain.explainers", "got 'xyz'", "reconstruction, sparse"]),
-        (lambda raw: raw["retrain"]["explainers"].update(divers=raw["retrain"]["explainers"]["diverse"]),
-         ["retrain.explainers", "got 'divers'", "did you mean 'diverse'"]),
-        (lambda raw: raw["retrain"]["explainers"]["diverse"][0].update(detectors=["bcf"]),
-         ["retrain.explainers.diverse.detectors", "got 'bcf'", "did you mean 'bce'"]),
-        (lambda raw: raw["demo"]["diverse"].update(detector="bcf"),
-         ["demo.diverse.detector", "got 'bcf'", "did you mean 'bce'"]),
-        (lambda raw: raw["retrain"]["explainers"]["diverse"].append(
-            {"datasets": ["elpv"], "detectors": ["fcdd"], "setting": {}}),
-         ["retrain.explainers.diverse.1.setting", "did you mean 'settings'"]),
+        (
+            lambda raw: raw["retrain"].update(datasets=["elpw"]),
+            ["retrain.datasets", "got 'elpw'", "did you mean 'elpv'"],
+        ),
+        (
+            lambda raw: raw["explain"].update(explainers=["xyz"]),
+            ["explain.explainers", "got 'xyz'", "reconstruction, sparse"],
+        ),
+        (
+            lambda raw: raw["retrain"]["explainers"].update(divers=raw["retrain"]["explainers"]["diverse"]),
+            ["retrain.explainers", "got 'divers'", "did you mean 'diverse'"],
+        ),
+        (
+            lambda raw: raw["retrain"]["explainers"]["diverse"][0].update(detectors=["bcf"]),
+            ["retrain.explainers.diverse.detectors", "got 'bcf'", "did you mean 'bce'"],
+        ),
+        (
+            lambda raw: raw["demo"]["diverse"].update(detector="bcf"),
+            ["demo.diverse.detector", "got 'bcf'", "did you mean 'bce'"],
+        ),
+        (
+            lambda raw: raw["retrain"]["explainers"]["diverse"].append(
+                {"datasets": ["elpv"], "detectors": ["fcdd"], "setting": {}}
+            ),
+            ["retrain.explainers.diverse.1.setting", "did you mean 'settings'"],
+        ),
         (lambda raw: raw["gate"]["generator"].update(max_frechet_=1), ["gate.generator.max_frechet_", "max_frechet"]),
         (lambda raw: raw["catalogue"].append("ghost"), ["catalogue", "got ['ghost']"]),
         (lambda raw: raw["catalogue"].append("elpv"), ["catalogue", "got ['elpv']", "once"]),

@@ -63,7 +63,9 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(parts: int):
 
 
 def test_a_pass_that_failed_half_way_leaves_no_trace_in_the_running_statistics(tmp_path: Path):
-    """The limit here comes after batch normalisation has seen the batch. Beside it: a training of halves from the start."""
+    """The limit here comes after batch normalisation has seen the batch. Beside it: a training of halves from the
+    start.
+    """
     surprised, told = Limited(6, normalised=True), Limited(6, normalised=True)
     surprised_by = trained(surprised, tmp_path / "surprised")
     original, Splitting.__init__.__defaults__ = Splitting.__init__.__defaults__, (2,)
@@ -122,9 +124,12 @@ def test_a_detector_is_fitted_in_parts_and_says_so(
 ):
     """fcdd has no statistics over the batch: its weights are those of a fit with memory enough."""
     data = TrainingData(
-        small_data.normals[:12, :, ::2, ::2], small_data.val_normals[:10, :, ::2, ::2], small_data.known[:3, :, ::2, ::2], None,
+        small_data.normals[:12, :, ::2, ::2],
+        small_data.val_normals[:10, :, ::2, ::2],
+        small_data.known[:3, :, ::2, ::2],
+        None,
         small_data.known[:0, :, ::2, ::2],
-    )  # fmt: skip
+    )
     kind = {"fcdd": MahalanobisHead, "hsc": VectorResponse}[method]
     settings = {
         "fcdd": {"stages": (2,), "min_steps": 5, "epochs": 0.01, "batch_normals": 8, "batch_synthetic": 8},

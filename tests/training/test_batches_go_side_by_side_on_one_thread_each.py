@@ -1,4 +1,6 @@
-"""What many batches cost on a CPU: side by side, each on one of torch's threads, and the results those of one by one."""
+"""What many batches cost on a CPU: side by side, each on one of torch's threads, and the results those of
+one by one.
+"""
 
 import threading
 

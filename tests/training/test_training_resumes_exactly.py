@@ -25,9 +25,14 @@ from xadflow.training.seeds import seeded
 from xadflow.training.splitting import Problem
 
 SETTINGS = {
-    "stages": (2,), "min_steps": 24, "epochs": 1.0, "batch_normals": 16, "batch_synthetic": 16,
-    "synthetic_rounds": 1, "flips": "none",
-}  # fmt: skip
+    "stages": (2,),
+    "min_steps": 24,
+    "epochs": 1.0,
+    "batch_normals": 16,
+    "batch_synthetic": 16,
+    "synthetic_rounds": 1,
+    "flips": "none",
+}
 
 
 class Killed(Exception):

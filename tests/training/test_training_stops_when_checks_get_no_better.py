@@ -88,7 +88,9 @@ def test_a_check_that_is_not_a_number_stops_the_training(tmp_path: Path):
         trained(Limited(), tmp_path, checked_on=broken, patience=1)
 
 
-def test_normals_for_the_check_are_held_out_of_the_steps_and_those_of_the_threshold_are_left_alone(small_data: TrainingData):
+def test_normals_for_the_check_are_held_out_of_the_steps_and_those_of_the_threshold_are_left_alone(
+    small_data: TrainingData,
+):
     settings = OneClassSettings(patience=2, batch_size=16)
     learned, checked = held_out(small_data, settings, seeded(0, "held out"))
     assert checked is not None
@@ -112,9 +114,21 @@ def test_a_detector_that_stops_early_is_calibrated_on_all_held_out_normals_and_r
     method: str, small_data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("xadflow.detectors.one_class.detector.CHECKPOINT_EVERY", 2)
-    data = TrainingData(small_data.normals[:20, :, ::2, ::2], small_data.val_normals[:10, :, ::2, ::2],
-                        small_data.known[:0, :, ::2, ::2], None, small_data.known[:0, :, ::2, ::2])  # fmt: skip
-    settings = {"network": "cnn28", "min_steps": 40, "epochs": 0.01, "batch_size": 8, "patience": 1, "learning_rate": 0.2}
+    data = TrainingData(
+        small_data.normals[:20, :, ::2, ::2],
+        small_data.val_normals[:10, :, ::2, ::2],
+        small_data.known[:0, :, ::2, ::2],
+        None,
+        small_data.known[:0, :, ::2, ::2],
+    )
+    settings = {
+        "network": "cnn28",
+        "min_steps": 40,
+        "epochs": 0.01,
+        "batch_size": 8,
+        "patience": 1,
+        "learning_rate": 0.2,
+    }
 
     def fit(folder: Path, kill_at: int | None = None):
         def progress(done, total, figures):

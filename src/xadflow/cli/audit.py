@@ -26,13 +26,24 @@ def audit() -> None:
 
 
 @audit.command()
-@click.option("--since-anchor", is_flag=True,
-              help="Read only data files of commits after the head that the anchors hold; of older ones check presence, "
-              "size, order and log entry.")  # fmt: skip
-@click.option("--anchor-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="Compare the ledger with this anchor file instead of evidence.anchor_file of params.yaml.")  # fmt: skip
-@click.option("--public-key", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="Ed25519 public key, PEM: every line of the anchor file must carry its signature.")  # fmt: skip
+@click.option(
+    "--since-anchor",
+    is_flag=True,
+    help="Read only data files of commits after the head that the anchors hold; of older ones check presence, "
+    "size, order and log entry.",
+)
+@click.option(
+    "--anchor-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Compare the ledger with this anchor file instead of evidence.anchor_file of params.yaml.",
+)
+@click.option(
+    "--public-key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Ed25519 public key, PEM: every line of the anchor file must carry its signature.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(since_anchor: bool, anchor_file: Path | None, public_key: Path | None, as_json: bool) -> None:
     """Recompute everything that the ledger attests and compare; exit status 1 if anything differs.
@@ -70,30 +81,42 @@ def verify(since_anchor: bool, anchor_file: Path | None, public_key: Path | None
     home = Home.find()
     file = anchor_file or _anchor_file(home)
     if public_key is not None and file is None:
-        raise WrongUse("a public key checks the lines of an anchor file, and there is none", seen=public_key.name,
-                       next_step="give --anchor-file, or set evidence.anchor_file in params.yaml")  # fmt: skip
+        raise WrongUse(
+            "a public key checks the lines of an anchor file, and there is none",
+            seen=public_key.name,
+            next_step="give --anchor-file, or set evidence.anchor_file in params.yaml",
+        )
     key = load_public_key(public_key) if public_key is not None else None
     with progress_board(), track("verify") as update:
         result = auditing.verify(
-            EvidenceStore(home.tables, home.ledger), _anchored_head(home), since_anchor,
-            lambda done, total: update(done, total, {}), anchor_file=file, public_key=key,
+            EvidenceStore(home.tables, home.ledger),
+            _anchored_head(home),
+            since_anchor,
+            lambda done, total: update(done, total, {}),
+            anchor_file=file,
+            public_key=key,
             anchor_needed=True,
-        )  # fmt: skip
+        )
     if as_json:
         click.echo(json.dumps({**asdict(result), "ok": result.ok}, sort_keys=True))
     else:
         _report(result)
     if not result.ok:
-        raise AuditFailed("the evidence does not verify", seen=f"{len(result.problems)} problems",
-                          next_step="keep var/tables and var/ledger as they are; compare with a backup")  # fmt: skip
+        raise AuditFailed(
+            "the evidence does not verify",
+            seen=f"{len(result.problems)} problems",
+            next_step="keep var/tables and var/ledger as they are; compare with a backup",
+        )
 
 
 @audit.command()
 @click.argument("image_id")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a row.")
-@click.option("--images", type=click.Path(path_type=Path, file_okay=False),
-              help="Also write its pictures as PNG here, and the "
-              "files of the images that its counterfactuals took pixels from.")  # fmt: skip
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Also write its pictures as PNG here, and the files of the images that its counterfactuals took pixels from.",
+)
 def show(image_id: str, as_json: bool, images: Path | None) -> None:
     """Every row of one image; IMAGE_ID may be shortened to its first 6 digits or more."""
     from xadflow.evidence import decisions
@@ -122,16 +145,17 @@ def show(image_id: str, as_json: bool, images: Path | None) -> None:
 def replay(image_id: str, as_json: bool) -> None:
     """Form every row of one image anew from its lineage and compare; exit status 1 unless all come out as stored.
 
-    Loads the model version that the row names (its files must be those of the lineage), the explainer in the row's version
-    and the stored 8-bit image, computes on the recorded device with the recorded threads and batch, and compares every
-    column: pictures by their pixels, figures exactly. IMAGE_ID may be shortened to its first 6 digits or more.
+    Loads the model version that the row names (its files must be those of the lineage), the explainer in the row's
+    version and the stored 8-bit image, computes on the recorded device with the recorded threads and batch, and
+    compares every column: pictures by their pixels, figures exactly. IMAGE_ID may be shortened to its first 6 digits or
+    more.
 
     
     Answers, row by row:
       identical                everything is the same, to the bit
-      equal within tolerance   not all of the lineage could be put back (it says what: threads, a library, the batch), and
-                               what differs is small: figures by 1e-4 of their size, p-values by one rank, maps by one of 255
-                               levels; counterfactuals must be the same
+      equal within tolerance   not all of the lineage could be put back (it says what: threads, a library, the batch),
+                               and what differs is small: figures by 1e-4 of their size, p-values by one rank, maps by
+                               one of 255 levels; counterfactuals must be the same
       differs                  which columns, and by how much
       cannot be replayed       what is missing: the model, the explainer's code, the image
 
@@ -159,13 +183,20 @@ def replay(image_id: str, as_json: bool) -> None:
     store = EvidenceStore(home.tables, home.ledger)
     image_id = decisions.find_image(store, image_id)
     if _without_mlflow(home):
-        raise RegistryUnavailable("a replay needs the registered models, and there is no MLflow store", seen="no mlflow.db",
-                                  next_step="run it where the models are, or set MLFLOW_TRACKING_URI")  # fmt: skip
+        raise RegistryUnavailable(
+            "a replay needs the registered models, and there is no MLflow store",
+            seen="no mlflow.db",
+            next_step="run it where the models are, or set MLFLOW_TRACKING_URI",
+        )
     with progress_board(), track(f"replay {image_id[:12]}") as update:
         told = replay_rows(
-            home, load_settings(home.params), Registry(home.mlflow_uri, home.mlflow_artifacts), store, image_id,
+            home,
+            load_settings(home.params),
+            Registry(home.mlflow_uri, home.mlflow_artifacts),
+            store,
+            image_id,
             lambda done, total: update(done, total, {}),
-        )  # fmt: skip
+        )
     bad = [one for one in told if not one.ok]
     if as_json:
         rows = [{**asdict(one), "differences": [asdict(each) for each in one.differences]} for one in told]
@@ -174,22 +205,34 @@ def replay(image_id: str, as_json: bool) -> None:
         for one in told:
             _report_replayed(one)
     if bad:
-        raise AuditFailed("not every row came out as it is stored", seen=f"{len(bad)} of {len(told)} rows",
-                          next_step="run `xadflow audit verify`: it says whether stored rows were changed since")  # fmt: skip
+        raise AuditFailed(
+            "not every row came out as it is stored",
+            seen=f"{len(bad)} of {len(told)} rows",
+            next_step="run `xadflow audit verify`: it says whether stored rows were changed since",
+        )
 
 
 @audit.command()
 @click.argument("image_id")
-@click.option("--to", "destination", type=click.Path(path_type=Path), metavar="PATH",
-              help="Folder to make, or .zip file; default: decision-<first 12 digits>. It must not be there yet.")  # fmt: skip
-@click.option("--with-donors", is_flag=True,
-              help="Also hand out the files of the images that its counterfactuals took pixels from, as they are.")  # fmt: skip
+@click.option(
+    "--to",
+    "destination",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Folder to make, or .zip file; default: decision-<first 12 digits>. It must not be there yet.",
+)
+@click.option(
+    "--with-donors",
+    is_flag=True,
+    help="Also hand out the files of the images that its counterfactuals took pixels from, as they are.",
+)
 def export(image_id: str, destination: Path | None, with_donors: bool) -> None:
-    """Write one decision as a folder or .zip for somebody outside: rows, pictures, lineage, and the proof by the ledger.
+    """Write one decision as a folder or .zip for somebody outside: rows, pictures, lineage, and the proof by the
+    ledger.
 
-    README.txt inside says what each file is and how to check it without xadflow. Only what verifies is written. A transplant
-    shows part of another image, its donor, and names it; the donor itself is handed out only if asked for, under the licence
-    of the data set.
+    README.txt inside says what each file is and how to check it without xadflow. Only what verifies is written. A
+    transplant shows part of another image, its donor, and names it; the donor itself is handed out only if asked for,
+    under the licence of the data set.
 
     
     Examples:
@@ -204,8 +247,15 @@ def export(image_id: str, destination: Path | None, with_donors: bool) -> None:
     home = Home.find()
     store = EvidenceStore(home.tables, home.ledger)
     image_id = decisions.find_image(store, image_id)
-    done = exporting.export(store, image_id, destination or Path(f"decision-{image_id[:12]}"), _anchored_head(home),
-                            _anchor_file(home), home=home, with_donors=with_donors)  # fmt: skip
+    done = exporting.export(
+        store,
+        image_id,
+        destination or Path(f"decision-{image_id[:12]}"),
+        _anchored_head(home),
+        _anchor_file(home),
+        home=home,
+        with_donors=with_donors,
+    )
     held = f"held by {' and '.join(done.anchors)}" if done.anchors else "not yet held by any anchor"
     click.echo(f"{done.path}: {done.rows} rows, {done.pictures} pictures, {done.lines} lines of the ledger, {held}")
 
@@ -241,12 +291,18 @@ def _report(result: AuditResult) -> None:
     head = "no ledger" if result.head is None else f"head {result.head.seq} {result.head.digest[:12]}"
     click.echo(f"{result.commits} commits, {result.rows} rows recomputed in {result.seconds:.1f} s; {head}")
     for name, anchored in result.anchors.items():
-        click.echo(f"{name} holds " + ("no head" if anchored is None else f"head {anchored.seq} {anchored.digest[:12]}"))
+        click.echo(
+            f"{name} holds " + ("no head" if anchored is None else f"head {anchored.seq} {anchored.digest[:12]}")
+        )
     if result.signatures and not result.signatures_checked:
-        click.secho(f"{result.signatures} signatures of the anchor file were not checked; --public-key FILE does it",
-                    fg="yellow")  # fmt: skip
+        click.secho(
+            f"{result.signatures} signatures of the anchor file were not checked; --public-key FILE does it",
+            fg="yellow",
+        )
     if result.unanchored:
-        click.secho(f"{result.unanchored} commits are not covered by every anchor; the next run anchors them", fg="yellow")
+        click.secho(
+            f"{result.unanchored} commits are not covered by every anchor; the next run anchors them", fg="yellow"
+        )
     if result.ok:
         click.secho("the evidence verifies", fg="green")
 

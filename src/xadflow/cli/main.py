@@ -1,7 +1,7 @@
 """The command `xadflow`: finds its subcommands by name and imports one only when it runs.
 
-Commands that run flows (demo, retrain, explain) come from the entry-point group `xadflow.commands`, so that this package
-never imports the orchestrator.
+Commands that run flows (demo, retrain, explain) come from the entry-point group `xadflow.commands`, so that this
+package never imports the orchestrator.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _BUILT_IN = {
     "models": ("xadflow.cli.models:models", "List, compare, promote and roll back registered models."),
     "audit": ("xadflow.cli.audit:audit", "Verify the evidence; replay, show or export one decision."),
     "probe": ("xadflow.cli.probe:probe", "Plant a watermark and measure how much a detector hangs on it."),
-    "doctor": ("xadflow.cli.doctor.command:doctor", "Check versions, data, models and servers; says what mends each finding."),
+    "doctor": (
+        "xadflow.cli.doctor.command:doctor",
+        "Check versions, data, models and servers; says what mends each finding.",
+    ),
 }
 _FROM_FLOWS = {
     "demo": "Run the whole loop on real solar-cell images, from data to audited explanations.",
@@ -74,7 +77,9 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; exit status 0 success, 1 the work failed, 2 wrong use; no traceback for a user's mistake."""
+    """Run the command line; exit status 0 success, 1 the work failed, 2 wrong use; no traceback for a
+    user's mistake.
+    """
     try:
         result: Any = cli.main(args=arguments, standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -101,8 +106,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _no_room(err: OSError) -> XadflowError:
     where = f"{err.strerror}: {Path(str(err.filename)).name}" if err.filename else str(err.strerror)
-    return CannotWrite("something could not be written", seen=where, next_step="free some space, or make the folder "
-                       "writable, then run the same command again: only what is missing is done")  # fmt: skip
+    return CannotWrite(
+        "something could not be written",
+        seen=where,
+        next_step="free some space, or make the folder "
+        "writable, then run the same command again: only what is missing is done",
+    )
 
 
 def _prepare_environment() -> None:

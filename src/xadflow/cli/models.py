@@ -51,11 +51,14 @@ def list_models(as_json: bool) -> None:
     for model in found:
         for version in model.versions:
             table.add_row(
-                model.name, str(version.version), "-" if version.explains is None else f"version {version.explains}",
-                ", ".join(_aliases(model, version.version)), version.verdict or "-",
+                model.name,
+                str(version.version),
+                "-" if version.explains is None else f"version {version.explains}",
+                ", ".join(_aliases(model, version.version)),
+                version.verdict or "-",
                 *(f"{version.figures[name]:.4f}" if name in version.figures else "-" for name in _KEY_FIGURES),
                 f"{version.created:%Y-%m-%d %H:%M}",
-            )  # fmt: skip
+            )
     _print(table)
 
 
@@ -123,8 +126,14 @@ def compare(first: str, second: str, as_json: bool) -> None:
 
 def _say_explainers(moved: Moved) -> None:
     for model, version in moved.explainers.items():
-        click.echo(f"{model}: " + (f"champion is version {version}" if version is not None else
-                                   f"no champion, none that passed the gate explains version {moved.version}"))  # fmt: skip
+        click.echo(
+            f"{model}: "
+            + (
+                f"champion is version {version}"
+                if version is not None
+                else f"no champion, none that passed the gate explains version {moved.version}"
+            )
+        )
 
 
 def _print(table: Table) -> None:
@@ -148,8 +157,14 @@ def _aliases(model: ModelSummary, version: int) -> list[str]:
 def _rows(model: ModelSummary) -> list[dict[str, object]]:
     return [
         {
-            "model": model.name, "version": one.version, "aliases": _aliases(model, one.version), "gate": one.verdict,
-            "explains": one.explains, "figures": dict(one.figures), "run_id": one.run_id, "created": one.created.isoformat(),
+            "model": model.name,
+            "version": one.version,
+            "aliases": _aliases(model, one.version),
+            "gate": one.verdict,
+            "explains": one.explains,
+            "figures": dict(one.figures),
+            "run_id": one.run_id,
+            "created": one.created.isoformat(),
         }
         for one in model.versions
-    ]  # fmt: skip
+    ]

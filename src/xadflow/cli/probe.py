@@ -19,23 +19,41 @@ RATES = (0.0, 0.1, 0.5, 1.0)
 @click.command()
 @click.option("--dataset", required=True, help="Data set to probe on; it has to be built.")
 @click.option("--detector", required=True, help="Detector of params.yaml.")
-@click.option("--side", type=click.Choice(["outliers", "normals"]), default="outliers", show_default=True,
-              help="Which training images get the mark.")  # fmt: skip
-@click.option("--rate", "rates", type=float, multiple=True,
-              help="Share of them that gets it; others may follow, and 0 is always there: it is the control. "
-              f"Default: {' '.join(f'{rate:g}' for rate in RATES)}.")  # fmt: skip
+@click.option(
+    "--side",
+    type=click.Choice(["outliers", "normals"]),
+    default="outliers",
+    show_default=True,
+    help="Which training images get the mark.",
+)
+@click.option(
+    "--rate",
+    "rates",
+    type=float,
+    multiple=True,
+    help="Share of them that gets it; others may follow, and 0 is always there: it is the control. "
+    f"Default: {' '.join(f'{rate:g}' for rate in RATES)}.",
+)
 @click.argument("more_rates", nargs=-1, type=float, metavar="[RATE]...")
-@click.option("--seeds", type=click.IntRange(1, 20), default=1, show_default=True, help="How many trainings of each rate.")
+@click.option(
+    "--seeds", type=click.IntRange(1, 20), default=1, show_default=True, help="How many trainings of each rate."
+)
 @click.option("--quick", is_flag=True, help="Short trainings of a small network, 100 test images of each class.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report, which probe.json holds too.")
 def probe(
-    dataset: str, detector: str, side: str, rates: tuple[float, ...], more_rates: tuple[float, ...], seeds: int,
-    quick: bool, as_json: bool,
+    dataset: str,
+    detector: str,
+    side: str,
+    rates: tuple[float, ...],
+    more_rates: tuple[float, ...],
+    seeds: int,
+    quick: bool,
+    as_json: bool,
 ) -> None:
     """Plant a watermark in training images, train, and measure how much the detector hangs on it.
 
-    Exit status 0 whatever the verdict. Trainings are kept: the same command again only reads them, and a stopped one goes
-    on. docs/how-to/probe-for-shortcuts.md says what the figures mean.
+    Exit status 0 whatever the verdict. Trainings are kept: the same command again only reads them, and a stopped one
+    goes on. docs/how-to/probe-for-shortcuts.md says what the figures mean.
 
     \b
     Examples:
@@ -49,7 +67,9 @@ def probe(
       probe.png    marked images, heatmaps with the mark outlined, curves over the rates
     """
     if more_rates and not rates:
-        raise WrongUse("a number without an option in front of it", seen=more_rates[0], next_step="write --rate 0 0.5 1")
+        raise WrongUse(
+            "a number without an option in front of it", seen=more_rates[0], next_step="write --rate 0 0.5 1"
+        )
     home = Home.find()
     settings = load_settings(home.params)
     settings.dataset(dataset)
@@ -60,10 +80,14 @@ def probe(
     from xadflow.work.probe.run import QUICK, QUICK_TEST_IMAGES
 
     plan = ProbePlan(
-        dataset, detector, side="outliers" if side == "outliers" else "normals", rates=(*rates, *more_rates) or RATES,
+        dataset,
+        detector,
+        side="outliers" if side == "outliers" else "normals",
+        rates=(*rates, *more_rates) or RATES,
         seeds=tuple(settings.seed + number for number in range(seeds)),
-        settings=QUICK.get(chosen.method, {}) if quick else {}, most_test_images=QUICK_TEST_IMAGES if quick else None,
-    )  # fmt: skip
+        settings=QUICK.get(chosen.method, {}) if quick else {},
+        most_test_images=QUICK_TEST_IMAGES if quick else None,
+    )
     with progress_board():
         outcome = run_probe(home, settings, plan, track)
     if as_json:
@@ -78,14 +102,19 @@ def _say(report: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("rate", "heat in the mark", "control", "AUROC, no mark", "as planted", "other side", "control", "alarm")
+    table = Table(
+        "rate", "heat in the mark", "control", "AUROC, no mark", "as planted", "other side", "control", "alarm"
+    )
     for row in report["rates"]:
         heat, auroc = row["heat"]["planted_side"], row["auroc"]
         table.add_row(
-            f"{row['rate']:g}", _with_interval(heat["share"], heat), f"{heat['control']:.3f}",
+            f"{row['rate']:g}",
+            _with_interval(heat["share"], heat),
+            f"{heat['control']:.3f}",
             *(_with_interval(auroc[copy]["value"], auroc[copy]) for copy in ("raw", "planted", "other_side")),
-            f"{auroc['other_side']['control']:.3f}", ", ".join(row["alarm"]) or "-",
-        )  # fmt: skip
+            f"{auroc['other_side']['control']:.3f}",
+            ", ".join(row["alarm"]) or "-",
+        )
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
     click.echo(f"chance for the heat: {report['rates'][0]['heat']['chance']:.3f}, the mark's share of an image")

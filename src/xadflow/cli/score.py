@@ -44,8 +44,10 @@ def score(paths: tuple[Path, ...], spec: str | None, as_json: bool) -> int:
             click.secho(f"{printable(line['path'])}: {line['error']}", fg="red", err=True)
         else:
             verdict = "ANOMALOUS" if line["is_anomaly"] else "normal"
-            click.echo(f"{printable(line['path'])}  {verdict}  score {line['score']:.4f}  threshold {line['threshold']:.4f}  "
-                       f"p {line['p_value']:.4f}")  # fmt: skip
+            click.echo(
+                f"{printable(line['path'])}  {verdict}  score {line['score']:.4f}  threshold {line['threshold']:.4f}  "
+                f"p {line['p_value']:.4f}"
+            )
     return 1 if failed else 0
 
 
@@ -59,8 +61,11 @@ def _files(paths: Sequence[Path]) -> list[Path]:
         else:
             found.append(path)
     if not found:
-        raise WrongUse("no image file in what was named", seen=[str(path) for path in paths][:3],
-                       next_step=f"name files or folders with {sorted(IMAGE_SUFFIXES)}")  # fmt: skip
+        raise WrongUse(
+            "no image file in what was named",
+            seen=[str(path) for path in paths][:3],
+            next_step=f"name files or folders with {sorted(IMAGE_SUFFIXES)}",
+        )
     return found
 
 
@@ -102,10 +107,15 @@ def score_files(home: Home, spec: str, files: Sequence[Path], batch_size: int) -
                     continue
                 value, threshold = float(scores[position]), detector.calibration.threshold
                 yield {
-                    "path": str(path), "image_id": one[0], "model_name": ref.name, "model_version": ref.version,
-                    "score": value, "threshold": threshold, "p_value": float(p_values[position]),
+                    "path": str(path),
+                    "image_id": one[0],
+                    "model_name": ref.name,
+                    "model_version": ref.version,
+                    "score": value,
+                    "threshold": threshold,
+                    "p_value": float(p_values[position]),
                     "is_anomaly": value > threshold,
-                }  # fmt: skip
+                }
                 position += 1
 
 

@@ -70,8 +70,11 @@ def look_at(folder: Path, limits: ImageLimits) -> Look:
     Raises DataUnavailable for another layout, or when no sampled file is an image.
     """
     check_layout(folder)
-    normals = [relative for relative in walk_files(folder) if relative.startswith(f"train/{GOOD}/")
-               and PurePosixPath(relative).suffix.lower() in IMAGE_SUFFIXES]  # fmt: skip
+    normals = [
+        relative
+        for relative in walk_files(folder)
+        if relative.startswith(f"train/{GOOD}/") and PurePosixPath(relative).suffix.lower() in IMAGE_SUFFIXES
+    ]
     step = max(1, len(normals) // _SAMPLED)
     sides, coloured, greys = [], False, []
     for relative in normals[::step][:_SAMPLED]:
@@ -86,8 +89,11 @@ def look_at(folder: Path, limits: ImageLimits) -> Look:
         greys.append(to_input(pixels, (SIDE_PX, SIDE_PX), 1)[0])
         coloured |= pixels.ndim == 3 and bool(np.any(pixels[..., :1] != pixels[..., 1:]))
     if not sides:
-        raise DataUnavailable("no readable image in train/good", seen=f"{len(normals)} files with an image suffix",
-                              next_step=f"put normal images into {folder / 'train' / GOOD}")  # fmt: skip
+        raise DataUnavailable(
+            "no readable image in train/good",
+            seen=f"{len(normals)} files with an image suffix",
+            next_step=f"put normal images into {folder / 'train' / GOOD}",
+        )
     short = median(sides)
     size = next((size for size in _SIZES_PX if short >= (448 if size == 224 else size)), _SIZES_PX[-1])
     return Look(size, 3 if coloured else 1, len(normals), guess_pose(greys))
@@ -96,8 +102,8 @@ def look_at(folder: Path, limits: ImageLimits) -> Look:
 def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
     """Enter the folder into params.yaml, build and validate the data set by DVC, then list it for both flows.
 
-    A folder that is a data set of this name already is brought up to date. When DVC or the validation fails, params.yaml
-    is put back as it was.
+    A folder that is a data set of this name already is brought up to date. When DVC or the validation fails,
+    params.yaml is put back as it was.
 
     Raises:
         WrongUse: a name that cannot be used, or that another data set has.
@@ -108,15 +114,21 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
     try:
         TypeAdapter(Name).validate_python(name)
     except ValidationError as err:
-        raise WrongUse("a data set's name is lower case letters, digits and dashes, at most 63", seen=name,
-                       next_step="choose another name") from err  # fmt: skip
+        raise WrongUse(
+            "a data set's name is lower case letters, digits and dashes, at most 63",
+            seen=name,
+            next_step="choose another name",
+        ) from err
     settings = load_settings(home.params)
     path = _stored(home, folder)
     before = home.params.read_text(encoding="utf-8")
     if name in settings.datasets:
         if wishes != Wishes():
-            raise WrongUse(f"data set {name!r} is there already; options only make a new one", seen=f"folder {path}",
-                           next_step=f"change them under datasets.{name} in params.yaml, or leave them out")  # fmt: skip
+            raise WrongUse(
+                f"data set {name!r} is there already; options only make a new one",
+                seen=f"folder {path}",
+                next_step=f"change them under datasets.{name} in params.yaml, or leave them out",
+            )
         entry, look = _same(settings, name, path), None
         check_layout(folder)
     else:
@@ -127,10 +139,15 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
         aligned = look.pose.aligned if wishes.aligned is None else wishes.aligned
         share = _val_share(folder, look, settings)
         entry = {
-            "source": "folder", "size_px": wishes.size_px or look.size_px, "channels": wishes.channels or look.channels,
-            "symmetries": wishes.symmetries or ("none" if aligned else look.pose.loose), "aligned": aligned,
-            "val_share": share, "known_used": wishes.known_used, "options": options,
-        }  # fmt: skip
+            "source": "folder",
+            "size_px": wishes.size_px or look.size_px,
+            "channels": wishes.channels or look.channels,
+            "symmetries": wishes.symmetries or ("none" if aligned else look.pose.loose),
+            "aligned": aligned,
+            "val_share": share,
+            "known_used": wishes.known_used,
+            "options": options,
+        }
         _write_params(home, with_dataset(before, name, entry))
     entered = home.params.read_text(encoding="utf-8")
     try:
@@ -139,7 +156,9 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
         if home.params.read_text(encoding="utf-8") == entered:  # nobody else has edited it meanwhile
             _write_params(home, before)
         raise
-    listed = with_name_in(home.params.read_text(encoding="utf-8"), name, ("retrain", "datasets"), ("explain", "datasets"))
+    listed = with_name_in(
+        home.params.read_text(encoding="utf-8"), name, ("retrain", "datasets"), ("explain", "datasets")
+    )
     _write_params(home, listed)
     return Added(entry, look)
 
@@ -160,8 +179,9 @@ def _val_share(folder: Path, look: Look, settings: Settings) -> float:
                 decode_image(content, limits)
                 ids.append(sha256_bytes(content))
     needed = math.ceil(round(1 / settings.calibration.false_alarm_rate, 9)) - 1
-    return share_leaving(ids, wanted, val=needed, train=MIN_TRAIN,
-                         has_test_normals=any(one.startswith(f"test/{GOOD}/") for one in files))  # fmt: skip
+    return share_leaving(
+        ids, wanted, val=needed, train=MIN_TRAIN, has_test_normals=any(one.startswith(f"test/{GOOD}/") for one in files)
+    )
 
 
 def _write_params(home: Home, text: str) -> None:
@@ -175,15 +195,20 @@ def _stored(home: Home, folder: Path) -> str:
     try:
         str(absolute).encode()
     except UnicodeEncodeError as err:
-        raise WrongUse("the folder's name is no text", seen=str(absolute).encode(errors="backslashreplace").decode(),
-                       next_step="rename the folder") from err  # fmt: skip
+        raise WrongUse(
+            "the folder's name is no text",
+            seen=str(absolute).encode(errors="backslashreplace").decode(),
+            next_step="rename the folder",
+        ) from err
     return str(absolute.relative_to(home.project)) if absolute.is_relative_to(home.project) else str(absolute)
 
 
 def _same(settings: Settings, name: str, path: str) -> Mapping[str, object]:
     present = settings.datasets[name]
     if present.source != "folder" or present.options.get("path") != path:
-        raise WrongUse(f"data set {name!r} is there already, with other images",
-                       seen=f"source {present.source}, options {present.options}",
-                       next_step="choose another name, or mend its entry in params.yaml")  # fmt: skip
+        raise WrongUse(
+            f"data set {name!r} is there already, with other images",
+            seen=f"source {present.source}, options {present.options}",
+            next_step="choose another name, or mend its entry in params.yaml",
+        )
     return present.model_dump()

@@ -125,12 +125,19 @@ def _admit_one(candidate: Candidate, into: Path, limits: ImageLimits) -> Manifes
     if labels is not None and candidate.labels_target:
         _write(into / candidate.labels_target, labels)
     return ManifestRow(
-        image_id=image_id, path=f"{IMAGES}/{candidate.target}", split=str(candidate.split), label=candidate.label,
-        category=candidate.category, defect=candidate.defect,
+        image_id=image_id,
+        path=f"{IMAGES}/{candidate.target}",
+        split=str(candidate.split),
+        label=candidate.label,
+        category=candidate.category,
+        defect=candidate.defect,
         mask_path=f"{IMAGES}/{candidate.mask_target}" if mask is not None else None,
-        width=int(pixels.shape[1]), height=int(pixels.shape[0]), source=candidate.source, licence=candidate.licence,
+        width=int(pixels.shape[1]),
+        height=int(pixels.shape[0]),
+        source=candidate.source,
+        licence=candidate.licence,
         labels_path=f"{IMAGES}/{candidate.labels_target}" if labels is not None else None,
-    )  # fmt: skip
+    )
 
 
 def _mask(candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits) -> bytes | None:
@@ -144,7 +151,9 @@ def _mask(candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits) -> 
 
 
 def _labels(candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits) -> bytes | None:
-    """Bytes of a scene's map of class ids, checked against its image and the number of classes; None when there is none."""
+    """Bytes of a scene's map of class ids, checked against its image and the number of classes; None when there is
+    none.
+    """
     if candidate.labels is None or candidate.labels_target is None:
         return None
     content, pixels = _beside("labels", candidate.labels, candidate.labels_target, candidate, shape, limits)
@@ -152,8 +161,11 @@ def _labels(candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits) -
         raise Refusal("labels-channels", f"its labels {candidate.labels_target} are in colour, expected class ids")
     strange = np.unique(pixels[(pixels >= candidate.classes) & (pixels != VOID)])
     if len(strange):
-        raise Refusal("labels-ids", f"its labels {candidate.labels_target} hold {', '.join(map(str, strange[:5]))}, expected "
-                       f"0 to {candidate.classes - 1}, or {VOID} for pixels that are nobody's")  # fmt: skip
+        raise Refusal(
+            "labels-ids",
+            f"its labels {candidate.labels_target} hold {', '.join(map(str, strange[:5]))}, expected "
+            f"0 to {candidate.classes - 1}, or {VOID} for pixels that are nobody's",
+        )
     return content
 
 

@@ -38,8 +38,11 @@ def admit_inbox(folder: Path, limits: ImageLimits, into: Path, progress: Progres
         CannotWrite: `into` cannot be written.
     """
     if not folder.is_dir():
-        raise DataUnavailable("the inbox folder is not there", seen=str(folder),
-                              next_step="create it and put new images into it, or name another by --inbox")  # fmt: skip
+        raise DataUnavailable(
+            "the inbox folder is not there",
+            seen=str(folder),
+            next_step="create it and put new images into it, or name another by --inbox",
+        )
     with writing(f"the new images of {folder.name}"), _alone(into):
         return _admitted(folder, limits, into, progress)
 
@@ -97,9 +100,17 @@ def _whole(manifest: Manifest, row: ManifestRow) -> bool:
 def _candidates(folder: Path) -> Iterator[Candidate]:
     for relative in walk_files(folder):
         yield Candidate(
-            origin=relative, target=relative, content=folder / relative, split=Split.INBOX, label=None,
-            category="inbox", defect=None, source=f"inbox {folder.name}", licence="not stated", root=folder,
-        )  # fmt: skip
+            origin=relative,
+            target=relative,
+            content=folder / relative,
+            split=Split.INBOX,
+            label=None,
+            category="inbox",
+            defect=None,
+            source=f"inbox {folder.name}",
+            licence="not stated",
+            root=folder,
+        )
 
 
 def _placed(row: ManifestRow, taken: set[str]) -> ManifestRow:

@@ -61,15 +61,19 @@ def load_masks(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Dataset
         if path is not None:
             into[number] = mask_to_input(_decoded(path, None), size)
         elif row.label != 0:
-            raise BadManifest("an image that is not normal has no mask", seen=row.path,
-                              next_step="ask for masks only where the manifest has them")  # fmt: skip
+            raise BadManifest(
+                "an image that is not normal has no mask",
+                seen=row.path,
+                next_step="ask for masks only where the manifest has them",
+            )
 
     _each(load, len(rows), None)
     return masks
 
 
 def load_labels(manifest: Manifest, rows: Sequence[ManifestRow], dataset: DatasetSettings) -> Tensor:
-    """Class ids of scenes `rows`, in their order: uint8 [N,H,W], below len(dataset.classes), or VOID, also under the mask.
+    """Class ids of scenes `rows`, in their order: uint8 [N,H,W], below len(dataset.classes), or VOID, also under the
+    mask.
 
     Raises:
         BadManifest: a scene has no map of class ids, or one with an id that names no class.
@@ -83,13 +87,18 @@ def load_labels(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Datase
         row = rows[number]
         path, mask = manifest.labels_of(row), manifest.mask_of(row)
         if path is None:
-            raise BadManifest("a scene has no map of class ids", seen=row.path,
-                              next_step="its source must give one; or take `classes` out of the data set in params.yaml")
+            raise BadManifest(
+                "a scene has no map of class ids",
+                seen=row.path,
+                next_step="its source must give one; or take `classes` out of the data set in params.yaml",
+            )
         found = labels_to_input(_decoded(path, None), size)
         if np.any((found >= len(dataset.classes)) & (found != VOID)):
-            raise BadManifest("a map of class ids names a class that params.yaml does not", seen=f"{row.labels_path}: "
-                              f"{np.unique(found[found != VOID]).max()}, classes: {len(dataset.classes)}",
-                              next_step="complete `classes` of the data set in params.yaml, or mend the map")  # fmt: skip
+            raise BadManifest(
+                "a map of class ids names a class that params.yaml does not",
+                seen=f"{row.labels_path}: {np.unique(found[found != VOID]).max()}, classes: {len(dataset.classes)}",
+                next_step="complete `classes` of the data set in params.yaml, or mend the map",
+            )
         into[number] = found if mask is None else np.where(mask_to_input(_decoded(mask, None), size), VOID, found)
 
     _each(load, len(rows), None)
@@ -97,15 +106,20 @@ def load_labels(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Datase
 
 
 def training_data(
-    manifest: Manifest, dataset: DatasetSettings, progress: Callable[[int, int], None] | None = None,
-    *, outliers: Manifest | None = None, normals: Collection[str] | None = None,
-) -> TrainingData:  # fmt: skip
+    manifest: Manifest,
+    dataset: DatasetSettings,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    outliers: Manifest | None = None,
+    normals: Collection[str] | None = None,
+) -> TrainingData:
     """What a detector may learn from: train and val normals, and the labelled defects of split `known`.
 
     The first `dataset.known_used` known defects by image_id train, the others fit the temperature. Masks are given when
     every training defect has one; scenes come with the class ids of their normals. `outliers` is the manifest of
     `dataset.outliers`: its train normals are brought to this data set's size and channels, except images that are here
-    too. Of the train normals those with an image_id in `normals` are taken, None for all. Raises BadManifest and BadImage.
+    too. Of the train normals those with an image_id in `normals` are taken, None for all. Raises BadManifest and
+    BadImage.
     """
     train = [row for row in manifest.rows(Split.TRAIN, label=0) if normals is None or row.image_id in normals]
     val_normals = manifest.rows(Split.VAL, label=0)
@@ -121,27 +135,44 @@ def training_data(
         rows = [row for row in theirs if row.image_id not in own]
         if not rows:
             there = f"{dataset.outliers}: {len(theirs)} normal train images, all of them in this data set too"
-            raise BadManifest("the data set of outliers has no train image of its own",
-                              seen=there if theirs else f"{dataset.outliers}: no normal train image",
-                              next_step="name another data set under outliers in params.yaml, or add images to that one "
-                              f"and run `dvc repro validate@{dataset.outliers}`")  # fmt: skip
+            raise BadManifest(
+                "the data set of outliers has no train image of its own",
+                seen=there if theirs else f"{dataset.outliers}: no normal train image",
+                next_step="name another data set under outliers in params.yaml, or add images to that one "
+                f"and run `dvc repro validate@{dataset.outliers}`",
+            )
         foreign = load_images(outliers, rows, dataset, progress)
-    labels, val_labels = (load_labels(manifest, rows, dataset) if dataset.classes else None for rows in (train, val_normals))
+    labels, val_labels = (
+        load_labels(manifest, rows, dataset) if dataset.classes else None for rows in (train, val_normals)
+    )
     return TrainingData(
-        images[: ends[0]], images[ends[0] : ends[1]], images[ends[1] : ends[2]], masks, images[ends[2] :], foreign,
-        labels, val_labels, dataset.classes,
-    )  # fmt: skip
+        images[: ends[0]],
+        images[ends[0] : ends[1]],
+        images[ends[1] : ends[2]],
+        masks,
+        images[ends[2] :],
+        foreign,
+        labels,
+        val_labels,
+        dataset.classes,
+    )
 
 
 def _decoded(path: Path, row: ManifestRow | None) -> NDArray[np.uint8]:
     try:
         content = path.read_bytes()
     except OSError as err:
-        raise BadImage(f"{_shown(path)} cannot be read", seen=err.strerror,
-                       next_step="restore the data by `dvc checkout`, or `dvc pull`") from err  # fmt: skip
+        raise BadImage(
+            f"{_shown(path)} cannot be read",
+            seen=err.strerror,
+            next_step="restore the data by `dvc checkout`, or `dvc pull`",
+        ) from err
     if row is not None and sha256_bytes(content) != row.image_id:
-        raise BadImage(f"{_shown(path)} has other bytes than its manifest says", seen=sha256_bytes(content)[:12],
-                       next_step="restore the file by `dvc checkout`, or rebuild the manifest")  # fmt: skip
+        raise BadImage(
+            f"{_shown(path)} has other bytes than its manifest says",
+            seen=sha256_bytes(content)[:12],
+            next_step="restore the file by `dvc checkout`, or rebuild the manifest",
+        )
     try:
         return decode_image(content)
     except BadImage as err:

@@ -28,30 +28,34 @@ class Split(StrEnum):
     INBOX = "inbox"
 
 
-SCHEMA = pa.schema([
-    pa.field("image_id", pa.string(), nullable=False),
-    pa.field("path", pa.string(), nullable=False),
-    pa.field("split", pa.string(), nullable=False),
-    pa.field("label", pa.int32()),
-    pa.field("category", pa.string(), nullable=False),
-    pa.field("defect", pa.string()),
-    pa.field("mask_path", pa.string()),
-    pa.field("width", pa.int32(), nullable=False),
-    pa.field("height", pa.int32(), nullable=False),
-    pa.field("source", pa.string(), nullable=False),
-    pa.field("licence", pa.string(), nullable=False),
-])  # fmt: skip
+SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("label", pa.int32()),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("defect", pa.string()),
+        pa.field("mask_path", pa.string()),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("licence", pa.string(), nullable=False),
+    ]
+)
 
 # Scenes have a map of class ids beside each image. Only they have the column, so other manifests keep their bytes.
 SCENES_SCHEMA = SCHEMA.append(pa.field("labels_path", pa.string()))
 
-QUARANTINE_SCHEMA = pa.schema([
-    pa.field("path", pa.string(), nullable=False),
-    pa.field("reason", pa.string(), nullable=False),
-    pa.field("detail", pa.string(), nullable=False),
-    pa.field("image_id", pa.string()),
-    pa.field("bytes", pa.int64()),
-])  # fmt: skip
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("image_id", pa.string()),
+        pa.field("bytes", pa.int64()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,11 @@ def inside(folder: Path, relative: str) -> Path:
     root = folder.resolve()
     path = (root / relative).resolve()
     if not path.is_relative_to(root):
-        raise BadManifest("a manifest path leaves its data set's folder", seen=relative,
-                          next_step="rebuild the manifest by `dvc repro --force manifest@<dataset>`")  # fmt: skip
+        raise BadManifest(
+            "a manifest path leaves its data set's folder",
+            seen=relative,
+            next_step="rebuild the manifest by `dvc repro --force manifest@<dataset>`",
+        )
     return path
 
 
@@ -141,9 +148,15 @@ def read_manifest(folder: Path) -> Manifest:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as err:
         why = getattr(err, "strerror", None) or str(err).replace(str(path), path.name).splitlines()[0]
-        raise BadManifest("the manifest cannot be read", seen=f"{folder.name}: {why}"[:200],
-                          next_step=f"run `dvc repro manifest@{folder.name}`") from err  # fmt: skip
+        raise BadManifest(
+            "the manifest cannot be read",
+            seen=f"{folder.name}: {why}"[:200],
+            next_step=f"run `dvc repro manifest@{folder.name}`",
+        ) from err
     if table.schema.names not in (SCHEMA.names, SCENES_SCHEMA.names):
-        raise BadManifest("the manifest has other columns than its schema", seen=table.schema.names,
-                          next_step=f"run `dvc repro --force manifest@{folder.name}`") from None  # fmt: skip
+        raise BadManifest(
+            "the manifest has other columns than its schema",
+            seen=table.schema.names,
+            next_step=f"run `dvc repro --force manifest@{folder.name}`",
+        ) from None
     return Manifest(folder, table.cast(SCHEMA if table.schema.names == SCHEMA.names else SCENES_SCHEMA))

@@ -22,7 +22,10 @@ def with_dataset(text: str, name: str, entry: Mapping[str, object]) -> str:
     """params.yaml with `name` in `catalogue` and `entry` as the last one of `datasets`."""
     one_line = yaml.safe_dump(dict(entry), default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
     root = _root(text)
-    places = [_into_list(text, root, ("catalogue",), name), _into_map(text, root, ("datasets",), name, one_line.strip())]
+    places = [
+        _into_list(text, root, ("catalogue",), name),
+        _into_map(text, root, ("datasets",), name, one_line.strip()),
+    ]
     return _applied(text, places)
 
 
@@ -57,8 +60,11 @@ def _node(root: yaml.MappingNode, path: tuple[str, ...]) -> yaml.CollectionNode:
     for key in path:
         found = [value for name, value in node.value if name.value == key]
         if not found or not isinstance(found[0], yaml.CollectionNode):
-            raise BadSettings(f"params.yaml has no list or mapping {'.'.join(path)}", seen=key,
-                              next_step="add it by hand; README shows a whole params.yaml")  # fmt: skip
+            raise BadSettings(
+                f"params.yaml has no list or mapping {'.'.join(path)}",
+                seen=key,
+                next_step="add it by hand; README shows a whole params.yaml",
+            )
         node = found[0]
     return node
 

@@ -1,12 +1,12 @@
 """Guess from a few normal images how a product lies in the picture, for donors of pixels: what to search where.
 
-Aligned: an image is like the mean of the others where it is, and less like that mean turned by 45 degrees. A texture is not
-like the mean at all, and a mean of parts in any pose is round. What is smooth over the whole image (light that falls off
-to the edges) is taken out first: it is alike in pictures of anything.
+Aligned: an image is like the mean of the others where it is, and less like that mean turned by 45 degrees. A texture is
+not like the mean at all, and a mean of parts in any pose is round. What is smooth over the whole image (light that
+falls off to the edges) is taken out first: it is alike in pictures of anything.
 
-Symmetries: a mirrored or turned image must have a histogram of edge directions that is as near to the mean one of the other
-images as its own is. That knows no place, so it is of use for what is not aligned only; for what is, none are guessed: a
-mirrored print, or a part upside down, is a defect.
+Symmetries: a mirrored or turned image must have a histogram of edge directions that is as near to the mean one of the
+other images as its own is. That knows no place, so it is of use for what is not aligned only; for what is, none are
+guessed: a mirrored print, or a part upside down, is a defect.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ FEWEST = 8
 LOW_PX, MARGIN = 32, 6  # the mean is compared at low resolution, without a margin that turning would leave empty
 ALIKE, MORE_THAN_TURNED = 0.3, 0.1
 DIRECTIONS = 16
-# Median distance of changed images, in that of images as they are. On 24 or 10 crops of textures and drawn parts: grass, and a
-# part in any pose, up to 1.2; gravel, lit from one side, 1.1 to 1.5; a part that lies within 20 degrees, turned by a quarter,
-# 1.5 and more; brick, turned by a quarter, 3.5 and more.
+# Median distance of changed images, in that of images as they are. On 24 or 10 crops of textures and drawn parts:
+# grass, and a part in any pose, up to 1.2; gravel, lit from one side, 1.1 to 1.5; a part that lies within 20 degrees,
+# turned by a quarter, 1.5 and more; brick, turned by a quarter, 3.5 and more.
 AS_NEAR = 1.35
 Grey = NDArray[np.float64]
 Symmetries = Literal["none", "flips", "square"]
@@ -36,9 +36,9 @@ Symmetries = Literal["none", "flips", "square"]
 class Pose:
     """What was guessed, and of which figures.
 
-    `likeness` is the median correlation of an image with the mean of the others, `turned` that with the mean turned by 45
-    degrees; both NaN where there were fewer than 8 images, for which `aligned` and no symmetry are assumed. `loose` are the
-    symmetries that it has if it is not aligned.
+    `likeness` is the median correlation of an image with the mean of the others, `turned` that with the mean turned by
+    45 degrees; both NaN where there were fewer than 8 images, for which `aligned` and no symmetry are assumed. `loose`
+    are the symmetries that it has if it is not aligned.
     """
 
     aligned: bool
@@ -115,7 +115,9 @@ def _directions(image: Grey) -> NDArray[np.float64]:
     found = []
     for sigma in (1.0, 3.0):
         down, right = np.gradient(gaussian_filter(image, sigma))
-        angle = np.mod(np.arctan2(down, right), 2 * np.pi) * (DIRECTIONS / (2 * np.pi))  # 0 .. 16, bins centred on the axes
+        angle = np.mod(np.arctan2(down, right), 2 * np.pi) * (
+            DIRECTIONS / (2 * np.pi)
+        )  # 0 .. 16, bins centred on the axes
         bins = np.mod(np.rint(angle).astype(int), DIRECTIONS)
         counts = np.bincount(bins.ravel(), weights=np.hypot(down, right).ravel(), minlength=DIRECTIONS)
         found.append(np.sqrt(counts / max(float(counts.sum()), 1e-12)))

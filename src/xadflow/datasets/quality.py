@@ -61,17 +61,22 @@ def validate_manifest(
             column="path", regex=r"^images/(?!(?:.*/)?\.\.(?:/|$))", description="every path is inside images/"
         ),
         gxe.ExpectColumnValuesToBeInSet(
-            column="split", value_set=[str(split) for split in Split if split != Split.INBOX],
+            column="split",
+            value_set=[str(split) for split in Split if split != Split.INBOX],
             description="split is train, val, gate, test or known",
         ),
         gxe.ExpectColumnValuesToNotBeNull(column="label", description="every image has a label"),
         gxe.ExpectColumnValuesToBeInSet(column="label", value_set=[0, 1], description="label is 0 or 1"),
         gxe.ExpectColumnValuesToBeInSet(
-            column="label", value_set=[0], row_condition=column("split").is_in(["train", "val"]),
+            column="label",
+            value_set=[0],
+            row_condition=column("split").is_in(["train", "val"]),
             description="train and val hold normal images only",
         ),
         gxe.ExpectColumnValuesToBeInSet(
-            column="label", value_set=[1], row_condition=column("split") == "known",
+            column="label",
+            value_set=[1],
+            row_condition=column("split") == "known",
             description="known holds defects only",
         ),
         gxe.ExpectColumnValuesToNotBeNull(
@@ -82,32 +87,48 @@ def validate_manifest(
         ),
         gxe.ExpectColumnValuesToBeBetween(column="width", min_value=1, description="width is positive"),
         gxe.ExpectColumnValuesToBeBetween(column="height", min_value=1, description="height is positive"),
-        *(gxe.ExpectColumnValueLengthsToBeBetween(column=text, min_value=1, description=f"{text} is stated")
-          for text in ("category", "source", "licence")),
-    ]  # fmt: skip
+        *(
+            gxe.ExpectColumnValueLengthsToBeBetween(column=text, min_value=1, description=f"{text} is stated")
+            for text in ("category", "source", "licence")
+        ),
+    ]
     if promised:
-        rules.append(gxe.ExpectColumnValuesToNotBeNull(
-            column="mask_path", row_condition=column("defect").is_in(promised),
-            description="where one image of a defect has a mask, all have",
-        ))  # fmt: skip
+        rules.append(
+            gxe.ExpectColumnValuesToNotBeNull(
+                column="mask_path",
+                row_condition=column("defect").is_in(promised),
+                description="where one image of a defect has a mask, all have",
+            )
+        )
     if dataset.classes:
-        rules.append(gxe.ExpectColumnValuesToNotBeNull(column="labels_path", description="every scene has a map of class ids"))
-        rules.append(gxe.ExpectColumnValuesToNotBeNull(
-            column="mask_path", row_condition=defective, description="every anomalous scene has a mask"
-        ))  # fmt: skip
+        rules.append(
+            gxe.ExpectColumnValuesToNotBeNull(column="labels_path", description="every scene has a map of class ids")
+        )
+        rules.append(
+            gxe.ExpectColumnValuesToNotBeNull(
+                column="mask_path", row_condition=defective, description="every anomalous scene has a mask"
+            )
+        )
         frame = frame if "labels_path" in frame else frame.assign(labels_path=None)
     minimum = minimum_counts(frame, dataset, false_alarm_rate)
     enough = gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-        column_A="count", column_B="minimum", or_equal=True,
-        description="every split holds enough images of each kind",
-    )  # fmt: skip
+        column_A="count", column_B="minimum", or_equal=True, description="every split holds enough images of each kind"
+    )
     checks = [
         _Check(frame, rules, ("path", "image_id"), lambda row: f"{row['path']} ({str(row['image_id'])[:12]})"),
-        _Check(minimum, [enough], ("split", "kind", "count", "minimum"),
-               lambda row: f"{row['split']}/{row['kind']}: {row['count']} of at least {row['minimum']}"),
-    ]  # fmt: skip
-    held = _run(gx, name, checks, "mend the files or params.yaml (val_share, gate_share, known_used), then "
-                "`dvc repro validate@<dataset>`")  # fmt: skip
+        _Check(
+            minimum,
+            [enough],
+            ("split", "kind", "count", "minimum"),
+            lambda row: f"{row['split']}/{row['kind']}: {row['count']} of at least {row['minimum']}",
+        ),
+    ]
+    held = _run(
+        gx,
+        name,
+        checks,
+        "mend the files or params.yaml (val_share, gate_share, known_used), then `dvc repro validate@<dataset>`",
+    )
     counts = {f"{row['split']}/{row['kind']}": int(row["count"]) for row in minimum.to_dict("records")}
     return {"rows": table.num_rows, "counts": counts, "masks": int(frame["mask_path"].notna().sum()), "rules": held}
 
@@ -129,55 +150,93 @@ def validate_shard(
 
     scored, explained, both = shard_frames(scores, explanations, expected)
     checks = [
-        _Check(scored, [
-            *_score_rules(gxe, column),
-            gxe.ExpectCompoundColumnsToBeUnique(column_list=list(KEY), description="one score an image and model"),
-            gxe.ExpectColumnPairValuesToBeEqual(
-                column_A="explanations", column_B="explainers", row_condition=column("is_anomaly") == 1,
-                description="every anomaly is explained by every explainer of the shard",
-            ),
-        ], ("image_path", "image_id", "missing"), _row_of),
-        _Check(explained, [
-            *_score_rules(gxe, column),
-            gxe.ExpectColumnValuesToBeInSet(
-                column="is_anomaly", value_set=[1], description="only anomalies are explained"
-            ),
-            gxe.ExpectCompoundColumnsToBeUnique(
-                column_list=[*KEY, "explainer", "explainer_version"],
-                description="one explanation an image, model and explainer",
-            ),
-            gxe.ExpectColumnValuesToMatchRegex(
-                column="row_digest", regex=_SHA256, description="row_digest is a sha256"
-            ),
-            gxe.ExpectColumnValuesToBeJsonParseable(column="lineage", description="lineage is JSON"),
-            gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-                column_A="heatmap_max", column_B="heatmap_min", or_equal=True, ignore_row_if="both_values_are_missing",
-                description="heatmap_min <= heatmap_max",
-            ),
-        ], ("image_path", "image_id", "explainer", "missing"), _row_of),
-        _Check(both, [
-            gxe.ExpectColumnPairValuesToBeEqual(
-                column_A=name, column_B=f"{name}_of_image", description=f"{name} is the same in both tables"
-            ) for name in ("score", "threshold", "p_value")
-        ], ("image_path", "image_id", "explainer", "missing"), _row_of),
-        _Check(counterfactual_frame(explanations), [
-            _nothing_missing(gxe),
-            _between(gxe, "score", -_MOST, "the score of a counterfactual is finite"),
-            gxe.ExpectColumnValuesToBeBetween(column="p_value", min_value=0, strict_min=True, max_value=1,
-                                              description="the p-value of a counterfactual is in (0, 1]"),
-            _between(gxe, "l1", 0.0, "l1 is finite and not negative"),
-            _between(gxe, "l2", 0.0, "l2 is finite and not negative"),
-            _between(gxe, "changed_fraction", 0.0, "changed_fraction is in [0, 1]", 1.0),
-            *_flag_rules(gxe, column, flag="is_normal", flagged_above=False),
-        ], ("image_path", "image_id", "explainer", "missing"), _row_of),
-        _Check(judgement_frame(explanations), [
-            _nothing_missing(gxe),
-            _between(gxe, "score", -_MOST, "the score of a judge is finite"),
-            _between(gxe, "threshold", -_MOST, "the threshold of a judge is finite"),
-            gxe.ExpectColumnValuesToBeBetween(column="version", min_value=1, description="the version of a judge is from 1"),
-            *_flag_rules(gxe, column, flag="is_normal", flagged_above=False, of="a judge's "),
-        ], ("image_path", "image_id", "explainer", "missing"), _row_of),
-    ]  # fmt: skip
+        _Check(
+            scored,
+            [
+                *_score_rules(gxe, column),
+                gxe.ExpectCompoundColumnsToBeUnique(column_list=list(KEY), description="one score an image and model"),
+                gxe.ExpectColumnPairValuesToBeEqual(
+                    column_A="explanations",
+                    column_B="explainers",
+                    row_condition=column("is_anomaly") == 1,
+                    description="every anomaly is explained by every explainer of the shard",
+                ),
+            ],
+            ("image_path", "image_id", "missing"),
+            _row_of,
+        ),
+        _Check(
+            explained,
+            [
+                *_score_rules(gxe, column),
+                gxe.ExpectColumnValuesToBeInSet(
+                    column="is_anomaly", value_set=[1], description="only anomalies are explained"
+                ),
+                gxe.ExpectCompoundColumnsToBeUnique(
+                    column_list=[*KEY, "explainer", "explainer_version"],
+                    description="one explanation an image, model and explainer",
+                ),
+                gxe.ExpectColumnValuesToMatchRegex(
+                    column="row_digest", regex=_SHA256, description="row_digest is a sha256"
+                ),
+                gxe.ExpectColumnValuesToBeJsonParseable(column="lineage", description="lineage is JSON"),
+                gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+                    column_A="heatmap_max",
+                    column_B="heatmap_min",
+                    or_equal=True,
+                    ignore_row_if="both_values_are_missing",
+                    description="heatmap_min <= heatmap_max",
+                ),
+            ],
+            ("image_path", "image_id", "explainer", "missing"),
+            _row_of,
+        ),
+        _Check(
+            both,
+            [
+                gxe.ExpectColumnPairValuesToBeEqual(
+                    column_A=name, column_B=f"{name}_of_image", description=f"{name} is the same in both tables"
+                )
+                for name in ("score", "threshold", "p_value")
+            ],
+            ("image_path", "image_id", "explainer", "missing"),
+            _row_of,
+        ),
+        _Check(
+            counterfactual_frame(explanations),
+            [
+                _nothing_missing(gxe),
+                _between(gxe, "score", -_MOST, "the score of a counterfactual is finite"),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="p_value",
+                    min_value=0,
+                    strict_min=True,
+                    max_value=1,
+                    description="the p-value of a counterfactual is in (0, 1]",
+                ),
+                _between(gxe, "l1", 0.0, "l1 is finite and not negative"),
+                _between(gxe, "l2", 0.0, "l2 is finite and not negative"),
+                _between(gxe, "changed_fraction", 0.0, "changed_fraction is in [0, 1]", 1.0),
+                *_flag_rules(gxe, column, flag="is_normal", flagged_above=False),
+            ],
+            ("image_path", "image_id", "explainer", "missing"),
+            _row_of,
+        ),
+        _Check(
+            judgement_frame(explanations),
+            [
+                _nothing_missing(gxe),
+                _between(gxe, "score", -_MOST, "the score of a judge is finite"),
+                _between(gxe, "threshold", -_MOST, "the threshold of a judge is finite"),
+                gxe.ExpectColumnValuesToBeBetween(
+                    column="version", min_value=1, description="the version of a judge is from 1"
+                ),
+                *_flag_rules(gxe, column, flag="is_normal", flagged_above=False, of="a judge's "),
+            ],
+            ("image_path", "image_id", "explainer", "missing"),
+            _row_of,
+        ),
+    ]
     held = _run(gx, "shard", checks, "nothing of this shard was published; look at the detector or explainer")
     return {"scores": scores.num_rows, "explanations": explanations.num_rows, "rules": held}
 
@@ -212,15 +271,19 @@ def _flag_rules(gxe: Any, column: Any, *, flag: str, flagged_above: bool, of: st
     """
     return [
         gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-            column_A="score", column_B="threshold", row_condition=column(flag) == int(flagged_above),
+            column_A="score",
+            column_B="threshold",
+            row_condition=column(flag) == int(flagged_above),
             description=f"{of}score > threshold where {flag} is {str(flagged_above).lower()}",
         ),
         gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-            column_A="threshold", column_B="score", or_equal=True,
+            column_A="threshold",
+            column_B="score",
+            or_equal=True,
             row_condition=column(flag) == int(not flagged_above),
             description=f"{of}score <= threshold where {flag} is {str(not flagged_above).lower()}",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _row_of(row: Mapping[str, Any]) -> str:
@@ -246,8 +309,9 @@ def _run(gx: Any, what: str, checks: Sequence[_Check], next_step: str) -> list[s
     if failed:
         raise ValidationFailed(
             f"{what} breaks {len(failed)} expectation(s): {'; '.join(failed)}",
-            seen={rule: _shortened(rows) for rule, rows in failed.items()}, next_step=next_step,
-        )  # fmt: skip
+            seen={rule: _shortened(rows) for rule, rows in failed.items()},
+            next_step=next_step,
+        )
     return sorted(held)
 
 
@@ -263,14 +327,16 @@ def _outcomes(gx: Any, what: str, checks: Sequence[_Check]) -> tuple[set[str], d
         asset = source.add_dataframe_asset(f"frame-{number}").add_batch_definition_whole_dataframe("all")
         batch = asset.get_batch({"dataframe": check.frame})
         # Naming rows doubles the cost of a shard (1.6 s instead of 0.8 s of CPU), so only broken rules pay for it.
-        outcomes = batch.validate(gx.ExpectationSuite(name=f"{what}-{number}", expectations=list(check.rules)),
-                                  result_format="BOOLEAN_ONLY").results  # fmt: skip
+        outcomes = batch.validate(
+            gx.ExpectationSuite(name=f"{what}-{number}", expectations=list(check.rules)), result_format="BOOLEAN_ONLY"
+        ).results
         broken = {str(outcome.expectation_config.description) for outcome in outcomes if not outcome.success}
         held |= {rule.description for rule in check.rules} - broken
         for rule in check.rules:
             if rule.description in broken:
-                outcome = batch.validate(rule, result_format={
-                    "result_format": "COMPLETE", "unexpected_index_column_names": list(check.keys)})  # fmt: skip
+                outcome = batch.validate(
+                    rule, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": list(check.keys)}
+                )
                 rows = [check.row_name(row) for row in outcome.result.get("unexpected_index_list") or []]
                 failed.setdefault(rule.description, []).extend(rows or [_trouble(outcome)])
     return held, failed

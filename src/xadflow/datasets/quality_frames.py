@@ -14,8 +14,21 @@ from xadflow.settings import DatasetSettings
 MIN_TRAIN = 10
 """Fewest train normals that any method here can learn from."""
 KEY = ("image_id", "model_name", "model_version")
-_REQUIRED = ("schema_version", "run_date", "run_id", "image_path", "dataset", "detector", "model_name", "model_version",
-             "score", "threshold", "p_value", "is_anomaly", "created_at")  # fmt: skip
+_REQUIRED = (
+    "schema_version",
+    "run_date",
+    "run_id",
+    "image_path",
+    "dataset",
+    "detector",
+    "model_name",
+    "model_version",
+    "score",
+    "threshold",
+    "p_value",
+    "is_anomaly",
+    "created_at",
+)
 _REQUIRED_TOO = ("explainer", "explainer_version", "seed", "lineage", "row_digest")
 _OWNER = ("image_id", "image_path", "explainer", "threshold")
 _FIGURES = ("concept", "score", "p_value", "is_normal", "l1", "l2", "changed_fraction")
@@ -27,15 +40,26 @@ def minimum_counts(manifest: pd.DataFrame, dataset: DatasetSettings, false_alarm
     val = max(1, math.ceil(round(1.0 / false_alarm_rate, 9)) - 1) if false_alarm_rate else 1
     defects = int(dataset.judged)
     least = {
-        ("train", 0): MIN_TRAIN, ("val", 0): val, ("gate", 0): 1, ("gate", 1): defects, ("test", 0): 1,
-        ("test", 1): defects, ("known", 1): dataset.known_used,
-    }  # fmt: skip
+        ("train", 0): MIN_TRAIN,
+        ("val", 0): val,
+        ("gate", 0): 1,
+        ("gate", 1): defects,
+        ("test", 0): 1,
+        ("test", 1): defects,
+        ("known", 1): dataset.known_used,
+    }
     found = manifest.groupby(["split", "label"]).size().to_dict()
-    return pd.DataFrame([
-        {"split": split, "kind": ("normal", "anomalous")[label], "count": int(found.get((split, label), 0)),
-         "minimum": minimum}
-        for (split, label), minimum in least.items()
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "split": split,
+                "kind": ("normal", "anomalous")[label],
+                "count": int(found.get((split, label), 0)),
+                "minimum": minimum,
+            }
+            for (split, label), minimum in least.items()
+        ]
+    )
 
 
 def shard_frames(
@@ -49,7 +73,10 @@ def shard_frames(
     """
     scored, explained = _scalars(scores).to_pandas(), _scalars(explanations).to_pandas()
     scored["explanations"] = scored["image_id"].map(explained["image_id"].value_counts()).fillna(0).astype("int64")
-    scored["missing"], explained["missing"] = _missing(scored, _REQUIRED), _missing(explained, _REQUIRED + _REQUIRED_TOO)
+    scored["missing"], explained["missing"] = (
+        _missing(scored, _REQUIRED),
+        _missing(explained, _REQUIRED + _REQUIRED_TOO),
+    )
     held = len(explained[["explainer", "explainer_version"]].drop_duplicates())
     scored["explainers"] = scored["image_id"].map(expected).astype("int64") if expected is not None else held
     of_image = scored[[*KEY, "score", "threshold", "p_value"]]

@@ -24,9 +24,12 @@ def reproduce(project: Path, target: str) -> None:
     """
     command = [sys.executable, "-m", "dvc", "repro", target]
     said: list[str] = []
-    with subprocess.Popen(
-        command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as child, ExitStack() as ending:
+    with (
+        subprocess.Popen(
+            command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as child,
+        ExitStack() as ending,
+    ):
         ending.callback(_end, child)
         shown = ending.enter_context(ExitStack())
         update = shown.enter_context(track(f"data set {target.partition('@')[2]}: what changed", "data"))
@@ -52,7 +55,8 @@ def _end(child: subprocess.Popen[str]) -> None:
 def _failed(target: str, status: int, said: str) -> StageFailed:
     killed = status < 0
     return StageFailed(
-        f"the DVC stage {target} {f'was ended by signal {-status}' if killed else 'failed'}", seen=said,
+        f"the DVC stage {target} {f'was ended by signal {-status}' if killed else 'failed'}",
+        seen=said,
         next_step=f"run `dvc repro {target}` to see it whole",
         transient=killed or "is busy" in said or "Unable to acquire lock" in said,
-    )  # fmt: skip
+    )

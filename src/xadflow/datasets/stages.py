@@ -1,9 +1,9 @@
 """What the DVC stages run: origin -> images -> manifest -> validate. Each output is whole or absent, never half.
 
-    data/.origin/<name>.json        what the images come from: always looked at, cheap, and what `images` depends on
-    data/<name>/images/             the admitted files, index.parquet (their rows) and refused.parquet
-    data/<name>/manifest.parquet    the rows with val and gate carved out; quarantine.parquet beside it
-    data/<name>/validation.json     what Great Expectations found
+data/.origin/<name>.json        what the images come from: always looked at, cheap, and what `images` depends on
+data/<name>/images/             the admitted files, index.parquet (their rows) and refused.parquet
+data/<name>/manifest.parquet    the rows with val and gate carved out; quarantine.parquet beside it
+data/<name>/validation.json     what Great Expectations found
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ def collect_images(home: Home, settings: Settings, name: str, progress: Progress
     """
     source = open_source(name, settings.dataset(name))
     with writing(f"the images of data set {name!r}"):
-        return _replace_images(home.dataset(name), name, source.candidates(), ImageLimits(**settings.limits.model_dump()),
-                               progress)  # fmt: skip
+        return _replace_images(
+            home.dataset(name), name, source.candidates(), ImageLimits(**settings.limits.model_dump()), progress
+        )
 
 
 def _replace_images(
@@ -76,8 +77,11 @@ def _replace_images(
         partial.mkdir(parents=True)
         admission = admit(candidates, partial, limits, progress)
         if not admission.rows:
-            raise DataUnavailable(f"no image of data set {name!r} can be used", seen=reasons(admission.refused),
-                                  next_step="mend or replace the files, then run the same command again")  # fmt: skip
+            raise DataUnavailable(
+                f"no image of data set {name!r} can be used",
+                seen=reasons(admission.refused),
+                next_step="mend or replace the files, then run the same command again",
+            )
         write_manifest(partial / INDEX, admission.rows)
         write_quarantine(partial / REFUSED, [vars(row) for row in admission.refused])
     except BaseException:
@@ -102,8 +106,11 @@ def build_manifest(home: Home, settings: Settings, name: str) -> list[ManifestRo
         index = pq.read_table(folder / IMAGES / INDEX)
         refused = pq.read_table(folder / IMAGES / REFUSED).to_pylist()
     except OSError as err:
-        raise BadManifest(f"data set {name!r} has no images yet", seen=f"no {IMAGES}/{INDEX}",
-                          next_step=f"run `dvc repro manifest@{name}`") from err  # fmt: skip
+        raise BadManifest(
+            f"data set {name!r} has no images yet",
+            seen=f"no {IMAGES}/{INDEX}",
+            next_step=f"run `dvc repro manifest@{name}`",
+        ) from err
     rows = carve([ManifestRow(**row) for row in index.to_pylist()], dataset)
     with writing(f"the manifest of data set {name!r}"):
         write_manifest(folder / "manifest.parquet", rows)
@@ -121,8 +128,11 @@ def read_quarantine(home: Home, name: str) -> list[Refused]:
     except FileNotFoundError:
         return []
     except (OSError, pa.ArrowInvalid) as err:
-        raise BadManifest(f"the quarantine of data set {name!r} cannot be read", seen=str(err)[:200],
-                          next_step=f"run `dvc repro --force manifest@{name}`") from err  # fmt: skip
+        raise BadManifest(
+            f"the quarantine of data set {name!r} cannot be read",
+            seen=str(err)[:200],
+            next_step=f"run `dvc repro --force manifest@{name}`",
+        ) from err
     return sorted((Refused(**row) for row in rows), key=lambda row: (row.reason, row.path))
 
 
@@ -144,10 +154,12 @@ def carve(rows: Iterable[ManifestRow], dataset: DatasetSettings) -> list[Manifes
 
 
 def share_leaving(ids: Iterable[str], wanted: float, *, val: int, train: int, has_test_normals: bool) -> float:
-    """The share of train normals, near `wanted`, with which :func:`carve` takes at least `val` of them and leaves `train`.
+    """The share of train normals, near `wanted`, with which :func:`carve` takes at least `val` of them and leaves
+    `train`.
 
-    `ids` are the image_ids of the train normals of a source. A share is a chance for each image: of 30 one half may take 11 or
-    19, so for few images the share is put between two of them. `wanted` where it does, or where there are too few for both.
+    `ids` are the image_ids of the train normals of a source. A share is a chance for each image: of 30 one half may
+    take 11 or 19, so for few images the share is put between two of them. `wanted` where it does, or where there are
+    too few for both.
     """
     others = {one for one in ids if has_test_normals or _place(one, f"{Split.TRAIN}->{Split.TEST}") >= HOLDOUT_SHARE}
     places = sorted(_place(one, f"{Split.TRAIN}->{Split.VAL}") for one in others)
@@ -159,8 +171,11 @@ def share_leaving(ids: Iterable[str], wanted: float, *, val: int, train: int, ha
 
 
 def _moved(rows: list[ManifestRow], split: Split, label: int, to: Split, share: float) -> list[ManifestRow]:
-    place = {row.image_id: _place(row.image_id, f"{split}->{to}")
-             for row in rows if row.split == split and row.label == label}  # fmt: skip
+    place = {
+        row.image_id: _place(row.image_id, f"{split}->{to}")
+        for row in rows
+        if row.split == split and row.label == label
+    }
     taken = {image_id for image_id, where in place.items() if where < share}
     if len(place) > 1 and not taken:
         taken = {min(place, key=place.__getitem__)}

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 
 def stored_png(pixels: NDArray[np.uint8]) -> bytes:
-    """PNG of uint8 [H,W] or [H,W,3] without compression: compressors differ between builds of zlib, stored blocks do not.
+    """PNG of uint8 [H,W] or [H,W,3] without compression: compressors differ between builds of zlib, stored blocks do
+    not.
 
     Source: PNG specification (W3C 2003), sections 5 and 11; RFC 1950 and 1951 for the stored deflate blocks.
     """
@@ -21,7 +22,9 @@ def stored_png(pixels: NDArray[np.uint8]) -> bytes:
         block = raw[start : start + 0xFFFF]
         stream += struct.pack("<BHH", start + 0xFFFF >= len(raw), len(block), len(block) ^ 0xFFFF) + block
     stream += struct.pack(">I", zlib.adler32(raw))
-    header = struct.pack(">IIBBBBB", width, height, 8, 0 if pixels.ndim == 2 else 2, 0, 0, 0)  # colour type 0 grey, 2 RGB
+    header = struct.pack(
+        ">IIBBBBB", width, height, 8, 0 if pixels.ndim == 2 else 2, 0, 0, 0
+    )  # colour type 0 grey, 2 RGB
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", stream) + _chunk(b"IEND", b"")
 
 

@@ -32,8 +32,8 @@ class Refusal(Exception):
 def unsafe_name(relative: str) -> tuple[str, str] | None:
     """Reason ("path" or "hidden") and detail why a relative path may not be used below images/; None when it may.
 
-    Names that start with a dot are refused because DVC and git skip some of them without a word; `..` also inside a name,
-    because servers and archive tools further on look for those two characters rather than for a step upwards.
+    Names that start with a dot are refused because DVC and git skip some of them without a word; `..` also inside a
+    name, because servers and archive tools further on look for those two characters rather than for a step upwards.
     """
     parts = relative.split("/")
     try:
@@ -62,7 +62,9 @@ def decoded(content: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
 
 
 def read_untrusted(content: bytes | Path, target: str, root: Path | None, limits: ImageLimits) -> bytes:
-    """The file's bytes, after the checks of its name and its kind; `target` is the name it will have. Raises Refusal."""
+    """The file's bytes, after the checks of its name and its kind; `target` is the name it will have.
+    Raises Refusal.
+    """
     if fault := unsafe_name(target):
         raise Refusal(*fault)
     if PurePosixPath(target).suffix.lower() not in IMAGE_SUFFIXES:

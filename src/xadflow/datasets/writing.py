@@ -23,11 +23,15 @@ def writing(what: str) -> Iterator[None]:
         yield
     except OSError as err:
         if err.errno in _FULL:
-            raise CannotWrite(f"{what} could not be written: no room", seen=err.strerror,
-                              next_step="free some space, then run the same command again; `xadflow doctor` shows how "
-                              "much there is") from err  # fmt: skip
+            raise CannotWrite(
+                f"{what} could not be written: no room",
+                seen=err.strerror,
+                next_step="free some space, then run the same command again; `xadflow doctor` shows how much there is",
+            ) from err
         if err.errno in _REFUSED:
-            raise CannotWrite(f"{what} could not be written: not allowed", seen=err.strerror,
-                              next_step="give this user the right to write there, then run the same command "
-                              "again") from err  # fmt: skip
+            raise CannotWrite(
+                f"{what} could not be written: not allowed",
+                seen=err.strerror,
+                next_step="give this user the right to write there, then run the same command again",
+            ) from err
         raise

@@ -29,8 +29,11 @@ def confetti(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         BadInput: another dtype or shape.
     """
     if images.dtype != torch.uint8 or images.ndim != 4:
-        raise BadInput("confetti is added to uint8 images [B,C,H,W]", seen=(images.dtype, tuple(images.shape)),
-                       next_step="convert by xadflow.images.to_input")  # fmt: skip
+        raise BadInput(
+            "confetti is added to uint8 images [B,C,H,W]",
+            seen=(images.dtype, tuple(images.shape)),
+            next_step="convert by xadflow.images.to_input",
+        )
     noise = blob_noise(images, generator)
     pixels = images.float()
     plus, minus = (pixels + noise).clamp(0, 255), (pixels - noise).clamp(0, 255)
@@ -55,10 +58,20 @@ def blob_noise(images: Tensor, generator: Generator) -> Tensor:
         present = torch.arange(most, device=images.device)[None, :] < count[:, None]
         side = torch.randint(low, high + 1, shape, generator=generator, device=images.device)
         centre_y, centre_x, turn = (torch.rand(shape, generator=generator, device=images.device) for _ in range(3))
-        inside, place = _squares(centre_y * height, centre_x * width, side * scale, (turn - 0.5) * math.pi / 2, height, width,
-                                 reach=high * scale / math.sqrt(2.0))  # fmt: skip
-        value = colours.gather(1, side[..., None].expand(-1, -1, channels)) if not dark else torch.full(
-            (*shape, channels), -255.0, device=images.device)  # fmt: skip
+        inside, place = _squares(
+            centre_y * height,
+            centre_x * width,
+            side * scale,
+            (turn - 0.5) * math.pi / 2,
+            height,
+            width,
+            reach=high * scale / math.sqrt(2.0),
+        )
+        value = (
+            colours.gather(1, side[..., None].expand(-1, -1, channels))
+            if not dark
+            else torch.full((*shape, channels), -255.0, device=images.device)
+        )
         added = inside * present[..., None] * value.permute(2, 0, 1)[..., None]  # (C, B, K, R * R)
         place = place.flatten(1).expand(channels, -1, -1)  # (C, B, K * R * R)
         noise.view(batch, channels, -1).transpose(0, 1).scatter_add_(2, place, added.flatten(2))
@@ -99,7 +112,9 @@ def _blurred(noise: Tensor, scale: float) -> Tensor:
 
 
 def _band(size: int, scale: float, device: torch.device) -> Tensor:
-    """The blur along one side as a symmetric matrix; a product is ten times faster than a convolution of one channel."""
+    """The blur along one side as a symmetric matrix; a product is ten times faster than a convolution of
+    one channel.
+    """
     radius = max(1, round(BLUR_TAPS // 2 * scale))
     place = torch.arange(size, device=device, dtype=torch.float32)
     offset = torch.arange(-radius, radius + 1, device=device, dtype=torch.float32)

@@ -34,8 +34,11 @@ def synthetic_defects(
     """
     names = kinds or tuple(KINDS)
     if images.ndim != 4 or min(images.shape[2:]) < 16 or not set(names) <= set(KINDS):
-        raise BadInput(f"synthetic defects need images [B,C,H,W] of at least 16 px and kinds out of {list(KINDS)}",
-                       seen=(tuple(images.shape), names), next_step="check size_px of the data set")  # fmt: skip
+        raise BadInput(
+            f"synthetic defects need images [B,C,H,W] of at least 16 px and kinds out of {list(KINDS)}",
+            seen=(tuple(images.shape), names),
+            next_step="check size_px of the data set",
+        )
     pixels = images.float() * (1.0 if images.dtype == torch.uint8 else 255.0)
     changed, masks = _draw(pixels, names, generator)
     for attempt in range(REDRAWS + 1):

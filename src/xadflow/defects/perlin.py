@@ -1,14 +1,14 @@
 """Perlin blends, the synthetic anomaly of DRAEM: other content shines through an image where smooth noise is high.
 
-Zavrtanik et al., ICCV 2021 (arXiv 2108.07610); the noise is Perlin's gradient noise (SIGGRAPH 1985, with the fade curve of
-2002). What differs here, and why:
+Zavrtanik et al., ICCV 2021 (arXiv 2108.07610); the noise is Perlin's gradient noise (SIGGRAPH 1985, with the fade curve
+of 2002). What differs here, and why:
 
-- the content is not taken from a bank of textures, which a training does not have: it is another image of the batch, rolled
-  and mirrored, its contrast scaled or inverted and its channels shifted;
-- the noise is cut at the quantile that leaves a drawn share of the area, where DRAEM cuts at a fixed height: an image that is
-  to be an anomaly always is one;
-- one to three octaves instead of one, drawn periods and offsets along each axis, no rotation: the noise of a whole batch is two
-  small matrix products an octave.
+- the content is not taken from a bank of textures, which a training does not have: it is another image of the batch,
+  rolled and mirrored, its contrast scaled or inverted and its channels shifted;
+- the noise is cut at the quantile that leaves a drawn share of the area, where DRAEM cuts at a fixed height: an image
+  that is to be an anomaly always is one;
+- one to three octaves instead of one, drawn periods and offsets along each axis, no rotation: the noise of a whole
+  batch is two small matrix products an octave.
 
 Everything is drawn on the device of the images, without a loop over them and without waiting for the host.
 """
@@ -36,15 +36,19 @@ SHIFT = (16.0, 64.0)  # grey levels a channel is shifted by, up or down: two fla
 def perlin(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """A copy of uint8 [B,C,H,W] with one blend an image, and where it differs, bool [B,H,W]; the input is not changed.
 
-    Outside the mask image and copy are identical, inside it they differ by at least MIN_CONTRAST grey levels in a channel:
-    a pixel that the blend would change by less is moved by that much. The same generator state gives the same blends.
+    Outside the mask image and copy are identical, inside it they differ by at least MIN_CONTRAST grey levels in a
+    channel: a pixel that the blend would change by less is moved by that much. The same generator state gives the same
+    blends.
 
     Raises:
         BadInput: another dtype or shape, or a side below 8 px.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or min(images.shape[2:]) < SMALLEST_PX:
-        raise BadInput(f"Perlin blends need uint8 images [B,C,H,W] of at least {SMALLEST_PX} px",
-                       seen=(images.dtype, tuple(images.shape)), next_step="convert by xadflow.images.to_input")  # fmt: skip
+        raise BadInput(
+            f"Perlin blends need uint8 images [B,C,H,W] of at least {SMALLEST_PX} px",
+            seen=(images.dtype, tuple(images.shape)),
+            next_step="convert by xadflow.images.to_input",
+        )
     pixels = images.float()
     masks = patches(len(images), images.shape[2], images.shape[3], generator)
     opacity = _uniform(generator, *OPACITY, len(images), 1, 1, 1)
@@ -57,7 +61,9 @@ def perlin(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
 
 
 def patches(count: int, height: int, width: int, generator: Generator) -> Tensor:
-    """Masks bool [count,height,width]: where fractal Perlin noise is above the quantile of a drawn area; never empty."""
+    """Masks bool [count,height,width]: where fractal Perlin noise is above the quantile of a drawn area;
+    never empty.
+    """
     noise = fractal_noise(count, height, width, generator).flatten(1)  # (B, H * W)
     share = _uniform(generator, *AREA, count)
     kept = (share * noise.shape[1]).long().clamp(1, noise.shape[1] - 1)
@@ -69,7 +75,9 @@ def patches(count: int, height: int, width: int, generator: Generator) -> Tensor
 
 
 def fractal_noise(count: int, height: int, width: int, generator: Generator) -> Tensor:
-    """Noise [count,height,width]: for each image one to three octaves, periods from 4 px (or side / 32) to the shorter side."""
+    """Noise [count,height,width]: for each image one to three octaves, periods from 4 px (or side / 32) to the shorter
+    side.
+    """
     side, device = float(min(height, width)), generator.device
     shortest = max(2.0 * SHORTEST_PERIOD_PX, side / 32.0)
     exponent = torch.rand(count, 2, generator=generator, device=device)
@@ -89,9 +97,9 @@ def fractal_noise(count: int, height: int, width: int, generator: Generator) -> 
 def perlin_noise(angles: Tensor, periods: Tensor, offsets: Tensor, height: int, width: int) -> Tensor:
     """Gradient noise [B,height,width] of unit gradients at `angles` [B,K,K] on a lattice, one `periods` px [B,2] apart.
 
-    A pixel (row, column) lies at row / period + offset of the lattice along each axis. Its value is the sum over the four
-    corners around it of gradient times distance, each weighted by 1 - 6 t^5 + 15 t^4 - 10 t^3 of the distance t along each
-    axis. Weights are products of one factor an axis, so the sum is two products of matrices.
+    A pixel (row, column) lies at row / period + offset of the lattice along each axis. Its value is the sum over the
+    four corners around it of gradient times distance, each weighted by 1 - 6 t^5 + 15 t^4 - 10 t^3 of the distance t
+    along each axis. Weights are products of one factor an axis, so the sum is two products of matrices.
     """
     (row_weight, row_moment), (column_weight, column_moment) = (
         _corners(size, angles.shape[1], periods[:, axis], offsets[:, axis]) for axis, size in enumerate((height, width))
@@ -110,7 +118,9 @@ def _corners(size: int, lattice: int, period: Tensor, offset: Tensor) -> tuple[T
 
 
 def other_content(pixels: Tensor, generator: Generator) -> Tensor:
-    """Grey levels [B,C,H,W] in [0,255] made of another image of the batch each; of the image itself where it is alone."""
+    """Grey levels [B,C,H,W] in [0,255] made of another image of the batch each; of the image itself where
+    it is alone.
+    """
     batch, channels, height, width = pixels.shape
     device = pixels.device
     step = torch.randint(1, max(2, batch), (batch,), generator=generator, device=device)

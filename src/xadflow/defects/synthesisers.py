@@ -2,7 +2,8 @@
 
 defects    drawn squares, pastes, blotches and cracks, one kind an image (xadflow.defects.drawn)
 confetti   of the FCDD paper (xadflow.defects.confetti)
-cut_paste  a rectangle of the image pasted elsewhere with less gain (CutPaste, Li et al., CVPR 2021), one of the kinds above
+cut_paste  a rectangle of the image pasted elsewhere with less gain (CutPaste, Li et al., CVPR 2021), one of the kinds
+           above
 perlin     another image of the batch shines through where Perlin noise is high (DRAEM; xadflow.defects.perlin)
 """
 

@@ -87,8 +87,9 @@ class Reconstructions:
     """What a detector thinks an image should look like, in two steps, and how its map and score follow from that.
 
     Images [B,C,H,W] on the [0,1] scale, which they may leave a little; means and variances are over drawn samples.
-    `terms`: raw maps [B,H,W] of the differences between them. `contributions`: what each term that enters adds to the map
-    [B,H,W] before its last blur; `map` and `parts` (name to [B]) are those of `score`, `parts` before they are weighted.
+    `terms`: raw maps [B,H,W] of the differences between them. `contributions`: what each term that enters adds to the
+    map [B,H,W] before its last blur; `map` and `parts` (name to [B]) are those of `score`, `parts` before they are
+    weighted.
     """
 
     impression: Tensor
@@ -107,7 +108,9 @@ class Reconstructing(Protocol):
     """What a detector has beside the protocol that can show its reconstructions."""
 
     def reconstructions(self, images: Tensor, samples: int) -> Reconstructions:
-        """Of float32 [B,C,H,W] in [0,1]; `samples`, at least 2, for means and variances. The same images, the same answer."""
+        """Of float32 [B,C,H,W] in [0,1]; `samples`, at least 2, for means and variances. The same images, the same
+        answer.
+        """
 
 
 @dataclass(frozen=True)
@@ -146,9 +149,10 @@ def detector_class(name: str) -> type[Any]:
     if name not in _methods():
         near = difflib.get_close_matches(name, detector_names(), n=1)
         raise UnknownName(
-            "no detector of that name", seen=name,
+            "no detector of that name",
+            seen=name,
             next_step=f"use {near[0]!r}" if near else f"one of {detector_names()}",
-        )  # fmt: skip
+        )
     kind: type[Any] = _methods()[name].load()
     return kind
 
@@ -170,8 +174,11 @@ def load_detector(folder: Path) -> Detector:
         card = json.loads((folder / CARD).read_text())
         name = str(card["method"])
     except (OSError, ValueError, KeyError) as err:
-        raise BadWeights("the folder holds no saved detector", seen=f"{folder.name}: {err}",
-                         next_step="register the model again by `xadflow retrain`") from err  # fmt: skip
+        raise BadWeights(
+            "the folder holds no saved detector",
+            seen=f"{folder.name}: {err}",
+            next_step="register the model again by `xadflow retrain`",
+        ) from err
     detector: Detector = detector_class(name).load(folder)
     return detector
 

@@ -23,8 +23,8 @@ FEWEST_CALIBRATION_DEFECTS = 10  # below this the temperature is fitted on held-
 class CalibratedDetector(ABC):
     """Base of this package's detectors. `method` is the name it is registered under.
 
-    `score_is` says what its loss makes of the score s: `logit`, P(anomaly) = sigmoid(s); `radius`, 1 - exp(-s); None, neither,
-    and then the calibration alone makes a probability of it.
+    `score_is` says what its loss makes of the score s: `logit`, P(anomaly) = sigmoid(s); `radius`, 1 - exp(-s); None,
+    neither, and then the calibration alone makes a probability of it.
     """
 
     method: str
@@ -73,9 +73,11 @@ class CalibratedDetector(ABC):
     def checked(self, images: Tensor) -> Tensor:
         """The images on the detector's device. Raises BadInput for another shape or type than it was fitted on."""
         if images.ndim != 4 or tuple(images.shape[1:]) != self.input_shape or not images.is_floating_point():
-            raise BadInput(f"this detector scores float images [B,C,H,W] of shape {self.input_shape}",
-                           seen=(tuple(images.shape), str(images.dtype)),
-                           next_step="convert by xadflow.images.to_input and xadflow.detectors.as_float")  # fmt: skip
+            raise BadInput(
+                f"this detector scores float images [B,C,H,W] of shape {self.input_shape}",
+                seen=(tuple(images.shape), str(images.dtype)),
+                next_step="convert by xadflow.images.to_input and xadflow.detectors.as_float",
+            )
         return images.to(self._device)
 
     def calibrated(self, data: TrainingData, run: FitRun, synthesiser: str, batch_size: int) -> Calibration:
@@ -99,9 +101,11 @@ class CalibratedDetector(ABC):
         scores = list(side_by_side(score, torch.split(images, batch_size), self._device))
         values: NDArray[np.float64] = torch.cat(scores).double().cpu().numpy() if scores else np.zeros(0)
         if not np.isfinite(values).all():
-            raise TrainingFailed("the trained detector scores images with no finite number",
-                                 seen=f"{int((~np.isfinite(values)).sum())} of {len(values)}",
-                                 next_step="lower learning_rate of the detector in params.yaml")  # fmt: skip
+            raise TrainingFailed(
+                "the trained detector scores images with no finite number",
+                seen=f"{int((~np.isfinite(values)).sum())} of {len(values)}",
+                next_step="lower learning_rate of the detector in params.yaml",
+            )
         return values
 
 
@@ -117,21 +121,32 @@ def check_training_data(data: TrainingData, false_alarm_rate: float) -> None:
     for name in ("normals", "val_normals", "known", "calibration_defects", "outliers"):
         part: Tensor = getattr(data, name)
         if part.dtype != torch.uint8 or part.ndim != 4 or (len(part) and part.shape[1:] != shape):
-            raise BadInput(f"{name} must be uint8 [N,C,H,W] of the shape of the normals",
-                           seen=(str(part.dtype), tuple(part.shape)),
-                           next_step="convert by xadflow.images.to_input")  # fmt: skip
+            raise BadInput(
+                f"{name} must be uint8 [N,C,H,W] of the shape of the normals",
+                seen=(str(part.dtype), tuple(part.shape)),
+                next_step="convert by xadflow.images.to_input",
+            )
     if len(data.normals) < 2:
-        raise BadInput("at least two normal images are needed to train", seen=len(data.normals),
-                       next_step="add images to train/good")  # fmt: skip
+        raise BadInput(
+            "at least two normal images are needed to train",
+            seen=len(data.normals),
+            next_step="add images to train/good",
+        )
     threshold_at(np.zeros(len(data.val_normals)), false_alarm_rate)
     if _all_flat(data.normals):
         colours = sorted({tuple(colour) for colour in data.normals[:, :, 0, 0].tolist()})[:3]
-        raise BadInput("every normal image to train on is of one colour all over", seen=f"colours {colours}",
-                       next_step="look at train/good: the camera was covered, or the files hold no picture")  # fmt: skip
+        raise BadInput(
+            "every normal image to train on is of one colour all over",
+            seen=f"colours {colours}",
+            next_step="look at train/good: the camera was covered, or the files hold no picture",
+        )
     masks = data.known_masks
     if masks is not None and (masks.dtype != torch.bool or masks.shape != (len(data.known), *shape[1:])):
-        raise BadInput("known_masks must be bool [K,H,W]", seen=(str(masks.dtype), tuple(masks.shape)),
-                       next_step="convert by xadflow.images.mask_to_input")  # fmt: skip
+        raise BadInput(
+            "known_masks must be bool [K,H,W]",
+            seen=(str(masks.dtype), tuple(masks.shape)),
+            next_step="convert by xadflow.images.mask_to_input",
+        )
 
 
 def _all_flat(images: Tensor) -> bool:

@@ -62,8 +62,11 @@ def pixel_level_loss(
     with "region" each is over its own pixels.
     """
     if maps.shape != masks.shape or maps.ndim != 3:
-        raise BadInput("maps and masks must both be [B,H,W]", seen=(tuple(maps.shape), tuple(masks.shape)),
-                       next_step="give one mask for each image")  # fmt: skip
+        raise BadInput(
+            "maps and masks must both be [B,H,W]",
+            seen=(tuple(maps.shape), tuple(masks.shape)),
+            next_step="give one mask for each image",
+        )
     heat, inside = maps.float(), masks.float()
     pixels = float(maps.shape[1] * maps.shape[2])
     defect_pixels = inside.sum(dim=(1, 2))  # (B,)

@@ -1,19 +1,20 @@
 """PaDiM: how far the features of each place of an image are from those of normal images at that place.
 
-Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and Localization", ICPR 2020 workshops
-(arXiv 2011.08785): one Gaussian of pretrained features a location, Mahalanobis distance as the map. Nothing is trained by
-gradient, so a fit takes seconds. What differs from the paper, and why:
+Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and Localization", ICPR 2020
+workshops (arXiv 2011.08785): one Gaussian of pretrained features a location, Mahalanobis distance as the map. Nothing
+is trained by gradient, so a fit takes seconds. What differs from the paper, and why:
 
 - the trunk is a frozen packaged network (see backbones.py), its stages up to stride 16; the paper takes a ResNet;
 - channels are not drawn at random but all used: these trunks have few;
 - each location's covariance is shrunk towards the one of all locations, the more the fewer images there are for it;
   the paper has hundreds of images and adds a constant alone;
 - channels are standardised before, so that `floor` means the same for every trunk;
-- the image score is the mean of the hottest share of the locations, not the hottest pixel, which one odd normal spot decides;
+- the image score is the mean of the hottest share of the locations, not the hottest pixel, which one odd normal spot
+decides;
 - images smaller than `least_px` are enlarged to it first: a trunk makes nothing of 28 px.
 
-It judges the counterfactuals of other detectors (docs/how-to/ask-a-held-out-judge.md), and is a detector like any other:
-`xadflow retrain --dataset elpv --detector padim`.
+It judges the counterfactuals of other detectors (docs/how-to/ask-a-held-out-judge.md), and is a detector like any
+other: `xadflow retrain --dataset elpv --detector padim`.
 """
 
 from __future__ import annotations
@@ -52,14 +53,16 @@ class PaDiMSettings(MethodSettings):
     """Every choice of the method.
 
     trunk, stages  pretrained network, and which of its stages of stride 16 or less give features; see backbones.py
-    shrinkage      of each location's covariance towards the one of all locations; None: C / (C + N) for C channels and N images
+    shrinkage      of each location's covariance towards the one of all locations; None: C / (C + N) for C channels and
+                   N images
     floor          added to the diagonal of each covariance of standardised features
     pool_share     share of the locations, the hottest, whose mean is the image score
     least_px       images whose shorter side is below are enlarged to it, by bilinear interpolation
     max_normals    of a larger training set a seeded sample of this many is used, which bounds memory and time
     batch_size     images in one pass through the trunk
     sigma_px       of the map's Gaussian upsampling; None: 0.75 locations
-    synthesiser    what draws the defects that the temperature is fitted on where there are no known ones; see synthesis.py
+    synthesiser    what draws the defects that the temperature is fitted on where there are no known ones; see
+                   synthesis.py
     """
 
     trunk: Literal["lite0", "mobilenet_v2"] = "mobilenet_v2"
@@ -97,7 +100,8 @@ class PaDiM(CalibratedDetector):
         return ()
 
     def fit(self, data: TrainingData, run: FitRun) -> FitReport:
-        """One pass over the normals, one Cholesky factor a location, then threshold and temperature on held-out normals.
+        """One pass over the normals, one Cholesky factor a location, then threshold and temperature on held-out
+        normals.
 
         Known defects and outliers are not learned from.
 
@@ -131,8 +135,12 @@ class PaDiM(CalibratedDetector):
         fitted = time.monotonic()
         self._calibration = self.calibrated(data, run, s.synthesiser, s.batch_size)
         ended = time.monotonic()
-        figures = {"features_s": fitted - started, "calibration_s": ended - fitted, "normals": float(len(normals)),
-                   "calibration_error": self._calibration.calibration_error}  # fmt: skip
+        figures = {
+            "features_s": fitted - started,
+            "calibration_s": ended - fitted,
+            "normals": float(len(normals)),
+            "calibration_error": self._calibration.calibration_error,
+        }
         return FitReport(ended - started, 0, 0, (), figures)
 
     def score(self, images: Tensor) -> Scores:
@@ -160,9 +168,12 @@ class PaDiM(CalibratedDetector):
         """Write detector.json and weights.safetensors; the trunk's weights stay in their package, by hash."""
         gaussians = self.fitted
         card = {
-            "method": self.method, "settings": self.settings.model_dump(mode="json"), "normals": gaussians.normals,
-            "input_shape": list(self.input_shape), "trunk_sha256": trunk_spec(self.settings.trunk).sha256,
-        }  # fmt: skip
+            "method": self.method,
+            "settings": self.settings.model_dump(mode="json"),
+            "normals": gaussians.normals,
+            "input_shape": list(self.input_shape),
+            "trunk_sha256": trunk_spec(self.settings.trunk).sha256,
+        }
         saved.write_detector(folder, card, gaussians.packed(), self.calibration)
 
     @classmethod
@@ -172,8 +183,11 @@ class PaDiM(CalibratedDetector):
         detector = cls(**card["settings"])
         expected = trunk_spec(detector.settings.trunk).sha256
         if card["trunk_sha256"] != expected:
-            raise BadWeights("the detector was fitted on other trunk weights", seen=card["trunk_sha256"],
-                             next_step="register the model again by `xadflow retrain`")  # fmt: skip
+            raise BadWeights(
+                "the detector was fitted on other trunk weights",
+                seen=card["trunk_sha256"],
+                next_step="register the model again by `xadflow retrain`",
+            )
         channels, height, width = card["input_shape"]
         gaussians = Gaussians(detector.settings, (channels, height, width), int(card["normals"]))
         gaussians.unpack(tensors)
@@ -231,6 +245,10 @@ def _checked(settings: Mapping[str, object]) -> PaDiMSettings:
     spec = trunk_spec(checked.trunk)
     allowed = [stage for stage, stride in enumerate(spec.strides) if stride <= MOST_STRIDE]
     if not set(checked.stages) <= set(allowed):
-        raise BadSettings(f"the stages of trunk {checked.trunk} with a stride of at most {MOST_STRIDE} are {allowed[0]} to "
-                          f"{allowed[-1]}", seen=checked.stages, next_step="set `stages` of the detector in params.yaml")
+        raise BadSettings(
+            f"the stages of trunk {checked.trunk} with a stride of at most {MOST_STRIDE} are {allowed[0]} to "
+            f"{allowed[-1]}",
+            seen=checked.stages,
+            next_step="set `stages` of the detector in params.yaml",
+        )
     return checked

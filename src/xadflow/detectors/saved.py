@@ -33,9 +33,11 @@ def work_identity(method: str, settings: Mapping[str, object], seed: int, data: 
     """Digest of everything that decides the trained weights: method, settings, seed, and every training pixel."""
     parts = [data.normals, data.known, data.known_masks, data.outliers, *([] if data.labels is None else [data.labels])]
     digests = [
-        None if part is None else hashlib.sha256(str(part.shape).encode() + part.contiguous().numpy().tobytes())
-        .hexdigest() for part in parts
-    ]  # fmt: skip
+        None
+        if part is None
+        else hashlib.sha256(str(part.shape).encode() + part.contiguous().numpy().tobytes()).hexdigest()
+        for part in parts
+    ]
     return sha256_json({"method": method, "settings": dict(settings), "seed": seed, "data": digests})
 
 
@@ -72,25 +74,32 @@ def read_detector(folder: Path, method: str) -> tuple[dict[str, Any], dict[str, 
     try:
         card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
         if card["method"] != method or card["format"] != FORMAT:
-            raise BadWeights(f"the folder holds no {method} detector of format {FORMAT}",
-                             seen=(card["method"], card["format"]), next_step=_RETRAIN)  # fmt: skip
+            raise BadWeights(
+                f"the folder holds no {method} detector of format {FORMAT}",
+                seen=(card["method"], card["format"]),
+                next_step=_RETRAIN,
+            )
         digest = sha256_file(folder / WEIGHTS)
         if digest != card["weights_sha256"]:
-            raise BadWeights("the weights are not those that the card was written with", seen=digest[:16],
-                             next_step=_RETRAIN)  # fmt: skip
+            raise BadWeights(
+                "the weights are not those that the card was written with", seen=digest[:16], next_step=_RETRAIN
+            )
         with safe_open(folder / WEIGHTS, framework="pt", device="cpu") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 not a mapping
         scores = tensors.pop(_NORMAL_SCORES).numpy()
         saved = card["calibration"]
         error = saved["calibration_error"]
         calibration = Calibration(
-            float(saved["threshold"]), float(saved["temperature"]), float(saved["false_alarm_rate"]), scores,
-            math.nan if error is None else float(error), str(saved["defects_used"]),
-        )  # fmt: skip
+            float(saved["threshold"]),
+            float(saved["temperature"]),
+            float(saved["false_alarm_rate"]),
+            scores,
+            math.nan if error is None else float(error),
+            str(saved["defects_used"]),
+        )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as err:
         seen = f"{folder.name}: {type(err).__name__} {err}"[:200]
-        raise BadWeights("the folder holds no readable detector", seen=seen,
-                         next_step=_RETRAIN) from err  # fmt: skip
+        raise BadWeights("the folder holds no readable detector", seen=seen, next_step=_RETRAIN) from err
     return card, tensors, calibration
 
 

@@ -1,4 +1,6 @@
-"""Open a saved detector on a device and score many images: shared by evaluation, the nightly work and `xadflow score`."""
+"""Open a saved detector on a device and score many images: shared by evaluation, the nightly work and
+`xadflow score`.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""The anchor file: every head of the ledger on a line of its own, in a file that others guard, e.g. on a write-once share.
+"""The anchor file: every head of the ledger on a line of its own, in a file that others guard, e.g. on a write-once
+share.
 
 One JSON object a line, fsynced, keys in this order:
 
-    {"seq": number of the ledger's last line, "digest": its digest, "time": UTC, "cut": null, "signature": base64 or null}
+    {"seq": number of the ledger's last line, "digest": its digest, "time": UTC, "cut": null, "signature": base64 or
+    null}
 
 The signature is Ed25519 over the line as it would be without it. Lines are only ever appended, so it works where a
 written byte cannot be changed any more: what a power cut leaves of a line stays, a newline ends it, and the next line
@@ -97,12 +99,17 @@ class AnchorFile:
             except ValueError:  # cut off, or damaged: `audit verify` tells which
                 continue
             if not _signed_alike(line, self._key.public if self._key else None):
-                raise BadSettings("the anchor file's last line was not signed as evidence.signing_key says",
-                                  seen=f"line of ledger head {line.seq}", next_step=_NEW_FILE)  # fmt: skip
+                raise BadSettings(
+                    "the anchor file's last line was not signed as evidence.signing_key says",
+                    seen=f"line of ledger head {line.seq}",
+                    next_step=_NEW_FILE,
+                )
             return line.head
-        raise StoreBroken("the anchor file holds no whole line at its end", seen=f"{len(content)} bytes",
-                          next_step="run `xadflow audit verify`; then restore it, or name a new one in "
-                          "evidence.anchor_file")  # fmt: skip
+        raise StoreBroken(
+            "the anchor file holds no whole line at its end",
+            seen=f"{len(content)} bytes",
+            next_step="run `xadflow audit verify`; then restore it, or name a new one in evidence.anchor_file",
+        )
 
     def append(self, head: LedgerHead) -> None:
         """Append one head and fsync it; nothing is written when it is the last one already.
@@ -117,8 +124,12 @@ class AnchorFile:
             if new and head.seq > 2:  # the first two lines create the tables
                 logger.warning("the anchor file is not there: a new one begins with ledger line %d", head.seq)
             cut = b"" if new else self._end().rpartition(b"\n")[2]
-            line = AnchorLine(head.seq, head.digest, datetime.now(UTC).isoformat(timespec="seconds"),
-                              sha256_bytes(cut) if cut else None)  # fmt: skip
+            line = AnchorLine(
+                head.seq,
+                head.digest,
+                datetime.now(UTC).isoformat(timespec="seconds"),
+                sha256_bytes(cut) if cut else None,
+            )
             if self._key:
                 line = replace(line, signature=self._key.sign(line.signed))
             self._append((b"\n" if cut else b"") + line.encode() + b"\n")
@@ -159,8 +170,15 @@ def examine(path: Path, ledger: Sequence[LedgerHead], public_key: PublicKey | No
     try:
         content = path.read_bytes()
     except OSError as err:
-        return AnchorFileFindings(None, 0, 0, (f"it cannot be read: {err.strerror}. If it was ever there, it was removed; "
-                                               "if not, the next `xadflow explain` that writes makes it",))  # fmt: skip
+        return AnchorFileFindings(
+            None,
+            0,
+            0,
+            (
+                f"it cannot be read: {err.strerror}. If it was ever there, it was removed; "
+                "if not, the next `xadflow explain` that writes makes it",
+            ),
+        )
     *raws, rest = content.split(b"\n")
     lines: dict[int, AnchorLine] = {}
     damaged: dict[int, str] = {}
@@ -178,14 +196,17 @@ def examine(path: Path, ledger: Sequence[LedgerHead], public_key: PublicKey | No
     if not content:
         problems.append("it is empty")
     elif rest:
-        problems.append(f"it ends in half a line ({len(rest)} bytes after line {len(raws)}): a writer was killed there, "
-                        "or it was cut; the next `xadflow explain` that writes goes on")  # fmt: skip
+        problems.append(
+            f"it ends in half a line ({len(rest)} bytes after line {len(raws)}): a writer was killed there, "
+            "or it was cut; the next `xadflow explain` that writes goes on"
+        )
     problems += [*_order(lines), *_strangers(lines, {head.seq: head for head in ledger})]
     if public_key:
         problems += _signatures(lines, public_key)
     last = list(lines.values())[-1].head if lines else None
-    return AnchorFileFindings(last, len(lines), sum(line.signature is not None for line in lines.values()),
-                              tuple(problems))  # fmt: skip
+    return AnchorFileFindings(
+        last, len(lines), sum(line.signature is not None for line in lines.values()), tuple(problems)
+    )
 
 
 def _order(lines: dict[int, AnchorLine]) -> Iterator[str]:
@@ -208,7 +229,9 @@ def _strangers(lines: dict[int, AnchorLine], ledger: dict[int, LedgerHead]) -> I
 
 def _signatures(lines: dict[int, AnchorLine], key: PublicKey) -> Iterator[str]:
     bare = [number for number, line in lines.items() if line.signature is None]
-    wrong = [number for number, line in lines.items() if line.signature and not key.verifies(line.signed, line.signature)]
+    wrong = [
+        number for number, line in lines.items() if line.signature and not key.verifies(line.signed, line.signature)
+    ]
     for numbers, what in ((bare, "no signature"), (wrong, "a signature that the public key does not verify")):
         if numbers:
             more = f", and so have {len(numbers) - 1} more" if len(numbers) > 1 else ""
@@ -222,5 +245,9 @@ def _signed_alike(line: AnchorLine, key: PublicKey | None) -> bool:
 
 
 def _unreachable(done: str, err: OSError) -> StoreBroken:
-    return StoreBroken(f"the anchor file cannot be {done}", seen=err.strerror, transient=True,
-                       next_step="see that evidence.anchor_file of params.yaml is mounted and can be appended to")  # fmt: skip
+    return StoreBroken(
+        f"the anchor file cannot be {done}",
+        seen=err.strerror,
+        transient=True,
+        next_step="see that evidence.anchor_file of params.yaml is mounted and can be appended to",
+    )

@@ -69,7 +69,9 @@ def log_versions(folder: Path) -> list[int]:
     log = folder / LOG
     if not log.is_dir():
         return []
-    return sorted(int(name[:20]) for name in os.listdir(log) if _ENTRY.fullmatch(name))  # a Path each costs five times that
+    return sorted(
+        int(name[:20]) for name in os.listdir(log) if _ENTRY.fullmatch(name)
+    )  # a Path each costs five times that
 
 
 def read_commit(folder: Path, version: int) -> Commit:
@@ -108,8 +110,10 @@ def data_files(folder: Path) -> set[str]:
         if here == folder:
             folders[:] = [name for name in folders if name != LOG]
         linked = [name for name in folders if (here / name).is_symlink()]
-        found.update((here / name).relative_to(folder).as_posix()
-                     for name in [*linked, *(name for name in names if ".parquet" in name)])  # fmt: skip
+        found.update(
+            (here / name).relative_to(folder).as_posix()
+            for name in [*linked, *(name for name in names if ".parquet" in name)]
+        )
     return found
 
 

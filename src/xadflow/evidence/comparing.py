@@ -2,8 +2,8 @@
 
 Where the replay ran as the lineage says, everything must be exact. Where it could not (another number of threads,
 another library, mates of a batch that are not known), sums are formed in another order: figures may then differ by
-`ABSOLUTE` plus `RELATIVE` of their size, a p-value by one rank, and a stored map by one of its 255 levels. Counterfactuals
-stay exact: a search that went another way found another image.
+`ABSOLUTE` plus `RELATIVE` of their size, a p-value by one rank, and a stored map by one of its 255 levels.
+Counterfactuals stay exact: a search that went another way found another image.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _ABSENT = "absent"
 class Difference:
     """One value that differs: `column` is its place, e.g. counterfactuals[0].score; pictures are told in words.
 
-    `size` is |stored - replayed| of figures, the largest of 8-bit levels of pictures, None of anything else; `within` says
-    that the stated tolerance allows it.
+    `size` is |stored - replayed| of figures, the largest of 8-bit levels of pictures, None of anything else; `within`
+    says that the stated tolerance allows it.
     """
 
     column: str
@@ -60,7 +60,9 @@ def differences(
     digest = before.pop("row_digest", None)
     after.pop("row_digest", None)
     if digest is not None and digest != (own := row_digest(stored)):
-        found.append(Difference("row_digest", f"{str(digest)[:16]}..", f"{own[:16]}.. of the row's own content", None, False))
+        found.append(
+            Difference("row_digest", f"{str(digest)[:16]}..", f"{own[:16]}.. of the row's own content", None, False)
+        )
     for name in dict.fromkeys([*before, *after]):
         first, second = before.get(name, _ABSENT), after.get(name, _ABSENT)
         if isinstance(first, bytes) and isinstance(second, bytes):

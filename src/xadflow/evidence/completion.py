@@ -9,15 +9,7 @@ from pathlib import Path
 
 from xadflow.digests import sha256_file
 from xadflow.errors import StoreBroken
-from xadflow.evidence.commits import (
-    LOG,
-    Commit,
-    checkpoint_name,
-    entry_path,
-    log_versions,
-    read_commit,
-    row_digests,
-)
+from xadflow.evidence.commits import LOG, Commit, checkpoint_name, entry_path, log_versions, read_commit, row_digests
 from xadflow.evidence.ledger import Intent, Ledger, sync
 from xadflow.evidence.tables import BY_NAME, rows_digest
 
@@ -34,8 +26,9 @@ def settle(tables: Path, ledger: Ledger) -> None:
     if intent is not None:
         complete(tables, ledger, intent)
     if tail := ledger.tail():
-        raise StoreBroken("the ledger ends in half a line, and no commit was under way", seen=f"{len(tail)} bytes",
-                          next_step=RESTORE)  # fmt: skip
+        raise StoreBroken(
+            "the ledger ends in half a line, and no commit was under way", seen=f"{len(tail)} bytes", next_step=RESTORE
+        )
 
 
 def complete(tables: Path, ledger: Ledger, intent: Intent) -> int | None:
@@ -52,8 +45,11 @@ def complete(tables: Path, ledger: Ledger, intent: Intent) -> int | None:
         if commit is not None and commit.version > ledger.last_version(intent.table):
             _enter(folder, ledger, intent, commit)
     except (OSError, ValueError) as err:  # pyarrow's ArrowInvalid is a ValueError
-        raise StoreBroken(f"the last commit of {intent.table} cannot be entered into the ledger", seen=str(err)[:300],
-                          next_step=RESTORE) from err  # fmt: skip
+        raise StoreBroken(
+            f"the last commit of {intent.table} cannot be entered into the ledger",
+            seen=str(err)[:300],
+            next_step=RESTORE,
+        ) from err
     ledger.end()
     return None if commit is None else commit.version
 
@@ -64,8 +60,11 @@ def check_in_step(table: str, folder: Path, ledger: Ledger) -> None:
     odd = sorted(set(versions) ^ set(range(last + 1)))
     if odd:
         where = "the log only: xadflow did not make it" if odd[0] > last else "the ledger only: it was removed"
-        raise StoreBroken(f"commit {odd[0]} of {table} is in {where}", next_step=RESTORE,
-                          seen=f"{len(versions)} log entries, {last + 1} ledger lines")  # fmt: skip
+        raise StoreBroken(
+            f"commit {odd[0]} of {table} is in {where}",
+            next_step=RESTORE,
+            seen=f"{len(versions)} log entries, {last + 1} ledger lines",
+        )
 
 
 def _find(folder: Path, intent: Intent) -> Commit | None:
@@ -82,8 +81,11 @@ def _enter(folder: Path, ledger: Ledger, intent: Intent, commit: Commit) -> None
     found = rows_digest([digest for _, digest in row_digests(folder, commit)])
     due = ledger.last_version(intent.table) + 1
     if found != intent.rows_digest or commit.version != due:
-        raise StoreBroken(f"commit {commit.version} of {intent.table} is not the one that was intended",
-                          seen=f"rows digest {found[:12]}, version {due} is due", next_step=RESTORE)  # fmt: skip
+        raise StoreBroken(
+            f"commit {commit.version} of {intent.table} is not the one that was intended",
+            seen=f"rows digest {found[:12]}, version {due} is due",
+            next_step=RESTORE,
+        )
     names = [file.path for file in commit.files]
     if (folder / checkpoint_name(commit.version)).exists():
         names.append(checkpoint_name(commit.version))
@@ -92,6 +94,9 @@ def _enter(folder: Path, ledger: Ledger, intent: Intent, commit: Commit) -> None
     for path in {folder, folder / LOG, *((folder / name).parent for name in names)}:
         sync(path)
     ledger.append(
-        table=intent.table, version=commit.version, rows_digest=found, log_entry=commit.sha256,
+        table=intent.table,
+        version=commit.version,
+        rows_digest=found,
+        log_entry=commit.sha256,
         files={name: sha256_file(folder / name) for name in names},
-    )  # fmt: skip
+    )

@@ -31,15 +31,21 @@ def find_image(store: EvidenceStore, prefix: str) -> str:
     """
     wanted = prefix.lower()
     if not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_PREFIX},64}}", wanted):
-        raise WrongUse("an image is named by its image_id or at least its first 6 hexadecimal digits", seen=prefix,
-                       next_step="copy an image_id from the report page or the table")  # fmt: skip
+        raise WrongUse(
+            "an image is named by its image_id or at least its first 6 hexadecimal digits",
+            seen=prefix,
+            next_step="copy an image_id from the report page or the table",
+        )
     starts = pc.starts_with(pc.field("image_id"), wanted)
     found: set[str] = set()
     for name in BY_NAME:
         found.update(store.read(name, ["image_id"], where=starts)["image_id"].to_pylist())
     if not found:
-        raise UnknownName("no image of that id in the tables", seen=prefix,
-                          next_step="run `xadflow explain` on it first, or check the id")  # fmt: skip
+        raise UnknownName(
+            "no image of that id in the tables",
+            seen=prefix,
+            next_step="run `xadflow explain` on it first, or check the id",
+        )
     if len(found) > 1:
         raise UnknownName("several images start so", seen=sorted(found)[:5], next_step="give more digits")
     return found.pop()
@@ -48,15 +54,17 @@ def find_image(store: EvidenceStore, prefix: str) -> str:
 def show(store: EvidenceStore, image_id: str, home: Home | None = None) -> list[dict[str, Any]]:
     """Every row of one image, scores first, as plain JSON-able dicts with the table's name under `table`.
 
-    Pictures become a text with their size, dates become ISO text, lineage becomes its object. `said` is there where there is
-    something to say of counterfactuals in words; with a `home`, its donors are named by their path too.
+    Pictures become a text with their size, dates become ISO text, lineage becomes its object. `said` is there where
+    there is something to say of counterfactuals in words; with a `home`, its donors are named by their path too.
 
     Raises:
         StoreBroken: there are no tables yet, or they cannot be read.
     """
     rows = list(rows_of_image(store, image_id))
     paths = donor_paths(home, [row for _, row in rows]) if home is not None else {}
-    return [{"table": name, **({"said": words} if (words := said(row, paths)) else {}), **_plain(row)} for name, row in rows]
+    return [
+        {"table": name, **({"said": words} if (words := said(row, paths)) else {}), **_plain(row)} for name, row in rows
+    ]
 
 
 def export_images(store: EvidenceStore, image_id: str, folder: Path, home: Home | None = None) -> list[Path]:

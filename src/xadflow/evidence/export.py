@@ -1,8 +1,8 @@
 """One decision for somebody outside: its rows, pictures and proof as a folder or .zip that needs no xadflow to be read.
 
-The proof goes from each row to an anchor: the row's digest is among those of its commit, their digest is in the commit's
-line of the ledger, from there the lines chain to the last one, and the anchors outside hold heads of that chain. Rows are
-read from the data files that the ledger names, byte for byte, never around it.
+The proof goes from each row to an anchor: the row's digest is among those of its commit, their digest is in the
+commit's line of the ledger, from there the lines chain to the last one, and the anchors outside hold heads of that
+chain. Rows are read from the data files that the ledger names, byte for byte, never around it.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ How to check it
 
 The same with xadflow, where the tables are: `xadflow audit verify`. To form the rows anew from the registered model:
 `xadflow audit replay {short}`.
-"""
+"""  # noqa: E501
 _DONORS = """\
 donors/            the images that counterfactuals took pixels from, each named by its image_id, which is the sha256 of its
                    bytes.
-"""
+"""  # noqa: E501
 _FILED = """;
                    anchor-file.jsonl holds the lines of the anchor file, with their signatures"""
 
@@ -94,9 +94,15 @@ class _Covered:
 
 
 def export(
-    store: EvidenceStore, image_id: str, destination: Path, anchored_head: LedgerHead | None,
-    anchor_file: Path | None = None, *, home: Home | None = None, with_donors: bool = False,
-) -> Exported:  # fmt: skip
+    store: EvidenceStore,
+    image_id: str,
+    destination: Path,
+    anchored_head: LedgerHead | None,
+    anchor_file: Path | None = None,
+    *,
+    home: Home | None = None,
+    with_donors: bool = False,
+) -> Exported:
     """Write one decision to `destination`, which must not be there yet: a .zip if it is named so, else a folder.
 
     Args:
@@ -128,26 +134,35 @@ def export(
     if anchor_file is not None:
         anchors["anchor file"], filed = examine(anchor_file, heads, None).head, _anchor_lines(anchor_file, first)
     files["rows.json"] = _json(rows)
-    files["lineage.json"] = _json([
-        {"explainer": one.row["explainer"], "row_digest": one.digest, "lineage": _parsed(one.row["lineage"])}
-        for one in covered if "lineage" in one.row
-    ])  # fmt: skip
+    files["lineage.json"] = _json(
+        [
+            {"explainer": one.row["explainer"], "row_digest": one.digest, "lineage": _parsed(one.row["lineage"])}
+            for one in covered
+            if "lineage" in one.row
+        ]
+    )
     files["commits.json"] = _json(commits)
     files["ledger.jsonl"] = b"".join(line.encode() + b"\n" for line in lines if line.seq >= first)
     files["anchors.json"] = _json({name: asdict(head) if head else None for name, head in anchors.items()})
     if filed:
         files["anchor-file.jsonl"] = filed
     files["README.txt"] = _README.format(
-        image_id=image_id, count=len(rows), pictures=pictures, short=image_id[:12],
-        filed=_FILED if filed else "", donors=_DONORS if with_donors and donors else "",
-    ).encode()  # fmt: skip
+        image_id=image_id,
+        count=len(rows),
+        pictures=pictures,
+        short=image_id[:12],
+        filed=_FILED if filed else "",
+        donors=_DONORS if with_donors and donors else "",
+    ).encode()
     files[SUMS] = "".join(f"{sha256_bytes(content)}  {name}\n" for name, content in sorted(files.items())).encode()
     _write(destination, files)
     holding = tuple(name for name, head in anchors.items() if head in heads and head is not None and head.seq >= last)
     return Exported(destination, len(rows), pictures, len(lines) + 1 - first, holding)
 
 
-def _covered(store: EvidenceStore, image_id: str, lines: Sequence[LedgerLine]) -> tuple[list[_Covered], list[dict[str, Any]]]:
+def _covered(
+    store: EvidenceStore, image_id: str, lines: Sequence[LedgerLine]
+) -> tuple[list[_Covered], list[dict[str, Any]]]:
     """Rows of an image by way of the ledger, and the commits that hold them with all their row digests."""
     found: list[_Covered] = []
     commits: list[dict[str, Any]] = []
@@ -165,12 +180,21 @@ def _covered(store: EvidenceStore, image_id: str, lines: Sequence[LedgerLine]) -
             if odd := [one for one in mine if one.row.get("row_digest", one.digest) != one.digest]:
                 raise _not_as_written(line, f"row_digest {str(odd[0].row['row_digest'])[:16]} is not that of its row")
             found += mine
-            commits.append({"ledger_line": line.seq, "table": name, "version": line.version, "rows_digest": line.rows_digest,
-                            "row_digests": digests})  # fmt: skip
+            commits.append(
+                {
+                    "ledger_line": line.seq,
+                    "table": name,
+                    "version": line.version,
+                    "rows_digest": line.rows_digest,
+                    "row_digests": digests,
+                }
+            )
         if len(found) - before != len(days):
-            raise AuditFailed(f"the ledger does not cover every row of this image in {name}",
-                              seen=f"{len(days)} rows, {len(found) - before} of them covered",
-                              next_step="run `xadflow audit verify`")  # fmt: skip
+            raise AuditFailed(
+                f"the ledger does not cover every row of this image in {name}",
+                seen=f"{len(days)} rows, {len(found) - before} of them covered",
+                next_step="run `xadflow audit verify`",
+            )
     return found, commits
 
 
@@ -180,7 +204,10 @@ def _touches(line: LedgerLine, days: set[date]) -> bool:
 
 def _checked(folder: Path, line: LedgerLine) -> Commit:
     """The commit of a line, its files seen to be the bytes that the line names."""
-    for path, digest in {**line.files, entry_path(folder, line.version).relative_to(folder).as_posix(): line.log_entry}.items():
+    for path, digest in {
+        **line.files,
+        entry_path(folder, line.version).relative_to(folder).as_posix(): line.log_entry,
+    }.items():
         file = folder / path
         if file.is_symlink() or not file.is_file() or sha256_file(file) != digest:
             raise _not_as_written(line, f"{path} is gone or changed")
@@ -188,18 +215,26 @@ def _checked(folder: Path, line: LedgerLine) -> Commit:
 
 
 def _may_hold(folder: Path, line: LedgerLine, image_id: str) -> bool:
-    """Whether a commit has rows of an image, by a look at one column: other commits of the day are not read as a whole."""
+    """Whether a commit has rows of an image, by a look at one column: other commits of the day are not read
+    as a whole.
+    """
     try:
-        each = [pq.read_table(folder / path, columns=["image_id"], partitioning=None)["image_id"]
-                for path in line.files if not path.startswith(f"{LOG}/")]  # fmt: skip
+        each = [
+            pq.read_table(folder / path, columns=["image_id"], partitioning=None)["image_id"]
+            for path in line.files
+            if not path.startswith(f"{LOG}/")
+        ]
     except (OSError, pa.ArrowException):
         return True  # what is wrong with it is said by the check that follows
     return any(pc.any(pc.equal(ids, pa.scalar(image_id))).as_py() for ids in each)
 
 
 def _not_as_written(line: LedgerLine, what: str) -> AuditFailed:
-    return AuditFailed(f"commit {line.version} of {line.table} is not what ledger line {line.seq} says was written", seen=what,
-                       next_step="run `xadflow audit verify`; what does not verify is not handed out")  # fmt: skip
+    return AuditFailed(
+        f"commit {line.version} of {line.table} is not what ledger line {line.seq} says was written",
+        seen=what,
+        next_step="run `xadflow audit verify`; what does not verify is not handed out",
+    )
 
 
 def _row(files: dict[str, bytes], number: int, one: _Covered, paths: Mapping[str, str]) -> dict[str, Any]:
@@ -212,8 +247,13 @@ def _row(files: dict[str, bytes], number: int, one: _Covered, paths: Mapping[str
             files[name] = picture["bytes"]
             names[id(picture)] = name
     words = {"said": told} if (told := said(one.row, paths)) else {}
-    return {"table": one.line.table, "ledger_line": one.line.seq, "row_digest": one.digest, **words,
-            "columns": {key: _told(value, names, files) for key, value in one.row.items()}}  # fmt: skip
+    return {
+        "table": one.line.table,
+        "ledger_line": one.line.seq,
+        "row_digest": one.digest,
+        **words,
+        "columns": {key: _told(value, names, files) for key, value in one.row.items()},
+    }
 
 
 def _told(value: Any, names: Mapping[int, str], files: Mapping[str, bytes]) -> Any:
@@ -263,8 +303,11 @@ def _write(destination: Path, files: Mapping[str, bytes]) -> None:
             else:
                 _fill(destination, files)
         except (FileExistsError, NotADirectoryError) as err:
-            raise WrongUse("what is there already is not overwritten", seen=destination.name,
-                           next_step="name another folder or .zip by --to, or remove that one") from err  # fmt: skip
+            raise WrongUse(
+                "what is there already is not overwritten",
+                seen=destination.name,
+                next_step="name another folder or .zip by --to, or remove that one",
+            ) from err
 
 
 def _fill(destination: Path, files: Mapping[str, bytes]) -> None:
@@ -285,7 +328,9 @@ def _zip(destination: Path, files: Mapping[str, bytes]) -> None:
         try:
             with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
                 for name, content in files.items():
-                    archive.writestr(zipfile.ZipInfo(f"{destination.stem}/{name}", _ZIP_TIME), content, zipfile.ZIP_DEFLATED)
+                    archive.writestr(
+                        zipfile.ZipInfo(f"{destination.stem}/{name}", _ZIP_TIME), content, zipfile.ZIP_DEFLATED
+                    )
         except BaseException:
             destination.unlink(missing_ok=True)
             raise

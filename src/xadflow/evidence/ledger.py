@@ -160,15 +160,22 @@ class Ledger:
         """
         self._read_on()
         line = LedgerLine(
-            seq=self._last.seq + 1 if self._last else 1, table=table, version=version, rows_digest=rows_digest,
-            files=dict(sorted(files.items())), log_entry=log_entry,
+            seq=self._last.seq + 1 if self._last else 1,
+            table=table,
+            version=version,
+            rows_digest=rows_digest,
+            files=dict(sorted(files.items())),
+            log_entry=log_entry,
             previous=self._last.head.digest if self._last else FIRST_PREVIOUS,
-        )  # fmt: skip
+        )
         content = line.encode() + b"\n"
         tail = self.tail()
         if not content.startswith(tail):
-            raise StoreBroken("the ledger ends in half a line that is not the one due",
-                              seen=f"{len(tail)} bytes after line {line.seq - 1}", next_step=_RESTORE)  # fmt: skip
+            raise StoreBroken(
+                "the ledger ends in half a line that is not the one due",
+                seen=f"{len(tail)} bytes after line {line.seq - 1}",
+                next_step=_RESTORE,
+            )
         with writing("a line of the ledger"):
             self._write(content, len(tail))
         if line.seq == 1:

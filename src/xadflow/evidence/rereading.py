@@ -1,4 +1,5 @@
-"""Commits read again from disk: the bytes of their files, the digests of their rows. In several processes when it is much.
+"""Commits read again from disk: the bytes of their files, the digests of their rows. In several processes when it is
+much.
 
 Nothing here writes or needs a Delta library, so that a worker process starts quickly.
 """
@@ -103,7 +104,9 @@ def _rows_that_differ(reading: Reading) -> tuple[int, list[str]]:
         for row, digest in row_digests(reading.folder, reading.commit):
             digests.append(digest)
             if digested and row.get("row_digest") != digest:
-                problems.append(f"the row of image {str(row['image_id'])[:12]} has another row_digest than its content gives")
+                problems.append(
+                    f"the row of image {str(row['image_id'])[:12]} has another row_digest than its content gives"
+                )
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as err:
         problems.append(f"its rows cannot be read: {err}"[:300])
         return len(digests), problems

@@ -41,8 +41,11 @@ class KeyIndex:
         try:
             rows = ds.dataset(paths, schema=schema, format="parquet").to_table().to_pydict()
         except (OSError, pa.ArrowException) as err:
-            raise StoreBroken(f"a data file of {self._table} cannot be read", seen=str(err)[:300],
-                              next_step="run `xadflow audit verify`") from err  # fmt: skip
+            raise StoreBroken(
+                f"a data file of {self._table} cannot be read",
+                seen=str(err)[:300],
+                next_step="run `xadflow audit verify`",
+            ) from err
         for model, version, *key, flagged in zip(*rows.values(), strict=True):
             self._keys.setdefault((model, version), {})[tuple(key)] = flagged
         self._seen |= set(new)
@@ -74,8 +77,9 @@ def checked_rows(table: str, rows: pa.Table) -> pa.Table:
     try:
         rows = rows.select(schema.names).cast(pa.schema([field.with_nullable(True) for field in schema]))
     except (pa.ArrowException, ValueError) as err:
-        raise BadInput(f"rows for {table} with other types than its schema", seen=str(err)[:200],
-                       next_step=_MEND) from err  # fmt: skip
+        raise BadInput(
+            f"rows for {table} with other types than its schema", seen=str(err)[:200], next_step=_MEND
+        ) from err
     if digested:
         rows = _digested(table, rows)
     for field in schema:
@@ -100,6 +104,9 @@ def _digested(table: str, rows: pa.Table) -> pa.Table:
     digests = [row_digest(row) for row in plain]
     for row, digest in zip(plain, digests, strict=True):
         if row["row_digest"] not in (None, digest):
-            raise BadInput(f"the row digest of image {str(row['image_id'])[:12]} does not fit its row of {table}",
-                           seen=row["row_digest"], next_step="leave row_digest null")  # fmt: skip
+            raise BadInput(
+                f"the row digest of image {str(row['image_id'])[:12]} does not fit its row of {table}",
+                seen=row["row_digest"],
+                next_step="leave row_digest null",
+            )
     return rows.set_column(rows.column_names.index("row_digest"), "row_digest", pa.array(digests, pa.string()))

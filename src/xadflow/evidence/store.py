@@ -93,8 +93,9 @@ class EvidenceStore:
     Args:
         tables: folder of the Delta tables.
         ledger: folder of the ledger.
-        anchor: called with the ledger's head after each commit, to copy it outside; the same head again must do no harm.
-            Its errors go to the caller; the rows are in the table by then, and the next publish or prepare anchors again.
+        anchor: called with the ledger's head after each commit, to copy it outside; the same head again must do no
+            harm. Its errors go to the caller; the rows are in the table by then, and the next publish or prepare
+            anchors again.
         anchored: gives the head that each anchor outside holds, None for one that holds none. A ledger that does not
             contain them is refused, so that a rewritten ledger is never anchored over the true one.
 
@@ -110,8 +111,11 @@ class EvidenceStore:
         anchored: Callable[[], Sequence[LedgerHead | None]] | None = None,
     ) -> None:
         if odd := _UNADDRESSABLE.search(str(tables.resolve())):
-            raise WrongUse(f"Delta Lake cannot address a folder with {odd.group()!r} in its path",
-                           seen=str(tables.resolve()), next_step="move the project, or set XADFLOW_HOME")  # fmt: skip
+            raise WrongUse(
+                f"Delta Lake cannot address a folder with {odd.group()!r} in its path",
+                seen=str(tables.resolve()),
+                next_step="move the project, or set XADFLOW_HOME",
+            )
         self.tables = tables
         self.ledger = Ledger(ledger)
         self._anchor, self._anchored = anchor, anchored
@@ -157,8 +161,8 @@ class EvidenceStore:
         """Append rows once: the same `app` is never done twice, and rows whose key is in the table are left out.
 
         Args:
-            rows: with the columns of `xadflow.evidence.tables.BY_NAME[table_name]`, in any order; missing or null row digests
-                are filled in, given ones are checked.
+            rows: with the columns of `xadflow.evidence.tables.BY_NAME[table_name]`, in any order; missing or null row
+                digests are filled in, given ones are checked.
             app: names exactly this work, see :func:`shard_app`.
 
         Raises:
@@ -180,8 +184,11 @@ class EvidenceStore:
                     self._copy_head()
                     return Published(version, added.num_rows)
                 time.sleep(min(_SHORTEST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))
-        raise StoreConflict(f"another writer kept winning the commit to {table_name}", seen=f"{ATTEMPTS} attempts",
-                            next_step="run again; let only one machine write to a store")  # fmt: skip
+        raise StoreConflict(
+            f"another writer kept winning the commit to {table_name}",
+            seen=f"{ATTEMPTS} attempts",
+            next_step="run again; let only one machine write to a store",
+        )
 
     def read(self, table_name: str, columns: Sequence[str] | None = None, where: Any = None) -> pa.Table:
         """Rows through the log, in no particular order.
@@ -201,8 +208,7 @@ class EvidenceStore:
             dataset = table.to_pyarrow_dataset(filesystem=_local(self.folder(table_name)))
             return dataset.to_table(columns=schema.names, filter=where).cast(schema)
         except (DeltaError, OSError, pa.ArrowException) as err:
-            raise StoreBroken(f"the table {table_name} cannot be read", seen=str(err)[:300],
-                              next_step=RESTORE) from err  # fmt: skip
+            raise StoreBroken(f"the table {table_name} cannot be read", seen=str(err)[:300], next_step=RESTORE) from err
 
     def scored(self, model_name: str, version: int) -> dict[str, bool]:
         """image_id -> is_anomaly of every image that this model version has scored; empty before the first commit."""
@@ -233,19 +239,22 @@ class EvidenceStore:
         try:
             return DeltaTable(self.folder(name))
         except TableNotFoundError as err:
-            raise StoreBroken(f"there is no table {name} yet", seen=f"no {name}/{LOG}",
-                              next_step="run `xadflow explain` or `xadflow demo` first") from err  # fmt: skip
+            raise StoreBroken(
+                f"there is no table {name} yet",
+                seen=f"no {name}/{LOG}",
+                next_step="run `xadflow explain` or `xadflow demo` first",
+            ) from err
         except BaseException as err:
             # A panic of the Rust side on a damaged log is no Exception, and its class cannot be imported.
             if isinstance(err, Exception) or type(err).__name__ == "PanicException":
-                raise StoreBroken(f"the table {name} cannot be opened", seen=str(err)[:300],
-                                  next_step=RESTORE) from err  # fmt: skip
+                raise StoreBroken(f"the table {name} cannot be opened", seen=str(err)[:300], next_step=RESTORE) from err
             raise
 
     def _latest(self, name: str) -> DeltaTable:
         """The table at the end of its log; an open one goes on with the new entries, opening reads up to a hundred.
 
-        After a checkpoint it is opened anew: it would keep what came before as single entries, and every write grow slower.
+        After a checkpoint it is opened anew: it would keep what came before as single entries, and every write grow
+        slower.
         """
         pointer = self.folder(name) / LOG / "_last_checkpoint"
         checkpoint = pointer.stat().st_mtime_ns if pointer.exists() else 0
@@ -256,7 +265,9 @@ class EvidenceStore:
             except (DeltaError, OSError) as err:
                 logger.info("%s: opened anew: %s", name, err)
                 table = None
-        if table is None or of != checkpoint or table.version() != self.ledger.last_version(name):  # or replaced on disk
+        if (
+            table is None or of != checkpoint or table.version() != self.ledger.last_version(name)
+        ):  # or replaced on disk
             table = self._open(name)
         self._held[name] = table, checkpoint
         return table
@@ -283,9 +294,15 @@ class EvidenceStore:
         self.ledger.begin(intent)
         failure: Exception | None = None
         try:
-            write_deltalake(table, rows, mode="append", schema_mode=_schema_mode(table, rows.schema),
-                            writer_properties=_WRITER, post_commithook_properties=_HOOKS,
-                            commit_properties=_properties(intent))  # fmt: skip
+            write_deltalake(
+                table,
+                rows,
+                mode="append",
+                schema_mode=_schema_mode(table, rows.schema),
+                writer_properties=_WRITER,
+                post_commithook_properties=_HOOKS,
+                commit_properties=_properties(intent),
+            )
         except CommitFailedError as err:
             logger.info("%s: beaten to a commit: %s", name, err)
         except (DeltaError, OSError) as err:
@@ -293,8 +310,9 @@ class EvidenceStore:
         # Also after a failure: one that came after the commit, e.g. in a checkpoint, does not undo it.
         version = complete(self.tables, self.ledger, intent)
         if version is None and failure is not None:
-            raise StoreBroken(f"the table {name} cannot be written", seen=str(failure)[:300],
-                              next_step=_CHECK_DISK) from failure  # fmt: skip
+            raise StoreBroken(
+                f"the table {name} cannot be written", seen=str(failure)[:300], next_step=_CHECK_DISK
+            ) from failure
         return version
 
     def _create(self, name: str) -> None:
@@ -303,20 +321,30 @@ class EvidenceStore:
         try:
             self.folder(name).mkdir(parents=True, exist_ok=True)
             DeltaTable.create(
-                self.folder(name), BY_NAME[name], mode="error", name=name, partition_by=["run_date"],
-                configuration=_CONFIGURATION, commit_properties=_properties(intent), post_commithook_properties=_HOOKS,
-            )  # fmt: skip
+                self.folder(name),
+                BY_NAME[name],
+                mode="error",
+                name=name,
+                partition_by=["run_date"],
+                configuration=_CONFIGURATION,
+                commit_properties=_properties(intent),
+                post_commithook_properties=_HOOKS,
+            )
         except (DeltaError, OSError) as err:
-            raise StoreBroken(f"the table {name} cannot be created", seen=str(err)[:300],
-                              next_step=_CHECK_DISK) from err  # fmt: skip
+            raise StoreBroken(
+                f"the table {name} cannot be created", seen=str(err)[:300], next_step=_CHECK_DISK
+            ) from err
         complete(self.tables, self.ledger, intent)
 
     def _check_anchor(self) -> None:
         heads = set(self._anchored()) if self._anchored else set()
         for head in heads:
             if head is not None and head not in [line.head for line in self.ledger.lines()[head.seq - 1 : head.seq]]:
-                raise StoreBroken("the ledger does not contain the head that the anchor outside holds",
-                                  seen=f"line {head.seq}, {head.digest[:12]}", next_step=RESTORE)  # fmt: skip
+                raise StoreBroken(
+                    "the ledger does not contain the head that the anchor outside holds",
+                    seen=f"line {head.seq}, {head.digest[:12]}",
+                    next_step=RESTORE,
+                )
         # Anchors that differ are brought up to the head: one of them may be new.
         self._last_anchored, self._anchor_checked = heads.pop() if len(heads) == 1 else None, True
 
@@ -367,6 +395,7 @@ def _names(fields: Any, above: str = "") -> set[str]:
 def _properties(intent: Intent) -> CommitProperties:
     # No retry inside Delta: it would put our commit on top of one that we never looked at.
     return CommitProperties(
-        custom_metadata={ROWS_DIGEST: intent.rows_digest, MARK: intent.mark}, max_commit_retries=0,
+        custom_metadata={ROWS_DIGEST: intent.rows_digest, MARK: intent.mark},
+        max_commit_retries=0,
         app_transactions=[Transaction(intent.app, 1), Transaction(CHAIN, intent.version)],
-    )  # fmt: skip
+    )

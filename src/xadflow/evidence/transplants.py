@@ -22,7 +22,9 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Filled:
-    """A counterfactual that took pixels: `replaced` is the share of the image they fill, None where the row does not tell."""
+    """A counterfactual that took pixels: `replaced` is the share of the image they fill, None where the row does not
+    tell.
+    """
 
     concept: int
     donor_id: str
@@ -37,7 +39,9 @@ class Filled:
 
 
 def filled(row: Row, answer: Row, paths: Mapping[str, str]) -> Filled | None:
-    """Of one counterfactual of a row of `explanations`; None where it took no pixels. `paths`: of donors, by image_id."""
+    """Of one counterfactual of a row of `explanations`; None where it took no pixels. `paths`: of donors,
+    by image_id.
+    """
     donor = answer.get("donor_id")
     if not donor:
         return None
@@ -47,9 +51,12 @@ def filled(row: Row, answer: Row, paths: Mapping[str, str]) -> Filled | None:
     pictures = {one["name"]: one["image"] for one in row["images"] or ()}
     region = pictures.get(f"transplant.{concept}.region")
     return Filled(
-        concept, str(donor), paths.get(str(donor)), float(share) if share is not None and math.isfinite(share) else None,
+        concept,
+        str(donor),
+        paths.get(str(donor)),
+        float(share) if share is not None and math.isfinite(share) else None,
         region["bytes"] if region is not None else None,
-    )  # fmt: skip
+    )
 
 
 def said(row: Row, paths: Mapping[str, str]) -> list[str]:
@@ -72,9 +79,11 @@ def _sentence(row: Row, answer: Row, paths: Mapping[str, str]) -> str:
     parts.append(f"{percent(answer['changed_fraction'])} of the pixels changed")
     parts.append(f"the detector calls it {_verdict(answer['is_normal'])}")
     for number, one in enumerate(judges):
-        parts.append(f"judge {one['name']} version {one['version']} calls it {_verdict(one['is_normal'])} (score "
-                     f"{one['score']:.4g}, threshold {one['threshold']:.4g}" + ("; it calls the image itself normal too)"
-                                                                                if is_blind(row, number) else ")"))  # fmt: skip
+        parts.append(
+            f"judge {one['name']} version {one['version']} calls it {_verdict(one['is_normal'])} (score "
+            f"{one['score']:.4g}, threshold {one['threshold']:.4g}"
+            + ("; it calls the image itself normal too)" if is_blind(row, number) else ")")
+        )
     return f"counterfactual {answer['concept']}: {'; '.join(parts)}"
 
 

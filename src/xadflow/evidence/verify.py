@@ -60,10 +60,10 @@ class Problem:
 class AuditResult:
     """What an audit found. `rows` are those recomputed from their content; `commits` those of the ledger.
 
-    `head` is the ledger's last line. `anchors` are the heads that the anchors outside hold, None for one that holds none.
-    `unanchored` counts the lines after the lowest of them: an anchor says nothing of those yet (all without any). A crash
-    leaves one at most, and the next run anchors it. `signatures` counts the signed lines of the anchor file, and
-    `signatures_checked` says whether a public key was there to check them.
+    `head` is the ledger's last line. `anchors` are the heads that the anchors outside hold, None for one that holds
+    none. `unanchored` counts the lines after the lowest of them: an anchor says nothing of those yet (all without any).
+    A crash leaves one at most, and the next run anchors it. `signatures` counts the signed lines of the anchor file,
+    and `signatures_checked` says whether a public key was there to check them.
     """
 
     problems: tuple[Problem, ...]
@@ -126,8 +126,11 @@ def verify(
         present = [name for name in BY_NAME if store.folder(name).exists()]
         outside = anchored_head is not None or (anchor_file is not None and os.path.exists(anchor_file))
         if not lines and not damage and not present and not outside:
-            raise StoreBroken("there is no evidence to verify yet", seen="no tables and no ledger",
-                              next_step="run `xadflow explain` or `xadflow demo` first")  # fmt: skip
+            raise StoreBroken(
+                "there is no evidence to verify yet",
+                seen="no tables and no ledger",
+                next_step="run `xadflow explain` or `xadflow demo` first",
+            )
         for what in damage:
             findings.add(LEDGER, None, what)
         _check_anchor(findings, lines, anchored_head)
@@ -139,15 +142,19 @@ def verify(
             for what in filed.problems:
                 findings.add(ANCHOR_FILE, None, what)
         if anchor_needed and lines and not any(anchors.values()):
-            findings.add(LEDGER, None, "no anchor outside holds a head of it: it was never anchored, or the anchor was "
-                         "removed; the next `xadflow explain` anchors what is there")  # fmt: skip
+            findings.add(
+                LEDGER,
+                None,
+                "no anchor outside holds a head of it: it was never anchored, or the anchor was "
+                "removed; the next `xadflow explain` anchors what is there",
+            )
         _check_intent(findings, store)
         matched = {name: _match(findings, name, store.folder(name), lines) for name in BY_NAME}
         for name in BY_NAME:
             _check_listing(findings, store, name, [line for line in lines if line.table == name])
 
-    # An anchor that holds nothing, or what the ledger does not have, vouches for nothing. MLflow may be without one where
-    # an anchor file is: an auditor's copy.
+    # An anchor that holds nothing, or what the ledger does not have, vouches for nothing. MLflow may be without one
+    # where an anchor file is: an auditor's copy.
     held = [head for head in anchors.values() if head is not None]
     vouched = min((head.seq for head in held), default=0) if set(held) <= set(heads) else 0
     trusted = vouched if since_anchor else 0
@@ -168,12 +175,18 @@ def verify(
     if not findings.problems:  # across the tables; on damaged ones it would only repeat what is known
         _check_keys(findings, store)
     return AuditResult(
-        problems=tuple(findings.problems), since_anchor=since_anchor, rows=rows, commits=len(lines),
+        problems=tuple(findings.problems),
+        since_anchor=since_anchor,
+        rows=rows,
+        commits=len(lines),
         bytes=sum(file.size for reading in readings for file in reading.commit.files),
-        seconds=time.monotonic() - started, head=heads[-1] if heads else None, anchors=anchors,
-        unanchored=max(0, len(lines) - vouched), signatures=filed.signed if filed else 0,
+        seconds=time.monotonic() - started,
+        head=heads[-1] if heads else None,
+        anchors=anchors,
+        unanchored=max(0, len(lines) - vouched),
+        signatures=filed.signed if filed else 0,
         signatures_checked=public_key is not None and filed is not None,
-    )  # fmt: skip
+    )
 
 
 def _check_anchor(findings: _Findings, lines: list[LedgerLine], head: LedgerHead | None) -> None:
@@ -195,13 +208,15 @@ def _check_intent(findings: _Findings, store: EvidenceStore) -> None:
     if intent is not None and intent.table not in BY_NAME:
         findings.add(LEDGER, None, f"intent.json names the unknown table {intent.table!r}")
     elif intent is not None and max(log_versions(store.folder(intent.table)), default=-1) >= intent.version:
-        findings.add(LEDGER, None, f"a writer was killed around commit {intent.version} of {intent.table}; "
-                     "the next `xadflow explain` completes it")  # fmt: skip
+        findings.add(
+            LEDGER,
+            None,
+            f"a writer was killed around commit {intent.version} of {intent.table}; "
+            "the next `xadflow explain` completes it",
+        )
 
 
-def _match(
-    findings: _Findings, name: str, folder: Path, lines: list[LedgerLine]
-) -> list[tuple[LedgerLine, Commit]]:
+def _match(findings: _Findings, name: str, folder: Path, lines: list[LedgerLine]) -> list[tuple[LedgerLine, Commit]]:
     """Pairs of ledger line and log entry that fit each other; everything else is a problem."""
     mine = [line for line in lines if line.table == name]
     pairs: list[tuple[LedgerLine, Commit]] = []
@@ -210,8 +225,11 @@ def _match(
         if line.table not in BY_NAME:
             findings.add(LEDGER, line.version, f"ledger line {line.seq} names the unknown table {line.table!r}")
     for version in sorted(versions - set(named)):
-        findings.add(name, version, "the log holds a commit that has no ledger line: xadflow did not make it, or was "
-                     "killed making it")  # fmt: skip
+        findings.add(
+            name,
+            version,
+            "the log holds a commit that has no ledger line: xadflow did not make it, or was killed making it",
+        )
     for place, line in enumerate(mine):
         if line.version != place:
             findings.add(name, line.version, f"ledger line {line.seq} is out of order: commit {place} is due")
@@ -224,17 +242,18 @@ def _match(
     return pairs
 
 
-def _entry(
-    findings: _Findings, name: str, folder: Path, line: LedgerLine, mine: list[LedgerLine]
-) -> Commit | None:
+def _entry(findings: _Findings, name: str, folder: Path, line: LedgerLine, mine: list[LedgerLine]) -> Commit | None:
     path = entry_path(folder, line.version)
     try:
         digest = sha256_bytes(path.read_bytes())
         if digest != line.log_entry:
             other = [str(one.version) for one in mine if one.log_entry == digest]
-            findings.add(name, line.version, f"log entry {path.name} " + (
-                f"holds commit {other[0]}: commits were swapped" if other else "is not the one that was written"
-            ))  # fmt: skip
+            findings.add(
+                name,
+                line.version,
+                f"log entry {path.name} "
+                + (f"holds commit {other[0]}: commits were swapped" if other else "is not the one that was written"),
+            )
             return None
         commit = read_commit(folder, line.version)
     except (OSError, ValueError) as err:
@@ -302,11 +321,19 @@ def _check_keys(findings: _Findings, store: EvidenceStore) -> None:
     for name, table in (("scores", scores), ("explanations", explanations)):
         counted = table.group_by(list(KEYS[name])).aggregate([([], "count_all")])
         for row in counted.filter(pc.greater(counted["count_all"], 1)).to_pylist():
-            findings.add(name, None, f"image {row['image_id'][:12]} of {row['model_name']} version "
-                         f"{row['model_version']} has {row['count_all']} rows with the same key")  # fmt: skip
+            findings.add(
+                name,
+                None,
+                f"image {row['image_id'][:12]} of {row['model_name']} version "
+                f"{row['model_version']} has {row['count_all']} rows with the same key",
+            )
     keys = list(KEYS["scores"])
     explained = explanations.select(keys).group_by(keys).aggregate([])
     bare = scores.filter(scores["is_anomaly"]).join(explained, keys, join_type="left anti")
     for row in bare.to_pylist():
-        findings.add("scores", None, f"image {row['image_id'][:12]} is anomalous for {row['model_name']} version "
-                     f"{row['model_version']}, but has no explanation")  # fmt: skip
+        findings.add(
+            "scores",
+            None,
+            f"image {row['image_id'][:12]} is anomalous for {row['model_name']} version "
+            f"{row['model_version']}, but has no explanation",
+        )

@@ -36,8 +36,11 @@ def writer_lock(path: Path, wait_s: float, *, reading: bool = False) -> Iterator
         deadline = time.monotonic() + wait_s
         while not _taken(handle, reading):
             if time.monotonic() > deadline:
-                raise StoreConflict("another process holds the lock of the tables", seen=f"{wait_s:.0f} s of waiting",
-                                    next_step="let it finish or end it, then run again")  # fmt: skip
+                raise StoreConflict(
+                    "another process holds the lock of the tables",
+                    seen=f"{wait_s:.0f} s of waiting",
+                    next_step="let it finish or end it, then run again",
+                )
             time.sleep(_POLL_S)
         yield
     finally:
@@ -53,8 +56,11 @@ def _open(path: Path, reading: bool) -> int | None:
     except OSError as err:
         if reading:
             return None
-        raise StoreBroken("the folder of the tables cannot be written", seen=err.strerror,
-                          next_step="check free space and rights of var/tables") from err  # fmt: skip
+        raise StoreBroken(
+            "the folder of the tables cannot be written",
+            seen=err.strerror,
+            next_step="check free space and rights of var/tables",
+        ) from err
 
 
 def _taken(handle: int, reading: bool) -> bool:
@@ -64,6 +70,9 @@ def _taken(handle: int, reading: bool) -> bool:
         return False
     except OSError as err:
         if not reading:
-            raise StoreBroken("the folder of the tables cannot be locked", seen=err.strerror,
-                              next_step="move the state to a local disk by XADFLOW_HOME") from err  # fmt: skip
+            raise StoreBroken(
+                "the folder of the tables cannot be locked",
+                seen=err.strerror,
+                next_step="move the state to a local disk by XADFLOW_HOME",
+            ) from err
     return True

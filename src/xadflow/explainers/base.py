@@ -110,9 +110,10 @@ def explainer_class(name: str) -> Any:
     if name not in _explainers():
         near = difflib.get_close_matches(name, explainer_names(), n=1)
         raise UnknownName(
-            "no explainer of that name", seen=name,
+            "no explainer of that name",
+            seen=name,
             next_step=f"use {near[0]!r}" if near else f"one of {explainer_names()}",
-        )  # fmt: skip
+        )
     return _explainers()[name].load()
 
 

@@ -1,8 +1,8 @@
 """What makes a place of a scene anomalous: the cues of the detector's map, and the known class that it sees there.
 
-For detectors that offer `cues` (xadflow.detectors.base.Cued; `dense_hybrid` does). The map is a sum of cues, and raw scores
-have no zero of their own: a constant may be added to each cue without changing any ranking. So the share of a cue is that of
-what lifts the hottest region above the image's mean, which no constant changes.
+For detectors that offer `cues` (xadflow.detectors.base.Cued; `dense_hybrid` does). The map is a sum of cues, and raw
+scores have no zero of their own: a constant may be added to each cue without changing any ranking. So the share of a
+cue is that of what lifts the hottest region above the image's mean, which no constant changes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ LEGEND_PX = 260  # width of the picture `legend`
 class CuesSettings(ExplainerSettings):
     """Settings of the cues.
 
-    `heat_share`: hottest share of the map that is called the hottest region; `sheet`: one more picture that shows all the
-    others, some hundred kilobytes a row.
+    `heat_share`: hottest share of the map that is called the hottest region; `sheet`: one more picture that shows all
+    the others, some hundred kilobytes a row.
     """
 
     heat_share: Share = 0.05
@@ -41,13 +41,13 @@ class CuesSettings(ExplainerSettings):
 class CuesExplainer(SettledExplainer[CuesSettings]):
     """The cues of one image's map, and the known classes under it. Raises BadSettings.
 
-    Images: classes (the likeliest known class of each pixel, anomalous or not, in colour), legend (its colours by name, share
-    of the image), cue.<name> (raw), sheet. The heatmap is the detector's map, which is the sum of the cues.
+    Images: classes (the likeliest known class of each pixel, anomalous or not, in colour), legend (its colours by name,
+    share of the image), cue.<name> (raw), sheet. The heatmap is the detector's map, which is the sum of the cues.
 
-    Metrics: hot.<cue> and mean.<cue> (mean in the hottest region and of the image, raw), share.<cue> (of what lifts the hottest
-    region above the image's mean; they sum to 1, one may be below 0; left out where the map is flat), hot_class.<name> (share
-    of the hottest region with that class; those that are there), peak_class (number of the class under the hottest pixel),
-    score_before.
+    Metrics: hot.<cue> and mean.<cue> (mean in the hottest region and of the image, raw), share.<cue> (of what lifts the
+    hottest region above the image's mean; they sum to 1, one may be below 0; left out where the map is flat),
+    hot_class.<name> (share of the hottest region with that class; those that are there), peak_class (number of the
+    class under the hottest pixel), score_before.
     """
 
     name = "cues"
@@ -58,8 +58,11 @@ class CuesExplainer(SettledExplainer[CuesSettings]):
     def explain(self, detector: Detector, images: Tensor) -> list[Explanation]:
         """One explanation an image. Raises BadInput: another shape, type or range; a detector without cues."""
         if not isinstance(detector, Cued):
-            raise BadInput("the explainer cues needs a detector of scenes whose map has cues", seen=type(detector).__name__,
-                           next_step="explain a dense_hybrid detector, or leave out --explainer cues")  # fmt: skip
+            raise BadInput(
+                "the explainer cues needs a detector of scenes whose map has cues",
+                seen=type(detector).__name__,
+                next_step="explain a dense_hybrid detector, or leave out --explainer cues",
+            )
         original = eight_bit(detector, images)
         if len(original) == 0:
             return []
@@ -68,23 +71,41 @@ class CuesExplainer(SettledExplainer[CuesSettings]):
             told = detector.cues(x)
             scores = detector.score(x).image.double().cpu().numpy()
         return [
-            self._told(original[row].cpu().numpy(), _cues_of(told, row), told.classes[row].cpu().numpy(), told.names,
-                       float(scores[row]), detector.calibration.threshold)
+            self._told(
+                original[row].cpu().numpy(),
+                _cues_of(told, row),
+                told.classes[row].cpu().numpy(),
+                told.names,
+                float(scores[row]),
+                detector.calibration.threshold,
+            )
             for row in range(len(x))
-        ]  # fmt: skip
+        ]
 
     def _told(
-        self, original: NDArray[np.uint8], cues: Mapping[str, NDArray[np.float32]], classes: NDArray[Any],
-        names: tuple[str, ...], score: float, threshold: float,
-    ) -> Explanation:  # fmt: skip
+        self,
+        original: NDArray[np.uint8],
+        cues: Mapping[str, NDArray[np.float32]],
+        classes: NDArray[Any],
+        names: tuple[str, ...],
+        score: float,
+        threshold: float,
+    ) -> Explanation:
         heatmap = np.asarray(sum(cues.values()), dtype=np.float32)
         hot = top_share(heatmap, self.settings.heat_share)
         under = _classes_in(hot, classes, names)
-        metrics = {**_shares(cues, heatmap, hot), **{f"hot_class.{name}": share for name, share in under.items()},
-                   "peak_class": float(classes.flat[int(heatmap.argmax())]), "score_before": score}  # fmt: skip
+        metrics = {
+            **_shares(cues, heatmap, hot),
+            **{f"hot_class.{name}": share for name, share in under.items()},
+            "peak_class": float(classes.flat[int(heatmap.argmax())]),
+            "score_before": score,
+        }
         lines = _lines(classes, names)
         picture = coloured_classes(classes)
-        shown = [ShownImage("classes", picture, 0.0, 1.0), ShownImage("legend", class_legend(lines, LEGEND_PX), 0.0, 1.0)]
+        shown = [
+            ShownImage("classes", picture, 0.0, 1.0),
+            ShownImage("legend", class_legend(lines, LEGEND_PX), 0.0, 1.0),
+        ]
         shown += [_shown(f"cue.{name}", raw) for name, raw in cues.items()]
         if self.settings.sheet:
             tiles = [
@@ -92,7 +113,7 @@ class CuesExplainer(SettledExplainer[CuesSettings]):
                 Tile("known class", picture, f"hottest: {max(under, key=lambda name: under[name])}"),
                 _map_tile("map", heatmap),
                 *(_map_tile(name, raw, metrics.get(f"share.{name}")) for name, raw in cues.items()),
-            ]  # fmt: skip
+            ]
             shown.append(ShownImage("sheet", _with_legend(tile_sheet(tiles, COLUMNS), lines), 0.0, 1.0))
         return Explanation(heatmap=heatmap, images=tuple(shown), metrics=metrics)
 

@@ -1,9 +1,10 @@
-"""What an image should look like: the detector's own reconstructions, step by step, and how the score follows from them.
+"""What an image should look like: the detector's own reconstructions, step by step, and how the score follows from
+them.
 
-For detectors that offer `reconstructions` (xadflow.detectors.base.Reconstructing; `utad` does). Every picture is stored with
-the numbers that give its raw values back; one more, `sheet`, shows all of them with their names. The expert reconstruction is
-the image's normal twin, so it is also told as a counterfactual and measured like any other: it was not searched for, and
-whether the detector calls it normal is a finding, not a promise.
+For detectors that offer `reconstructions` (xadflow.detectors.base.Reconstructing; `utad` does). Every picture is stored
+with the numbers that give its raw values back; one more, `sheet`, shows all of them with their names. The expert
+reconstruction is the image's normal twin, so it is also told as a counterfactual and measured like any other: it was
+not searched for, and whether the detector calls it normal is a finding, not a promise.
 """
 
 from __future__ import annotations
@@ -26,16 +27,22 @@ from xadflow.pictures.tile_sheet import Tile, tile_sheet
 
 COLUMNS = 4
 TITLES: Mapping[str, str] = {
-    "original": "input x", "impression": "impression m", "expert_mean": "expert x^", "counterfactual_change": "|x - x^|",
-    "expert_variance": "variance of x^", "naive_mean": "naive m^", "naive_variance": "variance of m^", "map": "final map",
-}  # fmt: skip
+    "original": "input x",
+    "impression": "impression m",
+    "expert_mean": "expert x^",
+    "counterfactual_change": "|x - x^|",
+    "expert_variance": "variance of x^",
+    "naive_mean": "naive m^",
+    "naive_variance": "variance of m^",
+    "map": "final map",
+}
 
 
 class ReconstructionSettings(ExplainerSettings):
     """Settings of the reconstructions.
 
-    `samples` of detail codes behind means and variances; `heat_share`: hottest share of the map that is its mask; `sheet`: one
-    more picture that shows all the others, some hundred kilobytes a row.
+    `samples` of detail codes behind means and variances; `heat_share`: hottest share of the map that is its mask;
+    `sheet`: one more picture that shows all the others, some hundred kilobytes a row.
     """
 
     samples: Annotated[int, Field(ge=2, le=64)] = 10
@@ -49,10 +56,10 @@ class ReconstructionExplainer(SettledExplainer[ReconstructionSettings]):
     Images: impression, expert_mean, expert_variance, naive_mean, naive_variance, term.<name> (raw), map, sheet.
     The heatmap is the detector's map. Counterfactual 0 is the expert reconstruction on 8 bits.
 
-    Metrics: part.<name> (of the image score, before it is weighted), top.<term> and mean.<term> (what a term adds to the map,
-    where the map is hottest and on average), fidelity_m and fidelity_x_hat (mean |difference| to the image), variance_x_hat and
-    variance_m_hat (mean), score_before, and where anything changed change_inside (share of the counterfactual's change inside
-    the map's hottest `heat_share`).
+    Metrics: part.<name> (of the image score, before it is weighted), top.<term> and mean.<term> (what a term adds to
+    the map, where the map is hottest and on average), fidelity_m and fidelity_x_hat (mean |difference| to the image),
+    variance_x_hat and variance_m_hat (mean), score_before, and where anything changed change_inside (share of the
+    counterfactual's change inside the map's hottest `heat_share`).
     """
 
     name = "reconstruction"
@@ -61,10 +68,15 @@ class ReconstructionExplainer(SettledExplainer[ReconstructionSettings]):
     settings_kind = ReconstructionSettings
 
     def explain(self, detector: Detector, images: Tensor) -> list[Explanation]:
-        """One explanation an image. Raises BadInput: another shape, type or range; a detector without reconstructions."""
+        """One explanation an image. Raises BadInput: another shape, type or range; a detector without
+        reconstructions.
+        """
         if not isinstance(detector, Reconstructing):
-            raise BadInput("the explainer reconstruction needs a detector that reconstructs", seen=type(detector).__name__,
-                           next_step="explain a utad detector, or leave out --explainer reconstruction")  # fmt: skip
+            raise BadInput(
+                "the explainer reconstruction needs a detector that reconstructs",
+                seen=type(detector).__name__,
+                next_step="explain a utad detector, or leave out --explainer reconstruction",
+            )
         original = eight_bit(detector, images)
         if len(original) == 0:
             return []
@@ -80,10 +92,15 @@ class ReconstructionExplainer(SettledExplainer[ReconstructionSettings]):
         for row in range(len(pixels)):
             size = l1_l2_changed(originals[row], pixels[row])
             twin = Counterfactual(
-                concept=0, image=pixels[row], score=float(after[row]), p_value=float(p_values[row]),
+                concept=0,
+                image=pixels[row],
+                score=float(after[row]),
+                p_value=float(p_values[row]),
                 is_normal=bool(after[row] <= detector.calibration.threshold),
-                l1=size.l1, l2=size.l2, changed_fraction=size.changed_fraction,
-            )  # fmt: skip
+                l1=size.l1,
+                l2=size.l2,
+                changed_fraction=size.changed_fraction,
+            )
             heatmap = _raw(told.map[row])
             metrics = {**self._metrics(told, x, row), "score_before": float(before[row])}
             if size.l1 > 0:
@@ -114,11 +131,14 @@ class ReconstructionExplainer(SettledExplainer[ReconstructionSettings]):
 def _pictures(told: Reconstructions, row: int) -> dict[str, Tensor]:
     """Images [C,H,W] and maps [H,W] of one image, by name, in the order they are shown."""
     return {
-        "impression": told.impression[row], "expert_mean": told.expert_mean[row], "expert_variance": told.expert_variance[row],
-        "naive_mean": told.naive_mean[row], "naive_variance": told.naive_variance[row],
+        "impression": told.impression[row],
+        "expert_mean": told.expert_mean[row],
+        "expert_variance": told.expert_variance[row],
+        "naive_mean": told.naive_mean[row],
+        "naive_variance": told.naive_variance[row],
         **{f"term.{name}": value[row] for name, value in told.terms.items() if not name.startswith("var-")},
         "map": told.map[row],
-    }  # fmt: skip
+    }
 
 
 def _raw(values: Tensor) -> NDArray[np.float32]:
@@ -133,10 +153,15 @@ def _shown(name: str, raw: NDArray[np.float32]) -> ShownImage:
 
 
 def _sheet(
-    original: NDArray[np.uint8], pictures: Mapping[str, NDArray[np.float32]], score: float, threshold: float,
+    original: NDArray[np.uint8],
+    pictures: Mapping[str, NDArray[np.float32]],
+    score: float,
+    threshold: float,
     twin: Counterfactual,
-) -> NDArray[np.uint8]:  # fmt: skip
-    """All of it in one picture uint8 [3,H,W]; maps from black (their least) to yellow (their greatest value, noted below)."""
+) -> NDArray[np.uint8]:
+    """All of it in one picture uint8 [3,H,W]; maps from black (their least) to yellow (their greatest value, noted
+    below).
+    """
     change = np.abs(original.astype(np.float32) - twin.image).mean(axis=0) / 255.0
     tiles = [
         Tile(TITLES["original"], original, f"score {score:.3g}, limit {threshold:.3g}"),

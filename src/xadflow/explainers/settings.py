@@ -62,12 +62,17 @@ def eight_bit(detector: Detector, images: Tensor) -> Tensor:
         BadInput: not float32 [B,C,H,W] of the detector's shape, or values that are not 8-bit values / 255.
     """
     if images.dtype != torch.float32 or images.ndim != 4 or tuple(images.shape[1:]) != tuple(detector.input_shape):
-        raise BadInput(f"explainers take float32 images of shape (B, *{tuple(detector.input_shape)})",
-                       seen=(str(images.dtype), tuple(images.shape)),
-                       next_step="convert by xadflow.images.to_input and xadflow.detectors.as_float")  # fmt: skip
+        raise BadInput(
+            f"explainers take float32 images of shape (B, *{tuple(detector.input_shape)})",
+            seen=(str(images.dtype), tuple(images.shape)),
+            next_step="convert by xadflow.images.to_input and xadflow.detectors.as_float",
+        )
     levels = images.detach() * 255
     pixels = levels.round()
     if not bool(((levels - pixels).abs() < 1e-2).all() and ((pixels >= 0) & (pixels <= 255)).all()):
-        raise BadInput("explainers take 8-bit values / 255", seen=[float(images.min()), float(images.max())],
-                       next_step="convert by xadflow.images.to_input and xadflow.detectors.as_float")  # fmt: skip
+        raise BadInput(
+            "explainers take 8-bit values / 255",
+            seen=[float(images.min()), float(images.max())],
+            next_step="convert by xadflow.images.to_input and xadflow.detectors.as_float",
+        )
     return pixels.to(torch.uint8)

@@ -1,7 +1,7 @@
 """Explainers that are trained for one detector: what they are beside an Explainer, and how a saved one is found again.
 
-A trained explainer is saved as explainer.json, with the key `explainer` (the name it is registered under), and safetensors;
-never pickle. It names the detector it belongs to by the sha256 of that detector's weight file.
+A trained explainer is saved as explainer.json, with the key `explainer` (the name it is registered under), and
+safetensors; never pickle. It names the detector it belongs to by the sha256 of that detector's weight file.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class GeneratorRun:
 class Pairs:
     """Flawed images and what they look like without the flaw.
 
-    `flawed` uint8 [M,C,H,W]; `mended` uint8 [T,C,H,W]; `of` int64 [M,A] names the A alternatives of each flawed image, rows of
-    `mended`, the same one several times where it has fewer. Raises BadInput where they do not fit.
+    `flawed` uint8 [M,C,H,W]; `mended` uint8 [T,C,H,W]; `of` int64 [M,A] names the A alternatives of each flawed image,
+    rows of `mended`, the same one several times where it has fewer. Raises BadInput where they do not fit.
     """
 
     flawed: Tensor
@@ -53,10 +53,17 @@ class Pairs:
     def __post_init__(self) -> None:
         """Shapes and rows."""
         shapes = (tuple(self.flawed.shape), tuple(self.mended.shape), tuple(self.of.shape))
-        fits = self.flawed.shape[1:] == self.mended.shape[1:] and self.of.ndim == 2 and len(self.of) == len(self.flawed) > 0
+        fits = (
+            self.flawed.shape[1:] == self.mended.shape[1:]
+            and self.of.ndim == 2
+            and len(self.of) == len(self.flawed) > 0
+        )
         if not fits or self.of.shape[1] < 1 or int(self.of.min()) < 0 or int(self.of.max()) >= len(self.mended):
-            raise BadInput("pairs are flawed images [M,C,H,W], mended ones of that size, and rows of these [M,A]", seen=shapes,
-                           next_step="give every flawed image at least one mended one")  # fmt: skip
+            raise BadInput(
+                "pairs are flawed images [M,C,H,W], mended ones of that size, and rows of these [M,A]",
+                seen=shapes,
+                next_step="give every flawed image at least one mended one",
+            )
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Guidance:
-    """What was wanted (:class:`Wanted`), on the device of the run; `features`: images in [0,1] to stages [B,C_i,u_i,v_i]."""
+    """What was wanted (:class:`Wanted`), on the device of the run; `features`: images in [0,1] to stages
+    [B,C_i,u_i,v_i].
+    """
 
     pairs: Pairs | None = None
     companions: tuple[Detector, ...] = ()
@@ -158,9 +167,15 @@ def load_explainer(folder: Path) -> TrainedExplainer:
     try:
         name = str(json.loads((folder / CARD).read_text(encoding="utf-8"))["explainer"])
     except (OSError, ValueError, KeyError, TypeError) as err:
-        raise BadWeights("the folder holds no saved explainer", seen=f"{folder.name}: {err}"[:200],
-                         next_step="register it again by `xadflow retrain`") from err  # fmt: skip
+        raise BadWeights(
+            "the folder holds no saved explainer",
+            seen=f"{folder.name}: {err}"[:200],
+            next_step="register it again by `xadflow retrain`",
+        ) from err
     if not needs_training(name):
-        raise BadWeights("an explainer that is not trained has no saved files", seen=name,
-                         next_step="register the explainer again by `xadflow retrain`")  # fmt: skip
+        raise BadWeights(
+            "an explainer that is not trained has no saved files",
+            seen=name,
+            next_step="register the explainer again by `xadflow retrain`",
+        )
     return cast(type[TrainedExplainer], explainer_class(name)).load(folder)

@@ -60,17 +60,21 @@ def decode_image(content: bytes, limits: ImageLimits | None = None) -> NDArray[n
             width, height = image.size
             if max(width, height) > limits.max_side_px or width * height > limits.max_pixels:
                 raise BadImage(
-                    "the image has too many pixels", seen=f"{width}x{height}",
+                    "the image has too many pixels",
+                    seen=f"{width}x{height}",
                     next_step="downscale it, or raise limits.max_side_px and limits.max_pixels in params.yaml",
-                )  # fmt: skip
+                )
             return _to_uint8(image)
     except BadImage:
         raise
     except UnidentifiedImageError as err:
         raise BadImage("not an image", seen=content[:8], next_step="replace the file") from err
     except Exception as err:  # Pillow's decoders raise many kinds on hostile bytes; each means "cannot be decoded"
-        raise BadImage("the image cannot be decoded", seen=f"{type(err).__name__}: {err}"[:200],
-                       next_step="replace the file; it may be truncated") from err  # fmt: skip
+        raise BadImage(
+            "the image cannot be decoded",
+            seen=f"{type(err).__name__}: {err}"[:200],
+            next_step="replace the file; it may be truncated",
+        ) from err
 
 
 def _to_uint8(image: Image.Image) -> NDArray[np.uint8]:
@@ -113,7 +117,9 @@ def labels_to_input(pixels: NDArray[np.uint8], size_px: tuple[int, int]) -> NDAr
     """Resize a map of class ids to uint8 [H,W], nearest neighbour, so that no id comes up that was not there."""
     height, width = size_px
     image = Image.fromarray(pixels)
-    return np.asarray(image.resize((width, height), Image.Resampling.NEAREST) if image.size != (width, height) else image)
+    return np.asarray(
+        image.resize((width, height), Image.Resampling.NEAREST) if image.size != (width, height) else image
+    )
 
 
 def read_file(path: Path, limits: ImageLimits | None = None) -> bytes:
@@ -138,8 +144,11 @@ def read_file(path: Path, limits: ImageLimits | None = None) -> bytes:
         finally:
             os.close(handle)
     except OSError as err:
-        raise BadImage("the file cannot be read", seen=f"{path.name}: {err.strerror}", next_step="check its path and rights; "
-                       "a file of a data set comes back by `dvc checkout`") from err  # fmt: skip
+        raise BadImage(
+            "the file cannot be read",
+            seen=f"{path.name}: {err.strerror}",
+            next_step="check its path and rights; a file of a data set comes back by `dvc checkout`",
+        ) from err
 
 
 def load_input(

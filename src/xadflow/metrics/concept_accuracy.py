@@ -19,9 +19,7 @@ STEPS, BATCH, RATE, WIDTH = 200, 64, 2e-3, 16
 _FEWEST = 8  # images: below, a half is no training set
 
 
-def concept_accuracy(
-    originals: NDArray[np.uint8], made: NDArray[np.uint8], seed: int, *, steps: int = STEPS
-) -> float:
+def concept_accuracy(originals: NDArray[np.uint8], made: NDArray[np.uint8], seed: int, *, steps: int = STEPS) -> float:
     """Share in [0,1] of held-out counterfactuals whose concept is told from (x, x'); chance is 1/K.
 
     Args:
@@ -32,13 +30,23 @@ def concept_accuracy(
     Raises:
         BadInput: other shapes, fewer than two concepts or than eight images.
     """
-    if made.ndim != 5 or originals.shape != (made.shape[0], *made.shape[2:]) or made.shape[1] < 2 or len(made) < _FEWEST:
-        raise BadInput("concepts are told apart on at least 8 images, at least 2 of each", seen=(originals.shape, made.shape),
-                       next_step="give uint8 [N,C,H,W] and uint8 [N,K,C,H,W]")  # fmt: skip
+    if (
+        made.ndim != 5
+        or originals.shape != (made.shape[0], *made.shape[2:])
+        or made.shape[1] < 2
+        or len(made) < _FEWEST
+    ):
+        raise BadInput(
+            "concepts are told apart on at least 8 images, at least 2 of each",
+            seen=(originals.shape, made.shape),
+            next_step="give uint8 [N,C,H,W] and uint8 [N,K,C,H,W]",
+        )
     drawn = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(made), generator=drawn)
     learnt, held = order[: len(order) // 2], order[len(order) // 2 :]
-    pairs = torch.cat([torch.from_numpy(originals)[:, None].expand(*made.shape), torch.from_numpy(made)], dim=2)  # (N,K,2C,H,W)
+    pairs = torch.cat(
+        [torch.from_numpy(originals)[:, None].expand(*made.shape), torch.from_numpy(made)], dim=2
+    )  # (N,K,2C,H,W)
     concepts = torch.arange(made.shape[1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -52,8 +60,10 @@ def concept_accuracy(
         optimiser.step()
     network.eval()
     with torch.no_grad():
-        told = [network(_scaled(pairs[rows].flatten(0, 1))).argmax(dim=1).view(-1, len(concepts))
-                for rows in torch.split(held, 256)]  # fmt: skip
+        told = [
+            network(_scaled(pairs[rows].flatten(0, 1))).argmax(dim=1).view(-1, len(concepts))
+            for rows in torch.split(held, 256)
+        ]
     return float((torch.cat(told) == concepts).float().mean())
 
 

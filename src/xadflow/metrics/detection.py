@@ -88,9 +88,18 @@ class DetectionSummary:
         """
         metrics = {
             name: float(getattr(self, name))
-            for name in ("auroc", "auroc_low", "auroc_high", "average_precision", "fpr_at_95_tpr", "normals",
-                         "anomalies", "n_unique", "tied_share")
-        }  # fmt: skip
+            for name in (
+                "auroc",
+                "auroc_low",
+                "auroc_high",
+                "average_precision",
+                "fpr_at_95_tpr",
+                "normals",
+                "anomalies",
+                "n_unique",
+                "tied_share",
+            )
+        }
         if self.threshold is not None:
             metrics["threshold"] = self.threshold
         for name, rate in (("recall", self.recall), ("false_alarm_rate", self.false_alarm_rate)):
@@ -165,9 +174,12 @@ def _share_above(values: NDArray[np.float64], threshold: float) -> Rate:
 
 
 def _auroc_of_parts(
-    values: NDArray[np.float64], is_anomaly: NDArray[np.bool_], parts: Sequence[str | None] | None, *,
+    values: NDArray[np.float64],
+    is_anomaly: NDArray[np.bool_],
+    parts: Sequence[str | None] | None,
+    *,
     against_all_normals: bool,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     if parts is None:
         return {}
     if len(parts) != values.size:

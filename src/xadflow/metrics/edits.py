@@ -25,7 +25,9 @@ def edit_sizes(originals: Pixels, made: Pixels) -> NDArray[np.float64]:
 
 
 def pairwise_distances(originals: Pixels, made: Pixels) -> NDArray[np.float64]:
-    """Mean |x'_i - x'_j| of every pair of an image's counterfactuals, [N, K(K-1)/2]. Raises BadInput, for one alone too."""
+    """Mean |x'_i - x'_j| of every pair of an image's counterfactuals, [N, K(K-1)/2]. Raises BadInput, for one alone
+    too.
+    """
     first, second = _pairs(made.shape[1])
     edits = _edits(originals, made)
     return np.asarray(np.abs(edits[:, first] - edits[:, second]).mean(axis=2))
@@ -46,16 +48,23 @@ def edit_cosines(originals: Pixels, made: Pixels) -> NDArray[np.float64]:
 
 def _pairs(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     if count < 2:
-        raise BadInput("a pair needs two counterfactuals of an image", seen=count, next_step="ask for concepts: 2 or more")
+        raise BadInput(
+            "a pair needs two counterfactuals of an image", seen=count, next_step="ask for concepts: 2 or more"
+        )
     return np.triu_indices(count, 1)
 
 
 def _edits(originals: Pixels, made: Pixels) -> NDArray[np.float64]:
     """x' - x, [N,K,C*H*W]."""
-    if originals.dtype != np.uint8 or made.dtype != np.uint8 or made.ndim != 5 or originals.shape != (
-        made.shape[0], *made.shape[2:]
-    ):  # fmt: skip
-        raise BadInput("edits are between uint8 [N,C,H,W] and uint8 [N,K,C,H,W]",
-                       seen=[(str(each.dtype), each.shape) for each in (originals, made)],
-                       next_step="give every image its counterfactuals")  # fmt: skip
+    if (
+        originals.dtype != np.uint8
+        or made.dtype != np.uint8
+        or made.ndim != 5
+        or originals.shape != (made.shape[0], *made.shape[2:])
+    ):
+        raise BadInput(
+            "edits are between uint8 [N,C,H,W] and uint8 [N,K,C,H,W]",
+            seen=[(str(each.dtype), each.shape) for each in (originals, made)],
+            next_step="give every image its counterfactuals",
+        )
     return np.asarray((made.astype(np.float64) - originals[:, None]).reshape(*made.shape[:2], -1) / HALF_RANGE)

@@ -97,8 +97,11 @@ def heat_inside(heatmaps: NDArray[np.floating], masks: NDArray[np.bool_]) -> NDA
     array([0.75])
     """
     if heatmaps.ndim != 3 or heatmaps.shape != masks.shape or not np.isfinite(heatmaps).all():
-        raise BadInput("heatmaps and masks are [N,H,W] of one shape, heatmaps finite", seen=(heatmaps.shape, masks.shape),
-                       next_step="look at the images or the weights that gave them")  # fmt: skip
+        raise BadInput(
+            "heatmaps and masks are [N,H,W] of one shape, heatmaps finite",
+            seen=(heatmaps.shape, masks.shape),
+            next_step="look at the images or the weights that gave them",
+        )
     flat = heatmaps.reshape(len(heatmaps), -1).astype(np.float64)
     heat, inside = flat - flat.min(axis=1, keepdims=True), masks.reshape(len(masks), -1)
     total = heat.sum(axis=1)
@@ -125,14 +128,19 @@ def _count(size: int, share: float) -> int:
 
 def _levels(original: Pixels, other: Pixels) -> NDArray[np.int64]:
     if original.dtype != np.uint8 or other.dtype != np.uint8 or original.shape != other.shape or original.ndim != 3:
-        raise BadInput("a change is measured between two uint8 images [C,H,W] of one shape",
-                       seen=[(str(image.dtype), image.shape) for image in (original, other)],
-                       next_step="decode both by xadflow.images.decode_png")  # fmt: skip
+        raise BadInput(
+            "a change is measured between two uint8 images [C,H,W] of one shape",
+            seen=[(str(image.dtype), image.shape) for image in (original, other)],
+            next_step="decode both by xadflow.images.decode_png",
+        )
     return other.astype(np.int64) - original.astype(np.int64)
 
 
 def _finite(heatmap: Heat) -> Heat:
     if heatmap.ndim != 2 or not np.isfinite(heatmap).all():
-        raise BadInput("a heatmap is [H,W] of finite numbers", seen=(heatmap.shape, float(np.isnan(heatmap).sum())),
-                       next_step="look at the image or the weights that gave it")  # fmt: skip
+        raise BadInput(
+            "a heatmap is [H,W] of finite numbers",
+            seen=(heatmap.shape, float(np.isnan(heatmap).sum())),
+            next_step="look at the image or the weights that gave it",
+        )
     return heatmap

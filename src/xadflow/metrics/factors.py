@@ -1,9 +1,9 @@
 """Which factor of an image a counterfactual changed, as readers see it: for data made of two known factors.
 
-On Coloured-MNIST the factors are colour and digit, an image is normal that has the normal value of either, and the ideal
-pair of counterfactuals changes one each. Readers are networks that took no part in any training of what is judged.
-They are gated: an image with next to nothing in it is read as something all the same (a blank one as a 1), so an
-illegible image has no factor at all.
+On Coloured-MNIST the factors are colour and digit, an image is normal that has the normal value of either, and the
+ideal pair of counterfactuals changes one each. Readers are networks that took no part in any training of what is
+judged. They are gated: an image with next to nothing in it is read as something all the same (a blank one as a 1), so
+an illegible image has no factor at all.
 
 Source: diverse-counterfactuals.md, section 13.2; definitions of coloured-mnist-recipe.md, "Generators".
 """
@@ -26,7 +26,9 @@ Numbers = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read of N images by K concepts: values of both factors, int [N,K], and whether there is anything, bool."""
+    """What is read of N images by K concepts: values of both factors, int [N,K], and whether there is
+    anything, bool.
+    """
 
     first: Numbers
     second: Numbers
@@ -67,17 +69,29 @@ def factor_figures(reading: Reading, first: Numbers, second: Numbers, normal: tu
     Raises:
         BadInput: shapes that do not belong together, nothing at all, or an image that is normal by definition.
     """
-    if reading.first.ndim != 2 or not reading.first.size or not (
-        reading.first.shape == reading.second.shape == reading.legible.shape and first.shape == second.shape
-        and first.shape == reading.first.shape[:1]
-    ):  # fmt: skip
-        raise BadInput("readings are [N,K] of N anomalies whose factors are [N]", seen=(reading.first.shape, first.shape),
-                       next_step="read every counterfactual of every anomaly")  # fmt: skip
+    if (
+        reading.first.ndim != 2
+        or not reading.first.size
+        or not (
+            reading.first.shape == reading.second.shape == reading.legible.shape
+            and first.shape == second.shape
+            and first.shape == reading.first.shape[:1]
+        )
+    ):
+        raise BadInput(
+            "readings are [N,K] of N anomalies whose factors are [N]",
+            seen=(reading.first.shape, first.shape),
+            next_step="read every counterfactual of every anomaly",
+        )
     if bool(((first == normal[0]) | (second == normal[1])).any()):
-        raise BadInput("only anomalies have a factor to change", seen="an image with a normal factor",
-                       next_step="leave out what is normal by definition")  # fmt: skip
-    has_first, has_second = ((read == value) & reading.legible
-                             for read, value in ((reading.first, normal[0]), (reading.second, normal[1])))  # fmt: skip
+        raise BadInput(
+            "only anomalies have a factor to change",
+            seen="an image with a normal factor",
+            next_step="leave out what is normal by definition",
+        )
+    has_first, has_second = (
+        (read == value) & reading.legible for read, value in ((reading.first, normal[0]), (reading.second, normal[1]))
+    )
     first_only = has_first & (reading.second == second[:, None])  # (N, K)
     second_only = has_second & (reading.first == first[:, None])
     shares = tuple(first_only.mean(axis=0).tolist()), tuple(second_only.mean(axis=0).tolist())
@@ -88,6 +102,7 @@ def factor_figures(reading: Reading, first: Numbers, second: Numbers, normal: tu
         found.append((strict, loose, shares[0][i] + shares[1][j], (i, j)))
     best = max(found, default=None)
     return FactorFigures(
-        float((has_first | has_second).mean()), *shares,
+        float((has_first | has_second).mean()),
+        *shares,
         *((None, None, None) if best is None else (best[3], best[0], best[1])),
-    )  # fmt: skip
+    )

@@ -95,9 +95,14 @@ def _drawn(levels: Counts, ranked: Ranked, rows: int, rng: np.random.Generator) 
 
 
 def bootstrap_interval(
-    scores: ArrayLike, labels: ArrayLike, figure: str = "auroc", *, bootstrap: int = 2000, seed: int = 0,
+    scores: ArrayLike,
+    labels: ArrayLike,
+    figure: str = "auroc",
+    *,
+    bootstrap: int = 2000,
+    seed: int = 0,
     level: float = 0.95,
-) -> Interval:  # fmt: skip
+) -> Interval:
     """Percentile bootstrap interval of a rank figure over the test images, drawn within each class.
 
     `figure` is "auroc", "average_precision" or "fpr_at_95_tpr". Where the figure is the same in every resample (perfect
@@ -128,9 +133,15 @@ def _interval_of(formula: Figure, ranked: Ranked, values: Floats, level: float) 
 
 
 def paired_bootstrap(
-    scores_a: ArrayLike, scores_b: ArrayLike, labels: ArrayLike, figure: str = "auroc", *, bootstrap: int = 2000,
-    seed: int = 0, level: float = 0.95,
-) -> PairedTest:  # fmt: skip
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    labels: ArrayLike,
+    figure: str = "auroc",
+    *,
+    bootstrap: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> PairedTest:
     """Difference of a rank figure between two detectors on the same resampled images.
 
     The p-value is twice the smaller share of resamples on either side of 0, counted with (+1)/(+1) so that it is never
@@ -162,8 +173,9 @@ def delong_paired(scores_a: ArrayLike, scores_b: ArrayLike, labels: ArrayLike, l
     is_anomaly = rank(scores_a, labels).is_anomaly
     rank(scores_b, labels)
     if min(int(is_anomaly.sum()), int((~is_anomaly).sum())) < 2:
-        raise BadInput("DeLong's test needs two images of each class", seen=int(is_anomaly.sum()),
-                       next_step="test on more images")  # fmt: skip
+        raise BadInput(
+            "DeLong's test needs two images of each class", seen=int(is_anomaly.sum()), next_step="test on more images"
+        )
     v10_a, v01_a = _structural_components(scores_a, is_anomaly)
     v10_b, v01_b = _structural_components(scores_b, is_anomaly)
     by_anomaly, by_normal = v10_a - v10_b, v01_a - v01_b
@@ -172,8 +184,11 @@ def delong_paired(scores_a: ArrayLike, scores_b: ArrayLike, labels: ArrayLike, l
     if deviation < 1e-12:
         if abs(difference) < 1e-12:
             return PairedTest(0.0, 0.0, 0.0, 1.0)
-        raise BadInput("DeLong's test has no variance to judge this difference by", seen=difference,
-                       next_step="look at the scores: one detector ranks perfectly, the other is constant")  # fmt: skip
+        raise BadInput(
+            "DeLong's test has no variance to judge this difference by",
+            seen=difference,
+            next_step="look at the scores: one detector ranks perfectly, the other is constant",
+        )
     z = float(norm.ppf(0.5 + _checked(level) / 2))
     p_value = float(2 * norm.sf(abs(difference) / deviation))
     return PairedTest(difference, difference - z * deviation, difference + z * deviation, p_value)
@@ -192,8 +207,11 @@ def _structural_components(scores: ArrayLike, is_anomaly: NDArray[np.bool_]) -> 
 def _figure(name: str) -> Figure:
     if name not in FIGURES:
         near = difflib.get_close_matches(name, list(FIGURES), n=1)
-        raise UnknownName("no rank figure of that name", seen=name,
-                          next_step=f"use {near[0]!r}" if near else f"one of {sorted(FIGURES)}")  # fmt: skip
+        raise UnknownName(
+            "no rank figure of that name",
+            seen=name,
+            next_step=f"use {near[0]!r}" if near else f"one of {sorted(FIGURES)}",
+        )
     return FIGURES[name]
 
 

@@ -28,7 +28,8 @@ def pixel_auroc(maps: ArrayLike, masks: ArrayLike, max_tied_share: float = MAX_T
 def aupro(
     maps: ArrayLike, masks: ArrayLike, fpr_limit: float = FPR_LIMIT, max_tied_share: float = MAX_TIED_SHARE
 ) -> float:
-    """Area under the per-region overlap, over false-positive rates up to `fpr_limit`, as a share of the largest possible.
+    """Area under the per-region overlap, over false-positive rates up to `fpr_limit`, as a share of the largest
+    possible.
 
     At each threshold: the mean over all defect regions (connected, corners included) of the share of the region that is
     flagged, against the share of normal pixels that are flagged. Small and large defects count alike. Every distinct
@@ -55,8 +56,11 @@ def aupro(
 def _pixels(maps: ArrayLike, masks: ArrayLike, max_tied_share: float) -> tuple[Ranked, NDArray[np.bool_]]:
     values, truth = finite_scores(maps), np.asarray(masks)
     if values.shape != truth.shape:
-        raise BadInput("maps and masks must have one shape", seen=(values.shape, truth.shape),
-                       next_step="resize the masks to the detector's input")  # fmt: skip
+        raise BadInput(
+            "maps and masks must have one shape",
+            seen=(values.shape, truth.shape),
+            next_step="resize the masks to the detector's input",
+        )
     ranked = rank(values.ravel(), truth.ravel())
     tolerable_ties(ranked, max_tied_share)
     return ranked, truth.astype(bool)

@@ -1,12 +1,12 @@
 """Figures of score maps over their pixels, exactly: average precision, AUROC, and false alarms at a recall of 95 %.
 
-Everything is sorted and summed on the maps' own device, in float64. Ignored pixels are removed first. Two ways of putting
-a set together are offered, and their figures are not comparable, so name the one you used in every table:
+Everything is sorted and summed on the maps' own device, in float64. Ignored pixels are removed first. Two ways of
+putting a set together are offered, and their figures are not comparable, so name the one you used in every table:
 
 - *pooled* (Fishyscapes): all pixels of the set in one ranking, one figure;
 - *per image* (StreetHazards): a figure for each image, then the mean. An image without anomalous pixels, or without
-  inliers, has no such figure: it is left out of all three and counted. (The released code skips it for AUROC, but counts
-  its FPR95 as a perfect 0, and scikit-learn gives it an average precision of 0.)
+  inliers, has no such figure: it is left out of all three and counted. (The released code skips it for AUROC, but
+  counts its FPR95 as a perfect 0, and scikit-learn gives it an average precision of 0.)
 
 For sets that do not fit into memory: `streaming.py`. Regions rather than pixels: `components.py`.
 
@@ -28,8 +28,9 @@ from xadflow.errors import BadInput, NotFinite
 class PixelFigures:
     """Figures of one pool of pixels: `anomalous` and `inliers` of them.
 
-    `average_precision`: sum of (recall step x precision) over distinct scores, no interpolation. `auroc`: ties count one
-    half. `fpr_at_95_tpr`: share of inliers with a score >= `threshold`, the highest score at which recall passes 95 %.
+    `average_precision`: sum of (recall step x precision) over distinct scores, no interpolation. `auroc`: ties count
+    one half. `fpr_at_95_tpr`: share of inliers with a score >= `threshold`, the highest score at which recall passes 95
+    %.
     """
 
     average_precision: float
@@ -56,9 +57,13 @@ class PerImageFigures:
 
 
 def pooled_figures(
-    maps: Iterable[Tensor], anomalies: Iterable[Tensor], ignored: Iterable[Tensor] | None = None, *,
-    tpr: float = 0.95, strict: bool = True,
-) -> PixelFigures:  # fmt: skip
+    maps: Iterable[Tensor],
+    anomalies: Iterable[Tensor],
+    ignored: Iterable[Tensor] | None = None,
+    *,
+    tpr: float = 0.95,
+    strict: bool = True,
+) -> PixelFigures:
     """Figures of all pixels of a set in one ranking. Memory: some 40 bytes a pixel of the whole set.
 
     Args:
@@ -79,16 +84,22 @@ def pooled_figures(
     scores, is_anomaly = (torch.cat(part) for part in zip(*parts, strict=True))
     if (found := rank_pixels(scores, is_anomaly, tpr=tpr, strict=strict)) is None:
         anomalous = int(is_anomaly.sum())
-        raise BadInput("pixel figures need anomalous pixels and inliers",
-                       seen=f"{anomalous} anomalous, {is_anomaly.numel() - anomalous} inliers",
-                       next_step="evaluate on a set that has both outside its ignored pixels")  # fmt: skip
+        raise BadInput(
+            "pixel figures need anomalous pixels and inliers",
+            seen=f"{anomalous} anomalous, {is_anomaly.numel() - anomalous} inliers",
+            next_step="evaluate on a set that has both outside its ignored pixels",
+        )
     return found
 
 
 def per_image_figures(
-    maps: Iterable[Tensor], anomalies: Iterable[Tensor], ignored: Iterable[Tensor] | None = None, *,
-    tpr: float = 0.95, strict: bool = True,
-) -> PerImageFigures:  # fmt: skip
+    maps: Iterable[Tensor],
+    anomalies: Iterable[Tensor],
+    ignored: Iterable[Tensor] | None = None,
+    *,
+    tpr: float = 0.95,
+    strict: bool = True,
+) -> PerImageFigures:
     """Mean over images of each image's own figures. Arguments and errors as :func:`pooled_figures`.
 
     Nothing is raised for images that have no figure: they are counted.
@@ -155,8 +166,11 @@ def rank_pixels(scores: Tensor, is_anomaly: Tensor, *, tpr: float = 0.95, strict
 def check_recall(tpr: float, strict: bool) -> None:
     """Raises BadInput for a recall that no threshold can have."""
     if not 0.0 < tpr <= 1.0 or (strict and tpr == 1.0):
-        raise BadInput("a recall lies in (0, 1], and below 1 where it must be passed", seen=(tpr, strict),
-                       next_step="pass tpr=0.95, or strict=False")  # fmt: skip
+        raise BadInput(
+            "a recall lies in (0, 1], and below 1 where it must be passed",
+            seen=(tpr, strict),
+            next_step="pass tpr=0.95, or strict=False",
+        )
 
 
 def check_maps(scores: Tensor, anomaly: Tensor, ignored: Tensor | None) -> None:
@@ -165,9 +179,11 @@ def check_maps(scores: Tensor, anomaly: Tensor, ignored: Tensor | None) -> None:
         raise BadInput("score maps are raw floats", seen=scores.dtype, next_step="pass the map as the detector gave it")
     for name, mask in (("anomaly", anomaly), ("ignored", ignored)):
         if mask is not None and (mask.shape != scores.shape or mask.dtype != torch.bool):
-            raise BadInput(f"the {name} mask is bool and of the map's shape",
-                           seen=(tuple(scores.shape), tuple(mask.shape), mask.dtype),
-                           next_step="compare labels with their id, and resize the map to the labels")  # fmt: skip
+            raise BadInput(
+                f"the {name} mask is bool and of the map's shape",
+                seen=(tuple(scores.shape), tuple(mask.shape), mask.dtype),
+                next_step="compare labels with their id, and resize the map to the labels",
+            )
 
 
 def _images(
@@ -178,13 +194,17 @@ def _images(
     voids = [None] * len(masks) if ignored is None else list(ignored)
     shown = list(maps)
     if not len(shown) == len(masks) == len(voids):
-        raise BadInput("each map needs its masks", seen=(len(shown), len(masks), len(voids)),
-                       next_step="pass one mask a map")  # fmt: skip
+        raise BadInput(
+            "each map needs its masks", seen=(len(shown), len(masks), len(voids)), next_step="pass one mask a map"
+        )
     for scores, mask, void in zip(shown, masks, voids, strict=True):
         check_maps(scores, mask, void)
         kept = slice(None) if void is None else ~void.flatten()
         values, is_anomaly = scores.detach().flatten()[kept], mask.flatten()[kept]
         if not bool(values.isfinite().all()):
-            raise NotFinite("scores must be finite numbers", seen=f"{int((~values.isfinite()).sum())} that are not",
-                            next_step="look at the images or the weights that gave them")  # fmt: skip
+            raise NotFinite(
+                "scores must be finite numbers",
+                seen=f"{int((~values.isfinite()).sum())} that are not",
+                next_step="look at the images or the weights that gave them",
+            )
         yield values, is_anomaly

@@ -49,8 +49,11 @@ def finite_scores(scores: ArrayLike) -> Floats:
         raise BadInput("a metric needs scores", seen="0 scores", next_step="look at the split that was scored")
     if not np.isfinite(values).all():
         odd = values[~np.isfinite(values)]
-        raise BadInput("scores must be finite numbers", seen=f"{odd.size} of {values.size}, e.g. {odd.flat[0]}",
-                       next_step="look at the images or the weights that gave them")  # fmt: skip
+        raise BadInput(
+            "scores must be finite numbers",
+            seen=f"{odd.size} of {values.size}, e.g. {odd.flat[0]}",
+            next_step="look at the images or the weights that gave them",
+        )
     return values
 
 
@@ -62,16 +65,25 @@ def rank(scores: ArrayLike, labels: ArrayLike) -> Ranked:
     """
     values, marks = finite_scores(scores), np.asarray(labels)
     if values.ndim != 1 or marks.shape != values.shape:
-        raise BadInput("scores and labels must be two vectors of one length", seen=(values.shape, marks.shape),
-                       next_step="pass one score and one label an image")  # fmt: skip
+        raise BadInput(
+            "scores and labels must be two vectors of one length",
+            seen=(values.shape, marks.shape),
+            next_step="pass one score and one label an image",
+        )
     if not np.isin(marks, (0, 1)).all():
-        raise BadInput("labels must be 0 (normal) or 1 (anomalous)", seen=np.unique(marks)[:5].tolist(),
-                       next_step="leave out images whose label is unknown")  # fmt: skip
+        raise BadInput(
+            "labels must be 0 (normal) or 1 (anomalous)",
+            seen=np.unique(marks)[:5].tolist(),
+            next_step="leave out images whose label is unknown",
+        )
     is_anomaly = marks.astype(np.bool_)
     anomalies = int(is_anomaly.sum())
     if anomalies in (0, marks.size):
-        raise BadInput("a rank metric needs normals and anomalies", seen=f"{marks.size - anomalies} normals and "
-                       f"{anomalies} anomalies", next_step="evaluate on a split that holds both")  # fmt: skip
+        raise BadInput(
+            "a rank metric needs normals and anomalies",
+            seen=f"{marks.size - anomalies} normals and {anomalies} anomalies",
+            next_step="evaluate on a split that holds both",
+        )
     levels, level_of = np.unique(-values, return_inverse=True)
     return Ranked(-levels, level_of.astype(np.int64), is_anomaly)
 
@@ -138,7 +150,9 @@ def average_precision_of(anomalies: Counts, normals: Counts) -> Floats:
 
 
 def fpr_at_tpr_of(anomalies: Counts, normals: Counts, tpr: float = 0.95, strict: bool = False) -> Floats:
-    """False-positive rate at the first level whose recall reaches `tpr`, or passes it (`strict`), of tables [..., K]."""
+    """False-positive rate at the first level whose recall reaches `tpr`, or passes it (`strict`), of tables
+    [..., K].
+    """
     recall = anomalies.cumsum(-1) / anomalies.sum(-1, keepdims=True)
     reached = recall > tpr if strict else recall >= tpr - 1e-12  # 19/20 must count as .95
     first = reached.argmax(-1)[..., None]

@@ -1,4 +1,5 @@
-"""How far a set of made images is from the normal ones, in the features of a stated network: Frechet and kernel distance.
+"""How far a set of made images is from the normal ones, in the features of a stated network: Frechet and kernel
+distance.
 
 Features are float [N,D] of one network that is not the explained detector. Everything is in float64: with N near D the
 covariances are singular, and float32 square roots of them are noise.
@@ -25,8 +26,11 @@ def frechet_distance(first: Features, second: Features) -> float:
     """
     one, other = _checked(first), _checked(second)
     if one.shape[1] != other.shape[1]:
-        raise BadInput("both sets of features have one length", seen=(one.shape, other.shape),
-                       next_step="take both from the same network")  # fmt: skip
+        raise BadInput(
+            "both sets of features have one length",
+            seen=(one.shape, other.shape),
+            next_step="take both from the same network",
+        )
     roots: list[NDArray[np.float64]] = []
     traces = 0.0
     for features in (one, other):
@@ -50,7 +54,9 @@ def normalised_frechet(made: Features, normals: Features, anomalies: Features) -
     """
     span = frechet_distance(anomalies, normals)
     if span <= 1e-9:
-        raise BadInput("anomalies and normals have the same features", seen=span, next_step="take another feature network")
+        raise BadInput(
+            "anomalies and normals have the same features", seen=span, next_step="take another feature network"
+        )
     return 100.0 * frechet_distance(made, normals) / span
 
 
@@ -61,8 +67,11 @@ def kernel_distance(first: Features, second: Features) -> float:
     """
     one, other = _checked(first), _checked(second)
     if one.shape[1] != other.shape[1]:
-        raise BadInput("both sets of features have one length", seen=(one.shape, other.shape),
-                       next_step="take both from the same network")  # fmt: skip
+        raise BadInput(
+            "both sets of features have one length",
+            seen=(one.shape, other.shape),
+            next_step="take both from the same network",
+        )
 
     def kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray((a @ b.T / a.shape[1] + 1.0) ** 3, dtype=np.float64)
@@ -77,6 +86,9 @@ def kernel_distance(first: Features, second: Features) -> float:
 def _checked(features: Features) -> NDArray[np.float64]:
     values = np.asarray(features, dtype=np.float64)
     if values.ndim != 2 or len(values) < 2 or not np.isfinite(values).all():
-        raise BadInput("features are [N,D] of at least two finite vectors", seen=values.shape,
-                       next_step="look at the images or the network that gave them")  # fmt: skip
+        raise BadInput(
+            "features are [N,D] of at least two finite vectors",
+            seen=values.shape,
+            next_step="look at the images or the network that gave them",
+        )
     return values

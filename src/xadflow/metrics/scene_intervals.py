@@ -1,10 +1,10 @@
 """How sure the figures of scenes are: intervals and paired differences by resampling whole scenes.
 
-Pixels of one scene are not independent, scenes are. Scenes are drawn with replacement within each fold. All of it rests on
-the counts that `SceneFigures(..., keep_scenes=True)` kept, so on the bins of `streaming.py`; for resamples of the rank
-figures neighbouring bins are merged further, to at most 4096 levels none of which holds more than about 1/2000 of the
-anomalous pixels or of the inliers (unless one bin does). Thresholds of the open figures stay those of the whole set: their
-own spread is not in the interval. The spread seen is that over test scenes, not over training seeds.
+Pixels of one scene are not independent, scenes are. Scenes are drawn with replacement within each fold. All of it rests
+on the counts that `SceneFigures(..., keep_scenes=True)` kept, so on the bins of `streaming.py`; for resamples of the
+rank figures neighbouring bins are merged further, to at most 4096 levels none of which holds more than about 1/2000 of
+the anomalous pixels or of the inliers (unless one bin does). Thresholds of the open figures stay those of the whole
+set: their own spread is not in the interval. The spread seen is that over test scenes, not over training seeds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOST_UNDEFINED = 0.05
 class _Scenes:
     """Counts of S scenes: anomalous and inlier pixels [S,L] by level, highest first; pixels [S,K,3] in all and accepted
     (None without open figures); labelled inliers [S,K]; fold [S].
-    """  # fmt: skip
+    """
 
     anomalous: Floats
     inliers: Floats
@@ -44,12 +44,13 @@ def scene_intervals(
 ) -> dict[str, Interval]:
     """Percentile bootstrap interval over scenes of each figure by its name in `SceneSummary.as_metrics`.
 
-    Those are `average_precision`, `auroc`, `fpr_at_95_tpr`, and, where there is an open set, `open_miou`, `closed_miou`,
-    `open_set_gap` and `anomaly_iou`. A figure that is 0 or 1 in every resample gets Wilson's interval of as many scenes.
+    Those are `average_precision`, `auroc`, `fpr_at_95_tpr`, and, where there is an open set, `open_miou`,
+    `closed_miou`, `open_set_gap` and `anomaly_iou`. A figure that is 0 or 1 in every resample gets Wilson's interval of
+    as many scenes.
 
     Raises:
-        BadInput: scenes were not kept, fewer than 100 resamples, a level outside (0, 1), too few scenes with anomalies to
-            resample, or as `SceneFigures.summary`.
+        BadInput: scenes were not kept, fewer than 100 resamples, a level outside (0, 1), too few scenes with anomalies
+            to resample, or as `SceneFigures.summary`.
     """
     counts, point = _counts(scenes), scenes.summary().as_metrics()
     tail = _tail(level)
@@ -73,13 +74,15 @@ def paired_scene_tests(
 def mean_paired_scene_tests(
     pairs: Sequence[tuple[SceneFigures, SceneFigures]], *, bootstrap: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, PairedTest]:
-    """Mean over pairs (a, b), one for each training seed, of a's figure minus b's, by the names of :func:`scene_intervals`.
+    """Mean over pairs (a, b), one for each training seed, of a's figure minus b's, by the names of
+    :func:`scene_intervals`.
 
     A resample draws the same scenes for all. The interval is that over scenes with the trainings as they are; bins may
     differ. The p-value is as in `intervals.paired_bootstrap`: never below 2 / (bootstrap + 1).
 
     Raises:
-        BadInput: no pair, as :func:`scene_intervals`, or scenes that differ in folds or labels, or come in another order.
+        BadInput: no pair, as :func:`scene_intervals`, or scenes that differ in folds or labels, or come in another
+        order.
     """
     if not pairs:
         raise BadInput("a paired test needs a pair", seen=0, next_step="pass at least one")
@@ -87,8 +90,11 @@ def mean_paired_scene_tests(
     reference = counts[0][0]
     for one in (one for both in counts for one in both):
         if not _same(reference, one):
-            raise BadInput("a paired test needs the same scenes in the same order",
-                           seen=(len(reference.fold), len(one.fold)), next_step="add each batch to both, with both scores")
+            raise BadInput(
+                "a paired test needs the same scenes in the same order",
+                seen=(len(reference.fold), len(one.fold)),
+                next_step="add each batch to both, with both scores",
+            )
     tail = _tail(level)
     sides = [[(pair[side], both[side]) for pair, both in zip(pairs, counts, strict=True)] for side in (0, 1)]
     drawn, other = ([_resampled(scenes, of, bootstrap, seed) for scenes, of in side] for side in sides)
@@ -105,15 +111,22 @@ def mean_paired_scene_tests(
 
 
 def _same(first: _Scenes, second: _Scenes) -> bool:
-    pairs = ((first.fold, second.fold), (first.labelled, second.labelled),
-             (first.anomalous.sum(1), second.anomalous.sum(1)), (first.inliers.sum(1), second.inliers.sum(1)))  # fmt: skip
+    pairs = (
+        (first.fold, second.fold),
+        (first.labelled, second.labelled),
+        (first.anomalous.sum(1), second.anomalous.sum(1)),
+        (first.inliers.sum(1), second.inliers.sum(1)),
+    )
     return all(np.array_equal(one, other) for one, other in pairs)
 
 
 def _counts(scenes: SceneFigures) -> _Scenes:
     if not scenes.scenes:
-        raise BadInput("intervals need the counts of each scene", seen="none kept",
-                       next_step="build SceneFigures with keep_scenes=True, then add scenes")  # fmt: skip
+        raise BadInput(
+            "intervals need the counts of each scene",
+            seen="none kept",
+            next_step="build SceneFigures with keep_scenes=True, then add scenes",
+        )
     bins, classes, size = scenes.bins.count, scenes.num_classes, len(scenes.scenes)
     pooled = scenes.table().sum((0, 1))  # (3, bins)
     level_of = _levels(pooled[ANOMALOUS], pooled[:ANOMALOUS].sum(0))
@@ -133,9 +146,13 @@ def _counts(scenes: SceneFigures) -> _Scenes:
             accepted[place] = np.bincount(group[below], scene.pixels[below], classes * 3)
     shape = (size, classes, 3)
     return _Scenes(
-        by_kind[0], by_kind[1], total.reshape(shape), None if cuts is None else accepted.reshape(shape),
-        np.stack([scene.labelled for scene in scenes.scenes]), np.array([scene.fold for scene in scenes.scenes]),
-    )  # fmt: skip
+        by_kind[0],
+        by_kind[1],
+        total.reshape(shape),
+        None if cuts is None else accepted.reshape(shape),
+        np.stack([scene.labelled for scene in scenes.scenes]),
+        np.array([scene.fold for scene in scenes.scenes]),
+    )
 
 
 def _levels(anomalous: Counts, inliers: Counts) -> Counts:
@@ -170,8 +187,11 @@ def _resampled(scenes: SceneFigures, counts: _Scenes, bootstrap: int, seed: int)
             for name, values in _figures(scenes, counts, kept).items():
                 found.setdefault(name, []).append(values)
     if lost > MOST_UNDEFINED * bootstrap:
-        raise BadInput("too few scenes with anomalies or inliers to resample", seen=f"{lost} of {bootstrap} resamples "
-                       "without", next_step="report no interval, or add scenes to each fold")  # fmt: skip
+        raise BadInput(
+            "too few scenes with anomalies or inliers to resample",
+            seen=f"{lost} of {bootstrap} resamples without",
+            next_step="report no interval, or add scenes to each fold",
+        )
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
@@ -188,8 +208,11 @@ def _defined(counts: _Scenes, drawn: Floats) -> NDArray[np.bool_]:
 
 def _figures(scenes: SceneFigures, counts: _Scenes, drawn: Floats) -> dict[str, Floats]:
     p, n = (np.rint(drawn @ part).astype(np.int64) for part in (counts.anomalous, counts.inliers))
-    figures = {"average_precision": average_precision_of(p, n), "auroc": auroc_of(p, n),
-               "fpr_at_95_tpr": fpr_at_tpr_of(p, n, tpr=scenes.tpr, strict=scenes.strict)}  # fmt: skip
+    figures = {
+        "average_precision": average_precision_of(p, n),
+        "auroc": auroc_of(p, n),
+        "fpr_at_95_tpr": fpr_at_tpr_of(p, n, tpr=scenes.tpr, strict=scenes.strict),
+    }
     if counts.accepted is not None:
         accepted = counts.accepted
 
@@ -197,12 +220,16 @@ def _figures(scenes: SceneFigures, counts: _Scenes, drawn: Floats) -> dict[str, 
             total = np.zeros(len(drawn))
             for fold in (0, 1):
                 own = counts.fold == fold
-                parts = (np.tensordot(drawn[:, own], part[own], 1) for part in (accepted, counts.total, counts.labelled))
+                parts = (
+                    np.tensordot(drawn[:, own], part[own], 1) for part in (accepted, counts.total, counts.labelled)
+                )
                 total += own.mean() * formula(*(np.rint(part).astype(np.int64) for part in parts))
             return total
 
         figures["open_miou"] = mean_of_folds(lambda taken, _, labelled: np.nanmean(open_iou(taken, labelled), axis=-1))
-        figures["closed_miou"] = mean_of_folds(lambda _, total, labelled: np.nanmean(closed_iou(total, labelled), axis=-1))
+        figures["closed_miou"] = mean_of_folds(
+            lambda _, total, labelled: np.nanmean(closed_iou(total, labelled), axis=-1)
+        )
         figures["open_set_gap"] = figures["closed_miou"] - figures["open_miou"]
         figures["anomaly_iou"] = mean_of_folds(lambda taken, total, _: anomaly_iou(total - taken, total))
     return figures

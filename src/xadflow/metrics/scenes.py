@@ -1,14 +1,15 @@
-"""All figures of labelled scenes in one pass and bounded memory: pixel figures, and open-set segmentation across two folds.
+"""All figures of labelled scenes in one pass and bounded memory: pixel figures, and open-set segmentation across two
+folds.
 
-Section 5 of our method page (DenseHybrid, arXiv 2207.02606) needs a score's threshold before it can tell which pixels are
-rejected, hence a second pass. Here each pixel is counted by predicted class, by whether that class is right, wrong or
-the pixel anomalous, and by the bin of its score (`streaming.py`). Any threshold at the edge of a bin can then be applied
-afterwards, exactly: one forward pass serves threshold, closed and open figures. The threshold itself is known to one bin,
-so open figures have a bound like the others; closed ones are exact.
+Section 5 of our method page (DenseHybrid, arXiv 2207.02606) needs a score's threshold before it can tell which pixels
+are rejected, hence a second pass. Here each pixel is counted by predicted class, by whether that class is right, wrong
+or the pixel anomalous, and by the bin of its score (`streaming.py`). Any threshold at the edge of a bin can then be
+applied afterwards, exactly: one forward pass serves threshold, closed and open figures. The threshold itself is known
+to one bin, so open figures have a bound like the others; closed ones are exact.
 
-Memory: 2 folds x K classes x 3 x bins x 8 bytes (19 MB for 6 classes), however many scenes. With `keep_scenes` the counts of
-each scene are kept besides, 8 bytes for each cell that it fills, at most one a pixel: for intervals over scenes
-(`scene_intervals.py`).
+Memory: 2 folds x K classes x 3 x bins x 8 bytes (19 MB for 6 classes), however many scenes. With `keep_scenes` the
+counts of each scene are kept besides, 8 bytes for each cell that it fills, at most one a pixel: for intervals over
+scenes (`scene_intervals.py`).
 """
 
 from __future__ import annotations
@@ -36,7 +37,15 @@ from xadflow.metrics.open_set import (
 )
 from xadflow.metrics.pixels import PerImageFigures, PerImageMean, check_recall
 from xadflow.metrics.ranks import Floats
-from xadflow.metrics.streaming import Bins, Bounded, RangeWatch, StreamedFigures, binned_figures, count_cells, passing_bin
+from xadflow.metrics.streaming import (
+    Bins,
+    Bounded,
+    RangeWatch,
+    StreamedFigures,
+    binned_figures,
+    count_cells,
+    passing_bin,
+)
 
 Counts = NDArray[np.int64]
 RIGHT, WRONG, ANOMALOUS = range(3)  # what a pixel's predicted class is; void pixels are none of them
@@ -45,7 +54,9 @@ NO_OPEN_SET = "each of two folds needs anomalous pixels at half size and a label
 
 @dataclass(frozen=True)
 class StreamedOpenSet:
-    """As `OpenSetFigures`; `closed_miou` is exact, the others bounded. `folds` have the values at the edge of the bin."""
+    """As `OpenSetFigures`; `closed_miou` is exact, the others bounded. `folds` have the values at the edge
+    of the bin.
+    """
 
     open_miou: Bounded
     closed_miou: float
@@ -68,15 +79,23 @@ class SceneSummary:
     per_image: PerImageFigures | None
 
     def as_metrics(self) -> dict[str, float]:
-        """Every figure under a flat name; `<name>_bound` is how far the exact one can be from it. What is None is left out."""
-        bounded = {name: getattr(self.pooled, name) for name in ("average_precision", "auroc", "fpr_at_95_tpr", "threshold")}
-        metrics: dict[str, float] = {name: float(getattr(self.pooled, name))
-                                     for name in ("anomalous", "inliers", "below", "above")}  # fmt: skip
+        """Every figure under a flat name; `<name>_bound` is how far the exact one can be from it. What is None is left
+        out.
+        """
+        bounded = {
+            name: getattr(self.pooled, name) for name in ("average_precision", "auroc", "fpr_at_95_tpr", "threshold")
+        }
+        metrics: dict[str, float] = {
+            name: float(getattr(self.pooled, name)) for name in ("anomalous", "inliers", "below", "above")
+        }
         metrics["images"] = float(self.images)
         if self.open_set is not None:
             metrics["closed_miou"] = self.open_set.closed_miou
-            bounded |= {"open_miou": self.open_set.open_miou, "open_set_gap": self.open_set.gap,
-                        "anomaly_iou": self.open_set.anomaly_iou}  # fmt: skip
+            bounded |= {
+                "open_miou": self.open_set.open_miou,
+                "open_set_gap": self.open_set.gap,
+                "anomaly_iou": self.open_set.anomaly_iou,
+            }
         for name, figure in bounded.items():
             metrics |= {name: figure.value, f"{name}_bound": figure.error}
         if self.per_image is not None:
@@ -87,9 +106,9 @@ class SceneSummary:
 
 
 class SceneCounts(NamedTuple):
-    """What is kept of one scene: its fold, the cells [C] that it fills and how often [C] (cell = (class * 3 + kind) * bins
-    + bin), and its labelled inlier pixels by class [K].
-    """  # fmt: skip
+    """What is kept of one scene: its fold, the cells [C] that it fills and how often [C] (cell = (class * 3 + kind) *
+    bins + bin), and its labelled inlier pixels by class [K].
+    """
 
     fold: int
     cells: NDArray[np.int32]
@@ -100,14 +119,21 @@ class SceneCounts(NamedTuple):
 class SceneFigures:
     """Collects scenes in batches; `summary` may be asked for at any time.
 
-    Adding does not wait for the device, except with `keep_scenes` or `per_image` (whose figures are exact: each image is
-    sorted by itself).
+    Adding does not wait for the device, except with `keep_scenes` or `per_image` (whose figures are exact: each image
+    is sorted by itself).
     """
 
     def __init__(
-        self, num_classes: int, bins: Bins, *, device: torch.device | str = "cpu", tpr: float = 0.95, strict: bool = True,
-        keep_scenes: bool = False, per_image: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        num_classes: int,
+        bins: Bins,
+        *,
+        device: torch.device | str = "cpu",
+        tpr: float = 0.95,
+        strict: bool = True,
+        keep_scenes: bool = False,
+        per_image: bool = False,
+    ) -> None:
         """Of `num_classes` known classes; bins, `tpr` and `strict` as in `streaming` and `pixels`. Raises BadInput."""
         check_recall(tpr, strict)
         if num_classes < 1:
@@ -169,8 +195,9 @@ class SceneFigures:
             if self.scenes is not None:
                 found, pixels = torch.unique(cells[place][chosen], return_counts=True)
                 labelled = torch.bincount(ids[place][inlier[place]], minlength=self.num_classes)
-                self.scenes.append(SceneCounts(fold, found.int().cpu().numpy(), pixels.int().cpu().numpy(),
-                                               labelled.cpu().numpy()))  # fmt: skip
+                self.scenes.append(
+                    SceneCounts(fold, found.int().cpu().numpy(), pixels.int().cpu().numpy(), labelled.cpu().numpy())
+                )
             if self.mean is not None:
                 self.mean.add_pixels(scene.scores[place][chosen], scene.anomaly[place][chosen])
 
@@ -185,7 +212,9 @@ class SceneFigures:
             raise stray_error(strays, self.num_classes)
         table = self.table()
         pooled = table.sum((0, 1))  # (3, bins)
-        found = binned_figures(pooled[ANOMALOUS], pooled[RIGHT] + pooled[WRONG], self.watch, tpr=self.tpr, strict=self.strict)
+        found = binned_figures(
+            pooled[ANOMALOUS], pooled[RIGHT] + pooled[WRONG], self.watch, tpr=self.tpr, strict=self.strict
+        )
         cuts = self.cuts()
         opened = None if cuts is None else self._open_set(table, cuts)
         mean = None if self.mean is None else self.mean.figures()
@@ -196,7 +225,9 @@ class SceneFigures:
         return np.asarray(self.counts.view(2, self.num_classes, 3, -1).cpu().numpy(), dtype=np.int64)
 
     def cuts(self) -> tuple[int, int] | None:
-        """Bin from which on upwards pixels of fold 0 and 1 are rejected: each fitted on the other. None without a fit."""
+        """Bin from which on upwards pixels of fold 0 and 1 are rejected: each fitted on the other. None
+        without a fit.
+        """
         half, labelled = self.half.cpu().numpy(), self.labelled.cpu().numpy()
         if not (half.any(1).all() and labelled.any(1).all()):
             return None
@@ -204,8 +235,10 @@ class SceneFigures:
 
     def _open_set(self, table: Counts, cuts: tuple[int, int]) -> StreamedOpenSet:
         labelled = self.labelled.cpu().numpy()
-        value, low, high = ([self._fold(table[fold], labelled[fold], cuts[fold], fold, ends) for fold in (0, 1)]
-                            for ends in ((0, 0), (0, 1), (1, 0)))  # fmt: skip
+        value, low, high = (
+            [self._fold(table[fold], labelled[fold], cuts[fold], fold, ends) for fold in (0, 1)]
+            for ends in ((0, 0), (0, 1), (1, 0))
+        )
         best, least, most = (weighted_by_images(*folds) for folds in (value, low, high))
         return StreamedOpenSet(
             open_miou=Bounded(best.open_miou, least.open_miou, most.open_miou),
@@ -218,19 +251,28 @@ class SceneFigures:
     def _fold(self, table: Counts, labelled: Counts, cut: int, fold: int, ends: tuple[int, int]) -> FoldFigures:
         """Figures of a fold [K,3,bins]. The bin `cut` itself may in truth be accepted or not: `ends` says for how many
         bins more than those below it hits and false positives are accepted.
-        """  # fmt: skip
+        """
         total = table.sum(-1)
         hits, false = (table[..., : cut + more].sum(-1) for more in ends)
         accepted = np.stack([hits[:, RIGHT], false[:, WRONG], false[:, ANOMALOUS]], axis=-1)
         # of anomaly, a hit is a rejected pixel: the bound of its hits is the accepted bound of the false positives
         rejected = total - np.stack([hits[:, RIGHT], hits[:, WRONG], false[:, ANOMALOUS]], axis=-1)
         opened, closed = open_iou(accepted, labelled), closed_iou(total, labelled)
-        return FoldFigures(self.images[fold], self.bins.edge(cut), float(np.nanmean(opened)), float(np.nanmean(closed)),
-                           float(anomaly_iou(rejected, total)), tuple(opened.tolist()), tuple(closed.tolist()))  # fmt: skip
+        return FoldFigures(
+            self.images[fold],
+            self.bins.edge(cut),
+            float(np.nanmean(opened)),
+            float(np.nanmean(closed)),
+            float(anomaly_iou(rejected, total)),
+            tuple(opened.tolist()),
+            tuple(closed.tolist()),
+        )
 
 
 def open_iou(accepted: Counts, labelled: Counts) -> Floats:
-    """IoU [...,K] of the known classes, of accepted pixels [...,K,3] and labelled inlier pixels [...,K]; NaN if in neither."""
+    """IoU [...,K] of the known classes, of accepted pixels [...,K,3] and labelled inlier pixels [...,K]; NaN if in
+    neither.
+    """
     return iou(accepted[..., RIGHT], labelled + accepted[..., WRONG] + accepted[..., ANOMALOUS])
 
 
@@ -241,4 +283,6 @@ def closed_iou(total: Counts, labelled: Counts) -> Floats:
 
 def anomaly_iou(rejected: Counts, total: Counts) -> Floats:
     """IoU [...] of anomaly, of rejected and all pixels [...,K,3]."""
-    return iou(rejected[..., ANOMALOUS].sum(-1), total[..., ANOMALOUS].sum(-1) + rejected[..., : ANOMALOUS].sum((-1, -2)))
+    return iou(
+        rejected[..., ANOMALOUS].sum(-1), total[..., ANOMALOUS].sum(-1) + rejected[..., :ANOMALOUS].sum((-1, -2))
+    )

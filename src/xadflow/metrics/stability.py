@@ -1,7 +1,8 @@
 """Does an explanation stay what it is: under noise that nobody sees, and when its generator is trained once more.
 
-Noise as DISSECT has it (Ghandeharioun et al., ICLR 2022): five copies of an image with Gaussian noise of variance .01 on
-the [-1,1] scale. Counterfactuals are uint8 [N,K,C,H,W] as stored; differences are on the [-1,1] scale, as those of edits.py.
+Noise as DISSECT has it (Ghandeharioun et al., ICLR 2022): five copies of an image with Gaussian noise of variance .01
+on the [-1,1] scale. Counterfactuals are uint8 [N,K,C,H,W] as stored; differences are on the [-1,1] scale, as those of
+edits.py.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ class NoiseStability:
 def noisy_copies(images: Pixels, seed: int, *, copies: int = COPIES, variance: float = VARIANCE) -> Pixels:
     """uint8 [S,N,C,H,W] of uint8 [N,C,H,W]: each with Gaussian noise, clipped and rounded to what can be stored."""
     if images.dtype != np.uint8 or images.ndim != 4 or copies < 1 or not variance >= 0:
-        raise BadInput("noise is added to uint8 [N,C,H,W], one copy or more, of a variance",
-                       seen=(str(images.dtype), images.shape, copies, variance),
-                       next_step="give stored images")  # fmt: skip
+        raise BadInput(
+            "noise is added to uint8 [N,C,H,W], one copy or more, of a variance",
+            seen=(str(images.dtype), images.shape, copies, variance),
+            next_step="give stored images",
+        )
     noise = np.random.default_rng(seed).normal(0.0, variance**0.5 * HALF_RANGE, (copies, *images.shape))
     return np.asarray(np.clip(np.round(images + noise), 0, 255).astype(np.uint8))
 
@@ -56,7 +59,11 @@ def noise_stability(
         BadInput: nothing, or shapes that do not belong together.
     """
     fits = made.ndim == 5 and made.size > 0 and made_noisy.ndim == 6 and made_noisy.shape[1:] == made.shape
-    _check(fits and probability.shape == made.shape[:2] and probability_noisy.shape == made_noisy.shape[:3], made, made_noisy)
+    _check(
+        fits and probability.shape == made.shape[:2] and probability_noisy.shape == made_noisy.shape[:3],
+        made,
+        made_noisy,
+    )
     squared = [np.square((copy.astype(np.float64) - made) / HALF_RANGE).mean() for copy in made_noisy]
     return NoiseStability(float(np.mean(squared)), float(jensen_shannon(probability, probability_noisy).mean()))
 
@@ -70,8 +77,11 @@ def jensen_shannon(first: NDArray[np.float64], second: NDArray[np.float64]) -> N
     0.6931
     """
     if not all(bool(((one >= 0) & (one <= 1)).all()) for one in (first, second)):
-        raise BadInput("a probability is in [0,1]", seen=(float(np.min(first)), float(np.max(second))),
-                       next_step="give anomaly probabilities, not scores")  # fmt: skip
+        raise BadInput(
+            "a probability is in [0,1]",
+            seen=(float(np.min(first)), float(np.max(second))),
+            next_step="give anomaly probabilities, not scores",
+        )
     mixed = (first + second) / 2.0
     return np.asarray(np.maximum(_entropy(mixed) - (_entropy(first) + _entropy(second)) / 2.0, 0.0))
 
@@ -87,8 +97,12 @@ def seed_difference(first: Pixels, second: Pixels) -> float:
     """
     _check(first.ndim == 5 and first.size > 0 and first.shape == second.shape, first, second)
     concepts = range(first.shape[1])
-    apart = np.array([[np.abs(first[:, i].astype(np.float64) - second[:, j]).mean() / HALF_RANGE for j in concepts]
-                      for i in concepts])  # fmt: skip
+    apart = np.array(
+        [
+            [np.abs(first[:, i].astype(np.float64) - second[:, j]).mean() / HALF_RANGE for j in concepts]
+            for i in concepts
+        ]
+    )
     return float(min(np.mean([apart[i, j] for i, j in enumerate(order)]) for order in permutations(concepts)))
 
 
@@ -101,6 +115,8 @@ def _entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _check(fits: bool, first: Pixels, second: Pixels) -> None:
     if not fits or first.dtype != np.uint8 or second.dtype != np.uint8:
-        raise BadInput("counterfactuals are uint8 [N,K,C,H,W], of the same images and concepts on both sides",
-                       seen=[(str(one.dtype), one.shape) for one in (first, second)],
-                       next_step="explain the same images")  # fmt: skip
+        raise BadInput(
+            "counterfactuals are uint8 [N,K,C,H,W], of the same images and concepts on both sides",
+            seen=[(str(one.dtype), one.shape) for one in (first, second)],
+            next_step="explain the same images",
+        )

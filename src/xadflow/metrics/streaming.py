@@ -1,14 +1,14 @@
 """Figures of score maps of any number and size in bounded memory: counts of scores in bins, with a bound on the error.
 
-Each pixel is counted, by label, in one of 2^16 bins of equal width over a stated range (`Bins`) or over the range that a
-first pass found (`ScoreRange`). Scores outside the range are counted in the end bins, and reported. The bin of a score
-never falls when the score rises, whatever is rounded on the way; so the *order* of two scores is known unless they share a
-bin, and each figure can be enclosed by what the bins hold, without any assumption on the scores. With p anomalous pixels
-and n inliers in a bin, T and F of them in the bins above, P and N in all:
+Each pixel is counted, by label, in one of 2^16 bins of equal width over a stated range (`Bins`) or over the range that
+a first pass found (`ScoreRange`). Scores outside the range are counted in the end bins, and reported. The bin of a
+score never falls when the score rises, whatever is rounded on the way; so the *order* of two scores is known unless
+they share a bin, and each figure can be enclosed by what the bins hold, without any assumption on the scores. With p
+anomalous pixels and n inliers in a bin, T and F of them in the bins above, P and N in all:
 
 - AUROC: pairs that share a bin count one half, so the exact figure is within sum(p n) / (2 P N) of it;
-- average precision: a pixel of the bin has a precision of at most (T + p) / (T + p + F), and the i-th of them from above at
-  least (T + i) / (T + i + F + n); the figure itself takes all pixels of a bin as tied;
+- average precision: a pixel of the bin has a precision of at most (T + p) / (T + p + F), and the i-th of them from
+  above at least (T + i) / (T + i + F + n); the figure itself takes all pixels of a bin as tied;
 - FPR at a recall: the threshold lies in the bin where the recall passes, so the rate is between F / N and (F + n) / N.
 
 Adding an image costs one pass over it and no wait for the device; only reading the figures waits.
@@ -77,9 +77,11 @@ class Bins:
     def __post_init__(self) -> None:
         resolved = max(16 * math.ulp(self.low), 16 * math.ulp(self.high), 1e-300)
         if not (math.isfinite(self.high - self.low) and self.count > 0 and self.width > resolved):
-            raise BadInput("bins need a finite range from low to high that float64 can divide",
-                           seen=(self.low, self.high, self.count),
-                           next_step="find the range with ScoreRange, or use fewer bins")  # fmt: skip
+            raise BadInput(
+                "bins need a finite range from low to high that float64 can divide",
+                seen=(self.low, self.high, self.count),
+                next_step="find the range with ScoreRange, or use fewer bins",
+            )
 
     @property
     def width(self) -> float:
@@ -113,7 +115,9 @@ class Bins:
 
 
 class ScoreRange:
-    """First pass: the lowest and highest score of all pixels that are not ignored. Adding does not wait for the device."""
+    """First pass: the lowest and highest score of all pixels that are not ignored. Adding does not wait for
+    the device.
+    """
 
     def __init__(self) -> None:
         self.low: Tensor | None = None
@@ -133,12 +137,18 @@ class ScoreRange:
         Raises BadInput when no pixel was added, NotFinite when one was not finite.
         """
         if self.low is None or self.high is None or float(self.low) > float(self.high):
-            raise BadInput("a range needs scores", seen="no pixel outside the ignored ones",
-                           next_step="add the maps of the set first")  # fmt: skip
+            raise BadInput(
+                "a range needs scores",
+                seen="no pixel outside the ignored ones",
+                next_step="add the maps of the set first",
+            )
         low, high = float(self.low), float(self.high)
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise NotFinite("scores must be finite numbers", seen=(low, high),
-                            next_step="look at the images or the weights that gave them")  # fmt: skip
+            raise NotFinite(
+                "scores must be finite numbers",
+                seen=(low, high),
+                next_step="look at the images or the weights that gave them",
+            )
         least = 64 * count * max(math.ulp(low), math.ulp(high), 1e-300)
         pad = max(0.0, least - (high - low)) / 2
         return Bins(low - pad, high + pad, count)
@@ -193,8 +203,11 @@ class RangeWatch:
         """Pixels below and above the range, lowest and highest score. Raises NotFinite. Waits for the device."""
         below, above, odd = self.outside.tolist()
         if odd:
-            raise NotFinite("scores must be finite numbers", seen=f"{odd} pixels that are not",
-                            next_step="look at the images or the weights that gave them")  # fmt: skip
+            raise NotFinite(
+                "scores must be finite numbers",
+                seen=f"{odd} pixels that are not",
+                next_step="look at the images or the weights that gave them",
+            )
         low, high = self.ends.tolist()
         return below, above, low, high
 
@@ -218,13 +231,18 @@ def scatter_cells(counts: Tensor, cells: Tensor) -> None:
 def binned_figures(
     anomalous: Counts, inliers: Counts, watch: RangeWatch, *, tpr: float = 0.95, strict: bool = True
 ) -> StreamedFigures:
-    """Figures of int64 counts [bins], lowest bin first, with the bounds of the module's text. Raises BadInput, NotFinite."""
+    """Figures of int64 counts [bins], lowest bin first, with the bounds of the module's text. Raises BadInput,
+    NotFinite.
+    """
     check_recall(tpr, strict)
     below, above, lowest, highest = watch.read()
     total_p, total_n = int(anomalous.sum()), int(inliers.sum())
     if not total_p or not total_n:
-        raise BadInput("pixel figures need anomalous pixels and inliers", seen=f"{total_p} anomalous, {total_n} inliers",
-                       next_step="evaluate on a set that has both outside its ignored pixels")  # fmt: skip
+        raise BadInput(
+            "pixel figures need anomalous pixels and inliers",
+            seen=f"{total_p} anomalous, {total_n} inliers",
+            next_step="evaluate on a set that has both outside its ignored pixels",
+        )
     p, n = anomalous[::-1], inliers[::-1]  # highest first, as ranks.py has them
     rank = passing_bin(anomalous, tpr, strict)
     alarms = int(inliers[rank + 1 :].sum())
@@ -235,11 +253,17 @@ def binned_figures(
     return StreamedFigures(
         average_precision=Bounded(precision, min(low, precision), max(high, precision)),
         auroc=Bounded(auroc, auroc - half, auroc + half),
-        fpr_at_95_tpr=Bounded((alarms + int(inliers[rank])) / total_n, alarms / total_n,
-                              (alarms + int(inliers[rank])) / total_n),
-        threshold=Bounded(max(bins.edge(rank), lowest), max(bins.edge(rank), lowest), min(bins.edge(rank + 1), highest)),
-        anomalous=total_p, inliers=total_n, below=below, above=above,
-    )  # fmt: skip
+        fpr_at_95_tpr=Bounded(
+            (alarms + int(inliers[rank])) / total_n, alarms / total_n, (alarms + int(inliers[rank])) / total_n
+        ),
+        threshold=Bounded(
+            max(bins.edge(rank), lowest), max(bins.edge(rank), lowest), min(bins.edge(rank + 1), highest)
+        ),
+        anomalous=total_p,
+        inliers=total_n,
+        below=below,
+        above=above,
+    )
 
 
 def passing_bin(anomalous: Counts, tpr: float, strict: bool) -> int:

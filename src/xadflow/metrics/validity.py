@@ -17,15 +17,19 @@ from xadflow.errors import BadInput
 def nearest_valid(distances: ArrayLike, is_normal: ArrayLike) -> NDArray[np.float64]:
     """Distance of each image's nearest counterfactual that the detector calls normal, [N]; inf where it has none.
 
-    Both arguments are [N] or [N,K]: K counterfactuals an image. Raises BadInput: other shapes, a distance below 0 or NaN.
+    Both arguments are [N] or [N,K]: K counterfactuals an image. Raises BadInput: other shapes, a distance below 0 or
+    NaN.
 
     >>> nearest_valid([[3.0, 1.0], [2.0, 5.0]], [[True, False], [False, False]])
     array([ 3., inf])
     """
     far, valid = np.asarray(distances, dtype=np.float64), np.asarray(is_normal, dtype=np.bool_)
     if far.ndim not in (1, 2) or far.shape != valid.shape or not (far >= 0).all():
-        raise BadInput("a distance >= 0 and a decision for every counterfactual", seen=(far.shape, valid.shape),
-                       next_step="give both as [N] or [N,K]")  # fmt: skip
+        raise BadInput(
+            "a distance >= 0 and a decision for every counterfactual",
+            seen=(far.shape, valid.shape),
+            next_step="give both as [N] or [N,K]",
+        )
     reached = np.where(valid, far, np.inf)
     return reached if reached.ndim == 1 else np.min(reached, axis=1, initial=np.inf)
 
@@ -33,8 +37,8 @@ def nearest_valid(distances: ArrayLike, is_normal: ArrayLike) -> NDArray[np.floa
 def validity_curve(nearest: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(distance, share): the share of all images with a valid counterfactual at no more than that distance.
 
-    `nearest` [N] as :func:`nearest_valid` gives it. Distances are the different finite ones in rising order, so the curve
-    is a step function that jumps at each and ends at the flip rate. Raises BadInput: no image.
+    `nearest` [N] as :func:`nearest_valid` gives it. Distances are the different finite ones in rising order, so the
+    curve is a step function that jumps at each and ends at the flip rate. Raises BadInput: no image.
 
     >>> validity_curve([2.0, 1.0, float("inf"), 2.0])
     (array([1., 2.]), array([0.25, 0.75]))
@@ -47,7 +51,8 @@ def validity_curve(nearest: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def distance_for(nearest: ArrayLike, share: float = 0.5) -> float:
-    """Smallest distance at which at least this share of the images has a valid counterfactual; inf if it is never reached.
+    """Smallest distance at which at least this share of the images has a valid counterfactual; inf if it is never
+    reached.
 
     >>> distance_for([2.0, 1.0, float("inf"), 4.0]), distance_for([1.0, float("inf"), float("inf")])
     (2.0, inf)

@@ -1,6 +1,7 @@
 """Open the bank of donors of a detector version: the ids that were registered with it, the pixels from its data set.
 
-Nights, gate and replay all come here, so that a donor that is gone, changed, or no train normal any more serves nowhere.
+Nights, gate and replay all come here, so that a donor that is gone, changed, or no train normal any more serves
+nowhere.
 """
 
 from __future__ import annotations
@@ -43,29 +44,41 @@ def open_bank(home: Home, settings: Settings, detector_folder: Path, dataset: st
 def opened_bank(home: Home, settings: Settings, detector_folder: Path, dataset: str) -> Opened:
     """The bank of the detector saved in a folder, or why there is none; its pixels are read once a process.
 
-    A donor is left out, and counted as missing, when its file is gone or has other bytes than its id says, or when it is
-    no train normal of the data set any more. What is on the disk is looked at each time: one erased since serves no more.
+    A donor is left out, and counted as missing, when its file is gone or has other bytes than its id says, or when it
+    is no train normal of the data set any more. What is on the disk is looked at each time: one erased since serves no
+    more.
 
     Raises BadWeights for a list of donors that is none.
     """
     listed = DonorList.load(detector_folder)
     if listed is None:
-        return Opened(None, "This version was registered before donors were kept; `xadflow retrain --dataset "
-                      f"{dataset}` registers one with donors.")  # fmt: skip
+        return Opened(
+            None,
+            "This version was registered before donors were kept; `xadflow retrain --dataset "
+            f"{dataset}` registers one with donors.",
+        )
     if not listed.ids:
         return Opened(None, "No train normal could be a donor: this version flags all of them.")
     folder = home.dataset(dataset)
     try:
         own, manifest = settings.dataset(dataset), read_manifest(folder)
     except (UnknownName, BadManifest) as err:
-        return Opened(None, f"Its {len(listed.ids)} donors are in the data set {dataset}, which cannot be read: {err.wrong}; "
-                      f"`dvc repro validate@{dataset}` brings it back.", listed.ids)  # fmt: skip
+        return Opened(
+            None,
+            f"Its {len(listed.ids)} donors are in the data set {dataset}, which cannot be read: {err.wrong}; "
+            f"`dvc repro validate@{dataset}` brings it back.",
+            listed.ids,
+        )
     rows = _rows(manifest, listed.ids)
     size_px, channels = _seen_by(detector_folder) or (own.size_px, own.channels)
     found, images = _pixels(folder, tuple(rows), _stamps(folder, rows), size_px, channels)
     if not found:
-        return Opened(None, f"All of its {len(listed.ids)} donors are gone from {dataset}, or changed since; `xadflow retrain "
-                      f"--dataset {dataset}` chooses new ones with a new version.", listed.ids)  # fmt: skip
+        return Opened(
+            None,
+            f"All of its {len(listed.ids)} donors are gone from {dataset}, or changed since; `xadflow retrain "
+            f"--dataset {dataset}` chooses new ones with a new version.",
+            listed.ids,
+        )
     return Opened(DonorBank.of(listed, found, images), "", listed.ids)
 
 
@@ -81,8 +94,11 @@ def given_donors(
         return explainer, {}
     opened = opened_bank(home, settings, detector_folder, dataset)
     if opened.bank is None:
-        raise NoDonors(f"the explainer {explainer.name} has no donors", seen=opened.why_none,
-                              next_step=f"run `xadflow retrain --dataset {dataset}`")  # fmt: skip
+        raise NoDonors(
+            f"the explainer {explainer.name} has no donors",
+            seen=opened.why_none,
+            next_step=f"run `xadflow retrain --dataset {dataset}`",
+        )
     return with_donors(opened.bank), {"donors": opened.bank.digest, "donors_missing": opened.bank.missing}
 
 
@@ -90,7 +106,9 @@ def given_donors(
 def _pixels(
     folder: Path, rows: tuple[ManifestRow, ...], stamps: tuple[tuple[int, int], ...], size_px: int, channels: int
 ) -> tuple[tuple[str, ...], Tensor]:
-    """Ids of those rows whose file has the bytes of its id, and their images; `stamps` say of which state of the files."""
+    """Ids of those rows whose file has the bytes of its id, and their images; `stamps` say of which state
+    of the files.
+    """
     import torch
 
     dataset = DatasetSettings(source="folder", size_px=size_px, channels=1 if channels == 1 else 3)

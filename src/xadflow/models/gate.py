@@ -80,15 +80,17 @@ def judge(rules: GateSettings, challenger: Mapping[str, float], champion: Mappin
 def judge_generator(rules: GeneratorGateSettings, figures: Mapping[str, float], concepts: int) -> Verdict:
     """Judge the counterfactuals of a trained explainer on the gate split; every rule is absolute.
 
-    A generator belongs to one detector version, so there is no champion to compare with. Each rule stands for a failure that
-    the others let pass (coloured-mnist-recipe.md): the detector's score alone accepts blank images, a small distance to
-    the normals alone accepts the same image for each concept. With one concept the two rules of diversity do not apply.
-    A figure that is missing or not a finite number breaks its rule.
+    A generator belongs to one detector version, so there is no champion to compare with. Each rule stands for a failure
+    that the others let pass (coloured-mnist-recipe.md): the detector's score alone accepts blank images, a small
+    distance to the normals alone accepts the same image for each concept. With one concept the two rules of diversity
+    do not apply. A figure that is missing or not a finite number breaks its rule.
     """
     broken: list[str] = []
     kept: list[str] = []
-    diverse = [(LIKENESS, rules.max_likeness, "max", "its concepts make the same edit"),
-               (APART, rules.min_apart, "min", "its concepts give the same image")]  # fmt: skip
+    diverse = [
+        (LIKENESS, rules.max_likeness, "max", "its concepts make the same edit"),
+        (APART, rules.min_apart, "min", "its concepts give the same image"),
+    ]
     for name, limit, kind, what in (
         (SHARE_NORMAL, rules.min_share_normal, "min", "the detector does not call its images normal"),
         *(diverse if concepts > 1 else ()),
@@ -106,7 +108,9 @@ def judge_generator(rules: GeneratorGateSettings, figures: Mapping[str, float], 
     return Verdict(not broken, tuple(broken or kept))
 
 
-def judge_transfer(least: float, figures: Mapping[str, float], absent: str | None = None, *, wanted: bool = True) -> Verdict:
+def judge_transfer(
+    least: float, figures: Mapping[str, float], absent: str | None = None, *, wanted: bool = True
+) -> Verdict:
     """Judge how many counterfactuals of the gate's anomalies a held-out judge calls normal (gate.min_transfer).
 
     Args:
@@ -114,23 +118,40 @@ def judge_transfer(least: float, figures: Mapping[str, float], absent: str | Non
         figures: those of :func:`xadflow.models.judges.transfer_figures`.
         absent: why there is no judge, None where one was asked.
         wanted: params.yaml asks for a judge. One that is switched off is no rule; one that should be there and is not
-            breaks it. Where the judge itself flags too few of the anomalies, it can say nothing and the rule is not asked.
+            breaks it. Where the judge itself flags too few of the anomalies, it can say nothing and the rule is not
+            asked.
     """
     if absent is not None:
-        told = f"{TRANSFER} was not measured, so {MIN_TRANSFER} {'cannot be judged' if wanted else 'is not asked'}: {absent}"
+        told = (
+            f"{TRANSFER} was not measured, so {MIN_TRANSFER} {'cannot be judged' if wanted else 'is not asked'}: "
+            f"{absent}"
+        )
         return Verdict(False, (told,)) if wanted else Verdict(True, (), (told,))
     value, flagged = figures.get(TRANSFER, math.nan), int(figures.get("judge_flagged", 0.0))
     if not math.isfinite(value):
-        return Verdict(True, (), (f"{TRANSFER} was not measured, so {MIN_TRANSFER} is not asked: the judge itself flags only "
-                                  f"{flagged} of the explained anomalies.",))  # fmt: skip
+        return Verdict(
+            True,
+            (),
+            (
+                f"{TRANSFER} was not measured, so {MIN_TRANSFER} is not asked: the judge itself flags only "
+                f"{flagged} of the explained anomalies.",
+            ),
+        )
     if value < least - _SLACK:
-        return Verdict(False, (f"{TRANSFER} is {value:.4f} over {flagged} anomalies, below {least:g} ({MIN_TRANSFER}): a "
-                               "detector that had no part in it still calls its counterfactuals anomalous.",))  # fmt: skip
+        return Verdict(
+            False,
+            (
+                f"{TRANSFER} is {value:.4f} over {flagged} anomalies, below {least:g} ({MIN_TRANSFER}): a "
+                "detector that had no part in it still calls its counterfactuals anomalous.",
+            ),
+        )
     return Verdict(True, (f"{TRANSFER} is {value:.4f} over {flagged} anomalies, at least {least:g} ({MIN_TRANSFER}).",))
 
 
 def joined(*verdicts: Verdict) -> Verdict:
-    """Several verdicts as one: passed when all are; the reasons are those of the failed ones, or of all, and every note."""
+    """Several verdicts as one: passed when all are; the reasons are those of the failed ones, or of all, and every
+    note.
+    """
     passed = all(one.passed for one in verdicts)
     reasons = [reason for one in verdicts if passed or not one.passed for reason in one.reasons]
     notes = tuple(note for one in verdicts for note in one.notes)

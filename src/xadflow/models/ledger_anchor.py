@@ -1,7 +1,8 @@
 """The ledger's head, remembered in MLflow: outside the folder that somebody might rewrite.
 
-Every head is a parameter of a run in the experiment `xadflow.evidence.ledger`, and MLflow lets nobody change a parameter. The
-metric `seq` (its step is seq too) says which head is the highest, whatever the order in which writers came.
+Every head is a parameter of a run in the experiment `xadflow.evidence.ledger`, and MLflow lets nobody change a
+parameter. The metric `seq` (its step is seq too) says which head is the highest, whatever the order in which writers
+came.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ def write_anchor(client: Any, experiment_id: str, seq: int, digest: str) -> None
     runs = client.search_runs([experiment_id], f"tags.`{_BLOCK}` = '{block}'")
     known = {run.data.params[key] for run in runs if key in run.data.params}
     if known - {digest}:
-        raise AuditFailed(f"MLflow has another digest for line {seq} of the ledger", seen=digest[:16],
-                          next_step="run `xadflow audit verify`")  # fmt: skip
+        raise AuditFailed(
+            f"MLflow has another digest for line {seq} of the ledger",
+            seen=digest[:16],
+            next_step="run `xadflow audit verify`",
+        )
     if runs:
         run_id = runs[0].info.run_id
     else:

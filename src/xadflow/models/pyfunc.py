@@ -62,14 +62,18 @@ def save_pyfunc(
         artifacts={DETECTOR: str(detector_folder)},
         signature=ModelSignature(
             inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *input_shape))]),
-            outputs=Schema([
-                ColSpec("double", "score"), ColSpec("double", "threshold"), ColSpec("double", "p_value"),
-                ColSpec("boolean", "is_anomaly"),
-            ]),
+            outputs=Schema(
+                [
+                    ColSpec("double", "score"),
+                    ColSpec("double", "threshold"),
+                    ColSpec("double", "p_value"),
+                    ColSpec("boolean", "is_anomaly"),
+                ]
+            ),
         ),
         pip_requirements=[f"{name}=={version(name)}" for name in _SHIPPED],
         mlflow_model=Model(artifact_path=DETECTOR, run_id=run_id, model_id=model_id),
-    )  # fmt: skip
+    )
 
 
 def _rows(detector: Detector, images: object) -> pd.DataFrame:
@@ -80,19 +84,24 @@ def _rows(detector: Detector, images: object) -> pd.DataFrame:
             batch = torch.from_numpy(pixels[start : start + _CHUNK].copy())  # a request's array may be read-only
             scores[start : start + _CHUNK] = detector.score(as_float(batch)).image.double().cpu().numpy()
     calibration = detector.calibration
-    return pd.DataFrame({
-        "score": scores,
-        "threshold": np.full(len(scores), calibration.threshold),
-        "p_value": calibration.p_value(scores),
-        "is_anomaly": scores > calibration.threshold,
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "score": scores,
+            "threshold": np.full(len(scores), calibration.threshold),
+            "p_value": calibration.p_value(scores),
+            "is_anomaly": scores > calibration.threshold,
+        }
+    )
 
 
 def _checked(images: object, input_shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != tuple(input_shape):
         kind = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
-        raise BadInput(f"images must be uint8 [B, {', '.join(map(str, input_shape))}]", seen=kind,
-                       next_step="decode and resize them as `xadflow score` does")  # fmt: skip
+        raise BadInput(
+            f"images must be uint8 [B, {', '.join(map(str, input_shape))}]",
+            seen=kind,
+            next_step="decode and resize them as `xadflow score` does",
+        )
     return images
 
 

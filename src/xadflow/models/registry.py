@@ -95,9 +95,11 @@ class Registry:
         """One line of the error: MLflow prints whole arrays and SQL statements."""
         lines = [line.strip() for line in str(err).splitlines() if line.strip()] or [str(err.error_code)]
         return RegistryUnavailable(
-            "MLflow refused or could not be reached", seen=f"{shown(self.uri)}: {lines[0][:300]}",
-            next_step="run `xadflow doctor`", transient=err.error_code == "TEMPORARILY_UNAVAILABLE",
-        )  # fmt: skip
+            "MLflow refused or could not be reached",
+            seen=f"{shown(self.uri)}: {lines[0][:300]}",
+            next_step="run `xadflow doctor`",
+            transient=err.error_code == "TEMPORARILY_UNAVAILABLE",
+        )
 
     def log_training(
         self,
@@ -154,9 +156,12 @@ class Registry:
                 # MLflow looks `models:/<id>` up at its global address, which is right on a server only
                 source = f"models:/{model_id}" if self._remote else client.get_logged_model(model_id).artifact_location
                 found = client.create_model_version(
-                    model_name, source, run_id, tags={**tags, **of, FILES: json.dumps(files, sort_keys=True)},
+                    model_name,
+                    source,
+                    run_id,
+                    tags={**tags, **of, FILES: json.dumps(files, sort_keys=True)},
                     model_id=model_id,
-                )  # fmt: skip
+                )
         return _ref(found)
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
@@ -168,8 +173,12 @@ class Registry:
 
     def log_explanations(self, ref: ModelRef, metrics: Mapping[str, float], figures: Mapping[str, Path]) -> str:
         """Log one night's explanation quality as a run below the version's training run; returns its id."""
-        tags = {"mlflow.parentRunId": ref.run_id, "xadflow.model_name": ref.name,
-                "xadflow.model_version": str(ref.version), "xadflow.kind": "explanations"}  # fmt: skip
+        tags = {
+            "mlflow.parentRunId": ref.run_id,
+            "xadflow.model_name": ref.name,
+            "xadflow.model_version": str(ref.version),
+            "xadflow.kind": "explanations",
+        }
         with self._explained() as client:
             from mlflow import entities
 
@@ -243,9 +252,11 @@ class Registry:
         Raises UnknownName, and WrongUse for a judge that is to become champion.
         """
         if self._version(model_name, version).is_judge and alias == CHAMPION:
-            raise WrongUse("a judge never becomes champion: it must have no part in what it judges",
-                           seen=f"{model_name} version {version}",
-                           next_step="promote a version of a detector; `xadflow models list` shows them")  # fmt: skip
+            raise WrongUse(
+                "a judge never becomes champion: it must have no part in what it judges",
+                seen=f"{model_name} version {version}",
+                next_step="promote a version of a detector; `xadflow models list` shows them",
+            )
         before = self.alias(model_name, alias) if alias == CHAMPION else None
         with self._explained() as client:
             if before is not None and before.version != version:
@@ -262,8 +273,11 @@ class Registry:
         model = self._model(model_name)
         previous = model.tags.get(PREVIOUS) if model is not None else None
         if previous is None:
-            raise NoChampion("no earlier champion is remembered", seen=model_name,
-                             next_step=f"choose one by `xadflow models promote {model_name} VERSION`")  # fmt: skip
+            raise NoChampion(
+                "no earlier champion is remembered",
+                seen=model_name,
+                next_step=f"choose one by `xadflow models promote {model_name} VERSION`",
+            )
         return self._version(model_name, int(previous))
 
     def tag(self, model_name: str, version: int, key: str, value: str) -> None:
@@ -278,8 +292,11 @@ class Registry:
         WrongUse for an explainer.
         """
         if ref.part != "detector":
-            raise WrongUse("this model is an explainer, not a detector", seen=ref.name,
-                           next_step=f"name its detector, {detector_of(ref.name)}")  # fmt: skip
+            raise WrongUse(
+                "this model is an explainer, not a detector",
+                seen=ref.name,
+                next_step=f"name its detector, {detector_of(ref.name)}",
+            )
         return self._folder(ref)
 
     def explainer_folder(self, ref: ModelRef) -> Path:
@@ -366,16 +383,20 @@ class Registry:
             except MlflowException as err:
                 if err.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-                raise UnknownName("no such version of a registered model", seen=f"{name}/{version}",
-                                  next_step="choose one of `xadflow models list`") from err  # fmt: skip
+                raise UnknownName(
+                    "no such version of a registered model",
+                    seen=f"{name}/{version}",
+                    next_step="choose one of `xadflow models list`",
+                ) from err
 
     def _lacking(self, name: str, alias: str) -> NoReturn:
         parts = name.split(".")
         how = f"xadflow retrain --dataset {parts[1]}" if len(parts) >= 3 and parts[0] == "xad" else "xadflow retrain"
         if self._model(name) is not None:
             how = f"{how}` or choose a version by `xadflow models promote {name} VERSION"
-        raise NoChampion(f"no version of {name} carries the alias {alias}", seen=f"{name}@{alias}",
-                         next_step=f"run `{how}`")  # fmt: skip
+        raise NoChampion(
+            f"no version of {name} carries the alias {alias}", seen=f"{name}@{alias}", next_step=f"run `{how}`"
+        )
 
     def _local(self, ref: ModelRef) -> Path | None:
         """Folder of a version's own files when its artifacts are local, else None."""
@@ -393,9 +414,11 @@ class Registry:
                 import mlflow.artifacts
 
                 got = mlflow.artifacts.download_artifacts(
-                    artifact_uri=f"models:/{ref.name}/{ref.version}/artifacts/{ref.part}", dst_path=partial,
-                    tracking_uri=self.uri, registry_uri=self.uri,
-                )  # fmt: skip
+                    artifact_uri=f"models:/{ref.name}/{ref.version}/artifacts/{ref.part}",
+                    dst_path=partial,
+                    tracking_uri=self.uri,
+                    registry_uri=self.uri,
+                )
                 with suppress(OSError):  # another process was quicker
                     Path(got).rename(target)
         return target
@@ -405,12 +428,15 @@ class Registry:
         found = _pages(lambda token: client.search_model_versions(query, page_token=token))
         versions = [
             VersionSummary(
-                int(one.version), str(one.run_id), datetime.fromtimestamp(one.creation_timestamp / 1000, UTC),
-                dict(client.get_run(one.run_id).data.metrics), one.tags.get(GATE, ""),
+                int(one.version),
+                str(one.run_id),
+                datetime.fromtimestamp(one.creation_timestamp / 1000, UTC),
+                dict(client.get_run(one.run_id).data.metrics),
+                one.tags.get(GATE, ""),
                 explains.version if (explains := _ref(one).explains) else None,
             )
             for one in sorted(found, key=lambda one: -int(one.version))
-        ]  # fmt: skip
+        ]
         return ModelSummary(model.name, {name: int(n) for name, n in model.aliases.items()}, tuple(versions))
 
 

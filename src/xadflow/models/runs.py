@@ -43,13 +43,18 @@ def open_run(client: Any, experiment_id: str, name: str, tags: Mapping[str, str]
 
 
 def log_model(
-    client: Any, entities: Any, run_id: str, folder: Path, files: Iterable[str], input_shape: tuple[int, int, int] | None,
+    client: Any,
+    entities: Any,
+    run_id: str,
+    folder: Path,
+    files: Iterable[str],
+    input_shape: tuple[int, int, int] | None,
     part: Part,
-) -> str:  # fmt: skip
+) -> str:
     """Log what is saved in `folder` as a model of the run; returns the model's id.
 
-    A detector becomes a pyfunc model, which MLflow can serve. A trained explainer is its files alone: without its detector
-    there is nothing that it could answer.
+    A detector becomes a pyfunc model, which MLflow can serve. A trained explainer is its files alone: without its
+    detector there is nothing that it could answer.
     """
     experiment_id = client.get_run(run_id).info.experiment_id
     logged = client.create_logged_model(experiment_id, name=part, source_run_id=run_id, model_type=part)

@@ -21,7 +21,9 @@ BY_HAND = "xadflow.promoted"  # tag of an explainer's version that a person put 
 
 @dataclass(frozen=True)
 class Moved:
-    """What is champion now. `explainers` holds each explainer's model with its version, None: none fits this detector."""
+    """What is champion now. `explainers` holds each explainer's model with its version, None: none fits
+    this detector.
+    """
 
     model: str
     version: int
@@ -30,7 +32,8 @@ class Moved:
 
 
 def put_in_service(registry: Registry, name: str, version: int) -> Moved:
-    """Make a version champion: of a detector, together with its explainers; of an explainer, if its detector is champion.
+    """Make a version champion: of a detector, together with its explainers; of an explainer, if its detector is
+    champion.
 
     An explainer's version belongs to a detector's when it explains exactly these weights, and the gate let it pass or a
     person promoted it; the newest is taken.
@@ -70,9 +73,12 @@ def roll_back(registry: Registry, name: str) -> Moved:
     """
     champion = registry.alias(name, CHAMPION)
     if champion is not None and champion.explains is not None:
-        raise WrongUse("an explainer goes back together with its detector", seen=name,
-                       next_step=f"run `xadflow models rollback {detector_of(name)}`, or choose another version that explains "
-                       f"the same detector by `xadflow models promote {name} VERSION`")  # fmt: skip
+        raise WrongUse(
+            "an explainer goes back together with its detector",
+            seen=name,
+            next_step=f"run `xadflow models rollback {detector_of(name)}`, or choose another version that explains "
+            f"the same detector by `xadflow models promote {name} VERSION`",
+        )
     return put_in_service(registry, name, registry.previous_champion(name).version)
 
 
@@ -95,9 +101,11 @@ def explainer_in_service(registry: Registry, detector: ModelRef, explainer: str)
     of = found.explains
     raise BadWeights(
         f"{found.name} version {found.version} does not explain {detector.name} version {detector.version}",
-        seen=f"it was trained for version {of.version}, weights {of.weights[:12]}" if of else "no detector named in its tags",
+        seen=f"it was trained for version {of.version}, weights {of.weights[:12]}"
+        if of
+        else "no detector named in its tags",
         next_step=f"run `xadflow models promote {detector.name} {detector.version}`, which moves both together",
-    )  # fmt: skip
+    )
 
 
 def why_none(registry: Registry, detector: ModelRef, explainer: str) -> str:
@@ -107,10 +115,18 @@ def why_none(registry: Registry, detector: ModelRef, explainer: str) -> str:
         if one.explains == detector.as_explained:
             if one.tags.get(GATE) == REFUSED:
                 reasons = " ".join(json.loads(one.tags.get(REASONS, "[]")))
-                return f"The gate refused its version {one.version} for {detector.name} version {detector.version}: {reasons}"
-            return f"Its version {one.version} has not been through the gate; `xadflow retrain --dataset {dataset}` asks it."
-    return (f"None was trained for {detector.name} version {detector.version}; `xadflow retrain --dataset {dataset}` does it "
-            "where retrain.explainers names data set and detector.")  # fmt: skip
+                return (
+                    f"The gate refused its version {one.version} for {detector.name} version {detector.version}: "
+                    f"{reasons}"
+                )
+            return (
+                f"Its version {one.version} has not been through the gate; `xadflow retrain --dataset {dataset}` "
+                f"asks it."
+            )
+    return (
+        f"None was trained for {detector.name} version {detector.version}; `xadflow retrain --dataset {dataset}` does "
+        "it where retrain.explainers names data set and detector."
+    )
 
 
 def _check_detector(registry: Registry, explainer: ModelRef) -> None:
@@ -119,7 +135,10 @@ def _check_detector(registry: Registry, explainer: ModelRef) -> None:
     if of is None or champion is None or champion.as_explained != of:
         raise WrongUse(
             "this explainer was trained for a detector version that is not in service",
-            seen=f"it explains version {of.version if of else '?'}, champion is {champion.version if champion else 'none'}",
-            next_step=f"run `xadflow models promote {name} {of.version if of else 'VERSION'}` first: it brings its explainers "
-            "along",
-        )  # fmt: skip
+            seen=(
+                f"it explains version {of.version if of else '?'}, champion is "
+                f"{champion.version if champion else 'none'}"
+            ),
+            next_step=f"run `xadflow models promote {name} {of.version if of else 'VERSION'}` first: it brings its "
+            "explainers along",
+        )

@@ -61,11 +61,17 @@ def sqlite_revision(path: Path) -> str | None:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=20)) as database:
             found = database.execute("select version_num from alembic_version").fetchone()
     except (sqlite3.Error, OSError) as err:
-        raise RegistryUnavailable("MLflow's database cannot be used", seen=f"{path.name}: {err}",
-                                  next_step=f"move {path.name} away and run the command again") from err  # fmt: skip
+        raise RegistryUnavailable(
+            "MLflow's database cannot be used",
+            seen=f"{path.name}: {err}",
+            next_step=f"move {path.name} away and run the command again",
+        ) from err
     if found is None:
-        raise RegistryUnavailable("MLflow's database was never completed", seen=path.name,
-                                  next_step=f"move {path.name} away and run the command again")  # fmt: skip
+        raise RegistryUnavailable(
+            "MLflow's database was never completed",
+            seen=path.name,
+            next_step=f"move {path.name} away and run the command again",
+        )
     return str(found[0])
 
 
@@ -76,9 +82,12 @@ def ask_health(uri: str) -> None:
             answer.read()
     except (urllib.error.URLError, OSError, ValueError) as err:
         reason = str(getattr(err, "reason", err))
-        raise RegistryUnavailable("the MLflow server does not answer", seen=f"{shown(uri)}: {reason}",
-                                  next_step="start it by `make server`, or mend MLFLOW_TRACKING_URI",
-                                  transient=True) from err  # fmt: skip
+        raise RegistryUnavailable(
+            "the MLflow server does not answer",
+            seen=f"{shown(uri)}: {reason}",
+            next_step="start it by `make server`, or mend MLFLOW_TRACKING_URI",
+            transient=True,
+        ) from err
 
 
 def shown(uri: str) -> str:
@@ -98,8 +107,11 @@ def _create_sqlite(path: Path) -> None:
             _upgrade(f"{_SQLITE}{fresh}")
             fresh.replace(path)
     except OSError as err:
-        raise RegistryUnavailable("MLflow's database cannot be created", seen=f"{path.name}: {err.strerror}",
-                                  next_step="make its folder writable, or set XADFLOW_HOME") from err  # fmt: skip
+        raise RegistryUnavailable(
+            "MLflow's database cannot be created",
+            seen=f"{path.name}: {err.strerror}",
+            next_step="make its folder writable, or set XADFLOW_HOME",
+        ) from err
 
 
 def _create_database(uri: str, locks: Path) -> None:
@@ -115,8 +127,11 @@ def _create_database(uri: str, locks: Path) -> None:
             finally:
                 engine.dispose()
         except (sqlalchemy.exc.SQLAlchemyError, ImportError) as err:
-            raise RegistryUnavailable("MLflow's database cannot be reached", seen=f"{shown(uri)}: {type(err).__name__}",
-                                      next_step="start it, or mend MLFLOW_TRACKING_URI") from err  # fmt: skip
+            raise RegistryUnavailable(
+                "MLflow's database cannot be reached",
+                seen=f"{shown(uri)}: {type(err).__name__}",
+                next_step="start it, or mend MLFLOW_TRACKING_URI",
+            ) from err
         if not ready:
             _upgrade(uri)
 
@@ -127,9 +142,15 @@ def _upgrade(uri: str) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_CREATE_S, check=False)
     except subprocess.TimeoutExpired as err:
-        raise RegistryUnavailable("MLflow's database was not ready in time", seen=f"{_CREATE_S:.0f} s",
-                                  next_step="run the command again on a less busy machine") from err  # fmt: skip
+        raise RegistryUnavailable(
+            "MLflow's database was not ready in time",
+            seen=f"{_CREATE_S:.0f} s",
+            next_step="run the command again on a less busy machine",
+        ) from err
     if done.returncode != 0:
         last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
-        raise RegistryUnavailable("MLflow could not create its database", seen=" ".join(last)[:300],
-                                  next_step=f"run `mlflow db upgrade {shown(uri)}` and read its output")  # fmt: skip
+        raise RegistryUnavailable(
+            "MLflow could not create its database",
+            seen=" ".join(last)[:300],
+            next_step=f"run `mlflow db upgrade {shown(uri)}` and read its output",
+        )

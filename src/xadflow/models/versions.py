@@ -20,7 +20,10 @@ from xadflow.errors import BadWeights, WrongUse
 SAFE = frozenset({".json", ".safetensors"})
 Part = Literal["detector", "explainer"]
 DETECTOR_WEIGHTS = "weights.safetensors"
-NEEDED: Mapping[Part, tuple[str, ...]] = {"detector": ("detector.json", DETECTOR_WEIGHTS), "explainer": ("explainer.json",)}
+NEEDED: Mapping[Part, tuple[str, ...]] = {
+    "detector": ("detector.json", DETECTOR_WEIGHTS),
+    "explainer": ("explainer.json",),
+}
 FILES = "xadflow.files"  # tag of a version: its files by sha256
 EXPLAINS_VERSION, EXPLAINS_WEIGHTS = "xadflow.explains_version", "xadflow.explains_weights"  # tags of an explainer
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -102,8 +105,11 @@ class ModelSummary:
 def checked_name(name: str) -> str:
     """`name`, if it can name a model: letters, digits, dot, dash, underscore. Raises WrongUse."""
     if not _NAME.fullmatch(name):
-        raise WrongUse("a model name holds letters, digits, dots, dashes and underscores only", seen=name,
-                       next_step="use xad.<dataset>.<detector>; `xadflow models list` shows the names")  # fmt: skip
+        raise WrongUse(
+            "a model name holds letters, digits, dots, dashes and underscores only",
+            seen=name,
+            next_step="use xad.<dataset>.<detector>; `xadflow models list` shows the names",
+        )
     return name
 
 
@@ -116,8 +122,9 @@ def parse_spec(spec: str) -> tuple[str, str | int]:
     if slash and number.isascii() and number.isdigit():
         return checked_name(name), int(number)
     meant = found.group() if (found := _NAME.match(spec)) else "xad.elpv.fcdd"
-    raise WrongUse("a model is named by alias or version: name@alias or name/3", seen=spec,
-                   next_step=f"use e.g. {meant}@champion")  # fmt: skip
+    raise WrongUse(
+        "a model is named by alias or version: name@alias or name/3", seen=spec, next_step=f"use e.g. {meant}@champion"
+    )
 
 
 def judge_of(dataset: str) -> str:
@@ -138,14 +145,19 @@ def saved_files(folder: Path, part: Part) -> dict[str, str]:
             code when it is loaded), or is not a plain file.
     """
     if missing := [name for name in NEEDED[part] if not (folder / name).is_file()]:
-        raise BadWeights(f"the folder holds no saved {part}", seen=f"{folder.name} without {missing}",
-                         next_step="save it by its own `save`, or run `xadflow retrain`")  # fmt: skip
+        raise BadWeights(
+            f"the folder holds no saved {part}",
+            seen=f"{folder.name} without {missing}",
+            next_step="save it by its own `save`, or run `xadflow retrain`",
+        )
     entries = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     unsafe = [path for path in entries if path.is_symlink() or not path.is_file() or path.suffix.lower() not in SAFE]
     if unsafe:
-        raise BadWeights(f"a saved {part} may hold JSON and safetensors only, never pickle",
-                         seen=[path.relative_to(folder).as_posix() for path in unsafe][:5],
-                         next_step="save tensors by safetensors and settings as JSON in `save`")  # fmt: skip
+        raise BadWeights(
+            f"a saved {part} may hold JSON and safetensors only, never pickle",
+            seen=[path.relative_to(folder).as_posix() for path in unsafe][:5],
+            next_step="save tensors by safetensors and settings as JSON in `save`",
+        )
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in entries}
 
 
@@ -157,7 +169,8 @@ def check_files(folder: Path, registered: Mapping[str, str], name: str, version:
         if seen != digest:
             dataset = name.split(".")[1] if name.count(".") >= 2 else "NAME"
             raise BadWeights(
-                f"a file of {name} version {version} is not the one that was registered", seen=f"{file}: {seen[:16]}",
-                next_step=f"make a new version by `xadflow retrain --dataset {dataset}`, go back by `xadflow models rollback "
-                f"{name}`, or restore var/mlartifacts from a backup",
-            )  # fmt: skip
+                f"a file of {name} version {version} is not the one that was registered",
+                seen=f"{file}: {seen[:16]}",
+                next_step=f"make a new version by `xadflow retrain --dataset {dataset}`, go back by `xadflow models "
+                f"rollback {name}`, or restore var/mlartifacts from a backup",
+            )

@@ -1,9 +1,10 @@
-"""The first steps of a network as a detector's own: cut, partly frozen, with a head for one response a cell or a vector.
+"""The first steps of a network as a detector's own: cut, partly frozen, with a head for one response a cell or a
+vector.
 
-FCDD's VGG, VGG_F and VGG_NOPT are torchvision's vgg11_bn up to `features[0:21]` with one 1x1 convolution (fcdd.md, section 3);
-VGG_F does not train `features[0:15]`. The published code leaves batch normalisation of the frozen part in training mode, so
-that its statistics drift with every batch of normals and anomalies (section 6.4); here they stay unless told otherwise.
-The vector twins pool the last map to its mean and end in one linear layer.
+FCDD's VGG, VGG_F and VGG_NOPT are torchvision's vgg11_bn up to `features[0:21]` with one 1x1 convolution (fcdd.md,
+section 3); VGG_F does not train `features[0:15]`. The published code leaves batch normalisation of the frozen part in
+training mode, so that its statistics drift with every batch of normals and anomalies (section 6.4); here they stay
+unless told otherwise. The vector twins pool the last map to its mean and end in one linear layer.
 """
 
 from __future__ import annotations
@@ -67,22 +68,29 @@ class CutTrunk(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers by their names in the whole network."""
         return {
-            f"{name}.{key}": value for name, step in zip(self.names, self.steps, strict=True)
+            f"{name}.{key}": value
+            for name, step in zip(self.names, self.steps, strict=True)
             for key, value in step.state_dict().items()
-        }  # fmt: skip
+        }
 
     @torch.no_grad()
     def take(self, given: Mapping[str, Tensor]) -> None:
-        """Weights by the names of the whole network. Raises BadWeights for one that is missing or unfit, and takes nothing."""
+        """Weights by the names of the whole network. Raises BadWeights for one that is missing or unfit, and takes
+        nothing.
+        """
         own = self.tensors()
         needed = {key: value for key, value in own.items() if key in given or not key.endswith(_COUNTER)}
         odd = [key for key, value in needed.items() if key not in given or given[key].shape != value.shape]
         if odd:
-            raise BadWeights("the weights do not fit the trunk",
-                             seen=f"{self.network}: {len(odd)} missing or of another shape: {', '.join(odd[:3])}",
-                             next_step="save torchvision's own state_dict() of that network by safetensors")  # fmt: skip
+            raise BadWeights(
+                "the weights do not fit the trunk",
+                seen=f"{self.network}: {len(odd)} missing or of another shape: {', '.join(odd[:3])}",
+                next_step="save torchvision's own state_dict() of that network by safetensors",
+            )
         if not all(bool(given[key].isfinite().all()) for key in needed):
-            raise BadWeights("a weight of the trunk is no number", seen=self.network, next_step="take another file of weights")
+            raise BadWeights(
+                "a weight of the trunk is no number", seen=self.network, next_step="take another file of weights"
+            )
         for key, value in needed.items():
             value.copy_(given[key])
 
@@ -105,4 +113,6 @@ def vector_trunk(network: str, settings: TrunkSettings, outputs: int | None, *, 
     trunk = CutTrunk(network, settings)
     if not bias:
         trunk.without_biases()
-    return nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(trunk.channels, outputs or OUTPUTS, bias=bias))
+    return nn.Sequential(
+        trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(trunk.channels, outputs or OUTPUTS, bias=bias)
+    )

@@ -1,4 +1,6 @@
-"""Settings of a trunk that is trained further: where its weights come from, where it is cut, what of it stays as it is."""
+"""Settings of a trunk that is trained further: where its weights come from, where it is cut, what of it
+stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,10 @@ class TrunkSettings(MethodSettings):
 
     weights    safetensors file, relative to the project, with the names of torchvision's state dict; read when training
                starts, never after. None: untrained; lite0 and mobilenet_v2 bring their own
-    cut        how many steps are kept, or the name of the last one. None: up to stride 8; for torchvision:vgg11_bn 21, which is
-               the published network
-    frozen     how many of them, from the image on, are not trained, or the name of the last such one; published for VGG: 15
+    cut        how many steps are kept, or the name of the last one. None: up to stride 8; for torchvision:vgg11_bn 21,
+               which is the published network
+    frozen     how many of them, from the image on, are not trained, or the name of the last such one; published for
+               VGG: 15
     freeze_bn  batch normalisation of the frozen steps keeps its statistics; false: they drift, as in the published code
     """
 
@@ -45,10 +48,15 @@ class TrunkSettings(MethodSettings):
         return cut, frozen
 
     def resolved(self, network: str) -> TrunkSettings:
-        """The same with numbers for names and defaults, so that a saved detector says what it is. Raises as :meth:`steps`."""
+        """The same with numbers for names and defaults, so that a saved detector says what it is. Raises as
+        :meth:`steps`.
+        """
         if self.weights is not None and network in TRUNKS:
-            raise BadSettings(f"{network} brings its own weights", seen=self.weights,
-                              next_step=f"leave `weights` out, or name torchvision:NAME instead of {network}")  # fmt: skip
+            raise BadSettings(
+                f"{network} brings its own weights",
+                seen=self.weights,
+                next_step=f"leave `weights` out, or name torchvision:NAME instead of {network}",
+            )
         cut, frozen = self.steps(network)
         return self.model_copy(update={"cut": cut, "frozen": frozen})
 
@@ -58,5 +66,7 @@ def _number(given: int | str, names: tuple[str, ...], key: str, network: str) ->
         return names.index(given) + 1
     if isinstance(given, str) or given > len(names):
         shown = ", ".join(f"{number} {name}" for number, name in enumerate(names, start=1))
-        raise BadSettings(f"{network} has no such step to be its `{key}`", seen=given, next_step=f"name one of: {shown}")
+        raise BadSettings(
+            f"{network} has no such step to be its `{key}`", seen=given, next_step=f"name one of: {shown}"
+        )
     return given

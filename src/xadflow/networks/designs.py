@@ -1,4 +1,6 @@
-"""What a network's name stands for, for one image shape: one of the paper's (networks.py) or a cut trunk (trunks.py)."""
+"""What a network's name stands for, for one image shape: one of the paper's (networks.py) or a cut trunk
+(trunks.py).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from xadflow.networks.upsampling import Field
 
 @dataclass(frozen=True)
 class Design:
-    """A network for images of `shape` (C, H, W), and how its map lies on them. Raises UnknownName, BadSettings, BadInput."""
+    """A network for images of `shape` (C, H, W), and how its map lies on them. Raises UnknownName, BadSettings,
+    BadInput.
+    """
 
     network: str
     shape: tuple[int, int, int]
@@ -37,7 +41,9 @@ class Design:
 
     @property
     def extents(self) -> tuple[int, int]:
-        """Sides of the Gaussians' windows: the receptive fields, for a trunk at least what leaves no pixel without a cell."""
+        """Sides of the Gaussians' windows: the receptive fields, for a trunk at least what leaves no pixel without a
+        cell.
+        """
         if not is_trunk(self.network):
             return self.fields[0].extent, self.fields[1].extent
         rows, columns = (_covering(field, side) for field, side in zip(self.fields, self.shape[1:], strict=True))
@@ -66,7 +72,9 @@ class Design:
 
 
 def _covering(field: Field, side: int) -> int:
-    """The field's extent, or the next of its parity that reaches both ends: unpadded networks pass over some pixels there."""
+    """The field's extent, or the next of its parity that reaches both ends: unpadded networks pass over some pixels
+    there.
+    """
     farthest = max(field.start, side - 1 - field.start - field.stride * (field.cells - 1), field.stride / 2)
     extent = field.extent
     while (extent - 1) / 2 < farthest:

@@ -3,8 +3,8 @@
 lite0, mobilenet_v2   the packaged ones of backbones.py, with their weights
 torchvision:NAME      any convolutional classifier of torchvision, untrained or with weights of a file of yours
 
-A step is a module that the network runs one after the other, from the image on: a layer of VGG's `features`, a `layer1` of a
-ResNet, a stage of EfficientNet-Lite0. The steps of a transformer do not give maps, so these are refused.
+A step is a module that the network runs one after the other, from the image on: a layer of VGG's `features`, a `layer1`
+of a ResNet, a stage of EfficientNet-Lite0. The steps of a transformer do not give maps, so these are refused.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def is_trunk(network: str | None) -> bool:
 
 
 def statistics_of(network: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel that the weights, packaged or torchvision's own, were trained with."""
+    """Mean and standard deviation of each channel that the weights, packaged or torchvision's own, were
+    trained with.
+    """
     if network in TRUNKS:
         return TRUNKS[network].mean, TRUNKS[network].std
     return INCEPTION if network.removeprefix(TORCHVISION) in ("googlenet", "inception_v3") else IMAGENET
@@ -69,10 +71,12 @@ def outline(network: str) -> Outline:
     small, large = (_shapes(found, side) for side in _PROBES_PX)
     if any(less[1] != more[1] or less[2] >= more[2] for less, more in zip(small, large, strict=True)):
         raise _no_chain(network)
-    strides = tuple((_PROBES_PX[1] - _PROBES_PX[0]) // (more[2] - less[2]) for less, more in zip(small, large, strict=True))
+    strides = tuple(
+        (_PROBES_PX[1] - _PROBES_PX[0]) // (more[2] - less[2]) for less, more in zip(small, large, strict=True)
+    )
     return Outline(
         tuple(name for name, _ in found), strides, tuple(shape[1] for shape in small), frozenset(whole.state_dict())
-    )  # fmt: skip
+    )
 
 
 def steps(network: str, cut: int, *, empty: bool = False) -> list[tuple[str, nn.Module]]:
@@ -117,8 +121,11 @@ def _whole(network: str) -> nn.Module:
     name = network.removeprefix(TORCHVISION)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        raise UnknownName("torchvision has no classifier of that name", seen=network,
-                          next_step=f"use {TORCHVISION}{near[0] if near else 'resnet18'}")  # fmt: skip
+        raise UnknownName(
+            "torchvision has no classifier of that name",
+            seen=network,
+            next_step=f"use {TORCHVISION}{near[0] if near else 'resnet18'}",
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # GoogLeNet and Inception announce another initialisation
         try:
@@ -135,7 +142,10 @@ def _named_steps(whole: nn.Module, network: str) -> list[tuple[str, nn.Module]]:
         raise _no_chain(network)
     children = list(whole.named_children())
     if network == "lite0":
-        return [*children[:2], *((f"blocks.{name}", stage) for name, stage in whole.get_submodule("blocks").named_children())]
+        return [
+            *children[:2],
+            *((f"blocks.{name}", stage) for name, stage in whole.get_submodule("blocks").named_children()),
+        ]
     if kind in _CHAINS:
         end = next(number for number, (name, _) in enumerate(children) if name in _ENDS)
         return [(name, child) for name, child in children[:end] if not name.lower().startswith("aux")]
@@ -149,8 +159,11 @@ def _named_steps(whole: nn.Module, network: str) -> list[tuple[str, nn.Module]]:
 
 
 def _no_chain(network: str) -> BadSettings:
-    return BadSettings("this network is no chain of convolutional steps that could be cut", seen=network,
-                       next_step=f"use for example {TORCHVISION}vgg11_bn, {TORCHVISION}resnet18 or lite0")  # fmt: skip
+    return BadSettings(
+        "this network is no chain of convolutional steps that could be cut",
+        seen=network,
+        next_step=f"use for example {TORCHVISION}vgg11_bn, {TORCHVISION}resnet18 or lite0",
+    )
 
 
 def _is_plain(module: nn.Module) -> bool:

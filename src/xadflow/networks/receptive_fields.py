@@ -1,13 +1,14 @@
 """The receptive field of any convolutional trunk, measured: where the input of one cell begins and ends.
 
-A twin of the trunk sees instead of computing: every convolution becomes the mean of what it covers, maximum pooling becomes
-mean pooling, activations and normalisations pass on what they get, and squeeze-and-excitation, which looks at the whole
-image, is left out. All its weights are positive, so the gradient of a cell is positive exactly where any path leads, and no
-path is hidden by a maximum, a sign or a saturated activation. Residual and parallel branches, dilation, asymmetric and
-size-dependent padding need no rules of their own. Channels of a convolution's output are all the same, so one is computed.
+A twin of the trunk sees instead of computing: every convolution becomes the mean of what it covers, maximum pooling
+becomes mean pooling, activations and normalisations pass on what they get, and squeeze-and-excitation, which looks at
+the whole image, is left out. All its weights are positive, so the gradient of a cell is positive exactly where any path
+leads, and no path is hidden by a maximum, a sign or a saturated activation. Residual and parallel branches, dilation,
+asymmetric and size-dependent padding need no rules of their own. Channels of a convolution's output are all the same,
+so one is computed.
 
-Fields are measured on a small canvas. Padding may depend on the size, so the canvas is as wide as the image modulo 64, which
-every stride up to 64 that is a power of two divides: then all paddings are those of the image.
+Fields are measured on a small canvas. Padding may depend on the size, so the canvas is as wide as the image modulo 64,
+which every stride up to 64 that is a power of two divides: then all paddings are those of the image.
 """
 
 from __future__ import annotations
@@ -24,9 +25,18 @@ from xadflow.networks.upsampling import Field
 _MODULO = 64
 _ACROSS_PX = 128  # of the canvas along the other axis: gives every network a few cells there
 _LARGEST_PX = 1 << 13
-_GATES = ("SqueezeExcitation", "SqueezeExcite", "SEModule")  # torchvision's, timm's: scale channels by means over the image
-_POINTWISE = ("torch.nn.modules.activation", "torch.nn.modules.batchnorm", "torch.nn.modules.instancenorm",
-              "torch.nn.modules.normalization", "torch.nn.modules.dropout")  # fmt: skip
+_GATES = (
+    "SqueezeExcitation",
+    "SqueezeExcite",
+    "SEModule",
+)  # torchvision's, timm's: scale channels by means over the image
+_POINTWISE = (
+    "torch.nn.modules.activation",
+    "torch.nn.modules.batchnorm",
+    "torch.nn.modules.instancenorm",
+    "torch.nn.modules.normalization",
+    "torch.nn.modules.dropout",
+)
 
 
 Seen = tuple[int, int, list[tuple[int, int]]]
@@ -57,15 +67,21 @@ def _along(look: Callable[[int], Seen | None], size: int, height: int, width: in
             if low > 0 and next_high < canvas - 1:
                 stride, extent = next_low - low, high - low + 1
                 if stride < 1 or _MODULO % stride or next_high - high != stride:
-                    raise BadInput("the cells of a trunk must lie 1, 2, 4 ... or 64 px apart, each with an equal field",
-                                   seen=f"{stride} px", next_step="choose another cut of the trunk in params.yaml")  # fmt: skip
+                    raise BadInput(
+                        "the cells of a trunk must lie 1, 2, 4 ... or 64 px apart, each with an equal field",
+                        seen=f"{stride} px",
+                        next_step="choose another cut of the trunk in params.yaml",
+                    )
                 cells += (size - canvas) // stride
                 if cells < 1:
                     break
                 return Field(cells, stride, extent, (low + high) / 2 - stride * first)
         canvas += _MODULO * max(1, canvas // _MODULO)
-    raise BadInput("the images are too small for this trunk", seen=f"{height} x {width} px",
-                   next_step="raise size_px of the data set, or cut the trunk earlier (`cut` of its settings)")  # fmt: skip
+    raise BadInput(
+        "the images are too small for this trunk",
+        seen=f"{height} x {width} px",
+        next_step="raise size_px of the data set, or cut the trunk earlier (`cut` of its settings)",
+    )
 
 
 def _supports(seeing: nn.Module, channels: int, size: int, axis: int) -> Seen | None:

@@ -40,7 +40,13 @@ def receptive_field(size_px: int, layers: Iterable[tuple[int, int, int]]) -> Fie
 
 
 def gaussian_matrix(
-    size_px: int, cells: int, *, stride: float, start: float, extent: int, sigma: float,
+    size_px: int,
+    cells: int,
+    *,
+    stride: float,
+    start: float,
+    extent: int,
+    sigma: float,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """G [size_px, cells]: weight of each cell at each pixel, a Gaussian around start + stride * cell.
@@ -82,10 +88,17 @@ class GaussianUpsampling(nn.Module):
         """
         extent = 2 * math.ceil(max(3.0 * sigma_px, size_px[0] / cells[0], size_px[1] / cells[1])) + 1
         rows, columns = (
-            gaussian_matrix(size, count, stride=size / count, start=(size / count - 1) / 2, extent=extent,
-                            sigma=sigma_px, dtype=torch.float32)
+            gaussian_matrix(
+                size,
+                count,
+                stride=size / count,
+                start=(size / count - 1) / 2,
+                extent=extent,
+                sigma=sigma_px,
+                dtype=torch.float32,
+            )
             for size, count in zip(size_px, cells, strict=True)
-        )  # fmt: skip
+        )
         return cls(rows, columns, normalisation)
 
     def forward(self, maps: Tensor) -> Tensor:

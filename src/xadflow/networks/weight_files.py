@@ -41,8 +41,11 @@ def weights_path(project: Path, weights: str) -> Path:
     """The file of weights. Raises DataUnavailable where there is none inside the project."""
     path = (project / weights).resolve()
     if not path.is_relative_to(project.resolve()) or not path.is_file():
-        raise DataUnavailable("there is no such file of weights in the project", seen=weights,
-                              next_step="put it there, or mend `weights` of the detector's trunk in params.yaml")  # fmt: skip
+        raise DataUnavailable(
+            "there is no such file of weights in the project",
+            seen=weights,
+            next_step="put it there, or mend `weights` of the detector's trunk in params.yaml",
+        )
     return path
 
 
@@ -54,9 +57,15 @@ def _read(path: Path, trunk: CutTrunk) -> dict[str, Tensor]:
             names = list(stored.keys())
             found = {name: stored.get_tensor(name) for name in names if name in wanted}
     except (OSError, SafetensorError) as err:
-        raise BadWeights("the file of weights cannot be read as safetensors", seen=f"{path.name}: {err}"[:200],
-                         next_step="save a state_dict() by safetensors.torch.save_file") from err  # fmt: skip
+        raise BadWeights(
+            "the file of weights cannot be read as safetensors",
+            seen=f"{path.name}: {err}"[:200],
+            next_step="save a state_dict() by safetensors.torch.save_file",
+        ) from err
     if strange := sorted(set(names) - known):
-        raise BadWeights("the file holds weights of another network", seen=f"{path.name}: {', '.join(strange[:3])}",
-                         next_step=f"save the state_dict() of {trunk.network} by safetensors")  # fmt: skip
+        raise BadWeights(
+            "the file holds weights of another network",
+            seen=f"{path.name}: {', '.join(strange[:3])}",
+            next_step=f"save the state_dict() of {trunk.network} by safetensors",
+        )
     return found

@@ -1,7 +1,7 @@
 """A map of classes in colour, and the legend that names them. Display only.
 
-A class has its colour by its number, whatever the others are: ten strong colours, the same ten lighter (matplotlib's tab20),
-and from number 20 on hues that are drawn apart by the golden ratio.
+A class has its colour by its number, whatever the others are: ten strong colours, the same ten lighter (matplotlib's
+tab20), and from number 20 on hues that are drawn apart by the golden ratio.
 """
 
 from __future__ import annotations

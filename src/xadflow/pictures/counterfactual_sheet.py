@@ -28,8 +28,9 @@ def counterfactual_sheet(rows: Sequence[CounterfactualRow], path: Path, title: s
     Grey is no change; a change of a quarter of the range is black or white. Raises BadInput without any row.
     """
     if not rows:
-        raise BadInput("a sheet of counterfactuals needs at least one row", seen=0,
-                       next_step="leave it out when nothing is shown")  # fmt: skip
+        raise BadInput(
+            "a sheet of counterfactuals needs at least one row", seen=0, next_step="leave it out when nothing is shown"
+        )
     concepts = max(len(row.counterfactuals) for row in rows)
     columns = 1 + concepts * (2 if changes else 1)
     cell, gap, label, margin, head = 1.4, 0.1, 0.26, 0.2, 0.78  # inches

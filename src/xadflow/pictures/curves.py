@@ -28,8 +28,14 @@ def validity_figure(nearest: Mapping[str, ArrayLike], path: Path, distance: str)
     house_look(axes)
     for number, (name, (far, reached)) in enumerate(curves.items()):
         images, end = np.asarray(nearest[name]).size, float(reached[-1]) if reached.size else 0.0
-        axes.step(np.concatenate([[0.0], far, [most * 1.02]]), np.concatenate([[0.0], reached, [end]]), where="post",
-                  color=COLOURS[number % len(COLOURS)], linewidth=1.8, label=f"{name}: {end:.0%} of {images:,}")  # fmt: skip
+        axes.step(
+            np.concatenate([[0.0], far, [most * 1.02]]),
+            np.concatenate([[0.0], reached, [end]]),
+            where="post",
+            color=COLOURS[number % len(COLOURS)],
+            linewidth=1.8,
+            label=f"{name}: {end:.0%} of {images:,}",
+        )
     axes.set_xlim(0.0, most * 1.02)
     axes.set_ylim(0.0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -45,9 +45,7 @@ class SheetRow(NamedTuple):
     caption: str
 
 
-def score_histogram(
-    normal_scores: ArrayLike, anomaly_scores: ArrayLike, threshold: float | None, path: Path
-) -> None:
+def score_histogram(normal_scores: ArrayLike, anomaly_scores: ArrayLike, threshold: float | None, path: Path) -> None:
     """Raw scores of both classes on shared bins, each as a share of its class, with the threshold.
 
     A long tail is gathered in the last bar, and the axis says so. Either class may be empty. Raises BadInput when both
@@ -105,8 +103,14 @@ def roc_with_interval(scores: ArrayLike, labels: ArrayLike, path: Path, seed: in
     axes.set_ylabel("recall: share of anomalies flagged", size=TEXT_PT, color=INK)
     axes.legend(frameon=False, fontsize=TEXT_PT, labelcolor=INK, loc="lower right")
     figure.text(0.135, 0.945, f"AUROC {auroc(scores, labels):.3f}", size=TITLE_PT, weight="bold", color=INK)
-    figure.text(0.135, 0.902, f"95 % interval {interval.low:.3f} to {interval.high:.3f} over {normals.sum():,} normals "
-                f"and {anomalies.sum():,} anomalies", size=SMALL_PT, color=QUIET)  # fmt: skip
+    figure.text(
+        0.135,
+        0.902,
+        f"95 % interval {interval.low:.3f} to {interval.high:.3f} over {normals.sum():,} normals "
+        f"and {anomalies.sum():,} anomalies",
+        size=SMALL_PT,
+        color=QUIET,
+    )
     save_figure(figure, path)
 
 
@@ -147,9 +151,9 @@ def contact_sheet(rows: Sequence[SheetRow | tuple[Any, ...]], path: Path, title:
         change = None if row.difference is None else _signed(row.difference)
         _mapped(place(3, top), change, CHANGE, -most, most)
         figure.text(margin / width, 1 - (top + cell + 0.17) / height, plain(row.caption), size=SMALL_PT, color=INK)
-    for column, (name, colours, ends) in enumerate((
-        ("score per pixel", HEAT, (low, high)), ("darker / brighter, share of full range", CHANGE, (-most, most)),
-    )):  # fmt: skip
+    for column, (name, colours, ends) in enumerate(
+        (("score per pixel", HEAT, (low, high)), ("darker / brighter, share of full range", CHANGE, (-most, most)))
+    ):
         left = margin + column * (2 * cell + 3 * gap + 0.03)
         axes = figure.add_axes((left / width, 0.34 / height, (2 * cell - 0.03) / width, 0.09 / height))
         axes.imshow(np.linspace(0, 1, 256)[None], cmap=colours, aspect="auto", extent=(0, 1, 0, 1))
@@ -171,8 +175,11 @@ def heat_overlay(
 
     heat = finite_scores(heatmap)
     if original.ndim != 3 or heat.shape != original.shape[1:]:
-        raise BadInput("picture [C,H,W] and heatmap [H,W] must have one size", seen=(original.shape, heat.shape),
-                       next_step="resize the heatmap to the picture")  # fmt: skip
+        raise BadInput(
+            "picture [C,H,W] and heatmap [H,W] must have one size",
+            seen=(original.shape, heat.shape),
+            next_step="resize the heatmap to the picture",
+        )
     strength = np.clip((heat - low) / (high - low), 0.0, 1.0) if high > low else np.zeros_like(heat)
     luma = np.array([0.299, 0.587, 0.114]) if original.shape[0] == 3 else np.ones(1)
     grey = np.tensordot(luma, original.astype(np.float64) / 255.0, 1)  # (H, W)
@@ -193,8 +200,11 @@ def difference_picture(
     from matplotlib import colormaps
 
     if original.ndim != 3 or original.shape != counterfactual.shape:
-        raise BadInput("original and counterfactual must have one shape [C,H,W]",
-                       seen=(original.shape, counterfactual.shape), next_step="compare decoded images")  # fmt: skip
+        raise BadInput(
+            "original and counterfactual must have one shape [C,H,W]",
+            seen=(original.shape, counterfactual.shape),
+            next_step="compare decoded images",
+        )
     change = (counterfactual.astype(np.float64) - original.astype(np.float64)).mean(0) / 255.0  # (H, W)
     scale = (float(np.abs(change).max()) if most is None else most) or 1.0
     colour = np.asarray(colormaps[CHANGE](0.5 + 0.5 * np.clip(change / scale, -1.0, 1.0)))[..., :3]

@@ -20,7 +20,8 @@ INK, PAPER, QUIET = (27, 31, 36), (255, 255, 255), (91, 100, 112)
 
 
 class Tile(NamedTuple):
-    """A picture uint8 [C,H,W] shown as it is, or a map float [H,W] in inferno between its extremes; name above, note below.
+    """A picture uint8 [C,H,W] shown as it is, or a map float [H,W] in inferno between its extremes; name above, note
+    below.
 
     With `limits` a map is shown between them, so that tiles can be compared.
     """
@@ -35,7 +36,9 @@ def tile_sheet(tiles: Sequence[Tile], columns: int) -> NDArray[np.uint8]:
     """uint8 [3,H,W]: the tiles row by row. Raises BadInput without any, or where they differ in size."""
     sizes = {tile.picture.shape[-2:] for tile in tiles}
     if len(sizes) != 1 or columns < 1:
-        raise BadInput("a sheet needs tiles of one size", seen=sorted(sizes), next_step="leave it out when nothing is shown")
+        raise BadInput(
+            "a sheet needs tiles of one size", seen=sorted(sizes), next_step="leave it out when nothing is shown"
+        )
     ((height, width),) = sizes
     factor = max(1, -(-SMALLEST_PX // max(height, width)))
     high, wide = height * factor, width * factor

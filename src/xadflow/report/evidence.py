@@ -46,9 +46,9 @@ class Alternative:
 class WorstCase:
     """One flagged image as the page shows it; pictures are uint8 [C,H,W] of one size, or None where there is none.
 
-    `counterfactual_is_normal`, `counterfactual_score`, `changed_fraction` and `verdicts` belong to the counterfactual shown,
-    the one of those that take no pixels from other images which changes least. `alternatives` are all of those of explainers
-    that give more than one; `transplants` are those that do take pixels.
+    `counterfactual_is_normal`, `counterfactual_score`, `changed_fraction` and `verdicts` belong to the counterfactual
+    shown, the one of those that take no pixels from other images which changes least. `alternatives` are all of those
+    of explainers that give more than one; `transplants` are those that do take pixels.
     """
 
     image_path: str
@@ -144,29 +144,35 @@ def explainer_figures(rows: Iterable[Row]) -> tuple[ExplainerFigures, ...]:
     figures = []
     for name, its_rows in sorted(by_explainer.items()):
         found = [answer for row in its_rows for answer in row["counterfactuals"] or ()]
-        inside = [metric["value"] for row in its_rows for metric in row["metrics"] or ()
-                  if metric["name"] == CHANGE_INSIDE]  # fmt: skip
+        inside = [
+            metric["value"] for row in its_rows for metric in row["metrics"] or () if metric["name"] == CHANGE_INSIDE
+        ]
         inside = [value for value in inside if value is not None and math.isfinite(value)]
         regions = [one["value"] for row in its_rows for one in row["metrics"] or () if one["name"] == REGION]
-        figures.append(ExplainerFigures(
-            explainer=name,
-            rows=len(its_rows),
-            counterfactuals=len(found),
-            flip_rate=float(np.mean([answer["is_normal"] for answer in found])) if found else math.nan,
-            changed_fraction=float(np.median([answer["changed_fraction"] for answer in found])) if found else math.nan,
-            change_inside=float(np.mean(inside)) if inside else math.nan,
-            transfer=figures_of(cases_of_rows(its_rows)).get(TRANSFER, math.nan),
-            region=float(np.median(regions)) if regions else math.nan,
-        ))  # fmt: skip
+        figures.append(
+            ExplainerFigures(
+                explainer=name,
+                rows=len(its_rows),
+                counterfactuals=len(found),
+                flip_rate=float(np.mean([answer["is_normal"] for answer in found])) if found else math.nan,
+                changed_fraction=float(np.median([answer["changed_fraction"] for answer in found]))
+                if found
+                else math.nan,
+                change_inside=float(np.mean(inside)) if inside else math.nan,
+                transfer=figures_of(cases_of_rows(its_rows)).get(TRANSFER, math.nan),
+                region=float(np.median(regions)) if regions else math.nan,
+            )
+        )
     return tuple(figures)
 
 
 def worst_cases(rows: Iterable[Row], top: int = 12, paths: Mapping[str, str] | None = None) -> tuple[WorstCase, ...]:
-    """The `top` images with the highest scores, each joined from its rows of all explainers; `paths` of donors by image_id.
+    """The `top` images with the highest scores, each joined from its rows of all explainers; `paths` of donors by
+    image_id.
 
     Heat overlays share one colour scale (median to 99.5 % of all their pixels) and differences another, so that the
-    cases can be compared. Of several counterfactuals without a donor the one that changes fewest pixels is shown, normal ones
-    first.
+    cases can be compared. Of several counterfactuals without a donor the one that changes fewest pixels is shown,
+    normal ones first.
     """
     from xadflow.pictures.plots import difference_picture, heat_overlay
 
@@ -186,21 +192,24 @@ def worst_cases(rows: Iterable[Row], top: int = 12, paths: Mapping[str, str] | N
             threshold=part.row["threshold"],
             p_value=part.row["p_value"],
             original=part.original,
-            overlay=None if part.heat is None or part.original is None
+            overlay=None
+            if part.heat is None or part.original is None
             else heat_overlay(part.original, part.heat, float(low), float(high)),
             counterfactual=part.counterfactual,
-            difference=None if part.counterfactual is None or part.original is None
+            difference=None
+            if part.counterfactual is None or part.original is None
             else difference_picture(part.original, part.counterfactual, most),
             counterfactual_is_normal=part.answer["is_normal"] if part.answer else None,
             counterfactual_score=part.answer["score"] if part.answer else None,
             changed_fraction=part.answer["changed_fraction"] if part.answer else None,
-            alternatives=tuple(_alternative(explainer, answer, part.original, most)
-                               for explainer, answer in part.alternatives),
+            alternatives=tuple(
+                _alternative(explainer, answer, part.original, most) for explainer, answer in part.alternatives
+            ),
             verdicts=part.verdicts,
             transplants=tuple(transplant_of(row, answer, paths or {}) for row, answer in part.transplants),
         )
         for part in parts
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -222,14 +231,25 @@ def _joined(rows: Sequence[Row]) -> _Joined:
     heat = _raw_heat(heated[0]) if heated else None
     made = [(row, one) for row in rows for one in row["counterfactuals"] or () if _has(one["image"])]
     transplants = tuple((row, one) for row, one in made if one.get("donor_id"))
-    told = [(str(row["explainer"]), [one for whose, one in made if whose is row and not one.get("donor_id")]) for row in rows]
+    told = [
+        (str(row["explainer"]), [one for whose, one in made if whose is row and not one.get("donor_id")])
+        for row in rows
+    ]
     answers = [answer for _, its in told for answer in its]
     answer = min(answers, key=lambda one: (not one["is_normal"], one["changed_fraction"]), default=None)
     whose = next((row for row, one in made if one is answer), None)
     verdicts = verdicts_on(whose, answer) if whose is not None and answer is not None else ()
     several = tuple((explainer, one) for explainer, its in told if len(its) > 1 for one in its)
-    return _Joined(rows[0], original, heat, answer, decode_png(answer["image"]["bytes"]) if answer else None, several,
-                   transplants, verdicts)  # fmt: skip
+    return _Joined(
+        rows[0],
+        original,
+        heat,
+        answer,
+        decode_png(answer["image"]["bytes"]) if answer else None,
+        several,
+        transplants,
+        verdicts,
+    )
 
 
 def _alternative(explainer: str, answer: Row, original: Picture | None, most: float) -> Alternative:
@@ -237,8 +257,15 @@ def _alternative(explainer: str, answer: Row, original: Picture | None, most: fl
 
     picture = decode_png(answer["image"]["bytes"])
     difference = None if original is None else difference_picture(original, picture, most)
-    return Alternative(explainer, int(answer["concept"]), picture, difference, bool(answer["is_normal"]),
-                       float(answer["score"]), float(answer["changed_fraction"]))  # fmt: skip
+    return Alternative(
+        explainer,
+        int(answer["concept"]),
+        picture,
+        difference,
+        bool(answer["is_normal"]),
+        float(answer["score"]),
+        float(answer["changed_fraction"]),
+    )
 
 
 def _has(image: Row | None) -> bool:
@@ -256,6 +283,7 @@ def _common_change(parts: Sequence[_Joined]) -> float:
     """Size of change at full colour: nearly the largest of all cases, at least one grey level."""
     largest = [
         float(np.quantile(np.abs(part.counterfactual.astype(np.float64) - part.original).mean(0), 0.999)) / 255.0
-        for part in parts if part.counterfactual is not None and part.original is not None
-    ]  # fmt: skip
+        for part in parts
+        if part.counterfactual is not None and part.original is not None
+    ]
     return max([*largest, 1.0 / 255.0])

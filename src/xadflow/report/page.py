@@ -140,8 +140,10 @@ def headline_of(report: NightlyReport) -> Headline:
         else:
             calm.append(f"In line with the {share(target)} false alarms that the threshold allows for ({interval}).")
     if report.drift is not None and report.drift.is_alarming:
-        look.append("Scores are distributed otherwise than on earlier nights (largest gap "
-                    f"{report.drift.statistic:.2f}, p {chance(report.drift.p_value)}).")  # fmt: skip
+        look.append(
+            "Scores are distributed otherwise than on earlier nights (largest gap "
+            f"{report.drift.statistic:.2f}, p {chance(report.drift.p_value)})."
+        )
     if refused := len(report.quarantined):
         look.append(f"{refused:,} {'file' if refused == 1 else 'files'} refused and put in quarantine.")
     sentence = f"{counts.anomalous:,} of {counts.scored:,} new images flagged ({share(flagged.value)})"
@@ -183,10 +185,16 @@ def render_nightly_report(report: NightlyReport) -> str:
 def _template() -> Template:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(loader=PackageLoader("xadflow.report", "templates"), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    environment.filters.update(share=share, sig=sig, chance=chance, seconds=seconds, printable=printable,
-                               picture=picture, drawn=drawn)  # fmt: skip
+    environment = Environment(
+        loader=PackageLoader("xadflow.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        share=share, sig=sig, chance=chance, seconds=seconds, printable=printable, picture=picture, drawn=drawn
+    )
     environment.tests["link"] = _is_link
     return environment.get_template(TEMPLATE)
 

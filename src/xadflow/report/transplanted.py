@@ -33,8 +33,9 @@ class Verdict:
 class Transplant:
     """A counterfactual that shows in a region what another image shows there; `picture` is uint8 [C,H,W].
 
-    `replaced` is the share of the image that the region is, None where the row does not tell; `outline` the region's border as
-    closed lines of (x, y) in shares of width and height, empty where nearly everything was replaced (`is_whole`).
+    `replaced` is the share of the image that the region is, None where the row does not tell; `outline` the region's
+    border as closed lines of (x, y) in shares of width and height, empty where nearly everything was replaced
+    (`is_whole`).
     """
 
     explainer: str
@@ -56,12 +57,19 @@ def transplant_of(row: Row, answer: Row, paths: Mapping[str, str]) -> Transplant
     found = filled(row, answer, paths)
     assert found is not None  # who has no donor is not asked
     return Transplant(
-        explainer=str(row["explainer"]), concept=found.concept, picture=decode_png(answer["image"]["bytes"]),
-        is_normal=bool(answer["is_normal"]), score=float(answer["score"]), changed_fraction=float(answer["changed_fraction"]),
-        donor_id=found.donor_id, donor_path=found.donor_path, replaced=found.replaced, is_whole=found.is_whole,
+        explainer=str(row["explainer"]),
+        concept=found.concept,
+        picture=decode_png(answer["image"]["bytes"]),
+        is_normal=bool(answer["is_normal"]),
+        score=float(answer["score"]),
+        changed_fraction=float(answer["changed_fraction"]),
+        donor_id=found.donor_id,
+        donor_path=found.donor_path,
+        replaced=found.replaced,
+        is_whole=found.is_whole,
         outline=() if found.is_whole or found.region is None else outline_of(decode_png(found.region)[0]),
         verdicts=verdicts_on(row, answer),
-    )  # fmt: skip
+    )
 
 
 def verdicts_on(row: Row, answer: Row) -> tuple[Verdict, ...]:
@@ -81,6 +89,10 @@ def outline_of(region: NDArray[np.uint8]) -> tuple[Line, ...]:
     found: list[NDArray[np.float64]] = find_contours(bordered, 127.5)  # type: ignore[no-untyped-call]
     lines = [approximate_polygon(line, tolerance=0.4) for line in found]  # type: ignore[no-untyped-call]
     return tuple(
-        tuple((round(float(np.clip((x - 0.5) / width, 0, 1)), 4), round(float(np.clip((y - 0.5) / height, 0, 1)), 4))
-              for y, x in line) for line in lines if len(line) > 3
-    )  # fmt: skip
+        tuple(
+            (round(float(np.clip((x - 0.5) / width, 0, 1)), 4), round(float(np.clip((y - 0.5) / height, 0, 1)), 4))
+            for y, x in line
+        )
+        for line in lines
+        if len(line) > 3
+    )

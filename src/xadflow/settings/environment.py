@@ -14,7 +14,8 @@ from xadflow.errors import WrongUse
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",  # default 20; a fresh database took 41 s, a busy machine more
+    # default 20; a fresh database took 41 s, a busy machine more
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
     # On disk a dead run's lease outlives the server, so that a restarted server frees its slot.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -24,7 +25,8 @@ QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output belongs to --json
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    # A server that restarts is waited for, a dead one for 29 s and not for 245 s as by default; each answer for 30 s at most.
+    # A server that restarts is waited for, a dead one for 29 s and not for 245 s as by default; each answer for 30 s at
+    # most.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "DVC_NO_ANALYTICS": "1",
@@ -33,7 +35,8 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "DASK_LOGGING__DISTRIBUTED": "error",
     "HF_HUB_OFFLINE": "1",
-    # A thread of torch that waits for another sleeps; by default it spins, which takes the processor from whoever else works.
+    # A thread of torch that waits for another sleeps; by default it spins, which takes the processor from whoever else
+    # works.
     "OMP_WAIT_POLICY": "passive",
 }
 
@@ -57,8 +60,11 @@ class Home:
             if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
                 state = os.environ.get("XADFLOW_HOME")
                 return Home(folder, Path(state).resolve() if state else folder / "var")
-        raise WrongUse("no xadflow project here or above: a folder with params.yaml and dvc.yaml", seen=here.name,
-                       next_step="cd into the project, or set XADFLOW_PROJECT")  # fmt: skip
+        raise WrongUse(
+            "no xadflow project here or above: a folder with params.yaml and dvc.yaml",
+            seen=here.name,
+            next_step="cd into the project, or set XADFLOW_PROJECT",
+        )
 
     @property
     def params(self) -> Path:
@@ -143,10 +149,10 @@ def child_environment(**changes: str) -> dict[str, str]:
 def interactive_environment() -> None:
     """In a person's command Prefect is silent: the progress board says what runs, and our own one line what failed.
 
-    Prefect logs every failure with a traceback; `PREFECT_LOGGING_LEVEL=ERROR` brings that back. Other libraries' logs, by
-    `PREFECT_LOGGING_ROOT_LEVEL=WARNING`: the server that lives as long as the command sometimes ends within a query. That
-    server's own, by `PREFECT_LOGGING_SERVER_LEVEL=WARNING`: where two of its writers meet in SQLite ("database is locked"), it
-    prints a traceback and writes again.
+    Prefect logs every failure with a traceback; `PREFECT_LOGGING_LEVEL=ERROR` brings that back. Other libraries' logs,
+    by `PREFECT_LOGGING_ROOT_LEVEL=WARNING`: the server that lives as long as the command sometimes ends within a query.
+    That server's own, by `PREFECT_LOGGING_SERVER_LEVEL=WARNING`: where two of its writers meet in SQLite ("database is
+    locked"), it prints a traceback and writes again.
     """
     for logs in ("PREFECT_LOGGING_LEVEL", "PREFECT_LOGGING_ROOT_LEVEL", "PREFECT_LOGGING_SERVER_LEVEL"):
         os.environ.setdefault(logs, "CRITICAL")

@@ -34,10 +34,14 @@ def validated(kind: type[Kind], given: Mapping[str, object], what: str) -> Kind:
         if first["type"] == "extra_forbidden":
             known = _known(kind, first["loc"])
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            raise BadSettings(f"{what} has no setting {key!r}", seen=first["input"],
-                              next_step=f"did you mean {near[0]!r}?" if near else f"known keys: {known}") from err  # fmt: skip
-        raise BadSettings(f"setting {key} of {what}: {first['msg']}", seen=first["input"],
-                          next_step="mend it in params.yaml") from err  # fmt: skip
+            raise BadSettings(
+                f"{what} has no setting {key!r}",
+                seen=first["input"],
+                next_step=f"did you mean {near[0]!r}?" if near else f"known keys: {known}",
+            ) from err
+        raise BadSettings(
+            f"setting {key} of {what}: {first['msg']}", seen=first["input"], next_step="mend it in params.yaml"
+        ) from err
 
 
 def configured(
@@ -53,7 +57,9 @@ def configured(
         for block, values in published.items():
             own = merged.get(block, {})
             if not isinstance(own, Mapping):
-                raise BadSettings(f"`{block}` of {what} is a block of settings", seen=own, next_step="mend it in params.yaml")
+                raise BadSettings(
+                    f"`{block}` of {what} is a block of settings", seen=own, next_step="mend it in params.yaml"
+                )
             merged[block] = {**values, **own}
     return validated(kind, merged, what)
 

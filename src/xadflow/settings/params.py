@@ -1,4 +1,6 @@
-"""params.yaml to frozen typed settings, once, at the edge; unknown keys are refused with the nearest known one named."""
+"""params.yaml to frozen typed settings, once, at the edge; unknown keys are refused with the nearest known
+one named.
+"""
 
 from __future__ import annotations
 
@@ -69,15 +71,15 @@ class DatasetSettings(_Frozen):
     """One product and one split: where its images come from and what a detector sees of them.
 
     `outliers` names another data set whose train images stand for anything that is not this product; one that serves
-    for nothing else has `judged` false and needs no defects of its own. `classes` names what the pixels of scenes are, by
-    id; empty for images that have no such map.
+    for nothing else has `judged` false and needs no defects of its own. `classes` names what the pixels of scenes are,
+    by id; empty for images that have no such map.
 
     `symmetries` of the product: which copies of a normal image are normal too: `none`; `flips`, mirrored left-right,
-    upside down, and both; `square`, those and quarter turns. `aligned`: the same place of two images shows the same part
-    of the product; false for textures and for parts in any pose.
+    upside down, and both; `square`, those and quarter turns. `aligned`: the same place of two images shows the same
+    part of the product; false for textures and for parts in any pose.
 
-    `judge` is asked about counterfactuals; null or false: nobody is. See :mod:`xadflow.models.judges.choice` for what is used where
-    nothing is said.
+    `judge` is asked about counterfactuals; null or false: nobody is. See :mod:`xadflow.models.judges.choice` for what
+    is used where nothing is said.
     """
 
     source: MethodName
@@ -134,7 +136,9 @@ class GateSettings(_Frozen):
 
 
 class TrainedForSettings(_Frozen):
-    """Which detectors on which data sets get an explainer of their own; `settings` go before those of the explainer there."""
+    """Which detectors on which data sets get an explainer of their own; `settings` go before those of the explainer
+    there.
+    """
 
     datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
     detectors: Annotated[tuple[MethodName, ...], Field(min_length=1)]
@@ -151,8 +155,8 @@ TrainedFor = Annotated[tuple[TrainedForSettings, ...], BeforeValidator(_one_or_s
 class RetrainSettings(_Frozen):
     """What the weekly flow trains; each of `seeds` (by default the project's one) becomes a version of its own.
 
-    `explainers` are those that have to be trained, each for the champions of some detectors on some data sets: one such block,
-    or a list of them, of which the first that names data set and detector counts.
+    `explainers` are those that have to be trained, each for the champions of some detectors on some data sets: one such
+    block, or a list of them, of which the first that names data set and detector counts.
     """
 
     datasets: tuple[Name, ...]
@@ -162,7 +166,9 @@ class RetrainSettings(_Frozen):
 
 
 class ExplainSettings(_Frozen):
-    """What the nightly flow explains, and in which portions; explainers trained for a detector join those named here."""
+    """What the nightly flow explains, and in which portions; explainers trained for a detector join those
+    named here.
+    """
 
     datasets: tuple[Name, ...]
     explainers: tuple[MethodName, ...]
@@ -199,8 +205,8 @@ class LimitSettings(_Frozen):
 class EvidenceSettings(_Frozen):
     """Anchors of the ledger beside MLflow, see docs/explanation/threat-model.md; paths are relative to the project.
 
-    `anchor_file` gets every head of the ledger as a line of its own; it belongs to this project alone. `signing_key` is an
-    Ed25519 private key, PEM without a passphrase, that signs those lines.
+    `anchor_file` gets every head of the ledger as a line of its own; it belongs to this project alone. `signing_key` is
+    an Ed25519 private key, PEM without a passphrase, that signs those lines.
     """
 
     anchor_file: Path | None = None
@@ -243,8 +249,11 @@ class Settings(_Frozen):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Settings:
-        odd = sorted(name for name in {*self.catalogue, *self.datasets}
-                     if self.catalogue.count(name) != 1 or name not in self.datasets)  # fmt: skip
+        odd = sorted(
+            name
+            for name in {*self.catalogue, *self.datasets}
+            if self.catalogue.count(name) != 1 or name not in self.datasets
+        )
         if odd:
             raise PydanticCustomError(ODD_CATALOGUE, "catalogue", {"seen": odd})
         if "judge" in self.detectors:
@@ -254,54 +263,83 @@ class Settings(_Frozen):
             ("retrain.detectors", self.retrain.detectors, self.detectors),
             ("explain.datasets", self.explain.datasets, self.datasets),
             ("explain.explainers", self.explain.explainers, self.explainers),
-            *(entry for where, night in (("demo", self.demo), ("demo.diverse", self.demo.diverse)) if night for entry in (
-                (f"{where}.dataset", (night.dataset,), self.datasets),
-                (f"{where}.detector", (night.detector,) if night.detector else (), self.detectors))),
+            *(
+                entry
+                for where, night in (("demo", self.demo), ("demo.diverse", self.demo.diverse))
+                if night
+                for entry in (
+                    (f"{where}.dataset", (night.dataset,), self.datasets),
+                    (f"{where}.detector", (night.detector,) if night.detector else (), self.detectors),
+                )
+            ),
             ("retrain.explainers", tuple(self.retrain.explainers), self.explainers),
-            *((f"retrain.explainers.{name}.datasets", one.datasets, self.datasets)
-              for name, several in self.retrain.explainers.items() for one in several),
-            *((f"retrain.explainers.{name}.detectors", one.detectors, self.detectors)
-              for name, several in self.retrain.explainers.items() for one in several),
-            *((f"datasets.{name}.outliers", (one.outliers,), self.datasets)
-              for name, one in self.datasets.items() if one.outliers),
-        )  # fmt: skip
+            *(
+                (f"retrain.explainers.{name}.datasets", one.datasets, self.datasets)
+                for name, several in self.retrain.explainers.items()
+                for one in several
+            ),
+            *(
+                (f"retrain.explainers.{name}.detectors", one.detectors, self.detectors)
+                for name, several in self.retrain.explainers.items()
+                for one in several
+            ),
+            *(
+                (f"datasets.{name}.outliers", (one.outliers,), self.datasets)
+                for name, one in self.datasets.items()
+                if one.outliers
+            ),
+        )
         for where, names, known in named:
             for name in names:
                 if name not in known:
-                    raise PydanticCustomError(UNKNOWN_NAME, "name", {"where": where, "seen": name, "known": sorted(known)})
+                    raise PydanticCustomError(
+                        UNKNOWN_NAME, "name", {"where": where, "seen": name, "known": sorted(known)}
+                    )
         return self
 
     def dataset(self, name: str) -> DatasetSettings:
         """Settings of a data set. Raises UnknownName."""
         if name not in self.datasets:
             near = difflib.get_close_matches(name, list(self.datasets), n=1)
-            raise UnknownName("no data set of that name in params.yaml", seen=name,
-                              next_step=f"use {near[0]!r}" if near else f"one of {sorted(self.datasets)}, or add it "
-                              "by `xadflow data add NAME DIR`")  # fmt: skip
+            raise UnknownName(
+                "no data set of that name in params.yaml",
+                seen=name,
+                next_step=f"use {near[0]!r}"
+                if near
+                else f"one of {sorted(self.datasets)}, or add it by `xadflow data add NAME DIR`",
+            )
         return self.datasets[name]
 
     def detector(self, name: str) -> DetectorSettings:
         """Settings of a detector. Raises UnknownName."""
         if name not in self.detectors:
             near = difflib.get_close_matches(name, list(self.detectors), n=1)
-            raise UnknownName("no detector of that name in params.yaml", seen=name,
-                              next_step=f"use {near[0]!r}" if near else f"one of {sorted(self.detectors)}")  # fmt: skip
+            raise UnknownName(
+                "no detector of that name in params.yaml",
+                seen=name,
+                next_step=f"use {near[0]!r}" if near else f"one of {sorted(self.detectors)}",
+            )
         return self.detectors[name]
 
     def explainer(self, name: str) -> dict[str, Any]:
         """Settings of an explainer. Raises UnknownName."""
         if name not in self.explainers:
-            raise UnknownName("no explainer of that name in params.yaml", seen=name,
-                              next_step=f"use one of {sorted(self.explainers)}")  # fmt: skip
+            raise UnknownName(
+                "no explainer of that name in params.yaml", seen=name, next_step=f"use one of {sorted(self.explainers)}"
+            )
         return dict(self.explainers[name])
 
     def trained_explainers(self, dataset: str, detector: str) -> list[str]:
         """Explainers that are trained for this detector's champions on this data set."""
-        return [name for name, several in self.retrain.explainers.items()
-                if any(dataset in one.datasets and detector in one.detectors for one in several)]  # fmt: skip
+        return [
+            name
+            for name, several in self.retrain.explainers.items()
+            if any(dataset in one.datasets and detector in one.detectors for one in several)
+        ]
 
     def explainer_for(self, name: str, dataset: str, detector: str) -> dict[str, Any]:
-        """Settings of an explainer for this detector on this data set: its own, and before them those of its training there.
+        """Settings of an explainer for this detector on this data set: its own, and before them those of its training
+        there.
 
         Raises UnknownName.
         """
@@ -321,19 +359,31 @@ def load_settings(path: Path) -> Settings:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as err:
-        raise BadSettings("params.yaml cannot be read", seen=f"{path.name}: {err.strerror}",
-                          next_step="restore it, e.g. by `git checkout params.yaml`") from err  # fmt: skip
+        raise BadSettings(
+            "params.yaml cannot be read",
+            seen=f"{path.name}: {err.strerror}",
+            next_step="restore it, e.g. by `git checkout params.yaml`",
+        ) from err
     except yaml.MarkedYAMLError as err:  # its own text quotes the line, which may hold a secret
         mark = err.problem_mark or err.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "no place given"
-        raise BadSettings("params.yaml is not valid YAML", seen=f"{where}: {err.problem or err.context}",
-                          next_step=f"mend that line; {CHECK}") from None  # fmt: skip
+        raise BadSettings(
+            "params.yaml is not valid YAML",
+            seen=f"{where}: {err.problem or err.context}",
+            next_step=f"mend that line; {CHECK}",
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise BadSettings("params.yaml is not UTF-8 text", seen=" ".join(str(err).split())[:200],
-                          next_step=f"save it as UTF-8; {CHECK}") from err  # fmt: skip
+        raise BadSettings(
+            "params.yaml is not UTF-8 text",
+            seen=" ".join(str(err).split())[:200],
+            next_step=f"save it as UTF-8; {CHECK}",
+        ) from err
     if not isinstance(raw, dict):
-        raise BadSettings("params.yaml must be a mapping", seen=type(raw).__name__,
-                          next_step=f"restore it, e.g. by `git checkout params.yaml`; {CHECK}")  # fmt: skip
+        raise BadSettings(
+            "params.yaml must be a mapping",
+            seen=type(raw).__name__,
+            next_step=f"restore it, e.g. by `git checkout params.yaml`; {CHECK}",
+        )
     try:
         return Settings.model_validate(raw)
     except ValidationError as err:
@@ -351,5 +401,8 @@ def webhook_address(home: Home, settings: Settings | None) -> str | None:
     try:
         return _WEB_ADDRESS.validate_python(home.webhook).get_secret_value()
     except ValidationError:
-        raise BadSettings("XADFLOW_WEBHOOK must be an address http://... or https://...", seen=NOT_SHOWN,
-                          next_step="set it anew, or unset it") from None  # fmt: skip
+        raise BadSettings(
+            "XADFLOW_WEBHOOK must be an address http://... or https://...",
+            seen=NOT_SHOWN,
+            next_step="set it anew, or unset it",
+        ) from None

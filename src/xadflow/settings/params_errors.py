@@ -28,13 +28,19 @@ def explained(err: ValidationError, root: type[BaseModel]) -> BadSettings:
         known = _known_keys(root, first["loc"][:-1])
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         mend = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
-        return BadSettings(f"unknown key {where} in params.yaml{more}", seen=shown,
-                           next_step=f"{mend} {CHECK}" if near else f"{mend}; {CHECK}")  # fmt: skip
+        return BadSettings(
+            f"unknown key {where} in params.yaml{more}",
+            seen=shown,
+            next_step=f"{mend} {CHECK}" if near else f"{mend}; {CHECK}",
+        )
     if first["type"] == "missing":
         return BadSettings(f"{where} is missing in params.yaml{more}", seen=shown, next_step=f"add it; {CHECK}")
     said = first["msg"].removeprefix("Value error, ")
-    return BadSettings(f"{where} in params.yaml: {said}{more}", seen=shown,
-                       next_step=f"mend it, the comments there say what it means; {CHECK}")  # fmt: skip
+    return BadSettings(
+        f"{where} in params.yaml: {said}{more}",
+        seen=shown,
+        next_step=f"mend it, the comments there say what it means; {CHECK}",
+    )
 
 
 def _shown(location: tuple[int | str, ...], value: object) -> object:
@@ -47,12 +53,16 @@ def _shown(location: tuple[int | str, ...], value: object) -> object:
 def _explained_names(first: ErrorDetails) -> BadSettings:
     told = first["ctx"]
     if first["type"] == ODD_CATALOGUE:
-        return BadSettings("catalogue in params.yaml must name each data set under `datasets`, once", seen=told["seen"],
-                           next_step=f"add or remove that name on one side; {CHECK}")  # fmt: skip
+        return BadSettings(
+            "catalogue in params.yaml must name each data set under `datasets`, once",
+            seen=told["seen"],
+            next_step=f"add or remove that name on one side; {CHECK}",
+        )
     near = difflib.get_close_matches(told["seen"], told["known"], n=1)
     mend = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(told['known'])};"
-    return BadSettings(f"{told['where']} in params.yaml names what is not there", seen=told["seen"],
-                       next_step=f"{mend} {CHECK}")  # fmt: skip
+    return BadSettings(
+        f"{told['where']} in params.yaml names what is not there", seen=told["seen"], next_step=f"{mend} {CHECK}"
+    )
 
 
 def _known_keys(root: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

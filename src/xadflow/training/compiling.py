@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 class Compiled:
     """Calls the compiled network; the first time that cannot be compiled, and ever after, the plain one.
 
-    Compiling happens within a call and needs a C++ compiler on a CPU, Triton on a GPU. That it was not possible is logged
-    once; the results are those of the plain network then. Compiled ones differ from these by rounding.
+    Compiling happens within a call and needs a C++ compiler on a CPU, Triton on a GPU. That it was not possible is
+    logged once; the results are those of the plain network then. Compiled ones differ from these by rounding.
     """
 
     def __init__(self, compiled: Network, plain: Network) -> None:

@@ -15,9 +15,9 @@ from xadflow.training.splitting import Batch, Network, Problem
 class Stopping:
     """Ends a training after `patience` checks in a row that were no better than the best one; never, if it is None.
 
-    A check is the loss on one batch that is always the same. That batch must come from training data alone: normals that
-    were held out of the steps for it, and anomalies as trained on. Held-out normals of the threshold would flatter it,
-    and test and gate are not for choosing anything.
+    A check is the loss on one batch that is always the same. That batch must come from training data alone: normals
+    that were held out of the steps for it, and anomalies as trained on. Held-out normals of the threshold would flatter
+    it, and test and gate are not for choosing anything.
     """
 
     def __init__(self, patience: int | None) -> None:

@@ -1,9 +1,9 @@
 """Batches side by side on a CPU, each on one of torch's threads.
 
-Torch splits every operation among its threads instead, and each waits for the slowest, thousands of times a batch. For few
-images that costs more than it brings, and where another process wants the cores as well they mostly wait: one image through
-lite0 and back took 43 ms of one processor on one thread, and 500 ms of two on two. What is computed here does not depend on how
-many threads there are.
+Torch splits every operation among its threads instead, and each waits for the slowest, thousands of times a batch. For
+few images that costs more than it brings, and where another process wants the cores as well they mostly wait: one image
+through lite0 and back took 43 ms of one processor on one thread, and 500 ms of two on two. What is computed here does
+not depend on how many threads there are.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def _threads() -> int:
 
 
 def _lanes(count: int) -> ThreadPoolExecutor:
-    """So many threads, each with one of torch's; the caller keeps its number, which is also what new threads begin with."""
+    """So many threads, each with one of torch's; the caller keeps its number, which is also what new threads begin
+    with.
+    """
     all_there = Barrier(count + 1)
 
     def alone() -> None:

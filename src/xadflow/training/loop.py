@@ -30,8 +30,8 @@ class Schedule:
 
     `optimiser` is adamw (weight decay decoupled) or sgd (Nesterov momentum .9); `curve` one cosine cycle, or
     exponential: the rate times `decay` after each step. A checkpoint every `checkpoint_every` steps: the default suits
-    a head, whose checkpoint is small and written in milliseconds. `patience`, in checks of which each checkpoint has one,
-    ends it earlier (see stopping.py); `compile` runs the network through torch.compile.
+    a head, whose checkpoint is small and written in milliseconds. `patience`, in checks of which each checkpoint has
+    one, ends it earlier (see stopping.py); `compile` runs the network through torch.compile.
     """
 
     steps: int
@@ -83,9 +83,10 @@ def train(
     """
     on_gpu = device.type == "cuda"
     fabric = Fabric(
-        accelerator="cuda" if on_gpu else "cpu", devices=[device.index or 0] if on_gpu else 1,
+        accelerator="cuda" if on_gpu else "cpu",
+        devices=[device.index or 0] if on_gpu else 1,
         precision="bf16-mixed" if on_gpu else "32-true",
-    )  # fmt: skip
+    )
     module.to(device)
     optimiser, curve = _optimiser(module, schedule)
     splitting, stopping = Splitting(module), Stopping(schedule.patience if checked_on is not None else None)
@@ -117,10 +118,19 @@ def train(
                 raise TrainingFailed("a weight stopped being a number", seen=f"step {done - 1}", next_step=LOWER)
             if checked_on is not None and schedule.patience is not None:
                 history.note(done, "check", stopping.check(problem, plain, checked_on, splitting.parts, module))
-            write_checkpoint(path, identity, {
-                "step": done, "module": module.state_dict(), "optimiser": optimiser.state_dict(),
-                "curve": curve.state_dict(), "history": history.seen, "parts": splitting.parts, "stopping": stopping.state(),
-            })  # fmt: skip
+            write_checkpoint(
+                path,
+                identity,
+                {
+                    "step": done,
+                    "module": module.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "curve": curve.state_dict(),
+                    "history": history.seen,
+                    "parts": splitting.parts,
+                    "stopping": stopping.state(),
+                },
+            )
         progress.advance(figures)
     if done < schedule.steps:
         progress.advance(figures, schedule.steps - done)

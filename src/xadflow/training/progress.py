@@ -41,7 +41,9 @@ class Progress:
 
 
 class History:
-    """Losses of the steps: what the host has seen, (step, name, value) with steps from 1, and what is on the device yet."""
+    """Losses of the steps: what the host has seen, (step, name, value) with steps from 1, and what is on the device
+    yet.
+    """
 
     def __init__(self, seen: Sequence[tuple[int, str, float]]) -> None:
         self.seen = [(int(step), str(name), float(value)) for step, name, value in seen]
@@ -55,7 +57,9 @@ class History:
     def note(self, done: int, name: str, value: float) -> None:
         """Add a figure that the host knows. Raises TrainingFailed when it is not a number."""
         if not math.isfinite(value):
-            raise TrainingFailed(f"the loss of a {name} is not a number", seen=f"step {done - 1}: {value}", next_step=LOWER)
+            raise TrainingFailed(
+                f"the loss of a {name} is not a number", seen=f"step {done - 1}: {value}", next_step=LOWER
+            )
         self.seen.append((done, name, value))
 
     def look(self) -> dict[str, float]:
@@ -65,8 +69,11 @@ class History:
         for step, losses in self._unseen:
             figures = {name: next(values) for name in losses}
             if not math.isfinite(sum(figures.values())):
-                raise TrainingFailed("the loss stopped being a number", seen=f"step {step}: {figures}", next_step=LOWER if step
-                                     else "look at the training images: no weight has been changed yet")  # fmt: skip
+                raise TrainingFailed(
+                    "the loss stopped being a number",
+                    seen=f"step {step}: {figures}",
+                    next_step=LOWER if step else "look at the training images: no weight has been changed yet",
+                )
             self.seen.extend((step + 1, name, value) for name, value in figures.items())
         self._unseen.clear()
         return figures

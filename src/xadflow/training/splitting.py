@@ -33,8 +33,8 @@ Network = Callable[..., Tensor]
 class Problem(Generic[Batch]):
     """What a loop minimises.
 
-    `draw(generator)` gives a whole batch; `cost(network, batch, rows)` the loss of each image in those rows, [b]. A named
-    loss is the weighted sum of them over the batch, so that the losses of its parts add up to its own.
+    `draw(generator)` gives a whole batch; `cost(network, batch, rows)` the loss of each image in those rows, [b]. A
+    named loss is the weighted sum of them over the batch, so that the losses of its parts add up to its own.
     """
 
     draw: Callable[[torch.Generator], Batch]
@@ -44,9 +44,11 @@ class Problem(Generic[Batch]):
         """The losses of each part of a batch, one after the other."""
         count = len(next(iter(batch.weights.values())))
         if count // parts < FEWEST and parts > 1:
-            raise TrainingFailed("the memory of the device does not hold two images of a batch",
-                                 seen=f"batches of {count}, even in {parts // 2} parts",
-                                 next_step="choose a smaller network or size_px in params.yaml, or device: cpu")  # fmt: skip
+            raise TrainingFailed(
+                "the memory of the device does not hold two images of a batch",
+                seen=f"batches of {count}, even in {parts // 2} parts",
+                next_step="choose a smaller network or size_px in params.yaml, or device: cpu",
+            )
         for number in range(parts):
             rows = slice(count * number // parts, count * (number + 1) // parts)
             cost = self.cost(network, batch, rows)
@@ -56,9 +58,10 @@ class Problem(Generic[Batch]):
 class Splitting:
     """Halves what goes through the network at once, whenever memory does not suffice, and stays with it.
 
-    The batch of a step is drawn whole by its own generator whatever `parts` is, and the gradients of the parts are added:
-    without statistics over the batch a step is the same but for rounding. Batch normalisation standardises each part by
-    itself and moves its running statistics once a part: as trained with smaller batches there, though not in the loss.
+    The batch of a step is drawn whole by its own generator whatever `parts` is, and the gradients of the parts are
+    added: without statistics over the batch a step is the same but for rounding. Batch normalisation standardises each
+    part by itself and moves its running statistics once a part: as trained with smaller batches there, though not in
+    the loss.
     """
 
     def __init__(self, module: nn.Module, parts: int = 1) -> None:
@@ -67,9 +70,13 @@ class Splitting:
         self._statistics = [value for one in module.modules() if isinstance(one, kinds) for value in one.buffers()]
 
     def gradients(
-        self, problem: Problem[Batch], network: Network, generator: Callable[[], torch.Generator],
-        optimiser: torch.optim.Optimizer, backward: Callable[[Tensor], object],
-    ) -> dict[str, Tensor]:  # fmt: skip
+        self,
+        problem: Problem[Batch],
+        network: Network,
+        generator: Callable[[], torch.Generator],
+        optimiser: torch.optim.Optimizer,
+        backward: Callable[[Tensor], object],
+    ) -> dict[str, Tensor]:
         """Leave the gradients of one batch in the parameters; returns its losses, detached.
 
         Raises:

@@ -26,7 +26,8 @@ CHECKPOINT_EVERY = 50  # steps; networks, judges and optimisers are written
 class Stage:
     """One stage: `players` are all networks that learn; `step(number)` trains once and returns the losses.
 
-    `rates` are the highest rates of the optimisers, by the same names; `share(number)` is how much of them a step takes.
+    `rates` are the highest rates of the optimisers, by the same names; `share(number)` is how much of them a step
+    takes.
     """
 
     name: str
@@ -73,11 +74,19 @@ def run_stage(stage: Stage, run: FitRun, identity: str, progress: Progress, shee
         if done % CHECKPOINT_EVERY == 0 or done == stage.steps:
             figures = history.look()
             if not all(bool(tensor.isfinite().all()) for tensor in stage.players.state_dict().values()):
-                raise TrainingFailed("a weight stopped being a number", seen=f"step {number} of {stage.name}", next_step=LOWER)
-            write_checkpoint(path, identity, {
-                "step": done, "players": stage.players.state_dict(), "history": history.seen,
-                "optimisers": {name: one.state_dict() for name, one in stage.optimisers.items()},
-            })  # fmt: skip
+                raise TrainingFailed(
+                    "a weight stopped being a number", seen=f"step {number} of {stage.name}", next_step=LOWER
+                )
+            write_checkpoint(
+                path,
+                identity,
+                {
+                    "step": done,
+                    "players": stage.players.state_dict(),
+                    "history": history.seen,
+                    "optimisers": {name: one.state_dict() for name, one in stage.optimisers.items()},
+                },
+            )
         if done in due:
             sheet = run.folder / SAMPLES / f"{stage.name}-{done:06d}.png"
             sheet.parent.mkdir(parents=True, exist_ok=True)

@@ -75,8 +75,9 @@ def test_a_broken_chain_fails(store) -> None:
     assert (seen["level"], seen["mend"]) == ("fail", "xadflow audit verify")
 
 
-@pytest.mark.parametrize(("seq", "digest", "level"), [(4, None, "ok"), (3, None, "warn"), (4, "f" * 64, "fail"),
-                                                      (9, "f" * 64, "fail")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seq", "digest", "level"), [(4, None, "ok"), (3, None, "warn"), (4, "f" * 64, "fail"), (9, "f" * 64, "fail")]
+)
 def test_the_head_that_mlflow_holds_is_compared(store, monkeypatch, seq: int, digest: str | None, level: str) -> None:
     head = {"seq": seq, "digest": digest or store.ledger.lines()[seq - 1].head.digest}
     monkeypatch.setattr(Registry, "anchored_head", lambda _: head)

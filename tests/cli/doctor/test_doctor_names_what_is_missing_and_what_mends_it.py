@@ -31,8 +31,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).write_bytes((PROJECT / name).read_bytes())
     monkeypatch.setenv("XADFLOW_PROJECT", str(tmp_path))
-    for name in ("XADFLOW_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "XADFLOW_WEBHOOK", "PREFECT_API_KEY",
-                 "PREFECT_API_AUTH_STRING"):
+    for name in (
+        "XADFLOW_HOME",
+        "MLFLOW_TRACKING_URI",
+        "PREFECT_API_URL",
+        "XADFLOW_WEBHOOK",
+        "PREFECT_API_KEY",
+        "PREFECT_API_AUTH_STRING",
+    ):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -93,9 +99,10 @@ def test_the_text_shows_each_mending_command() -> None:
 
 
 @pytest.mark.usefixtures("project")
-@pytest.mark.parametrize(("name", "broken", "harm"), [
-    ("fastapi", "0.151.0", "does not start"), ("sqlalchemy", "2.1.9", "no Prefect schedule"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "broken", "harm"),
+    [("fastapi", "0.151.0", "does not start"), ("sqlalchemy", "2.1.9", "no Prefect schedule")],
+)
 def test_a_version_that_is_known_to_break_fails(
     monkeypatch: pytest.MonkeyPatch, name: str, broken: str, harm: str
 ) -> None:
@@ -162,10 +169,15 @@ def test_each_data_set_is_shown_with_what_is_in_quarantine(project: Path) -> Non
     assert diagnose()[1]["data elpv"]["level"] == "fail"
 
 
-@pytest.mark.parametrize(("place", "value", "level"), [
-    ("params", "null", "ok"), ("params", "https://hooks.example.org/T0KEN", "ok"),
-    ("environment", "https://hooks.example.org/T0KEN", "ok"), ("environment", "T0KEN", "fail"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("place", "value", "level"),
+    [
+        ("params", "null", "ok"),
+        ("params", "https://hooks.example.org/T0KEN", "ok"),
+        ("environment", "https://hooks.example.org/T0KEN", "ok"),
+        ("environment", "T0KEN", "fail"),
+    ],
+)
 def test_the_webhook_is_there_or_not_and_its_address_is_not_shown(
     project: Path, monkeypatch: pytest.MonkeyPatch, place: str, value: str, level: str
 ) -> None:
@@ -192,10 +204,13 @@ def test_a_server_that_refuses_us_says_what_it_lacks(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("project")
-@pytest.mark.parametrize(("name", "value", "header"), [
-    ("PREFECT_API_AUTH_STRING", "ann:secret", f"Basic {b64encode(b'ann:secret').decode()}"),
-    ("PREFECT_API_KEY", "secret", "Bearer secret"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value", "header"),
+    [
+        ("PREFECT_API_AUTH_STRING", "ann:secret", f"Basic {b64encode(b'ann:secret').decode()}"),
+        ("PREFECT_API_KEY", "secret", "Bearer secret"),
+    ],
+)
 def test_a_guarded_server_is_asked_with_the_credentials_and_they_are_not_shown(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, header: str
 ) -> None:
@@ -230,8 +245,9 @@ def test_a_weight_file_that_changed_since_its_package_was_built_fails(
     path = tmp_path / "net.pth"
     path.write_bytes(content)
     recorded = urlsafe_b64encode(hashlib.sha256(b"weights").digest()).rstrip(b"=").decode()
-    entry = SimpleNamespace(suffix=".pth", name="net.pth", hash=SimpleNamespace(mode="sha256", value=recorded),
-                            locate=lambda: path)  # fmt: skip
+    entry = SimpleNamespace(
+        suffix=".pth", name="net.pth", hash=SimpleNamespace(mode="sha256", value=recorded), locate=lambda: path
+    )
     monkeypatch.setattr(doctor_checks, "distribution", lambda _: SimpleNamespace(files=[entry, PurePosixPath("a.py")]))
     status, found = diagnose()
     assert found["weights"]["level"] == level
@@ -241,7 +257,8 @@ def test_a_weight_file_that_changed_since_its_package_was_built_fails(
 @pytest.mark.usefixtures("project")
 def test_looking_at_an_empty_project_imports_no_heavy_package() -> None:
     code = (
-        "import sys; from xadflow.cli.doctor.command import examine; from xadflow.settings import Home; examine(Home.find());"
+        "import sys; from xadflow.cli.doctor.command import examine; from xadflow.settings import Home; "
+        "examine(Home.find());"
         "print(sorted({'torch', 'prefect', 'mlflow', 'pandas', 'dvc', 'great_expectations'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

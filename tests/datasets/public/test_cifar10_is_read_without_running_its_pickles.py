@@ -54,11 +54,15 @@ def listed(values: list[bytes]) -> bytes:
 
 def python2_pickle(rows: np.ndarray, labels: list[int], by_columns: bool = False) -> bytes:
     items = (
-        string(b"batch_label") + string(b"training batch 1 of 5")
-        + string(b"labels") + listed([number(one) for one in labels])
-        + string(b"data") + array(rows, by_columns)
-        + string(b"filenames") + listed([string(b"leptodactylus_pentadactylus_s_000004.png")] * len(labels))
-    )  # fmt: skip
+        string(b"batch_label")
+        + string(b"training batch 1 of 5")
+        + string(b"labels")
+        + listed([number(one) for one in labels])
+        + string(b"data")
+        + array(rows, by_columns)
+        + string(b"filenames")
+        + listed([string(b"leptodactylus_pentadactylus_s_000004.png")] * len(labels))
+    )
     return b"\x80\x02}(" + items + b"u."
 
 
@@ -75,7 +79,9 @@ def packed(members: dict[str, bytes]) -> bytes:
 @pytest.fixture(scope="module")
 def batches() -> dict[str, tuple[np.ndarray, list[int]]]:
     """Four images a part: rows uint8 [4,3072] and labels."""
-    return {name: (RNG.integers(0, 256, (4, 3072), dtype=np.uint8), [place, 3, 9, 0]) for place, name in enumerate(PARTS)}
+    return {
+        name: (RNG.integers(0, 256, (4, 3072), dtype=np.uint8), [place, 3, 9, 0]) for place, name in enumerate(PARTS)
+    }
 
 
 def archive_of(batches: dict[str, tuple[np.ndarray, list[int]]], **others: bytes) -> bytes:
@@ -104,7 +110,9 @@ def test_images_come_in_the_order_of_the_parts_with_colours_last(batches):
         for channel in range(3):
             plane = row[1024 * channel : 1024 * (channel + 1)].reshape(32, 32)
             assert np.array_equal(raw.train[4 * place + 2, :, :, channel], plane)
-    assert np.array_equal(raw.test[1, 5, 7], batches["test_batch"][0][1][[5 * 32 + 7, 1024 + 5 * 32 + 7, 2048 + 5 * 32 + 7]])
+    assert np.array_equal(
+        raw.test[1, 5, 7], batches["test_batch"][0][1][[5 * 32 + 7, 1024 + 5 * 32 + 7, 2048 + 5 * 32 + 7]]
+    )
 
 
 def test_an_array_stored_by_columns_is_the_same_array(batches):
@@ -131,7 +139,9 @@ def test_a_hostile_pickle_is_refused_before_it_runs(batches, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("asked", [b"builtins\neval", b"numpy\nload", b"numpy.core.multiarray\nscalar", b"numpy\nndarray.dump"])
+@pytest.mark.parametrize(
+    "asked", [b"builtins\neval", b"numpy\nload", b"numpy.core.multiarray\nscalar", b"numpy\nndarray.dump"]
+)
 def test_even_names_beside_the_known_ones_are_refused(batches, asked: bytes):
     with pytest.raises(BadInput, match="asks for"):
         read_cifar10(archive_of(batches, test_batch=b"\x80\x02c" + asked + b"\n."))
@@ -183,15 +193,20 @@ def test_as_a_source_one_class_is_normal_and_pictures_keep_their_colours(home: H
     found = list(source.candidates())
     assert [one.category for one in found if one.split == "train"] == ["cat"] * 6  # data_batch_4's first too
     assert [(one.category, one.label) for one in found if one.split == "test"] == [
-        ("dog", 1), ("cat", 0), ("truck", 1), ("airplane", 1),
-    ]  # fmt: skip
+        ("dog", 1),
+        ("cat", 0),
+        ("truck", 1),
+        ("airplane", 1),
+    ]
     shown = decode_image(found[-1].content)
     assert np.array_equal(shown.transpose(2, 0, 1).ravel(), batches["test_batch"][0][3])
     assert source.origin().startswith("cifar10, train images sha256 ")
 
 
 def test_no_pickle_is_opened_before_the_sha256_held(home: Home, batches):
-    (raw_folder(home, "cifar10") / ARCHIVE).write_bytes(archive_of(batches, test_batch=pickle.dumps(Hostile(Path("x")))))
+    (raw_folder(home, "cifar10") / ARCHIVE).write_bytes(
+        archive_of(batches, test_batch=pickle.dumps(Hostile(Path("x"))))
+    )
     source = open_source("cats", DatasetSettings(source="one_vs_rest", options={"set": "cifar10", "normal": "cat"}))
     with pytest.raises(DataUnavailable, match="data fetch cifar10"):
         next(source.candidates())

@@ -30,7 +30,7 @@ TESTED = {
     "GTSRB/Final_Test/Images/00001.ppm": RNG.integers(0, 256, (90, 90, 3), dtype=np.uint8),
     "GTSRB/Final_Test/Images/00000.ppm": RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8),
 }
-TABLE = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n00000.ppm;30;20;5;5;25;15;14\n00001.ppm;90;90;5;5;85;85;3\n"
+TABLE = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n00000.ppm;30;20;5;5;25;15;14\n00001.ppm;90;90;5;5;85;85;3\n"  # noqa: E501
 
 
 def ppm(pixels: np.ndarray) -> bytes:
@@ -48,7 +48,11 @@ def packed(members: dict[str, bytes]) -> bytes:
 def archives(photos: dict[str, bytes] | None = None, table: str = TABLE) -> dict[str, bytes]:
     photos = {name: ppm(pixels) for name, pixels in PHOTOS.items()} if photos is None else photos
     tested = {name: ppm(pixels) for name, pixels in TESTED.items()}
-    noise = {"GTSRB/Readme-Images.txt": b"text", "GTSRB/Training/00014/GT-00014.csv": b"a;b", "../evil.ppm": b"no picture"}
+    noise = {
+        "GTSRB/Readme-Images.txt": b"text",
+        "GTSRB/Training/00014/GT-00014.csv": b"a;b",
+        "../evil.ppm": b"no picture",
+    }
     return {
         TRAIN: packed({**noise, **photos}),
         TEST: packed({"GTSRB/Final_Test/Images/GT-final_test.test.csv": b"", **tested}),
@@ -134,8 +138,10 @@ def test_as_a_source_signs_have_names_and_numbers(tmp_path: Path, monkeypatch: p
     )
     assert by_name == by_number
     assert [(str(one.split), one.category, one.label) for one in by_name] == [
-        ("train", "stop", 0), ("test", "stop", 0), ("test", "speed-60", 1),
-    ]  # fmt: skip
+        ("train", "stop", 0),
+        ("test", "stop", 0),
+        ("test", "speed-60", 1),
+    ]
 
 
 def test_there_are_43_classes():

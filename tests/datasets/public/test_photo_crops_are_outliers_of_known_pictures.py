@@ -55,10 +55,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.delenv("XADFLOW_HOME", raising=False)
     home = Home.find()
     contents = {
-        "mate-photos": {"nature/flat.png": encoded(np.full((90, 90, 3), 7, np.uint8), "PNG"),
-                        "nature/noise.png": encoded(NOISE, "PNG")},
+        "mate-photos": {
+            "nature/flat.png": encoded(np.full((90, 90, 3), 7, np.uint8), "PNG"),
+            "nature/noise.png": encoded(NOISE, "PNG"),
+        },
         "openarena-textures": {"pak.pk3": archive()},
-    }  # fmt: skip
+    }
     for name, kept in contents.items():
         for file, content in kept.items():
             path = raw_folder(home, name) / file
@@ -72,9 +74,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 def test_pictures_come_in_order_from_files_and_archives(home: Home):
     found = list(photos(home, ["openarena-textures", "mate-photos"]))
     assert [one.name for one in found] == [
-        "openarena-textures/textures/a.jpg", "openarena-textures/textures/b.tga",
-        "mate-photos/nature/flat.png", "mate-photos/nature/noise.png",
-    ]  # fmt: skip
+        "openarena-textures/textures/a.jpg",
+        "openarena-textures/textures/b.tga",
+        "mate-photos/nature/flat.png",
+        "mate-photos/nature/noise.png",
+    ]
     half = found[1].pixels
     assert not half[:, :100].any(), "transparency is over black"
     assert np.array_equal(half[:, 100:], NOISE[:, 100:])

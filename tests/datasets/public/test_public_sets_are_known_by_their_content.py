@@ -41,9 +41,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.delenv("XADFLOW_HOME", raising=False)
     rng = np.random.default_rng(0)
     arrays = [
-        rng.integers(0, 256, (40, 28, 28), dtype=np.uint8), np.arange(40, dtype=np.uint8) % 10,
-        rng.integers(0, 256, (20, 28, 28), dtype=np.uint8), np.arange(20, dtype=np.uint8) % 10,
-    ]  # fmt: skip
+        rng.integers(0, 256, (40, 28, 28), dtype=np.uint8),
+        np.arange(40, dtype=np.uint8) % 10,
+        rng.integers(0, 256, (20, 28, 28), dtype=np.uint8),
+        np.arange(20, dtype=np.uint8) % 10,
+    ]
     home = Home.find()
     folder = raw_folder(home, "fashion-mnist")
     folder.mkdir(parents=True)
@@ -163,12 +165,16 @@ def test_an_archive_of_other_content_is_not_kept_and_its_addresses_are_named(hom
     with pytest.raises(DataUnavailable) as caught:
         fetch(home, "gtsrb", lambda _: None)
     assert not raw_folder(home, "gtsrb").exists()
-    assert all(f"https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/{file}" in caught.value.next_step
-               for file in archived)  # fmt: skip
+    assert all(
+        f"https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/{file}" in caught.value.next_step
+        for file in archived
+    )
     assert "other content" in str(caught.value)
 
 
-@pytest.mark.parametrize("failure", [OSError("no route to host"), http.client.IncompleteRead(b""), RuntimeError("corrupted")])
+@pytest.mark.parametrize(
+    "failure", [OSError("no route to host"), http.client.IncompleteRead(b""), RuntimeError("corrupted")]
+)
 def test_a_broken_download_says_what_to_do(home: Home, monkeypatch: pytest.MonkeyPatch, failure: Exception):
     def broken(*_: object, **__: object) -> None:
         raise failure

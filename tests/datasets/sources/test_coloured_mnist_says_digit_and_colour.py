@@ -114,7 +114,10 @@ def test_without_a_limit_the_rarest_decides(home: Home):
     assert len(of(Split.TRAIN, candidates(normal=["cyan", 1]))) == 2 * 20
     assert len(of(Split.TRAIN, candidates(normal=["cyan"]))) == 200
     assert len(of(Split.TRAIN, candidates(normal=[8, 9]))) == 2 * 20
-    assert Counter(parts(one)[1] for one in of(Split.TRAIN, candidates(normal=["cyan", "red"]))) == {"cyan": 100, "red": 100}
+    assert Counter(parts(one)[1] for one in of(Split.TRAIN, candidates(normal=["cyan", "red"]))) == {
+        "cyan": 100,
+        "red": 100,
+    }
     with pytest.raises(BadSettings, match="at most 40"):
         candidates(normal=["cyan", 1], train=41)
 

@@ -14,8 +14,11 @@ def probability() -> np.ndarray:
 
 def test_labels_are_the_published_table() -> None:
     _, p, types = read_labels(_data_folder() / "labels.csv")
-    table = {(cell, level): int(np.sum((np.array(types) == cell) & np.isclose(p, level / 3, atol=1e-3)))
-             for cell in ("mono", "poly") for level in range(4)}  # fmt: skip
+    table = {
+        (cell, level): int(np.sum((np.array(types) == cell) & np.isclose(p, level / 3, atol=1e-3)))
+        for cell in ("mono", "poly")
+        for level in range(4)
+    }
     assert [table["mono", level] for level in range(4)] == [588, 117, 56, 313]
     assert [table["poly", level] for level in range(4)] == [920, 178, 50, 402]
 
@@ -28,8 +31,11 @@ def test_peer_split_is_1206_302_655_60_and_follows_the_written_recipe(probabilit
     assert split.train.tolist() == normal[: int(0.8 * 1508)].tolist()
     in_test = probability[split.test]
     assert (len(split.train), int((in_test < 0.01).sum()), int((in_test > 0.99).sum()), len(split.known)) == (
-        1206, 302, 655, 60,
-    )  # fmt: skip
+        1206,
+        302,
+        655,
+        60,
+    )
     assert (probability[split.known] > 0.99).all()
     assert len(set(split.train) | set(split.test) | set(split.known)) == 1206 + 302 + 715
 

@@ -11,8 +11,10 @@ from xadflow.settings import DatasetSettings
 def offered(path: Path, **options: object) -> tuple[list[Candidate], list[Refused]]:
     source = open_source("bolt", DatasetSettings(source="folder", options={"path": str(path), **options}))
     everything = list(source.candidates())
-    return ([one for one in everything if isinstance(one, Candidate)],
-            [one for one in everything if isinstance(one, Refused)])  # fmt: skip
+    return (
+        [one for one in everything if isinstance(one, Candidate)],
+        [one for one in everything if isinstance(one, Refused)],
+    )
 
 
 def test_an_mvtec_folder_gives_splits_labels_and_masks(product: Path) -> None:
@@ -41,9 +43,12 @@ def test_files_that_belong_nowhere_are_refused_and_not_skipped(product: Path, pu
     put(product / "validation/good/000.png", png(4))
     _, refused = offered(product)
     assert {row.path: row.reason for row in refused} == {
-        "readme.txt": "outside-layout", "train/loose.png": "outside-layout", "validation/good/000.png": "outside-layout",
-        "ground_truth/scratch/099_mask.png": "orphan-mask", "ground_truth/good/000_mask.png": "orphan-mask",
-    }  # fmt: skip
+        "readme.txt": "outside-layout",
+        "train/loose.png": "outside-layout",
+        "validation/good/000.png": "outside-layout",
+        "ground_truth/scratch/099_mask.png": "orphan-mask",
+        "ground_truth/good/000_mask.png": "orphan-mask",
+    }
 
 
 def test_known_defects_leave_test_the_same_ones_each_time_and_when_others_are_added(product: Path, put, png) -> None:
@@ -98,8 +103,10 @@ def test_links_and_folders_that_cannot_be_listed_are_quarantined_by_their_own_na
     monkeypatch.setattr(os, "scandir", closed)
     images, refused = offered(product)
     assert {row.path: row.reason for row in refused} == {
-        "loose-link.png": "link", "test/linked": "link", "test/closed": "unreadable",
-    }  # fmt: skip
+        "loose-link.png": "link",
+        "test/linked": "link",
+        "test/closed": "unreadable",
+    }
     assert not any("x.png" in one.origin or "y.png" in one.origin for one in images)
 
 

@@ -63,8 +63,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
         (tmp_path / name).touch()
     monkeypatch.setenv("XADFLOW_PROJECT", str(tmp_path))
     monkeypatch.delenv("XADFLOW_HOME", raising=False)
-    contents = {"fashion-mnist": clothes(), "openarena-textures": {"pak.pk3": an_archive(8)},
-                "opencv-photos": {f"{number}.png": a_picture() for number in range(6)}}  # fmt: skip
+    contents = {
+        "fashion-mnist": clothes(),
+        "openarena-textures": {"pak.pk3": an_archive(8)},
+        "opencv-photos": {f"{number}.png": a_picture() for number in range(6)},
+    }
     for module in ("reading", "photo_crops"):
         monkeypatch.setattr(f"xadflow.datasets.{module}.read_files", lambda home, name: contents[name].items())
     monkeypatch.setattr(mosaic, "VAL_OBJECTS", 2)
@@ -72,7 +75,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 OPTIONS = {"train": 10, "val": 4, "test": 20, "known": 4}
-SCENES = DatasetSettings(source="mosaic", size_px=128, channels=1, known_used=0, classes=mosaic.CLASSES, options=OPTIONS)
+SCENES = DatasetSettings(
+    source="mosaic", size_px=128, channels=1, known_used=0, classes=mosaic.CLASSES, options=OPTIONS
+)
 
 
 def scenes(**options: object) -> list[Candidate]:
@@ -82,8 +87,9 @@ def scenes(**options: object) -> list[Candidate]:
 
 def test_scenes_have_a_class_for_each_pixel_and_an_exact_mask_of_what_is_unknown(home: Home) -> None:
     offered = scenes()
-    assert [sum(one.split == split for one in offered) for split in (Split.TRAIN, Split.VAL, Split.TEST, Split.KNOWN)] == [
-        10, 4, 20, 4]  # fmt: skip
+    assert [
+        sum(one.split == split for one in offered) for split in (Split.TRAIN, Split.VAL, Split.TEST, Split.KNOWN)
+    ] == [10, 4, 20, 4]
     for one in offered:
         labels = decode_image(bytes(one.labels))
         mask = np.zeros_like(labels) if one.mask is None else decode_image(bytes(one.mask))
@@ -97,7 +103,9 @@ def test_scenes_have_a_class_for_each_pixel_and_an_exact_mask_of_what_is_unknown
 
 def test_the_same_options_give_the_same_bytes_and_another_seed_others(home: Home) -> None:
     first, again, other = scenes(), scenes(), scenes(seed=1)
-    assert [(one.content, one.labels, one.mask) for one in first] == [(one.content, one.labels, one.mask) for one in again]
+    assert [(one.content, one.labels, one.mask) for one in first] == [
+        (one.content, one.labels, one.mask) for one in again
+    ]
     assert not {one.content for one in first} & {one.content for one in other}
     longer = {one.target: one.content for one in scenes(train=12)}
     assert all(longer[one.target] == one.content for one in first)  # more train scenes change no other scene
@@ -145,8 +153,10 @@ def test_negatives_are_the_other_folders_pictures_in_a_tone_of_their_own(home: H
 
 def test_parts_are_told_apart_neither_by_brightness_nor_by_contrast() -> None:
     rng = np.random.default_rng(3)
-    dark, bright = (np.concatenate([toned(rng, level + RNG.integers(0, width, 400).astype(np.uint8)) for _ in range(300)])
-                    for level, width in ((0, 30), (100, 150)))  # fmt: skip
+    dark, bright = (
+        np.concatenate([toned(rng, level + RNG.integers(0, width, 400).astype(np.uint8)) for _ in range(300)])
+        for level, width in ((0, 30), (100, 150))
+    )
     assert abs(dark.mean() - bright.mean()) < 8
     assert abs(dark.std() / bright.std() - 1) < 0.1
     flat = toned(rng, np.full(50, 7, np.uint8))

@@ -27,17 +27,30 @@ def a_scene(number, split=Split.TRAIN, labels=None, label=0, size=(24, 32)):
     mask[4:12, 8:20] = 255
     name = f"{split}/{number:03d}.png"
     return Candidate(
-        origin=name, target=name, content=stored_png(rng.integers(0, 256, size).astype(np.uint8)), split=split, label=label,
-        category="town", defect="thing" if label else None, source="drawn", licence="none", labels=stored_png(ids),
-        labels_target=f"labels/{name}", classes=2, mask=stored_png(mask) if label else None,
+        origin=name,
+        target=name,
+        content=stored_png(rng.integers(0, 256, size).astype(np.uint8)),
+        split=split,
+        label=label,
+        category="town",
+        defect="thing" if label else None,
+        source="drawn",
+        licence="none",
+        labels=stored_png(ids),
+        labels_target=f"labels/{name}",
+        classes=2,
+        mask=stored_png(mask) if label else None,
         mask_target=f"masks/{name}" if label else None,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
 def folder(tmp_path):
-    offered = [*(a_scene(n) for n in range(4)), *(a_scene(n, Split.VAL) for n in range(4, 7)),
-               *(a_scene(n, Split.TEST, label=n % 2) for n in range(7, 11))]  # fmt: skip
+    offered = [
+        *(a_scene(n) for n in range(4)),
+        *(a_scene(n, Split.VAL) for n in range(4, 7)),
+        *(a_scene(n, Split.TEST, label=n % 2) for n in range(7, 11)),
+    ]
     write_manifest(tmp_path / "manifest.parquet", admit(offered, tmp_path / "images", ImageLimits()).rows)
     return tmp_path
 
@@ -73,14 +86,19 @@ def test_only_manifests_of_scenes_have_the_column(folder):
 def test_a_class_that_params_do_not_name_is_said_with_its_id(folder):
     manifest = read_manifest(folder)
     one_class = SCENES.model_copy(update={"classes": ("road",)})
-    with pytest.raises(BadManifest, match=r"names a class that params.yaml does not.*1, classes: 1.*complete `classes`"):
+    with pytest.raises(
+        BadManifest, match=r"names a class that params.yaml does not.*1, classes: 1.*complete `classes`"
+    ):
         load_labels(manifest, manifest.rows(Split.TRAIN), one_class)
 
 
 WRONG = {
-    "labels-ids": np.full((24, 32), 2, dtype=np.uint8), "labels-size": np.zeros((24, 31), dtype=np.uint8),
-    "labels-channels": None, "labels-not-an-image": b"no image", "labels-empty": b"",
-}  # fmt: skip
+    "labels-ids": np.full((24, 32), 2, dtype=np.uint8),
+    "labels-size": np.zeros((24, 31), dtype=np.uint8),
+    "labels-channels": None,
+    "labels-not-an-image": b"no image",
+    "labels-empty": b"",
+}
 
 
 @pytest.mark.parametrize("reason", list(WRONG))

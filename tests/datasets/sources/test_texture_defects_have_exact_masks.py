@@ -37,7 +37,12 @@ def test_default_counts_are_160_40_60_and_20_of_each_kind() -> None:
     counts: dict[tuple[str, str | None], int] = {}
     for one in everything:
         counts[str(one.split), one.defect] = counts.get((str(one.split), one.defect), 0) + 1
-    assert counts == {("train", None): 160, ("val", None): 40, ("test", None): 60, **{("test", kind): 20 for kind in DEFECTS}}
+    assert counts == {
+        ("train", None): 160,
+        ("val", None): 40,
+        ("test", None): 60,
+        **{("test", kind): 20 for kind in DEFECTS},
+    }
     assert len({one.content for one in everything}) == len(everything)
 
 
@@ -83,7 +88,9 @@ def test_each_rung_is_smaller_and_fainter_and_its_normals_are_the_same() -> None
     area, contrast = {}, {}
     for rung in LADDER:
         everything = offered(rung=rung)
-        assert [one.content for one in everything if not one.label] == [one.content for one in offered() if not one.label]
+        assert [one.content for one in everything if not one.label] == [
+            one.content for one in offered() if not one.label
+        ]
         area[rung] = np.mean([pixels(one.mask).mean() for one in everything if one.label])
         flat, draw = np.full((96, 96), 120, np.uint8), DEFECTS["generated-blob"]
         drawn = [draw(np.random.default_rng(seed), flat, [], LADDER[rung]) for seed in range(30)]
@@ -131,7 +138,9 @@ def test_train_val_and_test_share_no_pixel_and_the_gap_is_wider_than_a_crop() ->
 
 def test_the_same_settings_give_the_same_bytes_and_another_seed_others() -> None:
     first, again, other = offered(), offered(), offered(seed=1)
-    assert [(one.target, one.content, one.mask) for one in first] == [(one.target, one.content, one.mask) for one in again]
+    assert [(one.target, one.content, one.mask) for one in first] == [
+        (one.target, one.content, one.mask) for one in again
+    ]
     assert not {one.content for one in first} & {one.content for one in other}
 
 

@@ -1,4 +1,6 @@
-"""Drawn scenes of three classes, negatives of another texture, and one small detector trained on them for this folder."""
+"""Drawn scenes of three classes, negatives of another texture, and one small detector trained on them for
+this folder.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +20,24 @@ SIDE = 64
 CLASSES = ("lying stripes", "standing stripes", "disc")
 NONE = torch.zeros(0, 1, SIDE, SIDE, dtype=torch.uint8)
 SMALL: dict[str, Any] = {
-    "closed": {"min_steps": 50, "batch_size": 8}, "hybrid": {"min_steps": 50, "batch_size": 8},
+    "closed": {"min_steps": 50, "batch_size": 8},
+    "hybrid": {"min_steps": 50, "batch_size": 8},
     "paste": {"largest": 0.4},
-}  # fmt: skip
+}
 TINY: dict[str, Any] = {
-    "closed": {"min_steps": 7, "batch_size": 2}, "hybrid": {"min_steps": 6, "batch_size": 2}, "sheets": 1,
-}  # fmt: skip
+    "closed": {"min_steps": 7, "batch_size": 2},
+    "hybrid": {"min_steps": 6, "batch_size": 2},
+    "sheets": 1,
+}
 
 
 def scenes(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """uint8 [count,1,64,64] and labels: stripes lying beside stripes standing, a plain disc, and a void corner."""
     g = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
-    border, row, column, phase = (torch.rand(4, count, 1, 1, generator=g) * torch.tensor([24, 40, 40, 6]).view(4, 1, 1, 1))
+    border, row, column, phase = torch.rand(4, count, 1, 1, generator=g) * torch.tensor([24, 40, 40, 6]).view(
+        4, 1, 1, 1
+    )
     lying, standing = (((at + phase) % 6 < 3).float() for at in (y, x))
     labels = (x >= border + 20).long()
     disc = (y - row - 12).square() + (x - column - 12).square() < 100
@@ -46,7 +53,7 @@ def foreign(count: int, seed: int) -> torch.Tensor:
     """uint8 [count,1,64,64]: slanting stripes and checks, of other widths each."""
     g = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
-    width, lean, phase = (torch.rand(3, count, 1, 1, generator=g) * torch.tensor([6.0, 1.0, 8.0]).view(3, 1, 1, 1))
+    width, lean, phase = torch.rand(3, count, 1, 1, generator=g) * torch.tensor([6.0, 1.0, 8.0]).view(3, 1, 1, 1)
     slanting = ((x + (0.5 + lean) * y + phase) % (5 + width) < (5 + width) / 2).float()
     checks = ((x // (3 + width) + y // (3 + width)) % 2).float()
     images = torch.where(torch.arange(count).view(-1, 1, 1) % 2 == 0, slanting, checks) * 0.5 + 0.25
@@ -61,7 +68,7 @@ def training_data(count: int = 64) -> TrainingData:
     val_images, val_labels = scenes(24, 2)
     return TrainingData(
         images, val_images, NONE, None, NONE, foreign(40, 3), labels=labels, val_labels=val_labels, classes=CLASSES
-    )  # fmt: skip
+    )
 
 
 def run_in(folder: Path, kill_at: int | None = None) -> FitRun:

@@ -86,7 +86,7 @@ def test_cues_add_up_to_the_map_and_classes_are_those_of_the_logits(trained: Den
 @pytest.mark.parametrize(("part", "cue"), [("likelihood", MINUS_LN_P_HAT), ("posterior", LN_P_OUT)])
 def test_each_part_can_be_the_score_without_another_training(
     part: str, cue: str, trained: DenseHybrid, foreign_scenes: Foreign
-):  # fmt: skip
+):
     images, other = as_float(foreign_scenes[1][:3]), with_score(trained, part=part)
     with torch.no_grad():
         maps, scores = other.cues(images).maps, other.score(images)
@@ -172,8 +172,10 @@ def test_a_trained_one_finds_what_is_foreign_and_keeps_its_classes(
     normals, foreign, masks = foreign_scenes
     with torch.no_grad():
         cues, clean, odd = (
-            detector.cues(as_float(foreign)), detector.score(as_float(normals)).image, detector.score(as_float(foreign)).image
-        )  # fmt: skip
+            detector.cues(as_float(foreign)),
+            detector.score(as_float(normals)).image,
+            detector.score(as_float(foreign)).image,
+        )
     maps = {**cues.maps, "hybrid": sum(cues.maps.values())}
     precision = {name: average_precision(values.flatten(), masks.flatten()) for name, values in maps.items()}  # type: ignore[union-attr]
     assert precision["hybrid"] > 0.6  # at a share of .1; unseen scenes, unseen negatives

@@ -1,4 +1,6 @@
-"""Ladder-DenseNet and DeepLabV3+: published sizes and costs, any image size, training that checkpoints change nothing of."""
+"""Ladder-DenseNet and DeepLabV3+: published sizes and costs, any image size, training that checkpoints change nothing
+of.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,9 @@ def test_weights_of_a_file_of_the_project_fit_the_trunk(tmp_path, monkeypatch):
     net = build_net(LDN, 5, 3, pretrained=False)
     assert pretrain(net, "dense.safetensors") == sha256_file(tmp_path / "dense.safetensors")
     assert torch.equal(net.trunk.steps[0].weight, theirs.features.conv0.weight)
-    assert torch.equal(net.trunk.steps[-1].denselayer16.conv2.weight, theirs.features.denseblock4.denselayer16.conv2.weight)
+    assert torch.equal(
+        net.trunk.steps[-1].denselayer16.conv2.weight, theirs.features.denseblock4.denselayer16.conv2.weight
+    )
 
 
 def test_the_detector_trains_a_large_net_and_brings_it_back(tmp_path):
@@ -163,7 +167,9 @@ def test_checkpointing_keeps_less_and_changes_neither_gradients_nor_statistics()
     weights = sum(parameter.numel() for parameter in plain.parameters())
     assert kept["sparing"] - weights < 0.5 * (kept["plain"] - weights)
     for (name, one), other in zip(plain.named_parameters(), sparing.parameters(), strict=True):
-        torch.testing.assert_close(other.grad, one.grad, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            other.grad, one.grad, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
     for (name, one), other in zip(plain.named_buffers(), sparing.buffers(), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
     assert {module.momentum for module in sparing.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {0.01}
@@ -171,7 +177,9 @@ def test_checkpointing_keeps_less_and_changes_neither_gradients_nor_statistics()
 
 def test_the_pyramids_grids_follow_the_aspect(monkeypatch):
     seen, pool = [], torch.nn.functional.adaptive_avg_pool2d
-    monkeypatch.setattr(torch.nn.functional, "adaptive_avg_pool2d", lambda maps, grid: seen.append(grid) or pool(maps, grid))
+    monkeypatch.setattr(
+        torch.nn.functional, "adaptive_avg_pool2d", lambda maps, grid: seen.append(grid) or pool(maps, grid)
+    )
     with torch.no_grad():
         out = PyramidPooling(16).eval()(torch.rand(1, 16, 32, 64))
     assert out.shape == (1, 512, 32, 64)

@@ -103,7 +103,7 @@ def test_energies_with_bounds_are_the_hand_values():
     assert terms(energy="softplus")["energy"] == pytest.approx(math.log1p(math.exp(out)))
     assert terms(energy="two_sided", margin_out=-1.0, margin_in=4.0)["energy"] == pytest.approx(
         (out + 1.0) ** 2 + sum(low) / 2
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("energy", ["raw", "hinge", "softplus"])
@@ -128,7 +128,9 @@ def test_nothing_pasted_and_everything_void_give_zeros_not_nan(settings: dict[st
 
 
 def test_the_published_configuration_has_the_published_weights_and_rates():
-    s = dense_hybrid_settings({"configuration": "published", "net": "mobile", "hybrid": {"batch_size": 3}}, "dense_hybrid")
+    s = dense_hybrid_settings(
+        {"configuration": "published", "net": "mobile", "hybrid": {"batch_size": 3}}, "dense_hybrid"
+    )
     assert (s.hybrid.form, s.hybrid.energy, s.hybrid.beta, s.hybrid.dataset) == ("code", "raw", 0.03, 0.3)
     assert (s.hybrid.batch_size, s.closed.batch_size, s.closed.learning_rate_trunk) == (3, 16, 1e-4)
     assert (s.paste.pastes, s.paste.rectangle, s.paste.smallest_px, s.paste.largest) == (1, 0.5, 16, 1.0)

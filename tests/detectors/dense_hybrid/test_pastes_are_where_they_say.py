@@ -1,4 +1,6 @@
-"""Pasted scenes: labels, masks and pixels agree, shapes are drawn as stated, everything follows from the seed (test 5)."""
+"""Pasted scenes: labels, masks and pixels agree, shapes are drawn as stated, everything follows from the
+seed (test 5).
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,9 @@ def test_later_pastes_lie_on_top_of_earlier_ones():
 def test_regions_of_the_negative_are_kept_whole_where_it_brings_them():
     stripes = (torch.arange(64) // 8).view(1, 1, 1, 64).expand(3, 1, 64, 64)
     bank = Negatives((stripes * 30 + 40).to(torch.uint8), stripes[:, 0].contiguous())
-    found = mixed(*plain(50), bank, PasteSettings(pastes=1, rectangle=0.0, shapes="regions", zoom=(1.0, 1.0)), generator())
+    found = mixed(
+        *plain(50), bank, PasteSettings(pastes=1, rectangle=0.0, shapes="regions", zoom=(1.0, 1.0)), generator()
+    )
     counts = []
     for image, mask in zip(found.images[:, 0], found.pasted, strict=True):
         nearest_stripe = ((image[mask] * 255 - 40) / 30).round()  # between two stripes brightness is a mixture
@@ -146,6 +150,8 @@ def test_labels_move_with_their_images_and_what_lies_outside_is_void(settings: d
 
 
 def test_a_scene_smaller_than_the_smallest_paste_still_gets_one():
-    found = mixed(torch.zeros(4, 1, 12, 12), torch.zeros(4, 12, 12, dtype=torch.int64), WHITE, PasteSettings(), generator())
+    found = mixed(
+        torch.zeros(4, 1, 12, 12), torch.zeros(4, 12, 12, dtype=torch.int64), WHITE, PasteSettings(), generator()
+    )
     assert found.pasted.flatten(1).any(1).all()
     assert torch.equal(found.pasted, found.images[:, 0] > 0.9)

@@ -87,7 +87,9 @@ def test_another_score_keeps_both_stages_and_other_negatives_or_losses_the_first
 
 def test_frozen_batch_normalisation_keeps_its_statistics_but_for_the_new_head(tmp_path: Path):
     DenseHybrid(**TINY).fit(training_data(), run_in(tmp_path))
-    before, after = (torch.load(tmp_path / stage / CHECKPOINT, weights_only=True)["players"] for stage in DenseHybrid.stages)
+    before, after = (
+        torch.load(tmp_path / stage / CHECKPOINT, weights_only=True)["players"] for stage in DenseHybrid.stages
+    )
     running = [name for name in before if "running_mean" in name]
     moved = {name for name in running if not torch.equal(before[name], after[name])}
     assert moved == {name for name in running if name.startswith("dataset_head")}
@@ -142,8 +144,16 @@ def test_a_training_that_blows_up_says_so(stage: str, tmp_path: Path, monkeypatc
 
 def test_bfloat16_trains_with_finite_losses_in_float32(tmp_path: Path):
     report = DenseHybrid(**TINY, precision="bfloat16").fit(training_data(), run_in(tmp_path))
-    assert {name for _, name, _ in report.history} >= {"closed.classes", "hybrid.energy", "hybrid.dataset", "hybrid.lse_in"}
-    assert torch.load(tmp_path / "hybrid" / CHECKPOINT, weights_only=True)["players"]["narrow.weight"].dtype == torch.float32
+    assert {name for _, name, _ in report.history} >= {
+        "closed.classes",
+        "hybrid.energy",
+        "hybrid.dataset",
+        "hybrid.lse_in",
+    }
+    assert (
+        torch.load(tmp_path / "hybrid" / CHECKPOINT, weights_only=True)["players"]["narrow.weight"].dtype
+        == torch.float32
+    )
 
 
 def test_rates_climb_then_fall():

@@ -1,4 +1,6 @@
-"""Tiles of an image larger than memory: equal to the whole image where the net has a reach, near it where it has none."""
+"""Tiles of an image larger than memory: equal to the whole image where the net has a reach, near it where
+it has none.
+"""
 
 from __future__ import annotations
 
@@ -89,8 +91,10 @@ def test_nets_with_global_context_have_no_reach_and_tiles_only_come_near(name):
     with torch.no_grad():
         whole = maps_of(net)(as_float(image[None]))[0].numpy()
     predict, margins = maps_of(net), {"wide": 64, "none": 0}
-    apart = {key: np.abs(score_tiled(predict, image, stride=net.stride, margin_px=margin, tile_px=96) - whole).mean()
-             for key, margin in margins.items()}  # fmt: skip
+    apart = {
+        key: np.abs(score_tiled(predict, image, stride=net.stride, margin_px=margin, tile_px=96) - whole).mean()
+        for key, margin in margins.items()
+    }
     assert 1e-3 * whole.std() < apart["wide"] < apart["none"]
 
 
@@ -104,15 +108,24 @@ def test_a_memory_map_is_read_and_written_in_pieces_with_progress(tmp_path):
         sizes.add(tuple(images.shape))
         return images.mean(dim=1)
 
-    found = score_tiled(predict, image, stride=32, margin_px=40, tile_px=1000, out=out,
-                        progress=lambda done, total: calls.append((done, total)))  # fmt: skip
+    found = score_tiled(
+        predict,
+        image,
+        stride=32,
+        margin_px=40,
+        tile_px=1000,
+        out=out,
+        progress=lambda done, total: calls.append((done, total)),
+    )
     assert found is out
     assert np.array_equal(np.argwhere(out), [[1234, 4321]])
     assert sizes == {(1, 3, 1024 + 2 * 64, 1024 + 2 * 64)}
     assert calls == [(done, 15) for done in range(1, 16)]
 
 
-@pytest.mark.parametrize(("height", "width", "margin", "tile"), [(64, 64, 0, 64), (100, 333, 50, 64), (31, 900, 16, 100)])
+@pytest.mark.parametrize(
+    ("height", "width", "margin", "tile"), [(64, 64, 0, 64), (100, 333, 50, 64), (31, 900, 16, 100)]
+)
 def test_windows_keep_each_pixel_once_with_its_margin(height, width, margin, tile):
     windows = list(windows_of(height, width, stride=16, margin_px=margin, tile_px=tile))
     high, wide = -(-height // 16) * 16, -(-width // 16) * 16
@@ -125,8 +138,15 @@ def test_windows_keep_each_pixel_once_with_its_margin(height, width, margin, til
             assert read.stop == side or read.stop >= kept.stop + margin
             assert 0 <= read.start < read.stop <= side
     assert (count == 1).all()
-    assert len({(window.read[0].stop - window.read[0].start, window.read[1].stop - window.read[1].start)
-                for window in windows}) == 1  # fmt: skip
+    assert (
+        len(
+            {
+                (window.read[0].stop - window.read[0].start, window.read[1].stop - window.read[1].start)
+                for window in windows
+            }
+        )
+        == 1
+    )
 
 
 def test_what_does_not_fit_is_refused(mobile):

@@ -17,7 +17,9 @@ from xadflow.detectors.dense_hybrid.networks import build_net
 from xadflow.errors import BadInput, BadSettings, BadWeights, UnknownName, XadflowError
 
 
-def refused(kind: type[XadflowError], match: str, tmp_path: Path, settings: dict[str, Any] = TINY, **changes: Any) -> None:
+def refused(
+    kind: type[XadflowError], match: str, tmp_path: Path, settings: dict[str, Any] = TINY, **changes: Any
+) -> None:
     with pytest.raises(kind, match=match):
         DenseHybrid(**settings).fit(dataclasses.replace(training_data(), **changes), run_in(tmp_path))
     assert not list(tmp_path.iterdir())
@@ -48,8 +50,10 @@ def test_a_crop_above_the_image_and_an_image_below_the_stride_are_refused(tmp_pa
     crop = {**TINY, "hybrid": {**TINY["hybrid"], "crop_px": 65}}
     refused(BadInput, r"hybrid.crop_px is larger than the images; got '65 px of 64 px'", tmp_path, crop)
     given = training_data()
-    small = {name: getattr(given, name)[..., :8, :8] for name in
-             ("normals", "val_normals", "known", "calibration_defects", "outliers")}  # fmt: skip
+    small = {
+        name: getattr(given, name)[..., :8, :8]
+        for name in ("normals", "val_normals", "known", "calibration_defects", "outliers")
+    }
     labels = {name: getattr(given, name)[:, :8, :8] % 2 for name in ("labels", "val_labels")}
     refused(BadInput, r"sides of at least 16 px.*raise size_px", tmp_path, **small, **labels)
     tiny_crop = {**TINY, "closed": {**TINY["closed"], "crop_px": 8}}

@@ -15,7 +15,9 @@ from xadflow.metrics.detection import auroc
 from xadflow.metrics.localisation import pixel_auroc
 
 
-def measured(detector: FCDD, normals: torch.Tensor, defective: torch.Tensor, masks: torch.Tensor) -> tuple[float, float]:
+def measured(
+    detector: FCDD, normals: torch.Tensor, defective: torch.Tensor, masks: torch.Tensor
+) -> tuple[float, float]:
     """Image and pixel AUROC."""
     with torch.no_grad():
         scores = [detector.score(as_float(part)) for part in (normals, defective)]
@@ -31,9 +33,15 @@ def test_trained_on_confetti_it_finds_squares_and_blotches(
     small_data: TrainingData, unseen_crops: torch.Tensor, tmp_path: Path, head: str
 ):
     settings: Mapping[str, object] = {
-        "stages": (2,), "sigma_px": 4.0, "head": head, "level": "pixel", "synthesiser": "confetti", "learning_rate": 1e-2,
-        "pool_share": 0.1, "flips": "none",
-    }  # fmt: skip
+        "stages": (2,),
+        "sigma_px": 4.0,
+        "head": head,
+        "level": "pixel",
+        "synthesiser": "confetti",
+        "learning_rate": 1e-2,
+        "pool_share": 0.1,
+        "flips": "none",
+    }
     generator = torch.Generator().manual_seed(11)
     defective, masks = synthetic_defects(unseen_crops, generator, ("squares", "blotch"))
     data = TrainingData(

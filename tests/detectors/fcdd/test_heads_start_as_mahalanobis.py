@@ -101,7 +101,9 @@ def test_the_scalar_head_with_no_hidden_layer_is_one_linear_response():
     torch.testing.assert_close(head(z), (phi.square() + 1).sqrt() - 1, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("head", [MahalanobisHead(5, 3, seeded()), ScalarHead(5, 4, seeded()), ScalarHead(5, 0, seeded())])
+@pytest.mark.parametrize(
+    "head", [MahalanobisHead(5, 3, seeded()), ScalarHead(5, 4, seeded()), ScalarHead(5, 0, seeded())]
+)
 def test_dropout_is_that_of_the_channels_of_z(head: MahalanobisHead | ScalarHead):
     z = torch.randn(4, 3, 5, generator=seeded(1))
     kept = kept_channels(4, 5, 0.5, seeded(7))

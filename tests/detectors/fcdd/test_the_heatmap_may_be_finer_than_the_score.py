@@ -25,7 +25,13 @@ from xadflow.training.checkpoints import CHECKPOINT
 from xadflow.training.seeds import seeded
 
 SIDE = 64
-COARSE: Mapping[str, object] = {"stages": (4,), "min_steps": 12, "epochs": 1.0, "batch_normals": 16, "batch_synthetic": 16}
+COARSE: Mapping[str, object] = {
+    "stages": (4,),
+    "min_steps": 12,
+    "epochs": 1.0,
+    "batch_normals": 16,
+    "batch_synthetic": 16,
+}
 
 
 def run_in(folder: Path) -> FitRun:
@@ -89,14 +95,18 @@ def test_the_score_does_not_depend_on_the_map(finer: tuple[FCDD, FitReport, Path
 
 
 def test_the_map_is_that_of_its_own_stages(finer: tuple[FCDD, FitReport, Path], images: torch.Tensor):
-    """Again, step by step, from the stored numbers: stages on one grid, whitening, distance, Gaussians over cells of 8 px."""
+    """Again, step by step, from the stored numbers: stages on one grid, whitening, distance, Gaussians over cells of 8
+    px.
+    """
     detector = finer[0]
     fitted = detector.fitted
     assert fitted.finer is not None
     stored = {name: value.double() for name, value in fitted.finer.head.state_dict().items()}
     with torch.no_grad():
         fine, coarse = Trunk("lite0", (2, 3)).stage_features(images)
-        both = torch.cat([fine, F.interpolate(coarse, size=(8, 8), mode="bilinear", align_corners=False)], dim=1).double()
+        both = torch.cat(
+            [fine, F.interpolate(coarse, size=(8, 8), mode="bilinear", align_corners=False)], dim=1
+        ).double()
         found = detector.score(images).map
     z = torch.zeros(len(images), 64, 120, dtype=torch.float64)
     for cell in range(64):
@@ -108,7 +118,9 @@ def test_the_map_is_that_of_its_own_stages(finer: tuple[FCDD, FitReport, Path], 
     response = stored["response.log_gain"].exp() * F.softplus(4.0 * (distance - stored["response.offset"]))
     cells = ((response.square() + 1.0).sqrt() - 1.0).numpy().reshape(-1, 8, 8)
     pixel, centre = np.arange(SIDE)[:, None], 8 * np.arange(8)[None, :] + 3.5
-    near = np.exp(-((pixel - centre) ** 2) / (2 * 6.0**2)) * (np.abs(pixel - centre) <= 18)  # sigma .75 cells, cut at three
+    near = np.exp(-((pixel - centre) ** 2) / (2 * 6.0**2)) * (
+        np.abs(pixel - centre) <= 18
+    )  # sigma .75 cells, cut at three
     near /= near.sum(axis=1, keepdims=True)
     expected = np.einsum("yi,bij,xj->byx", near, cells, near)
     assert found is not None
@@ -200,9 +212,18 @@ def test_the_trunk_runs_once_for_two_banks_and_the_map_s_is_bounded(small_data: 
     wanted = [Wanted((4,), torch.ones(7, dtype=torch.bool)), Wanted((2,), kept)]
     batches: list[None] = []
     coarse, fine = build_banks(
-        trunk, data, wanted, normal_copies=2, known_copies=1, synthesiser="defects", rounds=3, batch_size=4,
-        device=torch.device("cpu"), generator=seeded(0), done=lambda: batches.append(None),
-    )  # fmt: skip
+        trunk,
+        data,
+        wanted,
+        normal_copies=2,
+        known_copies=1,
+        synthesiser="defects",
+        rounds=3,
+        batch_size=4,
+        device=torch.device("cpu"),
+        generator=seeded(0),
+        done=lambda: batches.append(None),
+    )
     assert len(batches) == 4 + 6 + 2
     assert (len(coarse.normals), len(coarse.synthetic), len(coarse.known)) == (14, 21, 6)
     assert (len(fine.normals), len(fine.synthetic), len(fine.known)) == (6, 9, 6)

@@ -74,7 +74,9 @@ def test_bce_and_focal_are_their_float64_forms_and_score_the_logit(z: float, gam
     assert objective.score(f).item() == z
 
 
-@pytest.mark.parametrize("objective", [HypersphereClassifier(), DeepSAD(), BinaryCrossEntropy(), BinaryCrossEntropy(2.0)])
+@pytest.mark.parametrize(
+    "objective", [HypersphereClassifier(), DeepSAD(), BinaryCrossEntropy(), BinaryCrossEntropy(2.0)]
+)
 @pytest.mark.parametrize("length", [0.0, 1e-8, 1e-3, 1.0, 1e3])
 def test_gradients_are_finite_near_zero_and_far_out(objective, length: float):
     f = vectors(length, length).requires_grad_()

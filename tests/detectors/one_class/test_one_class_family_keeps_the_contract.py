@@ -28,9 +28,10 @@ def small(data: TrainingData) -> TrainingData:
     """Every second pixel: 32 px images, so that a fit takes about a second."""
     masks = data.known_masks
     return dataclasses.replace(
-        data, known_masks=None if masks is None else masks[:, ::2, ::2],
+        data,
+        known_masks=None if masks is None else masks[:, ::2, ::2],
         **{name: getattr(data, name)[:, :, ::2, ::2] for name in ("normals", "val_normals", "known")},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_images_and_masks_are_shifted_and_mirrored_together(data: TrainingData):
     exposure = Exposure(data, OneClassSettings(crop_px=1), torch.device("cpu"), anomalies=True)
     images, masks = exposure._augmented(
         image.repeat(400, 1, 1, 1), (image[0] > 127).repeat(400, 1, 1), torch.Generator().manual_seed(1)
-    )  # fmt: skip
+    )
     possible = {}
     for mirrored in (False, True):
         padded = np.pad(image[0, 0].numpy()[:, :: -1 if mirrored else 1], 1, mode="edge")
@@ -202,7 +203,7 @@ def test_it_learns_to_find_defects_that_it_has_not_seen(
     for steps in (1, 120):
         detector = build_detector(
             method, network="cnn28", min_steps=steps, epochs=0.01, batch_size=48, learning_rate=5e-3
-        )  # fmt: skip
+        )
         detector.fit(data, run_in(tmp_path / str(steps)))
         with torch.no_grad():
             scores = detector.score(as_float(torch.cat([normal, defective]))).image.double().numpy()

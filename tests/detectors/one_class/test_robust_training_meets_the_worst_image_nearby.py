@@ -16,8 +16,17 @@ from xadflow.errors import BadSettings
 from xadflow.metrics.ranks import auroc
 
 SIDE = 16
-TINY = {"network": "cnn28", "preparation": "standard", "anomalies": ["outliers"], "flip": False, "crop_px": 0,
-        "min_steps": 120, "epochs": 1.0, "batch_size": 64, "learning_rate": 5e-3}  # fmt: skip
+TINY = {
+    "network": "cnn28",
+    "preparation": "standard",
+    "anomalies": ["outliers"],
+    "flip": False,
+    "crop_px": 0,
+    "min_steps": 120,
+    "epochs": 1.0,
+    "batch_size": 64,
+    "learning_rate": 5e-3,
+}
 ROBUST = {"radius_normals": 1.2, "radius_anomalies": 1.2, "steps": 4}
 """At 3x32x32 values: .35 for one channel of 16x16, where a blob is 1.5 long."""
 
@@ -34,7 +43,9 @@ def images(count: int, seed: int, *, blobs: bool) -> torch.Tensor:
 
 def problem() -> TrainingData:
     none = torch.zeros(0, 1, SIDE, SIDE, dtype=torch.uint8)
-    return TrainingData(images(200, 1, blobs=False), images(60, 2, blobs=False), none, None, none, images(200, 3, blobs=True))
+    return TrainingData(
+        images(200, 1, blobs=False), images(60, 2, blobs=False), none, None, none, images(200, 3, blobs=True)
+    )
 
 
 def fitted(folder: Path, method: str = "bce", **more: object):
@@ -66,7 +77,10 @@ def test_the_worst_image_is_in_ball_and_box_and_costs_more(steps: int):
 def test_for_a_linear_loss_it_is_the_step_along_the_gradient():
     """Away from the walls the maximum of <w, x + d> in the l2 ball is d = eps w / |w|."""
     drawn = torch.Generator().manual_seed(0)
-    x, w = torch.full((3, 1, 4, 4), 0.5, dtype=torch.float64), torch.randn(3, 1, 4, 4, generator=drawn, dtype=torch.float64)
+    x, w = (
+        torch.full((3, 1, 4, 4), 0.5, dtype=torch.float64),
+        torch.randn(3, 1, 4, 4, generator=drawn, dtype=torch.float64),
+    )
     scales = torch.tensor([1.0, 1e-30, 1e30]).view(-1, 1, 1, 1)  # the length of a gradient does not matter
     eps = torch.tensor([0.2, 0.2, 0.05], dtype=torch.float64)
     worst = worst_images(lambda z: (z * w * scales).flatten(1).sum(dim=1), x, eps, 3)
@@ -77,8 +91,10 @@ def test_for_a_linear_loss_it_is_the_step_along_the_gradient():
 def test_an_image_without_a_gradient_stays():
     x = torch.rand(2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(worst_images(lambda z: 0.0 * z.flatten(1).sum(dim=1), x, torch.ones(2), 3), x)
-    assert torch.equal(worst_images(lambda z: z.sqrt().flatten(1).sum(dim=1), torch.zeros_like(x), torch.ones(2), 3) * 0,
-                       torch.zeros_like(x))  # fmt: skip
+    assert torch.equal(
+        worst_images(lambda z: z.sqrt().flatten(1).sum(dim=1), torch.zeros_like(x), torch.ones(2), 3) * 0,
+        torch.zeros_like(x),
+    )
 
 
 def test_it_is_found_where_gradients_are_off_and_leaves_the_network_as_it_was():

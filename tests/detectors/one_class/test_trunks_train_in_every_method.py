@@ -39,9 +39,10 @@ def data(small_data: TrainingData) -> TrainingData:
     masks = small_data.known_masks
     assert masks is not None
     return dataclasses.replace(
-        small_data, known_masks=masks[:, ::2, :56:2],
+        small_data,
+        known_masks=masks[:, ::2, :56:2],
         **{name: getattr(small_data, name)[:, :, ::2, :56:2] for name in ("normals", "val_normals", "known")},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,9 @@ def test_a_packaged_trunk_starts_from_its_weights_and_its_frozen_part_keeps_them
 def test_a_trunk_is_trained_with_patience_and_through_the_compiler_too(
     data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Graphs are captured as always and run by PyTorch itself; the check on unseen normals wakes nothing that is frozen."""
+    """Graphs are captured as always and run by PyTorch itself; the check on unseen normals wakes nothing that is
+    frozen.
+    """
     torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     monkeypatch.setattr("xadflow.detectors.one_class.detector.CHECKPOINT_EVERY", 4)
@@ -143,8 +146,15 @@ def test_a_pretrained_trunk_learns_to_find_defects_that_it_has_not_seen(
     label = np.array([0] * len(normal) + [1] * len(normal))
     found = {}
     for steps in (1, 80):
-        detector = build_detector("fcdd_conv", network="mobilenet_v2", trunk={"cut": 4, "frozen": 1}, min_steps=steps,
-                                  epochs=0.01, batch_size=32, learning_rate=5e-3)  # fmt: skip
+        detector = build_detector(
+            "fcdd_conv",
+            network="mobilenet_v2",
+            trunk={"cut": 4, "frozen": 1},
+            min_steps=steps,
+            epochs=0.01,
+            batch_size=32,
+            learning_rate=5e-3,
+        )
         detector.fit(data, run_in(tmp_path / str(steps)))
         with torch.no_grad():
             scores = detector.score(as_float(torch.cat([normal, defective]))).image.double().numpy()

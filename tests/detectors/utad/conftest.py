@@ -18,12 +18,12 @@ NONE = torch.zeros(0, 1, 32, 32, dtype=torch.uint8)
 SMALL = {
     "impression": {"width": 4, "code": 8, "min_steps": 120, "batch_size": 16},
     "expert": {"width": 16, "min_steps": 60, "batch_size": 8},
-}  # fmt: skip
+}
 TINY = {
     "impression": {"width": 2, "code": 4, "min_steps": 12, "batch_size": 4, "adversarial": 0.1, "dropout": 0.2},
     "expert": {"width": 4, "min_steps": 9, "batch_size": 4},
     "sheets": 1,
-}  # fmt: skip
+}
 
 
 def crops(count: int, seed: int, channels: int = 1) -> torch.Tensor:

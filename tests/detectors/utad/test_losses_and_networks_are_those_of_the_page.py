@@ -1,4 +1,6 @@
-"""Losses against closed forms and brute force in float64; shapes of the method page, sections 2 and 3, on the meta device."""
+"""Losses against closed forms and brute force in float64; shapes of the method page, sections 2 and 3, on the meta
+device.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,13 @@ def test_least_squares_of_both_sides_at_nought_and_one():
 def test_similarity_is_that_of_scikit_image_inside_the_border():
     first, second = draw(24, 26), draw(24, 26, seed=1)
     _, expected = structural_similarity(
-        first.numpy(), second.numpy(), gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0, full=True
+        first.numpy(),
+        second.numpy(),
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=1.0,
+        full=True,
     )
     found = losses.similarity(first[None, None], second[None, None])[0, 0].numpy()
     np.testing.assert_allclose(found[6:-6, 6:-6], expected[6:-6, 6:-6], rtol=1e-7, atol=1e-9)
@@ -62,9 +70,13 @@ def test_similarity_is_that_of_scikit_image_inside_the_border():
 
 def test_edge_loss_ignores_a_shift_of_all_values_and_is_one_slope():
     first = draw(2, 1, 16, 16)
-    torch.testing.assert_close(losses.edge_loss(first, first + 0.3), torch.zeros((), dtype=torch.float64), rtol=0, atol=1e-15)
+    torch.testing.assert_close(
+        losses.edge_loss(first, first + 0.3), torch.zeros((), dtype=torch.float64), rtol=0, atol=1e-15
+    )
     slope = torch.arange(16, dtype=torch.float64).expand(1, 1, 16, 16)
-    expected = np.mean([0.5 * 1, 0.5 * 2, 0.5 * 4])  # the steps of a slope double with each halving; only one direction has it
+    expected = np.mean(
+        [0.5 * 1, 0.5 * 2, 0.5 * 4]
+    )  # the steps of a slope double with each halving; only one direction has it
     assert losses.edge_loss(slope, 0 * slope).item() == pytest.approx(expected, rel=1e-12)
     assert losses.total_variation(slope).item() == pytest.approx(0.5, rel=1e-12)
 
@@ -105,9 +117,16 @@ def test_published_networks_have_the_published_shapes(side: int):
         assert (local.shape, whole.shape) == ((2 * cells * cells,), (2,))
 
 
-@pytest.mark.parametrize(("shape", "stride", "numbers"), [
-    ((1, 64, 64), 16, 256), ((1, 96, 96), 16, 576), ((3, 128, 64), 16, 3 * 512), ((1, 28, 28), 4, 49), ((1, 40, 24), 8, 60),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "stride", "numbers"),
+    [
+        ((1, 64, 64), 16, 256),
+        ((1, 96, 96), 16, 576),
+        ((3, 128, 64), 16, 3 * 512),
+        ((1, 28, 28), 4, 49),
+        ((1, 40, 24), 8, 60),
+    ],
+)
 def test_the_compact_net_has_a_bottleneck_of_a_sixteenth_of_the_pixels(shape, stride, numbers):
     with torch.device("meta"):
         players = ImpressionPlayers(shape, UtadSettings().impression)
@@ -122,9 +141,14 @@ def test_the_compact_net_has_a_bottleneck_of_a_sixteenth_of_the_pixels(shape, st
         assert expert.image(seen.m, torch.empty(6, 8)).shape == (6, *shape)
 
 
-@pytest.mark.parametrize(("form", "shape", "seen"), [
-    ("compact", (1, 30, 32), "(30, 32)"), ("compact", (1, 4, 64), "(4, 64)"), ("published", (3, 100, 100), "(100, 100)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("form", "shape", "seen"),
+    [
+        ("compact", (1, 30, 32), "(30, 32)"),
+        ("compact", (1, 4, 64), "(4, 64)"),
+        ("published", (3, 100, 100), "(100, 100)"),
+    ],
+)
 def test_sides_that_the_stride_does_not_divide_are_refused(form: str, shape: tuple[int, int, int], seen: str):
     settings = utad_settings({"configuration": form}, "utad")
     with pytest.raises(BadInput, match=r"multiples of its stride.*size_px") as caught:
@@ -144,18 +168,36 @@ def test_the_published_configuration_has_the_released_weights_and_a_setting_wins
     published = utad_settings({"configuration": "published", "expert": {"paired_image": 10.0}}, "utad")
     first, second = published.impression, published.expert
     assert (first.reconstruction, first.variation, first.adversarial, first.mi_local, first.mi_global, first.prior) == (
-        100.0, 0.0, 0.1, 1.5, 0.5, 0.1)  # fmt: skip
-    assert (second.adversarial, second.reconstruction, second.code, second.content, second.edges) == (1.0, 10.0, 1.0, 1.0, 0.0)
+        100.0,
+        0.0,
+        0.1,
+        1.5,
+        0.5,
+        0.1,
+    )
+    assert (second.adversarial, second.reconstruction, second.code, second.content, second.edges) == (
+        1.0,
+        10.0,
+        1.0,
+        1.0,
+        0.0,
+    )
     assert (second.paired_image, second.paired_impression) == (10.0, 0.0)
     assert published.map.terms == PUBLISHED["map"]["terms"]
 
 
-@pytest.mark.parametrize(("given", "said"), [
-    ({"expert": {"pared_image": 1.0}}, "paired_image"), ({"map": {"terms": {"var-x_hat": -1.0}}}, "samples"),
-    ({"map": {"terms": {"x-x_hat": 0.0}}}, "weight"), ({"map": {"distance": "perceptual"}}, "network"),
-    ({"score": {"map": 0.0}}, "weight"), ({"expert": {"paired_image": 0, "paired_impression": 0, "code": 0}}, "paired_image"),
-    ({"configuration": "published", "map": 3}, "block"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"expert": {"pared_image": 1.0}}, "paired_image"),
+        ({"map": {"terms": {"var-x_hat": -1.0}}}, "samples"),
+        ({"map": {"terms": {"x-x_hat": 0.0}}}, "weight"),
+        ({"map": {"distance": "perceptual"}}, "network"),
+        ({"score": {"map": 0.0}}, "weight"),
+        ({"expert": {"paired_image": 0, "paired_impression": 0, "code": 0}}, "paired_image"),
+        ({"configuration": "published", "map": 3}, "block"),
+    ],
+)
 def test_settings_that_do_not_fit_together_are_refused(given: dict[str, object], said: str):
     with pytest.raises(BadSettings, match=said):
         utad_settings(given, "utad")

@@ -122,7 +122,9 @@ def test_a_training_that_blows_up_says_so_and_keeps_the_last_good_checkpoint(
     if kept.exists():
         players = torch.load(kept, weights_only=True)["players"]
         assert all(tensor.isfinite().all() for tensor in players.values())
-    assert Utad(**TINY).fit(training_data(), run_in(tmp_path)).resumed_from == (0 if stage == "impression" else STEPS[0])
+    assert Utad(**TINY).fit(training_data(), run_in(tmp_path)).resumed_from == (
+        0 if stage == "impression" else STEPS[0]
+    )
 
 
 def test_rates_climb_then_fall_along_their_curve():

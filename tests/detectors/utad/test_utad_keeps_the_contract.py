@@ -44,7 +44,9 @@ def test_an_image_is_scored_the_same_in_any_company(trained: Utad, defective: De
         alone = [trained.score(images[i : i + 1]) for i in range(4)]
         pairs = trained.reconstructions(images, 3), [trained.reconstructions(images[i : i + 1], 3) for i in range(4)]
     torch.testing.assert_close(together.image, torch.cat([one.image for one in alone]), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(pairs[0].naive_mean, torch.cat([one.naive_mean for one in pairs[1]]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        pairs[0].naive_mean, torch.cat([one.naive_mean for one in pairs[1]]), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("settings", [{}, {"map": {"terms": {"x-x_hat": 1.0, "low-m": 0.5}}, "score": {"knn": 1.0}}])
@@ -93,7 +95,9 @@ def test_the_other_explainers_take_it(trained: Utad, defective: Defective, expla
 
 
 @pytest.mark.parametrize("form", ["residual", "munit"])
-def test_given_impression_and_code_no_image_changes_the_expert_reconstruction(form: str, trained: Utad, defective: Defective):
+def test_given_impression_and_code_no_image_changes_the_expert_reconstruction(
+    form: str, trained: Utad, defective: Defective
+):
     """The invariant: `image` takes nothing else, and keeps nothing of what was looked at before."""
     torch.manual_seed(0)
     untrained = build_expert((1, 32, 32), ExpertSettings(form="munit", width=4)).eval()
@@ -114,7 +118,8 @@ def gradients(images: torch.Tensor) -> float:
 
 
 def test_the_expert_learns_to_be_closer_to_held_out_normals_than_the_impression_and_sharper(tmp_path: Path):
-    """Over an impression that has learned nothing, so that all there is to add is the expert's, whatever a stage 1 became.
+    """Over an impression that has learned nothing, so that all there is to add is the expert's, whatever a stage 1
+    became.
 
     Over the small trained one the gain is 1 % and hangs on the training: of two seeds one had the sharper impression.
     """
@@ -140,19 +145,29 @@ def test_the_expert_does_a_trained_impression_no_harm(trained: Utad):
 
 
 def test_defects_are_left_out_of_the_expert_reconstruction_and_kept_by_the_copy(trained: Utad, defective: Defective):
-    """|x_hat - x| inside drawn defects against |x_rec - x|, by a margin; the naive impression keeps more of them than m."""
+    """|x_hat - x| inside drawn defects against |x_rec - x|, by a margin; the naive impression keeps more of them than
+    m.
+    """
     _, images, masks = defective
     x, inside = as_float(images), masks[:, None]
     with torch.no_grad():
         told, copy = trained.reconstructions(x, 2), trained.fitted.expert.copy(x)
-    missing = {name: float((value - x).abs()[inside].mean())
-               for name, value in (("x_hat", told.expert_mean), ("copy", copy), ("m", told.impression),
-                                   ("m_hat", told.naive_mean))}  # fmt: skip
+    missing = {
+        name: float((value - x).abs()[inside].mean())
+        for name, value in (
+            ("x_hat", told.expert_mean),
+            ("copy", copy),
+            ("m", told.impression),
+            ("m_hat", told.naive_mean),
+        )
+    }
     assert missing["x_hat"] > 1.5 * missing["copy"]
     assert missing["m_hat"] < missing["m"]
 
 
-def test_the_map_finds_defects_at_least_as_well_as_the_plain_difference_to_the_impression(trained: Utad, defective: Defective):
+def test_the_map_finds_defects_at_least_as_well_as_the_plain_difference_to_the_impression(
+    trained: Utad, defective: Defective
+):
     normals, images, masks = defective
     x = as_float(torch.cat([normals, images]))
     truth = torch.cat([torch.zeros_like(masks), masks]).numpy()
@@ -164,7 +179,9 @@ def test_the_map_finds_defects_at_least_as_well_as_the_plain_difference_to_the_i
 
 
 def test_contributions_add_up_to_the_map_and_parts_to_the_score(trained: Utad, defective: Defective):
-    detector = other_map(trained, map={"blur": 0.0, "terms": {"x-x_hat": 1.0, "low-m": -0.5}}, score={"map": 2.0, "knn": 0.5})
+    detector = other_map(
+        trained, map={"blur": 0.0, "terms": {"x-x_hat": 1.0, "low-m": -0.5}}, score={"map": 2.0, "knn": 0.5}
+    )
     x = as_float(defective[1][:4])
     with torch.no_grad():
         told, scores = detector.reconstructions(x, 2), detector.score(x)
@@ -237,12 +254,21 @@ def test_a_train_image_is_its_own_neighbour_and_a_held_out_one_is_not(trained: U
 
 def test_the_published_configuration_trains_saves_and_scores(tmp_path: Path):
     """A few steps of narrow networks: the form and the loss are what is looked at, not what they learn."""
-    narrow = {"impression": {"width": 2, "code": 4, "min_steps": 3, "epochs": 0.01, "batch_size": 4},
-              "expert": {"width": 4, "min_steps": 3}, "sheets": 1}  # fmt: skip
+    narrow = {
+        "impression": {"width": 2, "code": 4, "min_steps": 3, "epochs": 0.01, "batch_size": 4},
+        "expert": {"width": 4, "min_steps": 3},
+        "sheets": 1,
+    }
     detector, data = build_detector("utad", configuration="published", **narrow), training_data(3)
     report = detector.fit(data, run_in(tmp_path))
     told = {name for _, name, _ in report.history}
-    assert {"impression.judge", "impression.mi_global", "expert.content", "expert.reconstruction", "expert.judge"} <= told
+    assert {
+        "impression.judge",
+        "impression.mi_global",
+        "expert.content",
+        "expert.reconstruction",
+        "expert.judge",
+    } <= told
     assert not any("paired" in name for name in told)
     images = as_float(data.val_normals[:3])
     check_scores(detector, images)

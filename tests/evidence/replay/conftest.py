@@ -1,4 +1,6 @@
-"""One small project in this process: a real detector with a generator of its own, registered, and one real shard of a night."""
+"""One small project in this process: a real detector with a generator of its own, registered, and one real shard of a
+night.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def plates(count: int, seed: int, *, spots: bool = False) -> torch.Tensor:
     """uint8 [N,1,28,28]: soft stripes with noise, with a bright spot each if asked for."""
     rng = np.random.default_rng(seed)
     phase = rng.uniform(0, 2 * np.pi, (count, 1, 1, 1))
-    images = np.clip(0.4 + 0.2 * np.sin(np.arange(SIDE) * 0.7 + phase) + rng.normal(0, 0.04, (count, 1, SIDE, SIDE)), 0, 1)
+    images = np.clip(
+        0.4 + 0.2 * np.sin(np.arange(SIDE) * 0.7 + phase) + rng.normal(0, 0.04, (count, 1, SIDE, SIDE)), 0, 1
+    )
     if spots:
         for image in images:
             y, x = rng.integers(2, SIDE - 9, 2)
@@ -60,15 +64,28 @@ def plates(count: int, seed: int, *, spots: bool = False) -> torch.Tensor:
 def log(registry: Registry, name: str, folder: Path, explains=None):
     frame = pd.DataFrame({"image_id": ["a"]})
     return registry.log_training(
-        model_name=name, folder=folder, experiment="xad.plates", params={}, metrics={}, history=[], figures={},
-        dataset_name="plates", dataset_digest="d" * 32, dataset_frame=frame, lineage={}, tags={},
-        input_shape=None if explains else (1, SIDE, SIDE), explains=explains,
-    )  # fmt: skip
+        model_name=name,
+        folder=folder,
+        experiment="xad.plates",
+        params={},
+        metrics={},
+        history=[],
+        figures={},
+        dataset_name="plates",
+        dataset_digest="d" * 32,
+        dataset_frame=frame,
+        lineage={},
+        tags={},
+        input_shape=None if explains else (1, SIDE, SIDE),
+        explains=explains,
+    )
 
 
 @pytest.fixture(scope="session")
 def night(tmp_path_factory, put_mlflow_database) -> Iterator[SimpleNamespace]:
-    """home, settings, registry, store, the detector's version, and ids of its flagged and other images after one shard."""
+    """home, settings, registry, store, the detector's version, and ids of its flagged and other images
+    after one shard.
+    """
     root = tmp_path_factory.mktemp("plates")
     home = Home(root, root / "var")
     put_mlflow_database(home.state)
@@ -87,14 +104,22 @@ def night(tmp_path_factory, put_mlflow_database) -> Iterator[SimpleNamespace]:
     detector.save(root / "saved")
     ref = log(registry, MODEL, root / "saved")
     generator = build_explainer("diverse", **settings.explainer("diverse"))
-    generator.fit(detector, sha256_file(root / "saved" / "weights.safetensors"), normals, spotted,
-                  GeneratorRun(root / "fit-generator", 0, "one", torch.device("cpu")))  # fmt: skip
+    generator.fit(
+        detector,
+        sha256_file(root / "saved" / "weights.safetensors"),
+        normals,
+        spotted,
+        GeneratorRun(root / "fit-generator", 0, "one", torch.device("cpu")),
+    )
     generator.save(root / "saved-generator")
     trained = log(registry, f"{MODEL}.diverse", root / "saved-generator", ref.as_explained)
     registry.tag(trained.name, trained.version, GATE, PASSED)
     put_in_service(registry, MODEL, ref.version)
     judge = build_detector("padim", stages=[3], least_px=64)
-    judge.fit(TrainingData(plates(24, 6), plates(20, 3), spotted[:0], None, nothing), FitRun(root / "fit-judge", 0, 0.2, "cpu"))
+    judge.fit(
+        TrainingData(plates(24, 6), plates(20, 3), spotted[:0], None, nothing),
+        FitRun(root / "fit-judge", 0, 0.2, "cpu"),
+    )
     judge.save(root / "saved-judge")
     asked = log(registry, judge_of("plates"), root / "saved-judge")
     registry.tag(asked.name, asked.version, APART, "true")
@@ -107,18 +132,40 @@ def night(tmp_path_factory, put_mlflow_database) -> Iterator[SimpleNamespace]:
         path = folder / "images" / f"{number:02d}.png"
         Image.fromarray(image[0]).save(path)
         image_id = hashlib.sha256(path.read_bytes()).hexdigest()
-        rows.append(ManifestRow(image_id, f"images/{path.name}", "test", int(number >= 7), "plates", None, None, SIDE, SIDE,
-                                "drawn", "none"))  # fmt: skip
+        rows.append(
+            ManifestRow(
+                image_id,
+                f"images/{path.name}",
+                "test",
+                int(number >= 7),
+                "plates",
+                None,
+                None,
+                SIDE,
+                SIDE,
+                "drawn",
+                "none",
+            )
+        )
     write_manifest(folder / "manifest.parquet", rows)
     store = EvidenceStore(home.tables, home.ledger, anchor=lambda head: registry.anchor_head(head.seq, head.digest))
     store.prepare()
-    plan = read_plan(plan_night(home, settings, registry, store, dataset="plates", run_date=date(2026, 11, 27), run_id="run-1"))
+    plan = read_plan(
+        plan_night(home, settings, registry, store, dataset="plates", run_date=date(2026, 11, 27), run_id="run-1")
+    )
     explain_shard(home, settings, store, plan, 0)
     scored = store.scored(MODEL, ref.version)
     flagged = sorted(one for one, is_anomaly in scored.items() if is_anomaly)
     assert len(flagged) >= 5  # a full batch of four and another one
-    yield SimpleNamespace(home=home, settings=settings, registry=registry, store=store, ref=ref, flagged=flagged,
-                          normal=sorted(set(scored) - set(flagged)))  # fmt: skip
+    yield SimpleNamespace(
+        home=home,
+        settings=settings,
+        registry=registry,
+        store=store,
+        ref=ref,
+        flagged=flagged,
+        normal=sorted(set(scored) - set(flagged)),
+    )
     torch.set_num_threads(threads)
     os.environ.clear()
     os.environ.update(before)

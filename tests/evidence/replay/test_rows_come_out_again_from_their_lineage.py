@@ -88,12 +88,21 @@ def left_out(row) -> None:
         row["counterfactuals"] = row["counterfactuals"][:1]
 
 
-@pytest.mark.parametrize(("change", "of", "column"), [
-    (changed_counterfactual, "sparse", "counterfactuals[0].image"), (changed_heatmap, "heatmap", "heatmap"),
-    (changed_score, "sparse", "score"), (nudged_score, "heatmap", "score"), (changed_original, "heatmap", "original"),
-    (called_normal, "sparse", "counterfactuals[0].is_normal"), (left_out, "diverse", "counterfactuals[1].score"),
-])  # fmt: skip
-def test_a_row_that_was_changed_differs_though_all_its_digests_were_written_anew(night, forged, change, of, column) -> None:
+@pytest.mark.parametrize(
+    ("change", "of", "column"),
+    [
+        (changed_counterfactual, "sparse", "counterfactuals[0].image"),
+        (changed_heatmap, "heatmap", "heatmap"),
+        (changed_score, "sparse", "score"),
+        (nudged_score, "heatmap", "score"),
+        (changed_original, "heatmap", "original"),
+        (called_normal, "sparse", "counterfactuals[0].is_normal"),
+        (left_out, "diverse", "counterfactuals[1].score"),
+    ],
+)
+def test_a_row_that_was_changed_differs_though_all_its_digests_were_written_anew(
+    night, forged, change, of, column
+) -> None:
     told = outcomes(night, night.flagged[0], forged(change))[of]
     assert told.outcome == DIFFERS
     assert column in [one.column for one in told.differences if not one.within]
@@ -112,8 +121,9 @@ def test_weights_that_are_not_the_registered_ones_are_refused(night) -> None:
     (generator,) = night.home.mlflow_artifacts.rglob("artifacts/explainer/generator.safetensors")
     for path, refused in (
         (registry.detector_folder(night.ref) / "weights.safetensors", {"scores", "heatmap", "sparse", "diverse"}),
-        (generator, {"diverse"}), (judge, {"sparse", "diverse"}),
-    ):  # fmt: skip
+        (generator, {"diverse"}),
+        (judge, {"sparse", "diverse"}),
+    ):
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         try:
@@ -124,10 +134,15 @@ def test_weights_that_are_not_the_registered_ones_are_refused(night) -> None:
         assert all("is not the one that was registered" in told[one].missing for one in refused)
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"weights": "0" * 64}, "its lineage names 0000000000000000"), ({"model_version": 9}, f"{MODEL} version 9"),
-    ({"batch_members": None}, "does not tell batch_members"), ({"batch_size": 10**9}, "of batch_size 1000000000"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"weights": "0" * 64}, "its lineage names 0000000000000000"),
+        ({"model_version": 9}, f"{MODEL} version 9"),
+        ({"batch_members": None}, "does not tell batch_members"),
+        ({"batch_size": 10**9}, "of batch_size 1000000000"),
+    ],
+)
 def test_a_lineage_that_cannot_be_followed_says_what_it_lacks(night, forged, changes, said) -> None:
     told = outcomes(night, night.flagged[0], forged(lambda row: set_lineage(row, **changes)))
     assert told["sparse"].outcome == IMPOSSIBLE
@@ -144,7 +159,9 @@ def test_a_model_version_that_is_gone_is_named(night, forged) -> None:
 
 
 def test_an_old_row_is_replayed_with_the_settings_of_now_only_if_they_give_its_version(night, forged) -> None:
-    old = forged(lambda row: set_lineage(row, explainer_settings=None, score_batch_size=None, score_batch_position=None))
+    old = forged(
+        lambda row: set_lineage(row, explainer_settings=None, score_batch_size=None, score_batch_position=None)
+    )
     told = outcomes(night, night.flagged[0], old)["sparse"]
     assert told.ok
     assert "the settings of sparse are not recorded" in told.assumed[0]

@@ -28,7 +28,9 @@ def rows(night) -> dict[str, list[dict]]:
     return found
 
 
-def test_every_counterfactual_has_the_word_of_the_judge_and_the_lineage_names_its_version_and_weights(night, rows) -> None:
+def test_every_counterfactual_has_the_word_of_the_judge_and_the_lineage_names_its_version_and_weights(
+    night, rows
+) -> None:
     (ref,) = find_judges(night.settings, night.registry, "plates").judges
     assert ref.apart
     for row in rows["sparse"] + rows["diverse"]:
@@ -38,8 +40,15 @@ def test_every_counterfactual_has_the_word_of_the_judge_and_the_lineage_names_it
             assert word["is_normal"] == (word["score"] <= word["threshold"])
             assert word["score"] != found["score"]
         told = json.loads(row["lineage"])
-        assert told["judges"] == [{"model_name": JUDGE, "model_version": ref.version, "weights": ref.weights, "apart": True,
-                                   "shares_trunk": False}]  # fmt: skip
+        assert told["judges"] == [
+            {
+                "model_name": JUDGE,
+                "model_version": ref.version,
+                "weights": ref.weights,
+                "apart": True,
+                "shares_trunk": False,
+            }
+        ]
         assert told["judge_apart"] is True
         metrics = {one["name"]: one["value"] for one in row["metrics"]}
         assert metrics["judge_flags"] == float(metrics["judge_score"] > word["threshold"])

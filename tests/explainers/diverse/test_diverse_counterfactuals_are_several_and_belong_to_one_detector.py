@@ -39,7 +39,9 @@ def test_every_figure_of_a_row_is_that_of_the_stored_image(explainer, trained, a
         np.testing.assert_allclose([each.l1 for each in one.counterfactuals], differences.sum(axis=(1, 2, 3)))
         pairs = [(a.astype(float), b.astype(float)) for a, b in [*pairwise(stored), (stored[0], stored[2])]]
         assert one.metrics["apart_min"] == pytest.approx(min(np.abs(a - b).mean() / 255 for a, b in pairs))
-        cosines = [np.sum((a - image) * (b - image)) / np.linalg.norm(a - image) / np.linalg.norm(b - image) for a, b in pairs]
+        cosines = [
+            np.sum((a - image) * (b - image)) / np.linalg.norm(a - image) / np.linalg.norm(b - image) for a, b in pairs
+        ]
         assert one.metrics["likeness_max"] == pytest.approx(max(cosines))
         assert one.metrics["flipped"] == np.mean(scores <= trained.calibration.threshold)
 
@@ -57,7 +59,9 @@ def test_a_saved_explainer_says_the_same(explainer, trained, anomalies, tmp_path
     assert loaded.version == explainer.version
     assert loaded.explained == explainer.explained
     for one, other in zip(
-        explainer.explain(trained, as_float(anomalies[:2])), loaded.explain(trained, as_float(anomalies[:2])), strict=True
+        explainer.explain(trained, as_float(anomalies[:2])),
+        loaded.explain(trained, as_float(anomalies[:2])),
+        strict=True,
     ):
         for first, second in zip(one.counterfactuals, other.counterfactuals, strict=True):
             np.testing.assert_array_equal(first.image, second.image)

@@ -1,4 +1,6 @@
-"""Pairs, the generator's own mask, companions, differences in features, and places by p-values: each against its definition."""
+"""Pairs, the generator's own mask, companions, differences in features, and places by p-values: each against its
+definition.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def run(folder, progress=None):
 def everything(trained):
     """Settings that want all there is, and what they want."""
     settings = DiverseSettings(**TAUGHT, **COMPANION, pretrain=3, within="p_value", feature_diversity=1.0)
-    return settings, Guidance(taught_pairs(), (trained,), lambda images: [images, images[..., ::2, ::2]], patterned(60, 52))
+    return settings, Guidance(
+        taught_pairs(), (trained,), lambda images: [images, images[..., ::2, ::2]], patterned(60, 52)
+    )
 
 
 def test_the_winner_takes_each_target_and_the_others_learn_by_the_slack_alone():
@@ -80,17 +84,19 @@ def test_differences_in_features_are_the_mean_of_the_stages_of_those_of_edits():
             found.append(max(0.0, cosine - -0.5))
         expected.append(np.mean(found))
     assert float(feature_diversity(before, after, edit, -0.5)) == pytest.approx(np.mean(expected), rel=1e-5)
-    edits = (after[0].view(3, 2, 2, 4, 4) - before[0][:, None])
-    assert float(feature_diversity(before[:1], after[:1], edit, -0.5)) == pytest.approx(float(diversity(edits, edit, -0.5)))
+    edits = after[0].view(3, 2, 2, 4, 4) - before[0][:, None]
+    assert float(feature_diversity(before[:1], after[:1], edit, -0.5)) == pytest.approx(
+        float(diversity(edits, edit, -0.5))
+    )
 
 
 def test_a_place_may_change_by_the_share_of_levels_that_its_p_value_is_under(trained):
     normals, images = patterned(120, 53), with_defects(patterned(4, 54), 55)[0]
     with torch.no_grad():
         usual, hot = (trained.score(as_float(one)).map.double().numpy() for one in (normals, images))
-    p_values = np.stack([
-        [conformal_p_value(hot[:, y, x], usual[:, y, x]) for x in range(24)] for y in range(24)
-    ]).transpose(2, 0, 1)  # fmt: skip
+    p_values = np.stack(
+        [[conformal_p_value(hot[:, y, x], usual[:, y, x]) for x in range(24)] for y in range(24)]
+    ).transpose(2, 0, 1)
     expected = np.mean([p_values <= level + 1e-9 for level in LEVELS], axis=0)
     side = 24 // 9 // 2 * 2 + 1
     padded = np.pad(expected, ((0, 0), (side // 2,) * 2, (side // 2,) * 2), constant_values=np.nan)
@@ -149,11 +155,21 @@ def test_pairs_are_drawn_with_their_own_alternatives():
     assert all(any(torch.equal(one, clean[place]) for place in (8, 9)) for one in levels[2])
 
 
-@pytest.mark.parametrize("broken", [{"of": torch.tensor([[3]])}, {"of": torch.tensor([[-1]])}, {"of": torch.tensor([0])},
-                                    {"flawed": torch.zeros(1, 1, 8, 9, dtype=torch.uint8)}])  # fmt: skip
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"of": torch.tensor([[3]])},
+        {"of": torch.tensor([[-1]])},
+        {"of": torch.tensor([0])},
+        {"flawed": torch.zeros(1, 1, 8, 9, dtype=torch.uint8)},
+    ],
+)
 def test_pairs_that_do_not_fit_are_refused(broken):
-    fitting = {"flawed": torch.zeros(1, 1, 8, 8, dtype=torch.uint8), "mended": torch.zeros(3, 1, 8, 8, dtype=torch.uint8),
-               "of": torch.tensor([[2]])}  # fmt: skip
+    fitting = {
+        "flawed": torch.zeros(1, 1, 8, 8, dtype=torch.uint8),
+        "mended": torch.zeros(3, 1, 8, 8, dtype=torch.uint8),
+        "of": torch.tensor([[2]]),
+    }
     Pairs(**fitting)
     with pytest.raises(BadInput, match="rows of these"):
         Pairs(**{**fitting, **broken})
@@ -165,8 +181,10 @@ def test_the_regression_is_that_of_the_pairs_and_of_normals_against_themselves(t
     clean = as_float(patterned(6, 62)) * 2 - 1
     pairs = PairBatch(-clean[:4], clean[:4, None], clean[4:])
     with torch.no_grad():
-        made = [game.players.generator(torch.cat([pairs.flawed, pairs.kept]), torch.zeros(6), torch.full((6,), concept))
-                for concept in range(2)]  # fmt: skip
+        made = [
+            game.players.generator(torch.cat([pairs.flawed, pairs.kept]), torch.zeros(6), torch.full((6,), concept))
+            for concept in range(2)
+        ]
         apart = torch.stack([(one[:4] - clean[:4]).abs().mean(dim=(1, 2, 3)) for one in made])
         kept = torch.stack([(one[4:] - clean[4:]).abs().mean() for one in made]).mean()
         expected = (0.7 * apart.amin(dim=0) + 0.3 * apart.mean(dim=0)).mean() + 0.5 * kept
@@ -237,7 +255,9 @@ def test_pairs_teach_a_generator_to_mend_images_it_never_saw(trained, tmp_path):
 def test_what_it_learned_of_places_is_saved_with_it_and_a_file_without_is_refused(trained, tmp_path, anomalies):
     explainer = DiverseExplainer(**TAUGHT, within="p_value")
     assert explainer.wanted == Wanted(rounds=6, held_out=True)
-    explainer.fit(trained, "ab" * 32, *banks(), run(tmp_path / "run"), Guidance(taught_pairs(), held_out=patterned(60, 52)))
+    explainer.fit(
+        trained, "ab" * 32, *banks(), run(tmp_path / "run"), Guidance(taught_pairs(), held_out=patterned(60, 52))
+    )
     explainer.save(tmp_path / "saved")
     assert load_file(tmp_path / "saved" / WEIGHTS)[USUAL].shape == (len(LEVELS), 24, 24)
     loaded = DiverseExplainer.load(tmp_path / "saved")
@@ -257,8 +277,10 @@ def test_without_its_mask_of_places_it_changes_more_and_stays_what_it_is(trained
     explainer.fit(trained, "ab" * 32, *banks(), run(tmp_path), Guidance(taught_pairs(), held_out=patterned(60, 52)))
     free = explainer.anywhere()
     images = as_float(normals)
-    within, anywhere, again = ([sum(found.l1 for found in one.counterfactuals) for one in each.explain(trained, images)]
-                               for each in (explainer, free, explainer))  # fmt: skip
+    within, anywhere, again = (
+        [sum(found.l1 for found in one.counterfactuals) for one in each.explain(trained, images)]
+        for each in (explainer, free, explainer)
+    )
     assert sum(within) < 0.5 * sum(anywhere)
     assert within == again
 
@@ -271,11 +293,19 @@ def test_guidance_that_is_wanted_and_missing_is_refused_by_name(trained, tmp_pat
             train_generator(trained, *banks(), settings, run(tmp_path / missing), Guidance(**less))
 
 
-@pytest.mark.parametrize(("wrong", "says"), [
-    ({"pretrain": 5}, "above 0"), ({"transplants": 2}, "above 0"), ({"pairs": 1.0, "pretrain": 9, "steps": 8}, "at most"),
-    ({"paint": "mask", "size_px": 16}, "size_px"), ({"within": "p"}, "p_value"), ({"slack": 1.5}, "less than or equal to 1"),
-    ({"companions": [{"settings": {}}]}, "method"), ({"pair_images": 5}, "multiple of 2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"pretrain": 5}, "above 0"),
+        ({"transplants": 2}, "above 0"),
+        ({"pairs": 1.0, "pretrain": 9, "steps": 8}, "at most"),
+        ({"paint": "mask", "size_px": 16}, "size_px"),
+        ({"within": "p"}, "p_value"),
+        ({"slack": 1.5}, "less than or equal to 1"),
+        ({"companions": [{"settings": {}}]}, "method"),
+        ({"pair_images": 5}, "multiple of 2"),
+    ],
+)
 def test_settings_that_contradict_each_other_are_refused(wrong, says):
     with pytest.raises(ValidationError, match=says):
         DiverseSettings(**wrong)

@@ -142,7 +142,9 @@ def test_raw_scores_are_those_of_the_detector_and_no_heatmap_is_formed_for_them(
 
 def test_bfloat16_keeps_weights_in_float32_and_losses_close(trained, tmp_path):
     exact, coarse = (
-        train_generator(trained, *banks(), DiverseSettings(**{**SMALL, "steps": 1}, precision=name), run(tmp_path / name))
+        train_generator(
+            trained, *banks(), DiverseSettings(**{**SMALL, "steps": 1}, precision=name), run(tmp_path / name)
+        )
         for name in ("float32", "bfloat16")
     )
     assert all(value.dtype == torch.float32 for value in weights(coarse).values())

@@ -1,5 +1,5 @@
-"""`size_px` and `within` of `diverse`: the generator sees a reduced image, its change is enlarged onto the whole one, or onto
-the part of it that the detector's map is hot at."""
+"""`size_px` and `within` of `diverse`: the generator sees a reduced image, its change is enlarged onto the whole one,
+or onto the part of it that the detector's map is hot at."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def test_training_saving_and_loading_keep_the_size_and_figures_are_those_of_whol
     assert json.loads((tmp_path / "saved" / CARD).read_text())["settings"]["size_px"] == 16
     loaded = DiverseExplainer.load(tmp_path / "saved")
     assert loaded.version == explainer.version
-    for one, again in zip(*(each.explain(trained, as_float(anomalies[:2])) for each in (explainer, loaded)), strict=True):
+    for one, again in zip(
+        *(each.explain(trained, as_float(anomalies[:2])) for each in (explainer, loaded)), strict=True
+    ):
         for found, other in zip(one.counterfactuals, again.counterfactuals, strict=True):
             assert found.image.shape == (1, 24, 24)
             assert np.array_equal(found.image, other.image)
@@ -98,13 +100,17 @@ def test_training_saving_and_loading_keep_the_size_and_figures_are_those_of_whol
 
 
 @pytest.mark.parametrize("size_px", [None, 16])
-def test_changes_within_the_heat_leave_every_cold_pixel_and_are_scaled_by_the_map(trained, tmp_path, anomalies, size_px):
+def test_changes_within_the_heat_leave_every_cold_pixel_and_are_scaled_by_the_map(
+    trained, tmp_path, anomalies, size_px
+):
     explainer = DiverseExplainer(**SMALL, size_px=size_px, within="heat", learning_rate=0.05)
     explainer.fit(trained, "ab" * 32, *banks(), run(tmp_path / "run", samples=True))
     with torch.no_grad():
         heat = trained.score(as_float(anomalies[:6])).map.numpy() / trained.calibration.threshold
     changed = 0
-    for image, hot, told in zip(anomalies[:6].numpy(), heat, explainer.explain(trained, as_float(anomalies[:6])), strict=True):
+    for image, hot, told in zip(
+        anomalies[:6].numpy(), heat, explainer.explain(trained, as_float(anomalies[:6])), strict=True
+    ):
         for found in told.counterfactuals:
             change = np.abs(found.image.astype(float) - image)[0]
             assert (change <= np.ceil(255 * hot.clip(0, 1) * 2)).all()

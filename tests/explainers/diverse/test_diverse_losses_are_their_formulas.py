@@ -61,10 +61,16 @@ def test_offset_and_scale_are_those_of_a_calibrated_detector(trained, anomalies)
 
 
 def test_by_default_the_probability_is_what_the_detectors_loss_makes_of_the_score(trained):
-    """bce: sigmoid of the score; hsc and FCDD: 1 - exp(-score); a detector that does not say: threshold and temperature."""
+    """bce: sigmoid of the score; hsc and FCDD: 1 - exp(-score); a detector that does not say: threshold and
+    temperature.
+    """
     scores = torch.tensor([0.1, 2.0])
-    for method, expected in (("bce", torch.sigmoid(scores)), ("hsc", 1 - torch.exp(-scores)), ("fcdd", 1 - torch.exp(-scores)),
-                             ("fcdd_conv", 1 - torch.exp(-scores))):  # fmt: skip
+    for method, expected in (
+        ("bce", torch.sigmoid(scores)),
+        ("hsc", 1 - torch.exp(-scores)),
+        ("fcdd", 1 - torch.exp(-scores)),
+        ("fcdd_conv", 1 - torch.exp(-scores)),
+    ):
         detector = build_detector(method)
         detector._calibration = trained.calibration
         torch.testing.assert_close(DiverseSettings().anomaly_probability(detector).of(scores), expected)

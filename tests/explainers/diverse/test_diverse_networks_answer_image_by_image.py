@@ -46,7 +46,9 @@ def test_the_answer_for_an_image_does_not_depend_on_its_batch_mates():
     images, alpha, concept = batch(5, 3, 28, 28)
     with torch.no_grad():
         together = generator(images, alpha, concept)
-        alone = torch.cat([generator(images[row : row + 1], alpha[row : row + 1], concept[row : row + 1]) for row in range(5)])
+        alone = torch.cat(
+            [generator(images[row : row + 1], alpha[row : row + 1], concept[row : row + 1]) for row in range(5)]
+        )
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 

@@ -71,6 +71,7 @@ def test_the_best_iterate_is_returned_and_the_history_recorded():
 
 def reference(objective, x, eps, p, iterations, first):
     """The published loop for one sample, written again with plain numbers; returns the objective of each iterate."""
+
     def look(z):
         leaf = z.clone().requires_grad_(True)
         value = objective(leaf, None)
@@ -130,7 +131,9 @@ def test_the_first_comparison_never_counts_as_an_improvement():
 
 def test_one_full_step_solves_a_linear_model():
     x, weight = images(), torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(2))
-    result = auto_frank_wolfe(lambda z, rows: (z * weight).sum(dim=(1, 2, 3)), x, 1.5, 1.5, 1, 0, start=x, first_step=1.0)
+    result = auto_frank_wolfe(
+        lambda z, rows: (z * weight).sum(dim=(1, 2, 3)), x, 1.5, 1.5, 1, 0, start=x, first_step=1.0
+    )
     wanted = x + linear_maximisation_oracle(x, weight.expand_as(x).contiguous(), 1.5, 1.5)
     torch.testing.assert_close(result.images, wanted, rtol=0, atol=1e-6)
 

@@ -100,18 +100,25 @@ def test_equals_slsqp_on_tiny_problems(p):
     for eps in (0.2, 0.7, 1.1):
         x, w = rng.uniform(0.05, 0.95, 5), rng.normal(size=5)
         found = minimize(
-            lambda d, w=w: -w @ d, 0.01 * np.sign(w), jac=lambda d, w=w: -w, method="SLSQP",
-            bounds=list(zip(-x, 1 - x, strict=True)), options={"ftol": 1e-14, "maxiter": 1000},
+            lambda d, w=w: -w @ d,
+            0.01 * np.sign(w),
+            jac=lambda d, w=w: -w,
+            method="SLSQP",
+            bounds=list(zip(-x, 1 - x, strict=True)),
+            options={"ftol": 1e-14, "maxiter": 1000},
             constraints={"type": "ineq", "fun": lambda d, e=eps: e**p - (np.abs(d) ** p).sum()},
-        )  # fmt: skip
+        )
         got = linear_maximisation_oracle(torch.tensor(x), torch.tensor(w), eps, p)
         assert float(w @ got.numpy()) == pytest.approx(-found.fun, rel=1e-6)
 
 
 @given(
-    seed=st.integers(0, 2**32 - 1), p=st.sampled_from([1.2, 1.5, 2.0, 3.0, 4.0]), eps=st.floats(1e-3, 20),
-    power=st.sampled_from([1, 2, 5, 9]), width=st.integers(1, 40),
-)  # fmt: skip
+    seed=st.integers(0, 2**32 - 1),
+    p=st.sampled_from([1.2, 1.5, 2.0, 3.0, 4.0]),
+    eps=st.floats(1e-3, 20),
+    power=st.sampled_from([1, 2, 5, 9]),
+    width=st.integers(1, 40),
+)
 @settings(max_examples=60, deadline=None)
 def test_no_feasible_point_beats_it(seed, p, eps, power, width):
     rng = np.random.default_rng(seed)

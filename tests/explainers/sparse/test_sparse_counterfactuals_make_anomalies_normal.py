@@ -68,7 +68,9 @@ def test_figures_are_those_of_the_stored_image(trained, explained):
 
 
 def test_with_p_one_fewer_pixels_change(trained, defective):
-    """Published radii at p = 1 are 400 to 800 where they are 50 to 100 at 1.5: the ladder of equal mean change has them."""
+    """Published radii at p = 1 are 400 to 800 where they are 50 to 100 at 1.5: the ladder of equal mean change has
+    them.
+    """
     images = as_float(defective[0][:12])
     few, more = (SparseExplainer(p=p).explain(trained, images) for p in (1.0, 1.5))
     assert np.mean([one.counterfactuals[0].is_normal for one in few]) > 0.9
@@ -76,11 +78,15 @@ def test_with_p_one_fewer_pixels_change(trained, defective):
     assert changed[0] < 0.7 * changed[1]
     ladder = SparseSettings(p=1.0).ladder(3 * 224 * 224)
     assert ladder[0] < 400 < 800 < ladder[-1]
-    assert ladder[3] / 150528 == pytest.approx(50 / 150528 ** (1 / 1.5))  # mean |change| of an even change on the sphere
+    assert ladder[3] / 150528 == pytest.approx(
+        50 / 150528 ** (1 / 1.5)
+    )  # mean |change| of an even change on the sphere
 
 
 def test_a_target_that_no_normal_image_reaches_is_lowered_to_their_median(trained, defective):
-    """With a high temperature even the best normal has P(normal) near .5: .6 would never be there, and the search not end."""
+    """With a high temperature even the best normal has P(normal) near .5: .6 would never be there, and the search not
+    end.
+    """
     flat = copy.copy(trained)
     flat._calibration = dataclasses.replace(trained.calibration, temperature=100 * trained.calibration.temperature)
     median = float(np.median(flat.calibration.normal_scores))
@@ -119,7 +125,10 @@ def test_change_stays_inside_the_dilated_mask_unless_it_was_widened(trained, exp
 
 def test_the_first_rung_that_works_is_used(trained, explained):
     _, told = explained
-    radii = [0.0, *(radius * SCALE for radius in (6.25, 12.5, 25.0, 50.0, 100.0, 200.0, 400.0, 400.0))]  # the last one twice
+    radii = [
+        0.0,
+        *(radius * SCALE for radius in (6.25, 12.5, 25.0, 50.0, 100.0, 200.0, 400.0, 400.0)),
+    ]  # the last one twice
     for one in told:
         assert one.metrics["eps"] == pytest.approx(radii[int(one.metrics["rungs"])], rel=1e-5)
     assert len({one.metrics["rungs"] for one in told}) > 1
@@ -127,7 +136,9 @@ def test_the_first_rung_that_works_is_used(trained, explained):
 
 def test_a_longer_ladder_reaches_no_less(trained, anomalies):
     few = SparseExplainer(radii=(6.25, 12.5), widen_mask=False, iterations=1).explain(trained, as_float(anomalies))
-    more = SparseExplainer(radii=(6.25, 12.5, 50.0), widen_mask=False, iterations=1).explain(trained, as_float(anomalies))
+    more = SparseExplainer(radii=(6.25, 12.5, 50.0), widen_mask=False, iterations=1).explain(
+        trained, as_float(anomalies)
+    )
     for short, long in zip(few, more, strict=True):
         assert long.metrics["reached"] >= short.metrics["reached"]
         if short.metrics["rungs"] < 3:

@@ -53,11 +53,17 @@ def test_what_is_hot_is_not_compared():
     assert (found.pixels[0, 0][..., 16:] * 255).round().to(torch.uint8).equal(bank[3][..., 16:])
 
 
-@pytest.mark.parametrize(("symmetries", "turn", "is_found"), [
-    ("none", lambda one: one.flip(-1), False), ("flips", lambda one: one.flip(-1), True),
-    ("flips", lambda one: one.flip((-2, -1)), True), ("flips", lambda one: one.transpose(-2, -1), False),
-    ("square", lambda one: one.transpose(-2, -1), True), ("square", lambda one: one.transpose(-2, -1).flip(-1), True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("symmetries", "turn", "is_found"),
+    [
+        ("none", lambda one: one.flip(-1), False),
+        ("flips", lambda one: one.flip(-1), True),
+        ("flips", lambda one: one.flip((-2, -1)), True),
+        ("flips", lambda one: one.transpose(-2, -1), False),
+        ("square", lambda one: one.transpose(-2, -1), True),
+        ("square", lambda one: one.transpose(-2, -1).flip(-1), True),
+    ],
+)
 def test_donors_are_turned_as_the_product_allows(symmetries, turn, is_found):
     bank = pictures(6, 4)
     x = as_float(turn(bank[2:3]))
@@ -69,7 +75,10 @@ def test_donors_are_turned_as_the_product_allows(symmetries, turn, is_found):
 
 def test_a_donor_of_a_texture_is_found_at_its_shift():
     large = pictures(1, 6, side=96)
-    x, donor = as_float(large[:, :, 32:64, 32:64]), large[:, :, 38:70, 29:61]  # the same place, 6 px lower and 3 px to the left
+    x, donor = (
+        as_float(large[:, :, 32:64, 32:64]),
+        large[:, :, 38:70, 29:61],
+    )  # the same place, 6 px lower and 3 px to the left
     others = pictures(5, 7)
     heat = torch.zeros(1, SIDE, SIDE)
     heat[:, 12:20, 12:20] = 1.0
@@ -82,8 +91,9 @@ def test_correlation_at_shifts_is_that_of_loops():
     rng = np.random.default_rng(8)
     image, weights, donors = rng.random((6, 6)), rng.random((6, 6)), torch.from_numpy(rng.random((2, 6, 6))).float()
     padded = choice._mirrored(donors)
-    fast = choice._alike_at_shifts(torch.from_numpy(image).float(), torch.from_numpy(weights).float(),
-                                   choice._transforms(padded), padded.shape[1:])  # fmt: skip
+    fast = choice._alike_at_shifts(
+        torch.from_numpy(image).float(), torch.from_numpy(weights).float(), choice._transforms(padded), padded.shape[1:]
+    )
     for which in range(2):
         mirrored = np.pad(donors[which].numpy(), 3, mode="symmetric")
         for dy in range(7):
@@ -141,7 +151,8 @@ def test_an_image_takes_nothing_from_itself():
     bank = pictures(5, 12)
     for aligned in (True, False):
         found = Donors(bank_of(bank, aligned=aligned), torch.device("cpu")).nearest(
-            as_float(bank[1:2]), torch.zeros(1, SIDE, SIDE), 3)  # fmt: skip
+            as_float(bank[1:2]), torch.zeros(1, SIDE, SIDE), 3
+        )
         assert 1 not in found.places[0].tolist()
 
 
@@ -161,13 +172,19 @@ def test_a_list_of_donors_comes_back_from_its_folder(tmp_path):
         listed.save(tmp_path)
         found = DonorList.load(tmp_path)
         assert (found.ids, found.symmetries, found.aligned, found.chosen_from, found.apart) == (
-            listed.ids, "flips", False, 12, True)  # fmt: skip
+            listed.ids,
+            "flips",
+            False,
+            12,
+            True,
+        )
         assert mean_map is None or found.mean_map.equal(mean_map)
 
 
-@pytest.mark.parametrize("text", [
-    "", "[]", '{"ids": "x"}', '{"ids": [], "symmetries": "all", "aligned": true, "chosen_from": 0, "apart": true}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"ids": "x"}', '{"ids": [], "symmetries": "all", "aligned": true, "chosen_from": 0, "apart": true}'],
+)
 def test_a_broken_list_of_donors_is_refused(tmp_path, text):
     (tmp_path / "donors.json").write_text(text)
     with pytest.raises(BadWeights, match=r"xadflow retrain"):

@@ -80,7 +80,9 @@ def test_figures_are_those_of_the_stored_image(trained, explained):
         if regions(one):
             share = (regions(one)[0] >= 128).mean()
             assert one.metrics["region_share"] == pytest.approx(share, abs=2 / SIDE**2)  # half is rounded to 128 or 127
-            assert one.metrics["region_share"] <= min(one.metrics["region_share.1"], one.metrics["region_share.2"]) + 1e-9
+            assert (
+                one.metrics["region_share"] <= min(one.metrics["region_share.1"], one.metrics["region_share.2"]) + 1e-9
+            )
 
 
 def test_regions_lie_on_the_defect_and_the_same_area_elsewhere_does_not_help(trained, defective, explained):
@@ -107,21 +109,28 @@ def test_alternatives_come_from_different_donors_and_differ(explained):
         if one.metrics["alternatives"]:
             assert len({found.donor_id for found in one.counterfactuals}) == len(one.counterfactuals) == 3
             pictures = [found.image.astype(float) / 255 for found in one.counterfactuals]
-            apart = min(np.abs(first - second).mean() for place, first in enumerate(pictures) for second in pictures[:place])
+            apart = min(
+                np.abs(first - second).mean() for place, first in enumerate(pictures) for second in pictures[:place]
+            )
             assert one.metrics["apart_min"] == pytest.approx(apart)
 
 
 def test_a_normal_image_comes_back_unchanged(trained, bank, normals):
     calm = normals[~torch.from_numpy(flagged(trained, normals))]
-    for image, one in zip(calm.numpy(), TransplantExplainer().with_donors(bank).explain(trained, as_float(calm)), strict=True):
+    for image, one in zip(
+        calm.numpy(), TransplantExplainer().with_donors(bank).explain(trained, as_float(calm)), strict=True
+    ):
         (found,) = one.counterfactuals
         assert (found.image == image).all()
         assert (found.donor_id, found.l1, one.metrics["region_share"]) == (None, 0.0, 0.0)
 
 
 def test_a_score_alone_is_enough(black_box, bank, anomalies):
-    told = TransplantExplainer(mask_steps=0).with_donors(dataclasses.replace(bank, mean_map=None)).explain(
-        black_box, as_float(anomalies[:8]))  # fmt: skip
+    told = (
+        TransplantExplainer(mask_steps=0)
+        .with_donors(dataclasses.replace(bank, mean_map=None))
+        .explain(black_box, as_float(anomalies[:8]))
+    )
     for one in told:
         assert one.metrics["reached"] == 1.0
         assert one.counterfactuals[0].donor_id is None or one.metrics["heat_by_occlusion"] == 1.0
@@ -160,8 +169,11 @@ def test_attempts_that_stay_anomalous_are_left_out_where_another_is_normal(train
     noise = torch.from_numpy(rng.choice([0, 255], (5, 1, SIDE, SIDE)).astype(np.uint8))
     bank = bank_of(trained, 6)
     bank = dataclasses.replace(bank, images=torch.cat([bank.images[:1], noise]))  # one of six is a donor
-    told = [one for one in TransplantExplainer(candidates=6).with_donors(bank).explain(trained, as_float(anomalies))
-            if one.metrics["alternatives"]]  # fmt: skip
+    told = [
+        one
+        for one in TransplantExplainer(candidates=6).with_donors(bank).explain(trained, as_float(anomalies))
+        if one.metrics["alternatives"]
+    ]
     assert all(found.is_normal for one in told for found in one.counterfactuals)
     assert min(len(one.counterfactuals) for one in told) < 3
 
@@ -194,15 +206,19 @@ def test_gradient_steps_make_regions_no_larger_and_keep_them_normal(trained, ban
 
 
 def test_shrinking_takes_cells_away_and_keeps_the_image_normal(trained, bank, anomalies):
-    told = {rounds: TransplantExplainer(shrink_rounds=rounds).with_donors(bank).explain(trained, as_float(anomalies))
-            for rounds in (0, 6)}  # fmt: skip
+    told = {
+        rounds: TransplantExplainer(shrink_rounds=rounds).with_donors(bank).explain(trained, as_float(anomalies))
+        for rounds in (0, 6)
+    }
     shares = {rounds: np.mean([one.metrics["region_share"] for one in each]) for rounds, each in told.items()}
     assert shares[6] < shares[0]
     assert all(one.metrics["reached"] for each in told.values() for one in each)
 
 
 def test_the_same_batch_gives_the_same_pictures(trained, bank, anomalies):
-    first, second = (TransplantExplainer().with_donors(bank).explain(trained, as_float(anomalies[:6])) for _ in range(2))
+    first, second = (
+        TransplantExplainer().with_donors(bank).explain(trained, as_float(anomalies[:6])) for _ in range(2)
+    )
     for one, other in zip(first, second, strict=True):
         assert [found.image.tobytes() for found in one.counterfactuals] == [
             found.image.tobytes() for found in other.counterfactuals
@@ -239,9 +255,10 @@ def test_no_image_gives_no_explanation(trained, bank, anomalies):
     assert TransplantExplainer().with_donors(bank).explain(trained, as_float(anomalies[:0])) == []
 
 
-@pytest.mark.parametrize("wrong", [
-    {"rungs": [0.5, 0.2, 1.0]}, {"rungs": [0.1, 0.5]}, {"alternatives": 0}, {"target_share": 1.0}, {"donors": 3},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [{"rungs": [0.5, 0.2, 1.0]}, {"rungs": [0.1, 0.5]}, {"alternatives": 0}, {"target_share": 1.0}, {"donors": 3}],
+)
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(BadSettings):
         TransplantExplainer(**wrong)

@@ -1,4 +1,6 @@
-"""One small project in this process: a real detector, registered with donors, and one real shard of a night that used them."""
+"""One small project in this process: a real detector, registered with donors, and one real shard of a night that used
+them.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,15 @@ explain: {datasets: [plates], explainers: [heatmap, patch], shard_size: 100, bat
 demo: {dataset: plates}
 """
 # (split, label, images, with spots)
-PARTS = (("train", 0, 100, False), ("val", 0, 24, False), ("known", 1, 16, True), ("gate", 0, 4, False), ("gate", 1, 4, True),
-         ("test", 0, 5, False), ("test", 1, 7, True))  # fmt: skip
+PARTS = (
+    ("train", 0, 100, False),
+    ("val", 0, 24, False),
+    ("known", 1, 16, True),
+    ("gate", 0, 4, False),
+    ("gate", 1, 4, True),
+    ("test", 0, 5, False),
+    ("test", 1, 7, True),
+)
 
 
 def write_plates(folder: Path) -> None:
@@ -56,14 +65,19 @@ def write_plates(folder: Path) -> None:
             path = folder / "images" / f"{split}-{label}-{number:03d}.png"
             Image.fromarray(image[0]).save(path)
             image_id = hashlib.sha256(path.read_bytes()).hexdigest()
-            rows.append(ManifestRow(image_id, f"images/{path.name}", split, label, "plates", None, None, SIDE, SIDE, "drawn",
-                                    "none"))  # fmt: skip
+            rows.append(
+                ManifestRow(
+                    image_id, f"images/{path.name}", split, label, "plates", None, None, SIDE, SIDE, "drawn", "none"
+                )
+            )
     write_manifest(folder / "manifest.parquet", rows)
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory, put_mlflow_database) -> Iterator[SimpleNamespace]:
-    """home, settings, registry, store, the order of the training, its version, the plan of one night, and flagged ids."""
+    """home, settings, registry, store, the order of the training, its version, the plan of one night, and
+    flagged ids.
+    """
     root = tmp_path_factory.mktemp("plates")
     home = Home(root, root / "var")
     put_mlflow_database(home.state)
@@ -81,7 +95,9 @@ def built(tmp_path_factory, put_mlflow_database) -> Iterator[SimpleNamespace]:
         data = training_data(read_manifest(home.dataset("plates")), settings.dataset("plates"))
         detector.fit(data, FitRun(order.folder(home), 0, 0.2, "cpu"))
         detector.save(order.saved(home))
-        (order.folder(home) / REPORT).write_text(json.dumps({"figures": {}, "seconds": 1.0, "steps": 30, "history": []}))
+        (order.folder(home) / REPORT).write_text(
+            json.dumps({"figures": {}, "seconds": 1.0, "steps": 30, "history": []})
+        )
         ref = register_trained(home, settings, registry, order)
         put_in_service(registry, MODEL, ref.version)
         store = EvidenceStore(home.tables, home.ledger, anchor=lambda head: registry.anchor_head(head.seq, head.digest))
@@ -90,8 +106,17 @@ def built(tmp_path_factory, put_mlflow_database) -> Iterator[SimpleNamespace]:
         explain_shard(home, settings, store, plan, 0)
         flagged = sorted(one for one, is_anomaly in store.scored(MODEL, ref.version).items() if is_anomaly)
         assert len(flagged) >= 5
-        yield SimpleNamespace(home=home, settings=settings, registry=registry, store=store, order=order, ref=ref, plan=plan,
-                              flagged=flagged, folder=registry.detector_folder(ref))  # fmt: skip
+        yield SimpleNamespace(
+            home=home,
+            settings=settings,
+            registry=registry,
+            store=store,
+            order=order,
+            ref=ref,
+            plan=plan,
+            flagged=flagged,
+            folder=registry.detector_folder(ref),
+        )
     torch.set_num_threads(threads)
     os.environ.clear()
     os.environ.update(before)

@@ -1,4 +1,6 @@
-"""An explainer that takes donors and needs nothing else: the middle of the image comes from a donor, one donor a concept."""
+"""An explainer that takes donors and needs nothing else: the middle of the image comes from a donor, one donor a
+concept.
+"""
 
 from __future__ import annotations
 
@@ -53,14 +55,25 @@ class PatchExplainer(SettledExplainer[PatchSettings]):
             with torch.no_grad():
                 score = float(detector.score(as_float(image[None])).image[0])
             calibration = detector.calibration
-            made.append(Counterfactual(
-                concept, image.numpy(), score, float(calibration.p_value(np.array([score]))[0]), score <= calibration.threshold,
-                *l1_l2_changed(original.numpy(), image.numpy()), donor_id=self.bank.ids[concept],
-            ))  # fmt: skip
+            made.append(
+                Counterfactual(
+                    concept,
+                    image.numpy(),
+                    score,
+                    float(calibration.p_value(np.array([score]))[0]),
+                    score <= calibration.threshold,
+                    *l1_l2_changed(original.numpy(), image.numpy()),
+                    donor_id=self.bank.ids[concept],
+                )
+            )
             shown.append(ShownImage(f"transplant.{concept}.region", mask, 0.0, 1.0))
         share = float((mask > 0).mean())
-        metrics = {"region_share": share, "donors": float(len(self.bank.ids)), "donors_missing": float(self.bank.missing),
-                   **{f"region_share.{k}": share for k in range(len(made))}}  # fmt: skip
+        metrics = {
+            "region_share": share,
+            "donors": float(len(self.bank.ids)),
+            "donors_missing": float(self.bank.missing),
+            **{f"region_share.{k}": share for k in range(len(made))},
+        }
         return Explanation(counterfactuals=tuple(made), images=tuple(shown), metrics=metrics)
 
 

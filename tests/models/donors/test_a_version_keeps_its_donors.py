@@ -1,4 +1,6 @@
-"""Donors are chosen at registration, belong to the version's hashed files, and are opened from the data set by their ids."""
+"""Donors are chosen at registration, belong to the version's hashed files, and are opened from the data set by their
+ids.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def test_a_changed_list_is_refused_as_a_changed_weight_is(built) -> None:
         path.write_bytes(before)
 
 
-def test_registering_the_same_training_again_makes_no_version_unless_the_bank_has_another_size(built, monkeypatch) -> None:
+def test_registering_the_same_training_again_makes_no_version_unless_the_bank_has_another_size(
+    built, monkeypatch
+) -> None:
     again = register.register_trained(built.home, built.settings, built.registry, built.order)
     assert again.version == built.ref.version
     asked = []
@@ -83,8 +87,9 @@ def test_donors_that_are_gone_changed_or_no_train_normals_any_more_are_left_out_
     gone, changed, moved = (rows[one] for one in (whole.ids[0], whole.ids[5], whole.ids[11]))
     (folder / gone.path).unlink()
     shutil.copy(folder / rows[whole.ids[1]].path, folder / changed.path)
-    write_manifest(folder / "manifest.parquet",
-                   [replace(row, split="test") if row is moved else row for row in rows.values()])  # fmt: skip
+    write_manifest(
+        folder / "manifest.parquet", [replace(row, split="test") if row is moved else row for row in rows.values()]
+    )
     left = open_bank(copied.home, copied.settings, copied.folder, "plates")
     kept = [place for place in range(12) if place not in (0, 5, 11)]
     assert left.ids == tuple(whole.ids[place] for place in kept)
@@ -118,5 +123,3 @@ def test_a_list_that_is_none_is_an_error(copied, tmp_path) -> None:
     (odd / "donors.json").write_text('{"ids": 3}')
     with pytest.raises(BadWeights, match="list of donors"):
         open_bank(copied.home, copied.settings, odd, "plates")
-
-

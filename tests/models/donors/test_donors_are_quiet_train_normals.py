@@ -79,9 +79,14 @@ def test_of_too_many_a_spread_is_kept_the_same_each_time(data) -> None:
 def test_few_normals_are_all_asked_and_no_judge_is_apart(data) -> None:
     few = data.manifest.rows("train")[:79]
     rows = [row.image_id for row in few]
-    table = data.manifest.table.filter([one in rows or split != "train" for one, split in
-                                        zip(*(data.manifest.table[name].to_pylist() for name in ("image_id", "split")),
-                                            strict=True)])  # fmt: skip
+    table = data.manifest.table.filter(
+        [
+            one in rows or split != "train"
+            for one, split in zip(
+                *(data.manifest.table[name].to_pylist() for name in ("image_id", "split")), strict=True
+            )
+        ]
+    )
     found = chosen(data, manifest=Manifest(data.manifest.folder, table))
     assert found.apart is False
     cut = np.quantile([data.scores[one] for one in rows], 0.8)

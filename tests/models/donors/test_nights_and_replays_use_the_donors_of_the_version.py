@@ -19,7 +19,9 @@ from xadflow.work.night.work import explain_shard
 
 
 def rows_of(built, explainer: str = "patch") -> dict:
-    return {row["image_id"]: row for row in built.store.read("explanations").to_pylist() if row["explainer"] == explainer}
+    return {
+        row["image_id"]: row for row in built.store.read("explanations").to_pylist() if row["explainer"] == explainer
+    }
 
 
 def outcome_of(made, home=None):
@@ -83,7 +85,9 @@ def test_donors_erased_since_are_a_condition_and_the_row_comes_out_where_others_
     erase(copied.home, *bank.ids[9:])
     told = outcome_of(built, copied.home)
     assert told.conditions == {"donors": "3 of 12 donors are gone"}
-    assert told.outcome == IDENTICAL  # how many there were, the two figures of the row that must differ, is the condition
+    assert (
+        told.outcome == IDENTICAL
+    )  # how many there were, the two figures of the row that must differ, is the condition
 
 
 def test_a_row_whose_very_donor_is_gone_cannot_be_replayed_and_names_it(built, copied) -> None:
@@ -106,5 +110,3 @@ def test_another_bank_than_then_is_said(built) -> None:
     changed = {**lineage, "donors": "0" * 64, "donors_missing": 2}
     sources.explainer(row, changed, "cpu", notes)
     assert notes.conditions == {"donors": "0 of 12 donors are gone, 2 were then"}
-
-

@@ -21,8 +21,16 @@ JUDGES = [{"name": "xad.plates.judge", "version": 2, "score": 1.5, "threshold": 
 
 
 def row(share: float | None = 0.124, **answer) -> dict:
-    one = {"concept": 0, "image": None, "score": 0.25, "is_normal": True, "changed_fraction": 0.004, "donor_id": DONOR,
-           "judges": JUDGES, **answer}  # fmt: skip
+    one = {
+        "concept": 0,
+        "image": None,
+        "score": 0.25,
+        "is_normal": True,
+        "changed_fraction": 0.004,
+        "donor_id": DONOR,
+        "judges": JUDGES,
+        **answer,
+    }
     metrics = [] if share is None else [{"name": "region_share.0", "value": share}]
     return {"dataset": "plates", "counterfactuals": [one], "metrics": metrics, "images": []}
 
@@ -35,8 +43,10 @@ def home(tmp_path) -> Home:
     folder = tmp_path / "data" / "plates"
     (folder / "images/train/good").mkdir(parents=True)
     (folder / "images/train/good/7.PNG").write_bytes(CONTENT)
-    write_manifest(folder / "manifest.parquet", [ManifestRow(DONOR, "images/train/good/7.PNG", "train", 0, "plates", None,
-                                                             None, 8, 8, "drawn", "none")])  # fmt: skip
+    write_manifest(
+        folder / "manifest.parquet",
+        [ManifestRow(DONOR, "images/train/good/7.PNG", "train", 0, "plates", None, None, 8, 8, "drawn", "none")],
+    )
     (tmp_path / "params.yaml").touch()
     (tmp_path / "dvc.yaml").touch()
     return Home(tmp_path, tmp_path / "var")
@@ -44,9 +54,9 @@ def home(tmp_path) -> Home:
 
 def test_the_sentence_names_the_donor_the_share_and_every_verdict(home) -> None:
     assert said(row(), donor_paths(home, [row()])) == [
-        f"counterfactual 0: filled with what image {DONOR[:12]} (images/train/good/7.PNG) shows there; 12 % of the image "
-        "replaced; under 1 % of the pixels changed; the detector calls it normal; judge xad.plates.judge version 2 calls it "
-        "anomalous (score 1.5, threshold 1.25)"
+        f"counterfactual 0: filled with what image {DONOR[:12]} (images/train/good/7.PNG) shows there; 12 % of the "
+        "image replaced; under 1 % of the pixels changed; the detector calls it normal; judge xad.plates.judge "
+        "version 2 calls it anomalous (score 1.5, threshold 1.25)"
     ]
     blind = {**row(), "metrics": [{"name": "judge_flags", "value": 0.0}]}
     assert "threshold 1.25; it calls the image itself normal too)" in said(blind, {})[0]

@@ -18,9 +18,12 @@ def test_without_a_champion_the_absolute_rules_decide():
 
 @pytest.mark.parametrize(
     ("name", "value", "key"),
-    [(AUROC, 0.74, "gate.min_auroc"), (FLIP_RATE, 0.89, "gate.min_flip_rate"),
-     (CHANGE_INSIDE, 0.29, "gate.min_change_inside")],
-)  # fmt: skip
+    [
+        (AUROC, 0.74, "gate.min_auroc"),
+        (FLIP_RATE, 0.89, "gate.min_flip_rate"),
+        (CHANGE_INSIDE, 0.29, "gate.min_change_inside"),
+    ],
+)
 def test_a_figure_below_its_least_fails_and_the_reason_names_value_and_key(name, value, key):
     verdict = judge(RULES, GOOD | {name: value}, None)
     assert not verdict.passed
@@ -53,9 +56,7 @@ def test_a_drop_of_exactly_the_allowance_passes_and_a_little_more_does_not():
     assert judge(RULES, {AUROC: 0.89, FLIP_RATE: 0.95, CHANGE_INSIDE: 0.5}, champion).passed
     worse = judge(RULES, {AUROC: 0.8899, FLIP_RATE: 0.9499, CHANGE_INSIDE: 0.5}, champion)
     assert not worse.passed
-    assert [reason.split()[-1] for reason in worse.reasons] == [
-        "(gate.max_auroc_drop).", "(gate.max_flip_rate_drop).",
-    ]  # fmt: skip
+    assert [reason.split()[-1] for reason in worse.reasons] == ["(gate.max_auroc_drop).", "(gate.max_flip_rate_drop)."]
 
 
 def test_relative_rules_are_silent_without_a_champion_and_an_improvement_passes_them():

@@ -9,7 +9,9 @@ from xadflow.models.judges.halves import FEWEST_APART
 
 def normals(count: int) -> list[ManifestRow]:
     ids = sorted(hashlib.sha256(f"image {number}".encode()).hexdigest() for number in range(count))
-    return [ManifestRow(one, f"images/{one}.png", "train", 0, "plates", None, None, 8, 8, "drawn", "none") for one in ids]
+    return [
+        ManifestRow(one, f"images/{one}.png", "train", 0, "plates", None, None, 8, 8, "drawn", "none") for one in ids
+    ]
 
 
 def test_the_halves_are_disjoint_complete_and_about_equal():

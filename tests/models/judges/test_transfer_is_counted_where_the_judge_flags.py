@@ -66,7 +66,10 @@ def test_every_judge_is_asked_about_every_image_in_portions():
 def test_words_stand_beside_each_counterfactual_and_what_is_said_of_the_image_is_a_metric():
     images = np.stack([grey(0.9), grey(0.1), grey(0.9)])
     full = with_words((judge(0.5), judge(0.95, 2)), [told(0.2, 0.8), Explanation(), told(0.4)], images)
-    assert [[one.is_normal for one in found.judges] for found in full[0].counterfactuals] == [[True, True], [False, True]]
+    assert [[one.is_normal for one in found.judges] for found in full[0].counterfactuals] == [
+        [True, True],
+        [False, True],
+    ]
     assert full[1] == Explanation()
     assert full[2].metrics["judge_flags"] == 1.0
     assert full[2].metrics["judge_score"] == pytest.approx(0.9, abs=2e-3)
@@ -79,7 +82,9 @@ def test_an_anomaly_that_the_judge_does_not_flag_counts_for_nothing():
     flagged, missed = [word(False)], [word(True)]
     cases = [told(0.1, 0.1)] * 12 + [told(0.1, 0.1)] * 20
     before = [flagged] * 12 + [missed] * 20
-    after = [[[word(True)], [word(False)]]] * 6 + [[[word(True)], [word(True)]]] * 6 + [[[word(True)], [word(True)]]] * 20
+    after = (
+        [[[word(True)], [word(False)]]] * 6 + [[[word(True)], [word(True)]]] * 6 + [[[word(True)], [word(True)]]] * 20
+    )
     figures = transfer_figures(cases, before, after)
     assert figures == {"transfer": 0.75, "judge_flagged": 12.0, "judge_recall": 12 / 32}
 
@@ -104,10 +109,12 @@ def test_rows_of_the_table_give_the_same_cases_as_explanations():
     explained = [told(0.2, 0.8, region=0.25), told(0.1), told(0.6)]
     full = with_words(judges, explained, images)
     rows = [
-        {"metrics": [{"name": name, "value": value} for name, value in one.metrics.items()],
-         "counterfactuals": [{"judges": [asdict(said) for said in found.judges]} for found in one.counterfactuals]}
+        {
+            "metrics": [{"name": name, "value": value} for name, value in one.metrics.items()],
+            "counterfactuals": [{"judges": [asdict(said) for said in found.judges]} for found in one.counterfactuals],
+        }
         for one in full
-    ]  # fmt: skip
+    ]
     after = [[list(found.judges) for found in one.counterfactuals] for one in full]
     mine, theirs = cases_of_rows(rows), cases_of(explained, ask(judges, images), after)
     assert [(one.flagged, one.normal) for one in mine] == [(one.flagged, one.normal) for one in theirs]
@@ -126,7 +133,11 @@ def test_the_curve_has_equal_bins_with_wilsons_intervals_and_needs_enough_rows()
     random = np.random.default_rng(0).permutation(40)
     points = transfer_curve([cases[place] for place in random] + [case(0.5, mended=True, flagged=False)] * 30)
     assert [(point.low, point.high, point.rate.of) for point in points] == [
-        (0.0, 0.09, 10), (0.1, 0.19, 10), (0.2, 0.29, 10), (0.3, 0.39, 10)]  # fmt: skip
+        (0.0, 0.09, 10),
+        (0.1, 0.19, 10),
+        (0.2, 0.29, 10),
+        (0.3, 0.39, 10),
+    ]
     assert [point.rate for point in points] == [wilson_rate(count, 10) for count in (0, 0, 10, 10)]
     assert transfer_curve(cases[:19]) == []
     assert transfer_curve([case(math.nan, mended=True)] * 60) == []

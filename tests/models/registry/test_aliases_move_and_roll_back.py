@@ -29,7 +29,9 @@ def run(*arguments: str) -> str:
 
 
 def test_no_champion_says_which_command_makes_one(store: Store) -> None:
-    with pytest.raises(NoChampion, match=r"no version of xad\.elpv\.fcdd .* Next: run `xadflow retrain --dataset elpv`"):
+    with pytest.raises(
+        NoChampion, match=r"no version of xad\.elpv\.fcdd .* Next: run `xadflow retrain --dataset elpv`"
+    ):
         store.registry.champion("xad.elpv.fcdd")
     with pytest.raises(NoChampion, match="models promote"):
         store.registry.champion(MODEL)

@@ -24,8 +24,16 @@ def register(store: Store, folder: Path, detector: ModelRef, weights: str | None
     save_file({"weight": torch.full((1,), float(detector.version))}, folder / "generator.safetensors")
     (folder / "explainer.json").write_text(json.dumps({"explainer": "twice"}))
     of = Explains(detector.version, weights or detector.as_explained.weights)
-    order: dict[str, Any] = {"model_name": EXPLAINER, "folder": folder, "input_shape": None, "explains": of, "metrics": {},
-                             "history": [], "figures": {}, "params": {}}  # fmt: skip
+    order: dict[str, Any] = {
+        "model_name": EXPLAINER,
+        "folder": folder,
+        "input_shape": None,
+        "explains": of,
+        "metrics": {},
+        "history": [],
+        "figures": {},
+        "params": {},
+    }
     tags = {"xadflow.training_key": f"twice-{detector.version}", GATE: PASSED}
     return store.registry.log_training(**training(folder, folder, **order, tags=tags))
 
@@ -70,7 +78,9 @@ def test_promotion_and_rollback_take_the_explainer_along(store: Store, second_ve
 
 
 @pytest.mark.parametrize("verdict", ["refused", None])
-def test_what_did_not_pass_the_gate_stays_out_and_the_old_one_leaves(store: Store, second_version: int, pair, verdict) -> None:
+def test_what_did_not_pass_the_gate_stays_out_and_the_old_one_leaves(
+    store: Store, second_version: int, pair, verdict
+) -> None:
     first, second = pair
     put_in_service(store.registry, MODEL, 1)
     if verdict is None:
@@ -82,7 +92,9 @@ def test_what_did_not_pass_the_gate_stays_out_and_the_old_one_leaves(store: Stor
     assert champions(store.registry) == (second_version, None)
     detector = store.registry.champion(MODEL)
     assert explainer_in_service(store.registry, detector, "twice") is None
-    assert ("The gate refused" if verdict else "not been through the gate") in why_none(store.registry, detector, "twice")
+    assert ("The gate refused" if verdict else "not been through the gate") in why_none(
+        store.registry, detector, "twice"
+    )
     # a person may overrule the gate, and that holds for later moves too
     put_in_service(store.registry, EXPLAINER, second.version)
     roll_back(store.registry, MODEL)
@@ -90,7 +102,9 @@ def test_what_did_not_pass_the_gate_stays_out_and_the_old_one_leaves(store: Stor
     assert champions(store.registry) == (second_version, second.version)
 
 
-def test_no_reader_sees_a_detector_with_the_explainer_of_another(store: Store, second_version: int, pair, monkeypatch) -> None:
+def test_no_reader_sees_a_detector_with_the_explainer_of_another(
+    store: Store, second_version: int, pair, monkeypatch
+) -> None:
     put_in_service(store.registry, MODEL, 1)
     belongs = {None: None, 1: pair[0].version, second_version: pair[1].version}
     seen = []
@@ -118,7 +132,9 @@ def test_an_explainer_of_other_weights_is_not_taken(store: Store, second_version
         put_in_service(store.registry, EXPLAINER, other.version)
 
 
-def test_an_alias_that_was_moved_alone_is_refused_and_the_next_step_mends_it(store: Store, second_version: int, pair) -> None:
+def test_an_alias_that_was_moved_alone_is_refused_and_the_next_step_mends_it(
+    store: Store, second_version: int, pair
+) -> None:
     registry = store.registry
     put_in_service(registry, MODEL, 1)
     registry.set_alias(EXPLAINER, CHAMPION, pair[1].version)
@@ -129,7 +145,9 @@ def test_an_alias_that_was_moved_alone_is_refused_and_the_next_step_mends_it(sto
     assert explainer_in_service(registry, registry.champion(MODEL), "twice") == pair[0]
 
 
-def test_an_explainer_is_neither_promoted_nor_rolled_back_without_its_detector(store: Store, second_version: int, pair) -> None:
+def test_an_explainer_is_neither_promoted_nor_rolled_back_without_its_detector(
+    store: Store, second_version: int, pair
+) -> None:
     put_in_service(store.registry, MODEL, 1)
     with pytest.raises(WrongUse, match=f"promote {MODEL} {second_version}"):
         put_in_service(store.registry, EXPLAINER, pair[1].version)

@@ -59,10 +59,18 @@ def training(saved: Path, figure: Path, **changes: Any) -> dict[str, Any]:
     frame = pd.DataFrame({"image_id": ["a", "b"], "label": pd.array([0, None], dtype="Int32"), "width": [8, 8]})
     history = [(step, name, 1.0 / (step + 1)) for step in range(600) for name in ("loss", "rate")]
     order: dict[str, Any] = {
-        "model_name": MODEL, "folder": saved, "experiment": "xad.tiny-set",
-        "params": {f"setting.{i:03d}": i for i in range(150)}, "metrics": {"test.auroc": 0.91, "gate.flip_rate": 0.95},
-        "history": history, "figures": {"roc": figure}, "dataset_name": "tiny-set", "dataset_digest": DIGEST,
-        "dataset_frame": frame, "input_shape": (1, 8, 8), "lineage": {"commit": "abc"},
+        "model_name": MODEL,
+        "folder": saved,
+        "experiment": "xad.tiny-set",
+        "params": {f"setting.{i:03d}": i for i in range(150)},
+        "metrics": {"test.auroc": 0.91, "gate.flip_rate": 0.95},
+        "history": history,
+        "figures": {"roc": figure},
+        "dataset_name": "tiny-set",
+        "dataset_digest": DIGEST,
+        "dataset_frame": frame,
+        "input_shape": (1, 8, 8),
+        "lineage": {"commit": "abc"},
         "tags": {"xadflow.training_key": "key-1", "xadflow.weights": "w"},
-    }  # fmt: skip
+    }
     return {**order, **changes}

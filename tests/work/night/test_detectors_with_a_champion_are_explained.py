@@ -34,17 +34,24 @@ def found(monkeypatch: pytest.MonkeyPatch, in_service: tuple[str, ...], named: l
     return explaining.detectors_in_service.fn("plates", named)
 
 
-@pytest.mark.parametrize(("in_service", "named", "expected"), [
-    (("fcdd", "bce"), None, ["fcdd", "bce"]), (("bce",), None, ["bce"]), (("fcdd", "hsc", "ae"), None, ["fcdd", "hsc"]),
-    (("fcdd", "ae"), ["ae"], ["ae"]), (("fcdd", "hsc"), ["hsc", "fcdd"], ["hsc", "fcdd"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("in_service", "named", "expected"),
+    [
+        (("fcdd", "bce"), None, ["fcdd", "bce"]),
+        (("bce",), None, ["bce"]),
+        (("fcdd", "hsc", "ae"), None, ["fcdd", "hsc"]),
+        (("fcdd", "ae"), ["ae"], ["ae"]),
+        (("fcdd", "hsc"), ["hsc", "fcdd"], ["hsc", "fcdd"]),
+    ],
+)
 def test_every_detector_in_service_is_explained_in_order(monkeypatch, in_service, named, expected):
     assert found(monkeypatch, in_service, named) == expected
 
 
-@pytest.mark.parametrize(("in_service", "named", "missing"), [
-    ((), None, "fcdd"), (("fcdd",), ["fcdd", "hsc"], "hsc"), (("ae",), None, "fcdd"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("in_service", "named", "missing"),
+    [((), None, "fcdd"), (("fcdd",), ["fcdd", "hsc"], "hsc"), (("ae",), None, "fcdd")],
+)
 def test_one_that_was_named_or_all_of_them_without_a_champion_is_an_error(monkeypatch, in_service, named, missing):
     with pytest.raises(NoChampion, match=f"xad.plates.{missing}"):
         found(monkeypatch, in_service, named)

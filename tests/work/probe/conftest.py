@@ -28,7 +28,8 @@ def gravel(count: int, seed: int) -> Tensor:
 
 
 class TemplateDetector:
-    """Its score is an inner product with what distinguishes the mean outlier from the mean normal where they differ most.
+    """Its score is an inner product with what distinguishes the mean outlier from the mean normal where they differ
+    most.
 
     Outliers and normals of `same_kind` come from one picture, so there is nothing to find but the mark.
     """
@@ -44,7 +45,9 @@ class TemplateDetector:
     def fit(self, data: TrainingData, run: FitRun) -> FitReport:
         difference = as_float(data.outliers).mean(0) - as_float(data.normals).mean(0)
         self.template = torch.where(difference.abs() > 0.7 * difference.abs().max(), difference, 0.0)
-        self._calibration = calibrate(self._of(data.val_normals), self._of(data.outliers), run.false_alarm_rate, "known")
+        self._calibration = calibrate(
+            self._of(data.val_normals), self._of(data.outliers), run.false_alarm_rate, "known"
+        )
         return FitReport(0.0, 1, 0)
 
     def score(self, images: Tensor) -> Scores:

@@ -56,7 +56,9 @@ def test_chosen_is_exact_at_both_ends():
 
 
 @pytest.mark.parametrize("method", ["dsvdd", "ae"])
-def test_methods_that_learn_nothing_from_anomalies_are_refused_there_and_probed_on_normals(method, same_kind: TrainingData):
+def test_methods_that_learn_nothing_from_anomalies_are_refused_there_and_probed_on_normals(
+    method, same_kind: TrainingData
+):
     with pytest.raises(WrongUse, match="--side normals"):
         ground(build_detector(method, **SMALL), same_kind, "outliers", 0)
     assert ground(build_detector(method, **SMALL), same_kind, "normals", 0).notes == ()

@@ -38,8 +38,21 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             path = folder / f"images/{split}-{label}-{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(255 - pixels if label else pixels).save(path)
-            rows.append(ManifestRow(sha256_file(path), str(path.relative_to(folder)), split, label, "tiny", None, None, SIDE,
-                                    SIDE, "drawn", "none"))  # fmt: skip
+            rows.append(
+                ManifestRow(
+                    sha256_file(path),
+                    str(path.relative_to(folder)),
+                    split,
+                    label,
+                    "tiny",
+                    None,
+                    None,
+                    SIDE,
+                    SIDE,
+                    "drawn",
+                    "none",
+                )
+            )
     write_manifest(folder / "manifest.parquet", rows)
     monkeypatch.setenv("XADFLOW_PROJECT", str(tmp_path))
     monkeypatch.delenv("XADFLOW_HOME", raising=False)

@@ -17,7 +17,9 @@ def stamped(images, mark=None, seed=0):
 def every_level(side: int, channels: int) -> torch.Tensor:
     """Flat images of each grey level there is, and noise."""
     flat = torch.arange(256, dtype=torch.uint8)[:, None, None, None].expand(-1, channels, side, side)
-    noise = torch.randint(0, 256, (300, channels, side, side), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    noise = torch.randint(0, 256, (300, channels, side, side), generator=torch.Generator().manual_seed(1)).to(
+        torch.uint8
+    )
     return torch.cat([flat, noise])
 
 

@@ -55,7 +55,9 @@ def test_pairs_are_at_most_so_many_whatever_is_asked(data: TrainingData, monkeyp
     assert len(synthetic_pairs(data.normals, "defects", 9, 0).flawed) == 30
 
 
-def test_transplants_of_an_anomaly_and_their_mirrored_copies_are_pairs(trained: ToyDetector, data: TrainingData) -> None:
+def test_transplants_of_an_anomaly_and_their_mirrored_copies_are_pairs(
+    trained: ToyDetector, data: TrainingData
+) -> None:
     bank = DonorBank(tuple(map(str, range(40))), data.normals, "none", aligned=True)
     images = torch.cat([data.known, data.normals[:2]])  # normals already: nothing to mend, so no pair
     with torch.no_grad():
@@ -70,13 +72,18 @@ def test_transplants_of_an_anomaly_and_their_mirrored_copies_are_pairs(trained: 
             for mended, plain in zip(found.of[4 * number + copy], found.of[4 * number], strict=True):
                 assert torch.equal(found.mended[mended], found.mended[plain].flip(axes))
     with torch.no_grad():
-        assert (trained.score(found.mended.float() / 255).image[found.of[::4].flatten()] <= trained.calibration.threshold).all()
+        assert (
+            trained.score(found.mended.float() / 255).image[found.of[::4].flatten()] <= trained.calibration.threshold
+        ).all()
     assert transplant_pairs(trained, data.normals[:2], bank, 2, "none") is None
 
 
 def test_few_pairs_are_repeated_to_their_share_and_keep_their_alternatives() -> None:
-    many = Pairs(torch.full((90, 1, 4, 4), 1, dtype=torch.uint8), torch.full((5, 1, 4, 4), 2, dtype=torch.uint8),
-                 torch.arange(90)[:, None] % 5)  # fmt: skip
+    many = Pairs(
+        torch.full((90, 1, 4, 4), 1, dtype=torch.uint8),
+        torch.full((5, 1, 4, 4), 2, dtype=torch.uint8),
+        torch.arange(90)[:, None] % 5,
+    )
     levels = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(-1, 1, 4, 4)
     few = Pairs(torch.full((3, 1, 4, 4), 3, dtype=torch.uint8), levels, torch.tensor([[0, 1], [2, 3], [4, 5]]))
     found = together(many, few, 0.25)
@@ -109,7 +116,9 @@ def test_a_companion_is_fitted_once_on_the_normals_that_it_may_see(
             (folder / "detector.json").write_text("{}")
 
     companion = Fitted(trained.network, trained.input_shape, trained.calibration)
-    monkeypatch.setattr(explainer_guidance, "build_detector", lambda method, **settings: companion if method == "toy" else None)
+    monkeypatch.setattr(
+        explainer_guidance, "build_detector", lambda method, **settings: companion if method == "toy" else None
+    )
     monkeypatch.setattr(explainer_guidance, "load_detector", lambda folder: companion)
     wanted = Wanted(companions=(("toy", {}),))
     for _ in range(2):
@@ -133,8 +142,10 @@ def test_the_bank_is_that_of_the_version_without_donors_that_are_no_train_normal
 
 
 def test_companions_learn_from_the_half_that_gives_donors_and_not_from_the_judges() -> None:
-    rows = [ManifestRow(f"{number:064x}", f"images/{number}.png", "train", 0, "cell", None, None, 8, 8, "drawn", "none")
-            for number in range(200)]  # fmt: skip
+    rows = [
+        ManifestRow(f"{number:064x}", f"images/{number}.png", "train", 0, "cell", None, None, 8, 8, "drawn", "none")
+        for number in range(200)
+    ]
     judged = {row.image_id for row in donor_half(rows).judged}
     chosen = rows_of_donors(rows)
     assert 60 < len(chosen) < 140

@@ -1,4 +1,6 @@
-"""The judge of a data set: fitted on the half that gives no donors, skipped when nothing changed, refused as champion."""
+"""The judge of a data set: fitted on the half that gives no donors, skipped when nothing changed, refused
+as champion.
+"""
 
 from __future__ import annotations
 
@@ -57,8 +59,11 @@ def project(tmp_path_factory: pytest.TempPathFactory, put_mlflow_database) -> Si
             path = folder / "images" / f"{split}-{number:03d}.png"
             Image.fromarray(image[0]).save(path)
             image_id = hashlib.sha256(path.read_bytes()).hexdigest()
-            rows.append(ManifestRow(image_id, f"images/{path.name}", split, label, "plates", None, None, 28, 28, "drawn",
-                                    "none"))  # fmt: skip
+            rows.append(
+                ManifestRow(
+                    image_id, f"images/{path.name}", split, label, "plates", None, None, 28, 28, "drawn", "none"
+                )
+            )
     write_manifest(folder / "manifest.parquet", rows)
     settings = load_settings(home.params)
     registry = Registry(home.mlflow_uri, home.mlflow_artifacts)

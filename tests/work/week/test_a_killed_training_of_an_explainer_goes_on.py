@@ -23,8 +23,11 @@ def order(trained, monkeypatch, tmp_path: Path):
     """A training whose detector and data are those of the toy product."""
     nothing = torch.zeros(0, 1, 24, 24, dtype=torch.uint8)
     data = TrainingData(patterned(24, 70), patterned(8, 71), with_defects(patterned(8, 72), 73)[0], None, nothing)
-    for name, made in (("xadflow.detectors.scoring.open_detector", trained), ("xadflow.datasets.loading.training_data", data),
-                       ("xadflow.datasets.manifest.read_manifest", None)):  # fmt: skip
+    for name, made in (
+        ("xadflow.detectors.scoring.open_detector", trained),
+        ("xadflow.datasets.loading.training_data", data),
+        ("xadflow.datasets.manifest.read_manifest", None),
+    ):
         monkeypatch.setattr(name, lambda *_, made=made, **__: made)
     monkeypatch.setattr("xadflow.explainers.diverse.training.CHECK_EVERY", 2)
     detector = ModelRef("xad.stripes.toy", 3, "run", {FILES: '{"weights.safetensors": "%s"}' % ("ab" * 32)})

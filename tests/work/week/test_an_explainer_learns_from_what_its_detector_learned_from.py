@@ -24,9 +24,13 @@ def flat(count: int, value: int) -> torch.Tensor:
 
 
 DATA = TrainingData(
-    normals=flat(40, 10), val_normals=flat(9, 200), known=flat(3, 60), known_masks=None, calibration_defects=flat(5, 210),
+    normals=flat(40, 10),
+    val_normals=flat(9, 200),
+    known=flat(3, 60),
+    known_masks=None,
+    calibration_defects=flat(5, 210),
     outliers=flat(20, 100),
-)  # fmt: skip
+)
 
 
 def learning_from(*sources: str) -> SimpleNamespace:
@@ -71,8 +75,9 @@ def test_no_image_of_val_or_for_the_temperature_is_in_it() -> None:
 
 
 def test_nothing_to_train_against_gives_an_empty_bank() -> None:
-    bank, kinds = training_anomalies(learning_from("known"), TrainingData(DATA.normals, DATA.val_normals, flat(0, 0), None,
-                                                                          flat(0, 0)), 0)  # fmt: skip
+    bank, kinds = training_anomalies(
+        learning_from("known"), TrainingData(DATA.normals, DATA.val_normals, flat(0, 0), None, flat(0, 0)), 0
+    )
     assert (len(bank), kinds) == (0, {})
 
 
@@ -100,7 +105,10 @@ def test_settings_of_the_explainer_decide_its_key_and_the_gates_rules_do_not(ord
     settings = load_settings(PARAMS)
     block = settings.retrain.explainers["diverse"][0].model_copy(update={"settings": {"width": 8}})
     there = settings.retrain.model_copy(update={"explainers": {"diverse": (block,)}})
-    assert order(detector(), settings=settings.model_copy(update={"retrain": there})).settings == {"concepts": 2, "width": 8}
+    assert order(detector(), settings=settings.model_copy(update={"retrain": there})).settings == {
+        "concepts": 2,
+        "width": 8,
+    }
     changed = settings.model_copy(update={"explainers": {**settings.explainers, "diverse": {"concepts": 3}}})
     assert order(detector(), settings=changed).key != order(detector()).key
     rules = settings.gate.model_copy(update={"explained": 5})

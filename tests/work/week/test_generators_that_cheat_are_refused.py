@@ -88,11 +88,21 @@ def home(tmp_path_factory):
         for number, image in enumerate(images.numpy()):
             path = folder / "images" / f"{label}-{number}.png"
             Image.fromarray(image[0]).save(path)
-            rows.append(ManifestRow(
-                image_id=hashlib.sha256(path.read_bytes()).hexdigest(), path=f"images/{path.name}", split=str(Split.GATE),
-                label=label, category="stripes", defect="square" if label else None, mask_path=None, width=24, height=24,
-                source="drawn", licence="none",
-            ))  # fmt: skip
+            rows.append(
+                ManifestRow(
+                    image_id=hashlib.sha256(path.read_bytes()).hexdigest(),
+                    path=f"images/{path.name}",
+                    split=str(Split.GATE),
+                    label=label,
+                    category="stripes",
+                    defect="square" if label else None,
+                    mask_path=None,
+                    width=24,
+                    height=24,
+                    source="drawn",
+                    licence="none",
+                )
+            )
     write_manifest(folder / "manifest.parquet", rows)
     return Home(root, root / "var")
 
@@ -100,28 +110,39 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def settings():
     return SimpleNamespace(
-        gate=SimpleNamespace(generator=GeneratorGateSettings()), device="cpu", explain=SimpleNamespace(batch_size=32),
+        gate=SimpleNamespace(generator=GeneratorGateSettings()),
+        device="cpu",
+        explain=SimpleNamespace(batch_size=32),
         dataset=lambda name: DatasetSettings(source="drawn", size_px=24, channels=1),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
 def measured(home, settings, trained):
     """Figures of one painter."""
+
     @cache
     def measure(paint, beside=False):
         others = {"twin": trained} if beside else {}
         figures, concepts = generator_figures(home, settings, "stripes", Painter(paint), trained, others)
         assert concepts == 2
         return figures
+
     return measure
 
 
 def broken(figures):
     verdict = judge_generator(GeneratorGateSettings(), figures, 2)
-    rules = {SHARE_NORMAL: "min_share_normal", LIKENESS: "max_likeness", APART: "min_apart", FRECHET: "max_frechet",
-             CHANGE_OF_NORMALS: "max_change_of_normals"}  # fmt: skip
-    found = {name for name, key in rules.items() if any(f"gate.generator.{key}" in reason for reason in verdict.reasons)}
+    rules = {
+        SHARE_NORMAL: "min_share_normal",
+        LIKENESS: "max_likeness",
+        APART: "min_apart",
+        FRECHET: "max_frechet",
+        CHANGE_OF_NORMALS: "max_change_of_normals",
+    }
+    found = {
+        name for name, key in rules.items() if any(f"gate.generator.{key}" in reason for reason in verdict.reasons)
+    }
     return set() if verdict.passed else found
 
 
@@ -154,7 +175,9 @@ def test_distance_and_stability_are_reported(measured) -> None:
 
 
 class Masked(Painter):
-    """A painter whose changes a mask keeps to what differs from the stripes; of a normal image that is next to nothing."""
+    """A painter whose changes a mask keeps to what differs from the stripes; of a normal image that is next
+    to nothing.
+    """
 
     def __init__(self, paint) -> None:
         super().__init__(lambda original: [np.where(self._where(original), made, original) for made in paint(original)])

@@ -21,7 +21,9 @@ ROWS = [SimpleNamespace(category=town, label=int(number > 1)) for number, town i
 
 
 class Grey:
-    """Its two cues add up to the grey value, and neither ranks pixels as their sum does; it sees class 1 in bright pixels."""
+    """Its two cues add up to the grey value, and neither ranks pixels as their sum does; it sees class 1 in bright
+    pixels.
+    """
 
     def cues(self, images):
         grey = images[:, 0]
@@ -45,8 +47,9 @@ def scenes(monkeypatch):
 
 
 def settings(classes=("road", "sky")):
-    return SimpleNamespace(dataset=lambda name: SimpleNamespace(classes=classes), device="cpu",
-                           explain=SimpleNamespace(batch_size=3))  # fmt: skip
+    return SimpleNamespace(
+        dataset=lambda name: SimpleNamespace(classes=classes), device="cpu", explain=SimpleNamespace(batch_size=3)
+    )
 
 
 def test_pixels_are_ranked_by_the_sum_of_the_cues_and_void_is_in_no_figure(scenes):

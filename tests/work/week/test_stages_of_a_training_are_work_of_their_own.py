@@ -1,4 +1,6 @@
-"""A detector whose training has stages gets a task for each; the checkpoint in the training's folder is the hand-off."""
+"""A detector whose training has stages gets a task for each; the checkpoint in the training's folder is the
+hand-off.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,20 @@ class Submitted:
         return f"{self.name} of {given}"
 
 
-@pytest.mark.parametrize(("earlier", "expected"), [
-    ([], [("train", "plates", "hsc", 3, "md5", [])]),
-    (["impression", "middle"], [
-        ("stage", "plates", "hsc", 3, "impression", []),
-        ("stage", "plates", "hsc", 3, "middle", ["stage of ('plates', 'hsc', 3, 'impression')"]),
-        ("train", "plates", "hsc", 3, "md5", ["stage of ('plates', 'hsc', 3, 'middle')"]),
-    ]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("earlier", "expected"),
+    [
+        ([], [("train", "plates", "hsc", 3, "md5", [])]),
+        (
+            ["impression", "middle"],
+            [
+                ("stage", "plates", "hsc", 3, "impression", []),
+                ("stage", "plates", "hsc", 3, "middle", ["stage of ('plates', 'hsc', 3, 'impression')"]),
+                ("train", "plates", "hsc", 3, "md5", ["stage of ('plates', 'hsc', 3, 'middle')"]),
+            ],
+        ),
+    ],
+)
 def test_each_task_waits_for_the_one_before(earlier, expected, monkeypatch: pytest.MonkeyPatch):
     seen: list[tuple[object, ...]] = []
     monkeypatch.setattr(flow, "train", Submitted("train", seen))
@@ -46,12 +54,16 @@ def test_each_task_waits_for_the_one_before(earlier, expected, monkeypatch: pyte
     assert seen == expected
 
 
-def test_a_stage_leaves_its_checkpoint_and_the_training_goes_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_stage_leaves_its_checkpoint_and_the_training_goes_on_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     settings: Any = SimpleNamespace(detector=lambda name: SimpleNamespace(method=name))
     home: Any = SimpleNamespace(runs=tmp_path)
     order = TrainingOrder("plates", "utad", "utad", TINY, 0, 0.1, "md5", "key")
 
-    def work(home: object, settings: object, order: TrainingOrder, update: Callable[..., None] | None) -> tuple[Any, FitRun]:
+    def work(
+        home: object, settings: object, order: TrainingOrder, update: Callable[..., None] | None
+    ) -> tuple[Any, FitRun]:
         return training_data(), FitRun(order.folder(home), order.seed, order.false_alarm_rate, "cpu", update)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "_work", work)

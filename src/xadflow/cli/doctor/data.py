@@ -18,7 +18,9 @@ def data_remote(home: Home) -> Iterator[Finding]:
     if remote:
         yield Finding("dvc remote", "ok", remote)
     else:
-        yield Finding("dvc remote", "warn", "none: data cannot be pushed or pulled", "dvc remote add --default local DIR")
+        yield Finding(
+            "dvc remote", "warn", "none: data cannot be pushed or pulled", "dvc remote add --default local DIR"
+        )
 
 
 def datasets(home: Home, settings: Settings) -> Iterator[Finding]:
@@ -57,5 +59,9 @@ def _with_quarantine(home: Home, name: str, said: str) -> Finding:
     if not counts:
         return Finding(f"data {name}", "ok", said)
     listed = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-    return Finding(f"data {name}", "ok", f"{said}, {sum(counts.values())} files in quarantine: {listed}",
-                   f"xadflow data manifest {name} lists them")  # fmt: skip
+    return Finding(
+        f"data {name}",
+        "ok",
+        f"{said}, {sum(counts.values())} files in quarantine: {listed}",
+        f"xadflow data manifest {name} lists them",
+    )

@@ -1,4 +1,6 @@
-"""What `xadflow doctor` looks at in the evidence: tables, ledger and its anchors, quickly; `xadflow audit verify` reads all."""
+"""What `xadflow doctor` looks at in the evidence: tables, ledger and its anchors, quickly; `xadflow audit verify` reads
+all.
+"""
 
 from __future__ import annotations
 
@@ -75,8 +77,12 @@ def _lines(home: Home) -> Generator[Finding, None, list[LedgerLine]]:
         yield Finding("ledger", "fail", str(getattr(err, "wrong", err)), _VERIFY)
         return []
     if intent is not None:
-        yield Finding("ledger", "warn", f"a writer of {intent.table} is at work or was killed at commit {intent.version}",
-                      "the next `xadflow explain` completes it")  # fmt: skip
+        yield Finding(
+            "ledger",
+            "warn",
+            f"a writer of {intent.table} is at work or was killed at commit {intent.version}",
+            "the next `xadflow explain` completes it",
+        )
     else:
         yield Finding("ledger", "ok", f"{len(lines)} lines, the chain is whole")
     return lines
@@ -94,8 +100,12 @@ def _table(store: EvidenceStore, name: str) -> Finding:
         return Finding(what, "fail", f"{err.wrong}: {err.seen}", err.next_step)
     said = f"{len(log_versions(store.folder(name)))} commits, as many as in the ledger"
     if orphans:
-        return Finding(what, "warn", f"{said}; {orphans} files that its log does not name: a writer is at work, or was killed",
-                       "the next `xadflow explain` removes them")  # fmt: skip
+        return Finding(
+            what,
+            "warn",
+            f"{said}; {orphans} files that its log does not name: a writer is at work, or was killed",
+            "the next `xadflow explain` removes them",
+        )
     return Finding(what, "ok", said)
 
 
@@ -113,7 +123,9 @@ def _mlflow_anchor(home: Home, lines: list[LedgerLine]) -> Iterator[Finding]:
     except RegistryUnavailable as err:
         yield Finding("anchor", "warn", f"cannot be read: {err.wrong}", err.next_step)
         return
-    yield from _compared("anchor", "MLflow", LedgerHead(int(found["seq"]), str(found["digest"])) if found else None, lines)
+    yield from _compared(
+        "anchor", "MLflow", LedgerHead(int(found["seq"]), str(found["digest"])) if found else None, lines
+    )
 
 
 def _compared(what: str, holder: str, head: LedgerHead | None, lines: list[LedgerLine]) -> Iterator[Finding]:

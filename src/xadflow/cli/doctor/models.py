@@ -73,8 +73,12 @@ def _explainer(registry: Registry, dataset: str, detector: ModelRef, explainer: 
     try:
         found = explainer_in_service(registry, detector, explainer)
         if found is None:
-            return Finding("champion", "warn", f"{name} has none. {why_none(registry, detector, explainer)}",
-                           f"xadflow retrain --dataset {dataset}")  # fmt: skip
+            return Finding(
+                "champion",
+                "warn",
+                f"{name} has none. {why_none(registry, detector, explainer)}",
+                f"xadflow retrain --dataset {dataset}",
+            )
         registry.explainer_folder(found)
     except BadWeights as err:
         return Finding("champion", "fail", f"{err.wrong}: {err.seen}", err.next_step)

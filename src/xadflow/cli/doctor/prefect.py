@@ -1,4 +1,5 @@
-"""What `xadflow doctor` looks at in Prefect: the server, and what scheduled runs need on it; and who hears of a failure.
+"""What `xadflow doctor` looks at in Prefect: the server, and what scheduled runs need on it; and who hears of a
+failure.
 
 The server is asked over HTTP: importing Prefect would take seconds.
 """
@@ -46,13 +47,18 @@ class _Refused(Exception):
 def prefect_server(home: Home) -> Iterator[Finding]:
     """The server that PREFECT_API_URL names, and on it limits, work pools with a worker, deployments with schedules."""
     if home.prefect_api_url is None:
-        yield Finding("prefect", "ok", "no PREFECT_API_URL: each flow starts an ephemeral server; "
-                      "schedules need `make server`")  # fmt: skip
+        yield Finding(
+            "prefect", "ok", "no PREFECT_API_URL: each flow starts an ephemeral server; schedules need `make server`"
+        )
         return
     try:
         healthy = _ask(home, "health") is True
-        yield Finding("prefect", "ok" if healthy else "fail", f"server {_shown(home)} is {'healthy' if healthy else 'ill'}",
-                      "" if healthy else _READ_LOG)  # fmt: skip
+        yield Finding(
+            "prefect",
+            "ok" if healthy else "fail",
+            f"server {_shown(home)} is {'healthy' if healthy else 'ill'}",
+            "" if healthy else _READ_LOG,
+        )
         if healthy:
             yield from _limits(home)
             deployments = _readable_deployments(home)
@@ -61,8 +67,12 @@ def prefect_server(home: Home) -> Iterator[Finding]:
     except _Refused as err:
         yield _refused(home, err)
     except (OSError, http.client.HTTPException, ValueError) as err:
-        yield Finding("prefect", "fail", f"PREFECT_API_URL {_shown(home)} does not answer: {getattr(err, 'reason', err)}",
-                      "make server, or `unset PREFECT_API_URL`")  # fmt: skip
+        yield Finding(
+            "prefect",
+            "fail",
+            f"PREFECT_API_URL {_shown(home)} does not answer: {getattr(err, 'reason', err)}",
+            "make server, or `unset PREFECT_API_URL`",
+        )
 
 
 def schedules(home: Home) -> Iterator[Finding]:
@@ -90,17 +100,24 @@ def webhook(home: Home, settings: Settings) -> Iterator[Finding]:
     if address is not None:
         yield Finding("webhook", "ok", f"a failed flow is reported to {urlsplit(address).hostname} ({where})")
     else:
-        yield Finding("webhook", "ok" if home.prefect_api_url is None else "warn", "none: a failed flow is in the log only",
-                      "set XADFLOW_WEBHOOK, or notify.webhook in params.yaml")  # fmt: skip
+        yield Finding(
+            "webhook",
+            "ok" if home.prefect_api_url is None else "warn",
+            "none: a failed flow is in the log only",
+            "set XADFLOW_WEBHOOK, or notify.webhook in params.yaml",
+        )
 
 
 def _limits(home: Home) -> Iterator[Finding]:
     for name in LIMITS:
         found = _named(home, f"v2/concurrency_limits/{name}")
         if found is None or not found.get("active", True):
-            yield Finding(f"limit {name}", "fail", f"{'missing' if found is None else 'not active'}: every run stops at it",
-                          f"prefect gcl create {name} --limit 1, {_ALL_OF_IT}"
-                          if found is None else f"prefect gcl enable {name}")  # fmt: skip
+            yield Finding(
+                f"limit {name}",
+                "fail",
+                f"{'missing' if found is None else 'not active'}: every run stops at it",
+                f"prefect gcl create {name} --limit 1, {_ALL_OF_IT}" if found is None else f"prefect gcl enable {name}",
+            )
         else:
             yield Finding(f"limit {name}", "ok", f"{found['active_slots']} of {found['limit']} slots taken")
 
@@ -109,18 +126,28 @@ def _pools(home: Home, names: Sequence[str]) -> Iterator[Finding]:
     for name in names:
         found = _named(home, f"work_pools/{quote(name)}")
         if found is None:
-            yield Finding(f"pool {name}", "fail", "missing: no scheduled run can start",
-                          f"prefect work-pool create {name} --type process, {_ALL_OF_IT}")  # fmt: skip
+            yield Finding(
+                f"pool {name}",
+                "fail",
+                "missing: no scheduled run can start",
+                f"prefect work-pool create {name} --type process, {_ALL_OF_IT}",
+            )
             continue
         workers = _ask(home, f"work_pools/{quote(name)}/workers/filter", {})
         online = sum(1 for one in workers if one.get("status") == "ONLINE")
         if found.get("is_paused"):
             yield Finding(f"pool {name}", "fail", "paused: no scheduled run starts", f"prefect work-pool resume {name}")
         elif not online:
-            yield Finding(f"pool {name}", "fail", "no worker is online: no scheduled run starts",
-                          f"prefect worker start --pool {name}, {_ALL_OF_IT}")  # fmt: skip
+            yield Finding(
+                f"pool {name}",
+                "fail",
+                "no worker is online: no scheduled run starts",
+                f"prefect worker start --pool {name}, {_ALL_OF_IT}",
+            )
         else:
-            yield Finding(f"pool {name}", "ok", f"{online} worker online" if online == 1 else f"{online} workers online")
+            yield Finding(
+                f"pool {name}", "ok", f"{online} worker online" if online == 1 else f"{online} workers online"
+            )
 
 
 def _deployed(home: Home, deployments: Sequence[_Deployment]) -> Iterator[Finding]:
@@ -135,8 +162,9 @@ def _deployed(home: Home, deployments: Sequence[_Deployment]) -> Iterator[Findin
         if found.get("paused"):
             yield Finding(what, "fail", f"{full} is paused", "prefect --no-prompt deploy --all")
         elif lacking:
-            yield Finding(what, "fail", f"{full} has no active schedule {', '.join(lacking)}",
-                          "prefect --no-prompt deploy --all")  # fmt: skip
+            yield Finding(
+                what, "fail", f"{full} has no active schedule {', '.join(lacking)}", "prefect --no-prompt deploy --all"
+            )
         else:
             yield Finding(what, "ok", f"{full}, {', '.join(one.crons) or 'no schedule'}")
 
@@ -148,11 +176,13 @@ def _deployments(home: Home) -> list[_Deployment]:
     entries = yaml.safe_load((home.project / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
     return [
         _Deployment(
-            str(one.get("entrypoint")).rpartition(":")[2], one["name"], (one.get("work_pool") or {}).get("name"),
+            str(one.get("entrypoint")).rpartition(":")[2],
+            one["name"],
+            (one.get("work_pool") or {}).get("name"),
             tuple(when["cron"] for when in one.get("schedules") or () if "cron" in when),
         )
         for one in entries
-    ]  # fmt: skip
+    ]
 
 
 def _readable_deployments(home: Home) -> list[_Deployment]:
@@ -166,8 +196,12 @@ def _readable_deployments(home: Home) -> list[_Deployment]:
 
 def _refused(home: Home, err: _Refused) -> Finding:
     if err.status in (401, 403):
-        return Finding("prefect", "fail", f"server {_shown(home)} does not let us in: status {err.status}",
-                       "set PREFECT_API_AUTH_STRING=user:password, or PREFECT_API_KEY")  # fmt: skip
+        return Finding(
+            "prefect",
+            "fail",
+            f"server {_shown(home)} does not let us in: status {err.status}",
+            "set PREFECT_API_AUTH_STRING=user:password, or PREFECT_API_KEY",
+        )
     return Finding("prefect", "fail", f"server {_shown(home)} answers with status {err.status}", _READ_LOG)
 
 

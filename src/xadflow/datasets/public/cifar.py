@@ -1,8 +1,8 @@
 """CIFAR-10 from its published archive (Krizhevsky, 2009): a tar of six Python 2 pickles of 10,000 images each.
 
-A pickle is a program. These are read after their sha256 held, and even then by an unpickler that knows three names only,
-each with a stand-in of ours behind it: no code of numpy or of anybody else runs on the file's word. Nothing of the
-archive is written to disk.
+A pickle is a program. These are read after their sha256 held, and even then by an unpickler that knows three names
+only, each with a stand-in of ours behind it: no code of numpy or of anybody else runs on the file's word. Nothing of
+the archive is written to disk.
 
 The archive itself could not be fetched where this was written. The form is that of torchvision's reader and of
 the archive's own page (https://www.cs.toronto.edu/~kriz/cifar.html); tests read small archives of that form.
@@ -109,8 +109,10 @@ class _Unpickler(pickle.Unpickler):
     """Knows the three names that an array of numpy was pickled with in 2009, and no other."""
 
     _KNOWN = {
-        ("numpy.core.multiarray", "_reconstruct"): _Array, ("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Kind,
-    }  # fmt: skip
+        ("numpy.core.multiarray", "_reconstruct"): _Array,
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _Kind,
+    }
 
     def find_class(self, module: str, name: str) -> type[object]:
         """The stand-in for a name. Raises BadInput for an unknown one, before anything of it is imported."""
@@ -120,4 +122,6 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _other_form(seen: str) -> BadInput:
-    return BadInput(f"{ARCHIVE} is not the archive of CIFAR-10", seen=seen, next_step="run `xadflow data fetch cifar10` again")
+    return BadInput(
+        f"{ARCHIVE} is not the archive of CIFAR-10", seen=seen, next_step="run `xadflow data fetch cifar10` again"
+    )

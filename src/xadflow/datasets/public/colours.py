@@ -9,9 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 COLOURS = {
-    "red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0), "cyan": (0, 255, 255),
-    "magenta": (255, 0, 255), "grey": (128, 128, 128),
-}  # fmt: skip
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+    "cyan": (0, 255, 255),
+    "magenta": (255, 0, 255),
+    "grey": (128, 128, 128),
+}
 
 
 def painted(strokes: NDArray[np.uint8], colour: str) -> NDArray[np.uint8]:

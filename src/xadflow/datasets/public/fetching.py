@@ -46,7 +46,9 @@ def fetch(home: Home, name: str, say: Say = print) -> str:
             try:
                 found = bring(known, Path(temporary))
             except (OSError, RuntimeError, HTTPException, subprocess.SubprocessError, tarfile.TarError) as err:
-                tried.append(f"{place}: {str(err).strip().splitlines()[-1][:120] if str(err).strip() else type(err).__name__}")
+                tried.append(
+                    f"{place}: {str(err).strip().splitlines()[-1][:120] if str(err).strip() else type(err).__name__}"
+                )
                 continue
             if not is_whole(found, known):
                 tried.append(f"{place}: other content than is known")
@@ -54,8 +56,9 @@ def fetch(home: Home, name: str, say: Say = print) -> str:
             with writing(f"the raw files of {name}"):
                 _keep(found, folder, known)
             return place
-    raise DataUnavailable(f"the raw files of {name} cannot be fetched", seen=tried,
-                          next_step=f"put {_by_hand(known)} into {folder}")
+    raise DataUnavailable(
+        f"the raw files of {name} cannot be fetched", seen=tried, next_step=f"put {_by_hand(known)} into {folder}"
+    )
 
 
 def _by_hand(known: PublicSet) -> str:

@@ -1,9 +1,9 @@
 """Traffic signs, GTSRB (Stallkamp et al., IJCNN 2011), from the published zip archives: PPM files, one a photograph.
 
-The sides of the photographs are 15 to 250 px; each is resized to 32 x 32, antialiased, its aspect not kept, as detectors
-get any image (images.to_input). Train images of one sign are up to 30 frames of one drive past it; the archive that
-torchvision takes is that of the competition, with 26,640 of the 39,209 of the benchmark. Nothing of the archives is
-written to disk.
+The sides of the photographs are 15 to 250 px; each is resized to 32 x 32, antialiased, its aspect not kept, as
+detectors get any image (images.to_input). Train images of one sign are up to 30 frames of one drive past it; the
+archive that torchvision takes is that of the competition, with 26,640 of the 39,209 of the benchmark. Nothing of the
+archives is written to disk.
 
 The archives could not be fetched where this was written. Names and columns are those of torchvision's reader and of
 the benchmark's own page (https://benchmark.ini.rub.de/gtsrb_dataset.html); tests read small archives of that form.
@@ -49,7 +49,9 @@ def read_gtsrb(contents: Mapping[str, bytes]) -> RawImages:
             train_labels = _labels(match[1] for match in named.values())
         with _opened(contents[TEST_LABELS]) as archive:
             lines = _content(archive, archive.getinfo(_TABLE)).decode("ascii").splitlines()
-        class_of = {row["Filename"]: row["ClassId"] for row in csv.DictReader(lines, delimiter=";", skipinitialspace=True)}
+        class_of = {
+            row["Filename"]: row["ClassId"] for row in csv.DictReader(lines, delimiter=";", skipinitialspace=True)
+        }
         with _opened(contents[TEST]) as archive:
             named = _matching(archive, _TEST_NAME)
             test = _images(archive, named)

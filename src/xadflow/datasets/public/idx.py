@@ -18,6 +18,9 @@ def parse_idx(content: bytes, dimensions: int) -> NDArray[np.uint8]:
     header = 4 + 4 * dimensions
     sizes = struct.unpack(f">{dimensions}I", content[4:header]) if len(content) >= header else ()
     if content[:4] != bytes([0, 0, _UNSIGNED_BYTE, dimensions]) or math.prod(sizes) != len(content) - header:
-        raise BadInput(f"not an IDX file of {dimensions} dimensions", seen=f"{len(content)} bytes, {content[:4].hex()}",
-                       next_step="run `xadflow data fetch` again")  # fmt: skip
+        raise BadInput(
+            f"not an IDX file of {dimensions} dimensions",
+            seen=f"{len(content)} bytes, {content[:4].hex()}",
+            next_step="run `xadflow data fetch` again",
+        )
     return np.frombuffer(content, np.uint8, offset=header).reshape(sizes)

@@ -15,8 +15,20 @@ from PIL import Image, ImageDraw, ImageFont
 from xadflow.errors import DataUnavailable
 
 LETTERS = "ACDEFGHJKLMNPQRTUVWXYacdefhijkmnprtuvwxy"
-FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSerif", "DejaVuSerif-Bold",
-         "DejaVuSerif-Italic", "STIXGeneral", "STIXGeneralItalic", "cmr10", "cmmi10", "cmtt10")  # fmt: skip
+FONTS = (
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSans-Oblique",
+    "DejaVuSansMono",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSerif-Italic",
+    "STIXGeneral",
+    "STIXGeneralItalic",
+    "cmr10",
+    "cmmi10",
+    "cmtt10",
+)
 _DRAWN_PX = 84  # letters are drawn three times as large and brought down, so that their edges are soft
 
 
@@ -34,7 +46,9 @@ def letters(count: int, side_px: int, seed: int) -> NDArray[np.uint8]:
         letter = LETTERS[int(rng.integers(len(LETTERS)))]
         picture = Image.new("L", (_DRAWN_PX, _DRAWN_PX))
         middle = (_DRAWN_PX / 2, _DRAWN_PX / 2)
-        ImageDraw.Draw(picture).text(middle, letter, fill=255, font=font, anchor="mm", stroke_width=int(rng.integers(0, 4)))
+        ImageDraw.Draw(picture).text(
+            middle, letter, fill=255, font=font, anchor="mm", stroke_width=int(rng.integers(0, 4))
+        )
         picture = picture.transform(picture.size, Image.Transform.AFFINE, _moved(rng), Image.Resampling.BILINEAR)
         found[number] = np.asarray(picture.resize((side_px, side_px), Image.Resampling.BILINEAR), dtype=np.uint8)
     return found
@@ -44,7 +58,9 @@ def _moved(rng: np.random.Generator) -> tuple[float, ...]:
     """An affine map about the middle: turned up to 25 degrees, slanted, stretched, shifted up to a fourteenth."""
     turn, slant = rng.uniform(-0.44, 0.44), rng.uniform(-0.35, 0.35)
     stretch = np.exp(rng.uniform(-0.2, 0.2, 2))
-    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ np.array([[1.0, slant], [0.0, 1.0]])
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ np.array(
+        [[1.0, slant], [0.0, 1.0]]
+    )
     matrix = matrix * stretch
     middle = np.full(2, _DRAWN_PX / 2)
     shift = middle - matrix @ (middle + rng.uniform(-1, 1, 2) * _DRAWN_PX / 14)
@@ -55,5 +71,7 @@ def _font(name: str) -> Path:
     spec = find_spec("matplotlib")
     path = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / f"{name}.ttf" if spec and spec.origin else None
     if path is None or not path.is_file():
-        raise DataUnavailable("the fonts are not installed", seen=f"no {name}.ttf of matplotlib", next_step="run `make setup`")
+        raise DataUnavailable(
+            "the fonts are not installed", seen=f"no {name}.ttf of matplotlib", next_step="run `make setup`"
+        )
     return path

@@ -1,4 +1,5 @@
-"""Crops of real photographs and game textures: what an outlier may look like (outlier exposure, Hendrycks et al., 2019).
+"""Crops of real photographs and game textures: what an outlier may look like (outlier exposure, Hendrycks et al.,
+2019).
 
 Each picture gives equally many crops; their side is drawn log-uniformly between the crop's own size and the picture's
 shorter side, so that whole things and their details are both seen. Flat crops are drawn again.
@@ -68,7 +69,9 @@ def crops(photo: Photo, count: int, side_px: int, seed: int) -> NDArray[np.uint8
         side = int(math.exp(rng.uniform(math.log(side_px), math.log(min(width, height)))))
         left, top = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
         box = (left, top, left + side, top + side)
-        crop = picture.resize((side_px, side_px), Image.Resampling.BILINEAR, box=box)  # Pillow's bilinear is antialiased
+        crop = picture.resize(
+            (side_px, side_px), Image.Resampling.BILINEAR, box=box
+        )  # Pillow's bilinear is antialiased
         if np.asarray(crop.convert("L"), dtype=np.float64).std() >= LEAST_SPREAD:
             found.append(np.asarray(crop, dtype=np.uint8))
     return np.stack(found) if found else np.zeros((0, side_px, side_px, 3), np.uint8)

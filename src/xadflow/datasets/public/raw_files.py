@@ -29,8 +29,9 @@ def read_files(home: Home, name: str) -> Iterator[tuple[str, bytes]]:
     for file, digest in sorted(known.digests.items()):
         content = content_of(folder, file)
         if content is None or sha256_bytes(content) != digest:
-            raise DataUnavailable(f"the raw files of {name} are not here", seen=file,
-                                  next_step=f"run `xadflow data fetch {name}`")  # fmt: skip
+            raise DataUnavailable(
+                f"the raw files of {name} are not here", seen=file, next_step=f"run `xadflow data fetch {name}`"
+            )
         yield file, content
 
 

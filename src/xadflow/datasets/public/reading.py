@@ -35,5 +35,8 @@ def _from_cifar10(contents: Mapping[str, bytes]) -> RawImages:
 
 
 READERS: Mapping[str, Callable[[Mapping[str, bytes]], RawImages]] = {
-    "mnist": _from_idx, "fashion-mnist": _from_idx, "cifar10": _from_cifar10, "gtsrb": read_gtsrb,
-}  # fmt: skip
+    "mnist": _from_idx,
+    "fashion-mnist": _from_idx,
+    "cifar10": _from_cifar10,
+    "gtsrb": read_gtsrb,
+}

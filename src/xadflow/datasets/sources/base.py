@@ -24,9 +24,9 @@ class Candidate:
     """One image that a source offers.
 
     `content` is the file, or its bytes where the source makes them; `origin` is its name in the source, as quarantine
-    states it; `target`, `mask_target` and `labels_target` are where image, mask and, of a scene, the map of class ids go,
-    relative to images/, with forward slashes. Ids are below `classes`, or VOID. `root`: a link at or below it is refused;
-    None for files of an installed package.
+    states it; `target`, `mask_target` and `labels_target` are where image, mask and, of a scene, the map of class ids
+    go, relative to images/, with forward slashes. Ids are below `classes`, or VOID. `root`: a link at or below it is
+    refused; None for files of an installed package.
     """
 
     origin: str
@@ -100,14 +100,19 @@ def read_options(kind: type[OptionsKind], name: str, options: Mapping[str, Any])
         key, known = ".".join(map(str, first["loc"])), sorted(kind.model_fields)
         where = f"datasets.{name}.options"
         if first["type"] == "missing":
-            raise BadSettings(f"{where}.{key} is missing in params.yaml", seen=dict(options),
-                              next_step="add it; `xadflow doctor` checks the file") from err  # fmt: skip
+            raise BadSettings(
+                f"{where}.{key} is missing in params.yaml",
+                seen=dict(options),
+                next_step="add it; `xadflow doctor` checks the file",
+            ) from err
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) if first["type"] == "extra_forbidden" else []
         raise BadSettings(
-            f"unknown key {where}.{key} in params.yaml" if first["type"] == "extra_forbidden" else
-            f"{where}.{key} in params.yaml: {first['msg']}", seen=first["input"],
+            f"unknown key {where}.{key} in params.yaml"
+            if first["type"] == "extra_forbidden"
+            else f"{where}.{key} in params.yaml: {first['msg']}",
+            seen=first["input"],
             next_step=f"did you mean {near[0]!r}?" if near else f"known options of this source: {', '.join(known)}",
-        ) from err  # fmt: skip
+        ) from err
 
 
 _BUILT_IN = {
@@ -127,8 +132,11 @@ def open_source(name: str, dataset: DatasetSettings) -> Source:
     """The source of data set `name`. Raises UnknownName for a source that is not there, BadSettings for its options."""
     if dataset.source not in _BUILT_IN:
         near = difflib.get_close_matches(dataset.source, list(_BUILT_IN), n=1)
-        raise UnknownName(f"datasets.{name}.source names no source of images", seen=dataset.source,
-                          next_step=f"use {near[0]!r}" if near else f"one of {sorted(_BUILT_IN)}")  # fmt: skip
+        raise UnknownName(
+            f"datasets.{name}.source names no source of images",
+            seen=dataset.source,
+            next_step=f"use {near[0]!r}" if near else f"one of {sorted(_BUILT_IN)}",
+        )
     module, _, kind = _BUILT_IN[dataset.source].partition(":")
     build: Callable[[str, Mapping[str, Any]], Source] = getattr(import_module(module), kind)
     return build(name, dataset.options)

@@ -1,8 +1,8 @@
 """Coloured-MNIST: digits in seven colours, where colour or digit makes an image normal; and its digits recoloured.
 
-Source: Liznerski et al., arXiv 2402.14469: normal is one colour with any digit, or the digit one in any colour. There are
-two ways from an anomaly to a normal image, which a counterfactual can take: another colour, or another digit.
-Raw files come by `xadflow data fetch mnist`.
+Source: Liznerski et al., arXiv 2402.14469: normal is one colour with any digit, or the digit one in any colour. There
+are two ways from an anomaly to a normal image, which a counterfactual can take: another colour, or another digit. Raw
+files come by `xadflow data fetch mnist`.
 
 An image's category is its digit and colour, `7-red`: what is normal by definition can be read from the manifest.
 """
@@ -57,13 +57,19 @@ class ColouredMnist:
         normal, classes = [str(one) for one in self._options.normal], public_set(_SET).classes
         unknown = [one for one in normal if one not in (*COLOURS, *classes)]
         if unknown or not normal:
-            raise BadSettings(f"datasets.{name}.options.normal names no colour or digit", seen=unknown,
-                              next_step=f"some of {', '.join(COLOURS)}, and of 0 to 9")  # fmt: skip
+            raise BadSettings(
+                f"datasets.{name}.options.normal names no colour or digit",
+                seen=unknown,
+                next_step=f"some of {', '.join(COLOURS)}, and of 0 to 9",
+            )
         self._colours = tuple(one for one in COLOURS if one in normal)
         self._digits = tuple(number for number, title in enumerate(classes) if title in normal)
         if self._options.recoloured and not 0 < len(self._colours) < len(COLOURS):
-            raise BadSettings(f"datasets.{name}.options.recoloured needs a normal colour, and one that is not",
-                              seen=list(normal), next_step="name a colour under `normal`")  # fmt: skip
+            raise BadSettings(
+                f"datasets.{name}.options.recoloured needs a normal colour, and one that is not",
+                seen=list(normal),
+                next_step="name a colour under `normal`",
+            )
 
     def raw_sets(self) -> tuple[str, ...]:
         """MNIST."""
@@ -83,7 +89,9 @@ class ColouredMnist:
         else:
             train = self._normals(raw.train_labels)
         yield from self._each(Split.TRAIN, raw.train, raw.train_labels, train)
-        yield from self._each(Split.TEST, raw.test, raw.test_labels, self._drawn(Split.TEST, len(raw.test))[: chosen.test])
+        yield from self._each(
+            Split.TEST, raw.test, raw.test_labels, self._drawn(Split.TEST, len(raw.test))[: chosen.test]
+        )
 
     def _rng(self, split: Split) -> np.random.Generator:
         return np.random.default_rng([self._options.seed, _PARTS.index(split)])
@@ -103,8 +111,11 @@ class ColouredMnist:
         wanted = kinds * most if self._options.train is None else self._options.train
         shares = [len(share) for share in np.array_split(np.arange(wanted), kinds)]
         if max(shares) > most:
-            raise BadSettings(f"datasets.{self._name}.options.train asks for more images than there are", seen=wanted,
-                              next_step=f"ask for at most {kinds * most}")  # fmt: skip
+            raise BadSettings(
+                f"datasets.{self._name}.options.train asks for more images than there are",
+                seen=wanted,
+                next_step=f"ask for at most {kinds * most}",
+            )
         rng = self._rng(Split.TRAIN)
         order, colours = rng.permutation(len(labels)), rng.choice(list(COLOURS), len(labels)).tolist()
         found: list[tuple[int, str]] = []
@@ -129,7 +140,13 @@ class ColouredMnist:
             title = f"{digit}-{colour}"
             target = f"{split}/{title}/{number:05d}.png"
             yield Candidate(
-                origin=target, target=target, content=stored_png(painted(strokes[number], colour)), split=split,
-                label=0 if normal else 1, category=title, defect=None if normal else title, source=self.origin(),
+                origin=target,
+                target=target,
+                content=stored_png(painted(strokes[number], colour)),
+                split=split,
+                label=0 if normal else 1,
+                category=title,
+                defect=None if normal else title,
+                source=self.origin(),
                 licence=licence,
-            )  # fmt: skip
+            )

@@ -81,8 +81,11 @@ def _sure(probability: NDArray[np.float64]) -> tuple[Indices, Indices]:
 
 def _drawn(rng: np.random.Generator, defective: Indices, count: int) -> Indices:
     if count >= defective.size:
-        raise BadInput("more reserved defects than there are", seen=count,
-                       next_step=f"reserved_defects must be under {defective.size}")  # fmt: skip
+        raise BadInput(
+            "more reserved defects than there are",
+            seen=count,
+            next_step=f"reserved_defects must be under {defective.size}",
+        )
     return np.sort(rng.choice(defective, count, replace=False))
 
 
@@ -102,8 +105,11 @@ class Elpv:
         try:
             return f"{PACKAGE}=={version(PACKAGE)}"
         except PackageNotFoundError as err:
-            raise DataUnavailable("the ELPV images are not installed", seen=f"no package {PACKAGE}",
-                                  next_step=f"pip install {PACKAGE}==1.0.0.post1") from err  # fmt: skip
+            raise DataUnavailable(
+                "the ELPV images are not installed",
+                seen=f"no package {PACKAGE}",
+                next_step=f"pip install {PACKAGE}==1.0.0.post1",
+            ) from err
 
     def candidates(self) -> Iterator[Candidate | Refused]:
         """One candidate a row of labels.csv that the protocol uses; the others are left out with the reason."""
@@ -123,10 +129,16 @@ class Elpv:
                 continue
             defective = bool(p > 0.5)
             yield Candidate(
-                origin=path, target=Path(path).name, content=folder / path, split=split_of[row],
-                label=int(defective), category=cell, defect="defective" if defective else None,
-                source=source, licence=LICENCE,
-            )  # fmt: skip
+                origin=path,
+                target=Path(path).name,
+                content=folder / path,
+                split=split_of[row],
+                label=int(defective),
+                category=cell,
+                defect="defective" if defective else None,
+                source=source,
+                licence=LICENCE,
+            )
 
 
 def _data_folder() -> Path:
@@ -134,8 +146,11 @@ def _data_folder() -> Path:
     spec = find_spec("elpv_dataset")
     folder = Path(spec.origin).parent / "data" if spec and spec.origin else None
     if folder is None or not (folder / "labels.csv").is_file():
-        raise DataUnavailable("the ELPV images are not installed", seen=f"no labels.csv of {PACKAGE}",
-                              next_step=f"pip install {PACKAGE}==1.0.0.post1")  # fmt: skip
+        raise DataUnavailable(
+            "the ELPV images are not installed",
+            seen=f"no labels.csv of {PACKAGE}",
+            next_step=f"pip install {PACKAGE}==1.0.0.post1",
+        )
     return folder
 
 

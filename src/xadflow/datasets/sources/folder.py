@@ -54,7 +54,9 @@ class Folder:
         return ()
 
     def origin(self) -> str:
-        """Digest over relative path, size, modification time and rights of every file: cheap, and new when a file is."""
+        """Digest over relative path, size, modification time and rights of every file: cheap, and new when
+        a file is.
+        """
         return state_of(self._root())
 
     def candidates(self) -> Iterator[Candidate | Refused]:
@@ -71,11 +73,19 @@ class Folder:
             defect = None if kind == GOOD else kind
             mask = masks.pop(_key(kind, PurePosixPath(relative), 2), None) if defect else None
             yield Candidate(
-                origin=relative, target=relative, content=root / relative,
-                split=_split_of(part, defect, relative in known), label=int(defect is not None),
-                category=root.name, defect=defect, source=f"folder {root.name}", licence=self._options.licence,
-                mask=root / mask if mask else None, mask_target=mask, root=root,
-            )  # fmt: skip
+                origin=relative,
+                target=relative,
+                content=root / relative,
+                split=_split_of(part, defect, relative in known),
+                label=int(defect is not None),
+                category=root.name,
+                defect=defect,
+                source=f"folder {root.name}",
+                licence=self._options.licence,
+                mask=root / mask if mask else None,
+                mask_target=mask,
+                root=root,
+            )
         for relative in masks.values():
             yield Refused(relative, "orphan-mask", "a mask whose image is not in test/<defect> or train/<defect>")
         for relative in elsewhere:
@@ -85,9 +95,10 @@ class Folder:
         root = Path(os.path.abspath(self._options.path.expanduser()))
         if not root.is_dir():
             raise DataUnavailable(
-                f"the folder of data set {self._name!r} is not there", seen=str(self._options.path),
+                f"the folder of data set {self._name!r} is not there",
+                seen=str(self._options.path),
                 next_step=f"restore it, or mend datasets.{self._name}.options.path in params.yaml",
-            )  # fmt: skip
+            )
         return root
 
 
@@ -128,16 +139,23 @@ def check_layout(root: Path) -> None:
         products = [name for name in folders if (root / name / "train" / GOOD).is_dir()]
         loose = sum(1 for entry in root.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
     except OSError as err:
-        raise DataUnavailable("the folder cannot be read", seen=f"{root.name}: {err.strerror}",
-                              next_step="give this user the right to read it") from err  # fmt: skip
+        raise DataUnavailable(
+            "the folder cannot be read",
+            seen=f"{root.name}: {err.strerror}",
+            next_step="give this user the right to read it",
+        ) from err
     if products:
         raise DataUnavailable(
-            f"{root.name} holds several products; one product is one data set", seen=products[:10],
+            f"{root.name} holds several products; one product is one data set",
+            seen=products[:10],
             next_step=f"add each by itself: xadflow data add {products[0].lower()} {root / products[0]}",
-        )  # fmt: skip
+        )
     seen = f"folders {folders[:10]} and {loose} loose images in {root.name}"
-    raise DataUnavailable(f"{root.name} is not in the MVTec-AD layout; expected {_EXPECTED}", seen=seen,
-                          next_step="move the images into these folders; defects go to test/<defect>")  # fmt: skip
+    raise DataUnavailable(
+        f"{root.name} is not in the MVTec-AD layout; expected {_EXPECTED}",
+        seen=seen,
+        next_step="move the images into these folders; defects go to test/<defect>",
+    )
 
 
 def _sorted_out(files: list[str]) -> tuple[list[str], dict[tuple[str, ...], str], list[str]]:

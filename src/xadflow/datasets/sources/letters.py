@@ -32,7 +32,9 @@ class LettersOptions(Options):
 
 
 class Letters:
-    """Letters as a source of outliers; all are train images, of which the manifest takes what it needs for other splits."""
+    """Letters as a source of outliers; all are train images, of which the manifest takes what it needs for other
+    splits.
+    """
 
     def __init__(self, name: str, options: Mapping[str, Any]) -> None:
         self._options = read_options(LettersOptions, name, options)
@@ -46,8 +48,9 @@ class Letters:
         try:
             return f"letters, fonts of matplotlib=={version('matplotlib')} drawn by pillow=={version('pillow')}"
         except PackageNotFoundError as err:
-            raise DataUnavailable("the fonts are not installed", seen=f"no package {err.name}",
-                                  next_step="run `make setup`") from err  # fmt: skip
+            raise DataUnavailable(
+                "the fonts are not installed", seen=f"no package {err.name}", next_step="run `make setup`"
+            ) from err
 
     def candidates(self) -> Iterator[Candidate | Refused]:
         """Letter after letter."""
@@ -58,6 +61,13 @@ class Letters:
             target = f"{Split.TRAIN}/{category}/{number:05d}.png"
             pixels = painted(picture, colours[number]) if chosen.coloured else picture
             yield Candidate(
-                origin=target, target=target, content=stored_png(pixels), split=Split.TRAIN, label=0,
-                category=category, defect=None, source=source, licence=LICENCE,
-            )  # fmt: skip
+                origin=target,
+                target=target,
+                content=stored_png(pixels),
+                split=Split.TRAIN,
+                label=0,
+                category=category,
+                defect=None,
+                source=source,
+                licence=LICENCE,
+            )

@@ -1,12 +1,13 @@
 """Scenes GENERATED from real textures and real objects, with a class for each pixel and unknown things in some of them.
 
 It stands in for road scenes where none can be had, and is named after what it is; no figure on it compares with one on
-StreetHazards. Known: brick, grass and gravel (scikit-image, CC0) and t-shirts, trousers and ankle boots (Fashion-MNIST, MIT).
-Unknown: bags and sandals, and parts of game textures (OpenArena, GPL-2+) and photographs (opencv-doc). Train, val and test
-take disjoint parts of each texture and disjoint objects. The two *towns* of the test hold unknown things of disjoint pools, so
-that a threshold can be fitted on one and used on the other; the unknown things of split `known`, for choosing settings, are of
-a third pool and of other garments. Game textures are parted by folder: the even ones are the negatives of training (`part:
-negatives`, a data set of its own to be named under `outliers`), the odd ones are in turn for the towns and for `known`.
+StreetHazards. Known: brick, grass and gravel (scikit-image, CC0) and t-shirts, trousers and ankle boots (Fashion-MNIST,
+MIT). Unknown: bags and sandals, and parts of game textures (OpenArena, GPL-2+) and photographs (opencv-doc). Train, val
+and test take disjoint parts of each texture and disjoint objects. The two *towns* of the test hold unknown things of
+disjoint pools, so that a threshold can be fitted on one and used on the other; the unknown things of split `known`, for
+choosing settings, are of a third pool and of other garments. Game textures are parted by folder: the even ones are the
+negatives of training (`part: negatives`, a data set of its own to be named under `outliers`), the odd ones are in turn
+for the towns and for `known`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ TOWNS = ("town-1", "town-2")
 PARTS = (*TOWNS, "known")
 LICENCE = f"{TEXTURE_LICENCE.partition(';')[0]}; MIT (garments); GPL-2+, Apache-2.0 (unknown things); generated"
 OBJECTS_OF_A_SCENE = (2, 5)
-LEAST_GAME_PX, LEAST_CONTRAST = 128, 8.0  # shorter side, and standard deviation of grey values, of a picture that is used
+LEAST_GAME_PX, LEAST_CONTRAST = (
+    128,
+    8.0,
+)  # shorter side, and standard deviation of grey values, of a picture that is used
 GAME_PX, PHOTO_PX = 128, 64  # patches are taken of pictures reduced to a shorter side of once to twice that
 _FIRST_WORD = re.compile(r"[A-Za-z]?[a-z]+|.+")
 VAL_OBJECTS = 500  # of each class, the last of the published train images
@@ -56,7 +60,8 @@ Pixels = NDArray[np.uint8]
 class MosaicOptions(Options):
     """How many scenes of which side; `part: negatives` gives the pictures of the negatives instead.
 
-    `test` and `known` count scenes; `anomalous_percent` of the test ones, and every known one, hold one or two unknown things.
+    `test` and `known` count scenes; `anomalous_percent` of the test ones, and every known one, hold one or two unknown
+    things.
     """
 
     part: Literal["scenes", "negatives"] = "scenes"
@@ -120,7 +125,9 @@ class Mosaic:
         stock = _stock(raw, Split.TEST)
         for number in range(chosen.test):
             town = number % len(TOWNS)
-            anomalous = number // len(TOWNS) * chosen.anomalous_percent % 100 < chosen.anomalous_percent  # as many in each town
+            anomalous = (
+                number // len(TOWNS) * chosen.anomalous_percent % 100 < chosen.anomalous_percent
+            )  # as many in each town
             yield self._scene(Split.TEST, number, stock, towns[town] if anomalous else None, TOWNS[town])
         stock = _stock(raw, Split.VAL)
         for number in range(chosen.known):
@@ -140,12 +147,21 @@ class Mosaic:
         target = f"{split}/{category}/{number:05d}.png"
         anomalous = bool(families)
         return Candidate(
-            origin=target, target=target, content=stored_png(drawn.pixels), split=split, label=int(anomalous),
-            category=category, defect="+".join(families) if anomalous else None, source=self._stated, licence=LICENCE,
+            origin=target,
+            target=target,
+            content=stored_png(drawn.pixels),
+            split=split,
+            label=int(anomalous),
+            category=category,
+            defect="+".join(families) if anomalous else None,
+            source=self._stated,
+            licence=LICENCE,
             mask=stored_png(np.where(drawn.mask, np.uint8(255), np.uint8(0))) if anomalous else None,
-            mask_target=f"masks/{target}" if anomalous else None, labels=stored_png(drawn.labels),
-            labels_target=f"labels/{target}", classes=len(CLASSES),
-        )  # fmt: skip
+            mask_target=f"masks/{target}" if anomalous else None,
+            labels=stored_png(drawn.labels),
+            labels_target=f"labels/{target}",
+            classes=len(CLASSES),
+        )
 
     def _negatives(self) -> Iterator[Candidate]:
         side = self._options.side_px
@@ -156,9 +172,16 @@ class Mosaic:
             split = Split.TEST if number % 10 == 9 else Split.TRAIN
             target = f"{split}/{GAME}/{number:05d}.png"
             yield Candidate(
-                origin=name, target=target, content=stored_png(pixels), split=split, label=0, category=GAME, defect=None,
-                source=name, licence=public_set(GAME).licence,
-            )  # fmt: skip
+                origin=name,
+                target=target,
+                content=stored_png(pixels),
+                split=split,
+                label=0,
+                category=GAME,
+                defect=None,
+                source=name,
+                licence=public_set(GAME).licence,
+            )
 
 
 def _unknown(rng: np.random.Generator, pool: Pool, silhouettes: Sequence[Pixels], side: int) -> tuple[str, Thing]:
@@ -194,11 +217,15 @@ def _pool(home: Home, raw: RawImages, part: str) -> Pool:
         garments = [picture for name in UNKNOWN for picture in _garments(raw, name, Split.TEST)][number :: len(TOWNS)]
     else:
         garments = [picture for name in UNKNOWN_OF_KNOWN for picture in _garments(raw, name, Split.VAL)]
-    return Pool(garments, [_smaller(picture, GAME_PX) for _, picture in game_textures(home, part)], _photographs(home, number))
+    return Pool(
+        garments, [_smaller(picture, GAME_PX) for _, picture in game_textures(home, part)], _photographs(home, number)
+    )
 
 
 def _photographs(home: Home, number: int) -> list[Pixels]:
-    """Photographs of one pool, one of each thing: names that begin with the same word show the same one (left01, leuvenA)."""
+    """Photographs of one pool, one of each thing: names that begin with the same word show the same one (left01,
+    leuvenA).
+    """
     first: dict[str, Pixels] = {}
     for photo in photos(home, (PHOTOS,)):
         word = _FIRST_WORD.findall(photo.name.rpartition("/")[2])[0].replace("right", "left")  # two cameras, one scene
@@ -209,13 +236,17 @@ def _photographs(home: Home, number: int) -> list[Pixels]:
 
 
 def _smaller(picture: Pixels, least: int) -> Pixels:
-    """A whole fraction of a picture's size that leaves its shorter side at `least` px or more: a patch shows a thing then."""
+    """A whole fraction of a picture's size that leaves its shorter side at `least` px or more: a patch shows a thing
+    then.
+    """
     return np.asarray(Image.fromarray(picture).reduce(max(1, min(picture.shape) // least)))
 
 
 def game_textures(home: Home, part: str) -> list[tuple[str, Pixels]]:
     """Names and grey pixels of some folders' game textures: even ones are `negatives`, odd ones in turn for PARTS."""
-    found = [(photo.name, photo.pixels) for photo in photos(home, (GAME,)) if min(photo.pixels.shape[:2]) >= LEAST_GAME_PX]
+    found = [
+        (photo.name, photo.pixels) for photo in photos(home, (GAME,)) if min(photo.pixels.shape[:2]) >= LEAST_GAME_PX
+    ]
     folders = sorted({name.rpartition("/")[0] for name, _ in found})
     taken = set(folders[::2] if part == "negatives" else folders[1::2][PARTS.index(part) :: len(PARTS)])
     first: dict[bytes, str] = {}  # some are in two folders, which may be two parties'

@@ -1,4 +1,5 @@
-"""MNIST, Fashion-MNIST, CIFAR-10 and GTSRB as one-vs-rest: one class is normal, the test images of all others are anomalous.
+"""MNIST, Fashion-MNIST, CIFAR-10 and GTSRB as one-vs-rest: one class is normal, the test images of all others are
+anomalous.
 
 The protocol of Ruff et al. (ICML 2018) and of the FCDD paper: train on the published train images of one class, test
 on all published test images. Raw files come by `xadflow data fetch mnist` (or another name); see fetching.py.
@@ -42,12 +43,17 @@ class OneVsRest:
         self._public = public_set(self._options.set)
         classes = self._public.classes
         normal = str(self._options.normal)
-        chosen = range(len(classes)) if normal == "all" else [
-            number for number, title in enumerate(classes) if normal in (str(number), title)
-        ]  # fmt: skip
+        chosen = (
+            range(len(classes))
+            if normal == "all"
+            else [number for number, title in enumerate(classes) if normal in (str(number), title)]
+        )
         if not chosen:
-            raise BadSettings(f"datasets.{name}.options.normal names no class", seen=self._options.normal,
-                              next_step=f"one of 0 to {len(classes) - 1}, {', '.join(classes)}, or all")  # fmt: skip
+            raise BadSettings(
+                f"datasets.{name}.options.normal names no class",
+                seen=self._options.normal,
+                next_step=f"one of 0 to {len(classes) - 1}, {', '.join(classes)}, or all",
+            )
         self._normal = frozenset(chosen)
 
     def raw_sets(self) -> tuple[str, ...]:
@@ -74,9 +80,16 @@ class OneVsRest:
         target = f"{split}/{title}/{number:05d}.png"
         normal = of_class in self._normal
         return Candidate(
-            origin=target, target=target, content=stored_png(pixels), split=split, label=0 if normal else 1,
-            category=title, defect=None if normal else title, source=self.origin(), licence=self._public.licence,
-        )  # fmt: skip
+            origin=target,
+            target=target,
+            content=stored_png(pixels),
+            split=split,
+            label=0 if normal else 1,
+            category=title,
+            defect=None if normal else title,
+            source=self.origin(),
+            licence=self._public.licence,
+        )
 
 
 def _first_of_each(labels: NDArray[np.uint8], most: int | None) -> NDArray[np.int64]:

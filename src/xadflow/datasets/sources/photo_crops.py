@@ -38,8 +38,11 @@ class PhotoCrops:
         self._options = read_options(PhotoCropsOptions, name, options)
         unknown = [one for one in self._options.sets if one not in PHOTO_SETS]
         if unknown or not self._options.sets:
-            raise BadSettings(f"datasets.{name}.options.sets names no set of pictures", seen=unknown,
-                              next_step=f"some of {', '.join(PHOTO_SETS)}")  # fmt: skip
+            raise BadSettings(
+                f"datasets.{name}.options.sets names no set of pictures",
+                seen=unknown,
+                next_step=f"some of {', '.join(PHOTO_SETS)}",
+            )
 
     def raw_sets(self) -> tuple[str, ...]:
         """The sets of pictures."""
@@ -59,6 +62,13 @@ class PhotoCrops:
             for place, pixels in enumerate(crops(photo, chosen.each, chosen.side_px, chosen.seed)):
                 target = f"{split}/{of}/{number:05d}-{place:03d}.png"
                 yield Candidate(
-                    origin=f"{photo.name}#{place}", target=target, content=stored_png(pixels), split=split, label=0,
-                    category=of, defect=None, source=f"{photo.name}", licence=public_set(of).licence,
-                )  # fmt: skip
+                    origin=f"{photo.name}#{place}",
+                    target=target,
+                    content=stored_png(pixels),
+                    split=split,
+                    label=0,
+                    category=of,
+                    defect=None,
+                    source=f"{photo.name}",
+                    licence=public_set(of).licence,
+                )

@@ -3,15 +3,16 @@
 | layout | images | maps of ids |
 | --- | --- | --- |
 | `cityscapes` | leftImg8bit/{train,val}/CITY/*_leftImg8bit.png | gtFine/{train,val}/CITY/*_gtFine_labelIds.png |
-| `streethazards` | train/images/{training,validation}/TOWN/*.png, test/images/test/TOWN/*.png | the same below annotations/ |
+| `streethazards` | train/images/{training,validation}/TOWN/*.png, test/images/test/TOWN/*.png | the same below
+annotations/ |
 | `segmentmeifyoucan` | images/*.jpg (or .webp, .png) | labels_masks/*_labels_semantic.png |
 | `fishyscapes` | leftImg8bit/{train,test}/PLACE/*_leftImg8bit.png of Lost & Found | NNNN_*_labels.png, anywhere |
 
-Ids become those of the classes below, an anomaly's pixels its mask, and what is to be ignored VOID; in the last two sets all
-that is normal is one class. Cityscapes' val is for test (its test scenes come without labels), StreetHazards' validation for
-val; a scene's category is its city, town or place. Files of other names are no part of a layout and are left alone, and so are
-the images of Lost & Found that Fishyscapes does not label. None of these sets could be fetched where this was written: the
-reader has seen small trees of the same form only.
+Ids become those of the classes below, an anomaly's pixels its mask, and what is to be ignored VOID; in the last two
+sets all that is normal is one class. Cityscapes' val is for test (its test scenes come without labels), StreetHazards'
+validation for val; a scene's category is its city, town or place. Files of other names are no part of a layout and are
+left alone, and so are the images of Lost & Found that Fishyscapes does not label. None of these sets could be fetched
+where this was written: the reader has seen small trees of the same form only.
 
 Sources of names and ids: cityscapesScripts (labels.py); hendrycks/anomaly-seg; road-anomaly-benchmark; bdl-benchmark.
 """
@@ -48,8 +49,9 @@ _ByKey = dict[str, re.Match[str]]
 class Layout:
     """Where a set keeps its files and what its ids mean.
 
-    `image` and `labels` match whole paths; an image and a map belong together when group `key` of both is the same. Group
-    `part` of an image is its split by `splits`, group `place` its category. `ids` leads to a class, VOID or _IS_ANOMALY.
+    `image` and `labels` match whole paths; an image and a map belong together when group `key` of both is the same.
+    Group `part` of an image is its split by `splits`, group `place` its category. `ids` leads to a class, VOID or
+    _IS_ANOMALY.
     """
 
     classes: tuple[str, ...]
@@ -63,14 +65,40 @@ class Layout:
 
 
 _CITYSCAPES = {
-    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic-light", 20: "traffic-sign",
-    21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train",
-    32: "motorcycle", 33: "bicycle",
-}  # fmt: skip
+    7: "road",
+    8: "sidewalk",
+    11: "building",
+    12: "wall",
+    13: "fence",
+    17: "pole",
+    19: "traffic-light",
+    20: "traffic-sign",
+    21: "vegetation",
+    22: "terrain",
+    23: "sky",
+    24: "person",
+    25: "rider",
+    26: "car",
+    27: "truck",
+    28: "bus",
+    31: "train",
+    32: "motorcycle",
+    33: "bicycle",
+}
 _STREETHAZARDS = {
-    1: "unlabeled", 2: "building", 3: "fence", 5: "pedestrian", 6: "pole", 7: "road-line", 8: "road", 9: "sidewalk",
-    10: "vegetation", 11: "car", 12: "wall", 13: "traffic-sign",
-}  # fmt: skip
+    1: "unlabeled",
+    2: "building",
+    3: "fence",
+    5: "pedestrian",
+    6: "pole",
+    7: "road-line",
+    8: "road",
+    9: "sidewalk",
+    10: "vegetation",
+    11: "car",
+    12: "wall",
+    13: "traffic-sign",
+}
 _NORMAL_OR_NOT = {0: 0, 1: _IS_ANOMALY, VOID: VOID}
 
 
@@ -80,34 +108,40 @@ def _numbered(names: Mapping[int, str]) -> dict[int, int]:
 
 LAYOUTS: Mapping[str, Layout] = {
     "cityscapes": Layout(
-        tuple(_CITYSCAPES.values()), {**dict.fromkeys(range(34), VOID), **_numbered(_CITYSCAPES)},
+        tuple(_CITYSCAPES.values()),
+        {**dict.fromkeys(range(34), VOID), **_numbered(_CITYSCAPES)},
         r"leftImg8bit/(?P<key>(?P<part>train|val)/(?P<place>[^/]+)/[^/]+)_leftImg8bit\.png",
         r"gtFine/(?P<key>(?:train|val)/.+)_gtFine_labelIds\.png",
         "leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png",
         {"train": Split.TRAIN, "val": Split.TEST},
     ),
     "streethazards": Layout(
-        tuple(_STREETHAZARDS.values()), {4: VOID, **_numbered(_STREETHAZARDS), 14: _IS_ANOMALY},
+        tuple(_STREETHAZARDS.values()),
+        {4: VOID, **_numbered(_STREETHAZARDS), 14: _IS_ANOMALY},
         r"(?:train|test)/images/(?P<key>(?P<part>training|validation|test)/(?P<place>[^/]+)/[^/]+)\.png",
         r"(?:train|test)/annotations/(?P<key>.+)\.png",
         "train/images/{training,validation}/TOWN/*.png, test/images/test/TOWN/*.png, and the same below annotations/",
         {"training": Split.TRAIN, "validation": Split.VAL, "test": Split.TEST},
     ),
     "segmentmeifyoucan": Layout(
-        ("inlier",), _NORMAL_OR_NOT,
+        ("inlier",),
+        _NORMAL_OR_NOT,
         r"images/(?P<key>[^/]+)\.(?:jpg|png|webp)",
         r"labels_masks/(?P<key>[^/]+)_labels_semantic\.png",
-        "images/*.jpg (or .webp, .png) and labels_masks/*_labels_semantic.png", {},
+        "images/*.jpg (or .webp, .png) and labels_masks/*_labels_semantic.png",
+        {},
         unlabelled="no map of ids lies in labels_masks; those of the benchmark's own test are not published",
     ),
     "fishyscapes": Layout(
-        ("inlier",), _NORMAL_OR_NOT,
+        ("inlier",),
+        _NORMAL_OR_NOT,
         r"leftImg8bit/(?:train|test)/(?P<place>[^/]+)/(?P<key>[^/]+)_leftImg8bit\.png",
         r"(?:.*/)?\d+_(?P<key>[^/]+)_labels\.png",
-        "NNNN_*_labels.png, and leftImg8bit/{train,test}/PLACE/*_leftImg8bit.png of Lost & Found", {},
+        "NNNN_*_labels.png, and leftImg8bit/{train,test}/PLACE/*_leftImg8bit.png of Lost & Found",
+        {},
         every_image_labelled=False,
     ),
-}  # fmt: skip
+}
 
 
 class ScenesOptions(Options):
@@ -135,7 +169,8 @@ class Scenes:
         return f"{self._options.layout} in {state_of(self._root())}"
 
     def candidates(self) -> Iterator[Candidate | Refused]:
-        """Every image with a map of ids, in order of path; images and maps that stand alone, and wrong maps, are refused.
+        """Every image with a map of ids, in order of path; images and maps that stand alone, and wrong maps, are
+        refused.
 
         Raises DataUnavailable for a missing folder, or one where no file has the names of the layout.
         """
@@ -144,9 +179,10 @@ class Scenes:
         if not images.keys() & maps.keys():
             seen = sorted({path.name for path in root.iterdir()})[:10]
             raise DataUnavailable(
-                f"{root.name} holds no scene in the layout {self._options.layout}; expected {layout.expected}", seen=seen,
+                f"{root.name} holds no scene in the layout {self._options.layout}; expected {layout.expected}",
+                seen=seen,
                 next_step=f"unpack the set so, or mend datasets.{self._name}.options (layout, folder) in params.yaml",
-            )  # fmt: skip
+            )
         for key, image in images.items():
             if key in maps:
                 yield self._scene(root, image, maps[key].string)
@@ -154,7 +190,9 @@ class Scenes:
                 yield Refused(image.string, "labels-missing", layout.unlabelled)
         for key, ids in maps.items():
             if key not in images:
-                yield Refused(ids.string, "orphan-labels", f"class ids whose image is not there; expected {layout.expected}")
+                yield Refused(
+                    ids.string, "orphan-labels", f"class ids whose image is not there; expected {layout.expected}"
+                )
         for path in doubled:
             yield Refused(path, "path-clash", "another file stands for the same scene")
         for path in others:
@@ -170,30 +208,48 @@ class Scenes:
         anomalous = found == _IS_ANOMALY
         below = PurePosixPath(image).with_suffix(".png")
         any_anomaly = bool(anomalous.any())
-        # Compressed, for the border holds the maps of all scenes at once: a thousand of Cityscapes' are 2 GB as they are.
+        # Compressed, for the border holds the maps of all scenes at once: a thousand of Cityscapes' are 2 GB as they
+        # are.
         return Candidate(
-            origin=image, target=image, content=root / image, split=layout.splits.get(groups.get("part", ""), Split.TEST),
-            label=int(any_anomaly), category=groups.get("place") or root.name, defect=ANOMALY if any_anomaly else None,
-            source=f"{self._options.layout} {root.name}", licence=self._options.licence, root=root,
+            origin=image,
+            target=image,
+            content=root / image,
+            split=layout.splits.get(groups.get("part", ""), Split.TEST),
+            label=int(any_anomaly),
+            category=groups.get("place") or root.name,
+            defect=ANOMALY if any_anomaly else None,
+            source=f"{self._options.layout} {root.name}",
+            licence=self._options.licence,
+            root=root,
             mask=encode_png(np.where(anomalous, np.uint8(255), np.uint8(0))) if any_anomaly else None,
             mask_target=f"masks/{below}" if any_anomaly else None,
-            labels=encode_png(np.where(anomalous, np.uint8(VOID), found)), labels_target=f"labels/{below}",
+            labels=encode_png(np.where(anomalous, np.uint8(VOID), found)),
+            labels_target=f"labels/{below}",
             classes=len(layout.classes),
-        )  # fmt: skip
+        )
 
     def _ids(self, root: Path, labels: str) -> Ids:
-        """Class ids [H,W], VOID and _IS_ANOMALY of a map on disk. Raises Refusal, also for an id that the set does not have."""
+        """Class ids [H,W], VOID and _IS_ANOMALY of a map on disk. Raises Refusal, also for an id that the set does not
+        have.
+        """
         try:
             content = read_untrusted(root / labels, labels, root, ImageLimits())
             pixels = decoded(content, ImageLimits())
         except Refusal as refusal:
             raise Refusal(f"labels-{refusal.reason}", f"its labels {labels}: {refusal.detail}") from refusal
-        if content[24:26] != _GREY_OF_8_BITS or pixels.ndim != 2:  # others are scaled when they are decoded: no ids any more
-            raise Refusal("labels-channels", f"its labels {labels} are in colour or not of 8 bits, expected a grey PNG of ids")
+        if (
+            content[24:26] != _GREY_OF_8_BITS or pixels.ndim != 2
+        ):  # others are scaled when they are decoded: no ids any more
+            raise Refusal(
+                "labels-channels", f"its labels {labels} are in colour or not of 8 bits, expected a grey PNG of ids"
+            )
         known = self._layout.ids
         if strange := sorted({*np.unique(pixels).tolist()} - known.keys()):
-            raise Refusal("labels-ids", f"its labels {labels} hold {', '.join(map(str, strange[:5]))}; "
-                          f"{self._options.layout} has {_listed(known)}")  # fmt: skip
+            raise Refusal(
+                "labels-ids",
+                f"its labels {labels} hold {', '.join(map(str, strange[:5]))}; "
+                f"{self._options.layout} has {_listed(known)}",
+            )
         table = np.full(256, VOID, dtype=np.uint8)
         table[list(known)] = list(known.values())
         return table[pixels]
@@ -202,9 +258,10 @@ class Scenes:
         root = Path(os.path.abspath(self._options.folder.expanduser()))
         if not root.is_dir():
             raise DataUnavailable(
-                f"the folder of data set {self._name!r} is not there", seen=str(self._options.folder),
+                f"the folder of data set {self._name!r} is not there",
+                seen=str(self._options.folder),
                 next_step=f"unpack the set there, or mend datasets.{self._name}.options.folder in params.yaml",
-            )  # fmt: skip
+            )
         return root
 
 

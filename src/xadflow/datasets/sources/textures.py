@@ -50,11 +50,7 @@ class Band(NamedTuple):
 
 
 # Gaps of 100 rows and 100 columns: a crop of at most 99 px lies in one band only and touches no other.
-BANDS = {
-    Split.TRAIN: Band(0, 256, 0, 280),
-    Split.VAL: Band(0, 256, 380, 512),
-    Split.TEST: Band(356, 512, 0, 512),
-}
+BANDS = {Split.TRAIN: Band(0, 256, 0, 280), Split.VAL: Band(0, 256, 380, 512), Split.TEST: Band(356, 512, 0, 512)}
 MAX_CROP_PX = 99
 
 
@@ -102,8 +98,9 @@ class Textures:
         try:
             return f"{PACKAGE}=={version(PACKAGE)} {self._options.texture}, crops; defects are generated"
         except PackageNotFoundError as err:
-            raise DataUnavailable("the textures are not installed", seen=f"no package {PACKAGE}",
-                                  next_step=f"pip install {PACKAGE}") from err  # fmt: skip
+            raise DataUnavailable(
+                "the textures are not installed", seen=f"no package {PACKAGE}", next_step=f"pip install {PACKAGE}"
+            ) from err
 
     @cached_property
     def _stated_source(self) -> str:
@@ -129,7 +126,9 @@ class Textures:
                 image, mask = draw(rng, next(crops), others, rung)
                 yield self._defective(Split.TEST, kind, number, image, mask)
         rng = np.random.default_rng([chosen.seed, TEXTURES.index(chosen.texture), 1])  # `known` moves nothing else
-        for number, crop in enumerate(_crops(rng, BANDS[Split.TRAIN].of(picture), chosen.known, chosen.crop_px, self._name)):
+        for number, crop in enumerate(
+            _crops(rng, BANDS[Split.TRAIN].of(picture), chosen.known, chosen.crop_px, self._name)
+        ):
             kind = list(DEFECTS)[number % len(DEFECTS)]
             image, mask = DEFECTS[kind](rng, crop, others, rung)
             yield self._defective(Split.KNOWN, kind, number, image, mask)
@@ -137,19 +136,33 @@ class Textures:
     def _normal(self, split: Split, number: int, crop: Pixels) -> Candidate:
         target = f"{split}/good/{number:03d}.png"
         return Candidate(
-            origin=target, target=target, content=stored_png(crop), split=split, label=0,
-            category=self._options.texture, defect=None, source=self._stated_source, licence=LICENCE,
-        )  # fmt: skip
+            origin=target,
+            target=target,
+            content=stored_png(crop),
+            split=split,
+            label=0,
+            category=self._options.texture,
+            defect=None,
+            source=self._stated_source,
+            licence=LICENCE,
+        )
 
     def _defective(self, split: Split, kind: str, number: int, image: Pixels, mask: Mask) -> Candidate:
         target = f"{split}/{kind}/{number:03d}.png"
         below = "ground_truth" if split == Split.TEST else f"ground_truth_{split}"
         return Candidate(
-            origin=target, target=target, content=stored_png(image), split=split, label=1,
-            category=self._options.texture, defect=kind, source=self._stated_source, licence=LICENCE,
+            origin=target,
+            target=target,
+            content=stored_png(image),
+            split=split,
+            label=1,
+            category=self._options.texture,
+            defect=kind,
+            source=self._stated_source,
+            licence=LICENCE,
             mask=stored_png(np.where(mask, np.uint8(255), np.uint8(0))),
             mask_target=f"{below}/{kind}/{number:03d}_mask.png",
-        )  # fmt: skip
+        )
 
 
 def texture_picture(name: str) -> Pixels:
@@ -157,8 +170,9 @@ def texture_picture(name: str) -> Pixels:
     spec = find_spec("skimage")
     path = Path(spec.origin).parent / "data" / f"{name}.png" if spec and spec.origin else None
     if path is None or not path.is_file():
-        raise DataUnavailable("the textures are not installed", seen=f"no {name}.png of {PACKAGE}",
-                              next_step=f"pip install {PACKAGE}")  # fmt: skip
+        raise DataUnavailable(
+            "the textures are not installed", seen=f"no {name}.png of {PACKAGE}", next_step=f"pip install {PACKAGE}"
+        )
     return decode_image(path.read_bytes())
 
 
@@ -166,8 +180,11 @@ def _crops(rng: np.random.Generator, band: Pixels, count: int, size: int, name: 
     """`count` crops of a band at different places."""
     rows, columns = band.shape[0] - size + 1, band.shape[1] - size + 1
     if count > rows * columns:
-        raise BadSettings(f"datasets.{name}.options asks for more crops than one band has places", seen=count,
-                          next_step=f"ask for at most {rows * columns}")  # fmt: skip
+        raise BadSettings(
+            f"datasets.{name}.options asks for more crops than one band has places",
+            seen=count,
+            next_step=f"ask for at most {rows * columns}",
+        )
     for place in rng.choice(rows * columns, count, replace=False):
         top, left = divmod(int(place), columns)
         yield band[top : top + size, left : left + size]
@@ -241,7 +258,9 @@ def _shifted(rng: np.random.Generator, crop: Pixels, depth: NDArray[np.int64]) -
 
 
 def _ellipse(rng: np.random.Generator, shape: tuple[int, ...], low: int, high: int, rung: Rung) -> NDArray[np.float64]:
-    """Quadratic form of a turned ellipse with half axes in [low, high) for size 100: below 1 inside, centre off the edge."""
+    """Quadratic form of a turned ellipse with half axes in [low, high) for size 100: below 1 inside, centre off the
+    edge.
+    """
     rows, columns = np.indices(shape).astype(np.float64)
     y, x = (float(rng.integers(extent // 6, 5 * extent // 6)) for extent in shape)
     a, b = (float(value) * (rung.size / 100.0) for value in rng.integers(low, high, 2))

@@ -4,11 +4,12 @@
     ->  /4, corners aligned  ->  beside 1x1(256 @ /4) to 48: `dec0`, 304
     class head on dec0: 3x3 BN ReLU, 3x3 BN ReLU, 1x1 without bias; dataset head on dec0: BN-ReLU-1x1, 1,218 parameters
 
-Chen et al., ECCV 2018, arXiv 1802.02611; with the dataset head Grcić et al., ECCV 2022, arXiv 2207.02606 (dense-hybrid.md,
-section 1; the official code is GPL-2, reimplemented from that description). Different: the published trunk is WideResNet-38, of
-which there is neither a package nor a torchvision model; wide_resnet50_2 is the nearest. Its dec0 is at 1/2, where a ResNet
-has one convolution alone, so here it is at 1/4, as in the DeepLab paper. No package carries ImageNet weights of these
-trunks, so they start untrained, or from a file of the project by `trunk_weights.pretrain`.
+Chen et al., ECCV 2018, arXiv 1802.02611; with the dataset head Grcić et al., ECCV 2022, arXiv 2207.02606
+(dense-hybrid.md, section 1; the official code is GPL-2, reimplemented from that description). Different: the published
+trunk is WideResNet-38, of which there is neither a package nor a torchvision model; wide_resnet50_2 is the nearest. Its
+dec0 is at 1/2, where a ResNet has one convolution alone, so here it is at 1/4, as in the DeepLab paper. No package
+carries ImageNet weights of these trunks, so they start untrained, or from a file of the project by
+`trunk_weights.pretrain`.
 """
 
 from __future__ import annotations
@@ -51,9 +52,10 @@ class DeepLabV3Plus(SceneNet):
         self.aspp = SpatialPyramid(self.trunk.channels)
         self.fine = nn.Conv2d(FINE_INPUTS, FINE, 1, bias=False)
         self.class_head = nn.Sequential(
-            *_conv_bn_relu(WIDTH + FINE, WIDTH, 3), *_conv_bn_relu(WIDTH, WIDTH, 3),
+            *_conv_bn_relu(WIDTH + FINE, WIDTH, 3),
+            *_conv_bn_relu(WIDTH, WIDTH, 3),
             nn.Conv2d(WIDTH, num_classes, 1, bias=False),
-        )  # fmt: skip
+        )
         self.dataset_head = pixel_head(WIDTH + FINE, 2)
 
     def maps(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,7 +90,9 @@ class DeepLabWideResNet50(DeepLabV3Plus):
 
 
 class SpatialPyramid(nn.Module):
-    """Atrous spatial pyramid pooling: four convolutions and the image mean, 256 channels each, then 1x1 to 256, bare."""
+    """Atrous spatial pyramid pooling: four convolutions and the image mean, 256 channels each, then 1x1 to
+    256, bare.
+    """
 
     def __init__(self, inputs: int) -> None:
         super().__init__()

@@ -1,12 +1,13 @@
 """DenseHybrid: a segmenter whose logits also say how likely a pixel is, and a second head that says what is foreign.
 
-Grcic, Bevandic, Segvic, "DenseHybrid: hybrid anomaly detection for dense open-set recognition", ECCV 2022 (arXiv 2207.02606);
-extension arXiv 2301.08555. The score of a pixel is a(x) = ln P(d_out|x) - ln p_hat(x), ln p_hat(x) being the LSE of its class
-logits. Written anew from a description: the released code is GPL-2. What differs from it, and why:
+Grcic, Bevandic, Segvic, "DenseHybrid: hybrid anomaly detection for dense open-set recognition", ECCV 2022 (arXiv
+2207.02606); extension arXiv 2301.08555. The score of a pixel is a(x) = ln P(d_out|x) - ln p_hat(x), ln p_hat(x) being
+the LSE of its class logits. Written anew from a description: the released code is GPL-2. What differs from it, and why:
 
-- `compact`, the default: a net and a schedule for minutes on a CPU, and a likelihood term with a margin on both sides, because
-  the published one has no lower bound and ran away;
-- void does not teach d_in, the dataset head has a rate of its own, and batch normalisation is frozen while pastes are shown;
+- `compact`, the default: a net and a schedule for minutes on a CPU, and a likelihood term with a margin on both sides,
+  because the published one has no lower bound and ran away;
+- void does not teach d_in, the dataset head has a rate of its own, and batch normalisation is frozen while pastes are
+shown;
 - pastes are made in whole batches on the device, and the validation's are seeded.
 
 More: docs/decisions/0008-dense-hybrid.md.
@@ -75,8 +76,8 @@ class DenseHybrid(CalibratedDetector):
 
         Raises:
             TooFewNormals: fewer held-out normals than the false-alarm rate needs; said before any work.
-            BadInput: images of different shapes or types, or smaller than the net or the crop takes; labels that are missing,
-                of another shape, of unknown classes, or all void.
+            BadInput: images of different shapes or types, or smaller than the net or the crop takes; labels that are
+                missing, of another shape, of unknown classes, or all void.
             BadSettings: no negatives. UnknownName: no net of that name.
             DataUnavailable, BadWeights: the trunk's weights are not there or do not fit.
             TrainingFailed: a loss or a score stopped being a number.
@@ -86,13 +87,21 @@ class DenseHybrid(CalibratedDetector):
         trained = time.monotonic()
         self._calibration = self.calibrated(data, run, self.settings.synthesiser, _ONE_PASS)
         ended = time.monotonic()
-        return _report(outcomes, ended - started, figures | {
-            "training_s": trained - started, "calibration_s": ended - trained,
-            "calibration_error": self._calibration.calibration_error,
-        })  # fmt: skip
+        return _report(
+            outcomes,
+            ended - started,
+            figures
+            | {
+                "training_s": trained - started,
+                "calibration_s": ended - trained,
+                "calibration_error": self._calibration.calibration_error,
+            },
+        )
 
     def fit_stage(self, stage: str, data: TrainingData, run: FitRun) -> FitReport:
-        """The stages up to this one, as far as they are missing. Raises as :meth:`fit`; UnknownName for another stage."""
+        """The stages up to this one, as far as they are missing. Raises as :meth:`fit`; UnknownName for
+        another stage.
+        """
         started = time.monotonic()
         outcomes, figures = self._trained(stage, data, run)
         return _report(outcomes, time.monotonic() - started, figures)
@@ -108,21 +117,34 @@ class DenseHybrid(CalibratedDetector):
         channels, height, width = data.normals.shape[1:]
         net = new_net(s, len(names), channels, run.seed).to(self._device)
         with torch.no_grad():  # what the net cannot take is said before any work
-            net.eval()(torch.zeros(1, channels, s.closed.crop_px or height, s.closed.crop_px or width, device=self._device))
+            net.eval()(
+                torch.zeros(1, channels, s.closed.crop_px or height, s.closed.crop_px or width, device=self._device)
+            )
         steps = {"closed": closed_steps(net, s.closed, scenes), "hybrid": s.hybrid.steps(len(scenes.images))}
         progress = Progress(run, sum(steps[name] for name in self.stages[: self.stages.index(last) + 1]))
-        decides = {"net": s.net, "classes": list(names), "precision": s.precision, "closed": s.closed.model_dump(mode="json")}
+        decides = {
+            "net": s.net,
+            "classes": list(names),
+            "precision": s.precision,
+            "closed": s.closed.model_dump(mode="json"),
+        }
         without = replace(data, outliers=data.outliers[:0])
         identity = saved.work_identity(f"{self.method} closed", decides, run.seed, without)
         outcomes = [train_closed(net, s, scenes, shown, run, identity, progress)]
         figures = {"closed_miou": closed_miou(net, shown)}
         if last == "hybrid":
-            decides |= {"hybrid": s.hybrid.model_dump(mode="json"), "paste": s.paste.model_dump(mode="json"),
-                        "negatives": [s.negatives, s.synthesiser]}  # fmt: skip
+            decides |= {
+                "hybrid": s.hybrid.model_dump(mode="json"),
+                "paste": s.paste.model_dump(mode="json"),
+                "negatives": [s.negatives, s.synthesiser],
+            }
             identity = saved.work_identity(f"{self.method} hybrid", decides, run.seed, data)
             outcomes.append(train_hybrid(net, s, scenes, shown, run, identity, progress))
-            figures = {"closed_miou_before": figures["closed_miou"], "closed_miou": closed_miou(net, shown),
-                       **paste_figures(net, shown, s, run.seed)}  # fmt: skip
+            figures = {
+                "closed_miou_before": figures["closed_miou"],
+                "closed_miou": closed_miou(net, shown),
+                **paste_figures(net, shown, s, run.seed),
+            }
         self._net, self._shape, self._classes = net, (channels, height, width), names
         return outcomes, figures
 
@@ -157,8 +179,12 @@ class DenseHybrid(CalibratedDetector):
 
     def save(self, folder: Path) -> None:
         """Write detector.json and weights.safetensors."""
-        card = {"method": self.method, "settings": self.settings.model_dump(mode="json"),
-                "input_shape": list(self.input_shape), "classes": list(self._classes)}  # fmt: skip
+        card = {
+            "method": self.method,
+            "settings": self.settings.model_dump(mode="json"),
+            "input_shape": list(self.input_shape),
+            "classes": list(self._classes),
+        }
         saved.write_detector(folder, card, self.net.state_dict(), self.calibration)
 
     @classmethod
@@ -171,13 +197,20 @@ class DenseHybrid(CalibratedDetector):
         net = build_net(detector.settings.net, len(names), channels, pretrained=False)
         saved.check_tensors(net.state_dict(), tensors)
         net.load_state_dict(tensors, strict=True)
-        detector._net, detector._shape, detector._classes = net.requires_grad_(False).eval(), (channels, height, width), names
+        detector._net, detector._shape, detector._classes = (
+            net.requires_grad_(False).eval(),
+            (channels, height, width),
+            names,
+        )
         detector._calibration = calibration
         return detector
 
 
 def _report(outcomes: Sequence[Trained], seconds: float, figures: dict[str, float]) -> FitReport:
     return FitReport(
-        seconds, sum(one.steps for one in outcomes), sum(one.resumed_from for one in outcomes),
-        tuple(row for one in outcomes for row in one.history), figures,
-    )  # fmt: skip
+        seconds,
+        sum(one.steps for one in outcomes),
+        sum(one.resumed_from for one in outcomes),
+        tuple(row for one in outcomes for row in one.history),
+        figures,
+    )

@@ -1,13 +1,14 @@
 """Ladder-DenseNet-121: the published net of DenseHybrid, both heads on the feature at 1/4.
 
     DenseNet-121  ->  256 @ /4,  512 @ /8,  1024 @ /16,  1024 @ /32  ->  pyramid pooling to 512
-    ->  up with /16 to 256  ->  up with /8 to 256  ->  up with /4 to 128  ->  heads, BN-ReLU-1x1 (514 parameters for d_in/d_out)
+    ->  up with /16 to 256  ->  up with /8 to 256  ->  up with /4 to 128  ->  heads, BN-ReLU-1x1 (514 parameters for
+    d_in/d_out)
 
-Krešo et al., arXiv 1905.05661; with the dataset head Grcić et al., ECCV 2022, arXiv 2207.02606 (dense-hybrid.md, section 1;
-matejgrcic/DenseHybrid is GPL-2, reimplemented from that description). Different: images are normalised by ImageNet's statistics
-(the public scripts feed [0,1] although their trunk is ImageNet's), and pooling rounds up, so that no row of an odd size is
-unseen. No package carries DenseNet-121's ImageNet weights, so the trunk starts untrained, or from a file of the project by
-`trunk_weights.pretrain`.
+Krešo et al., arXiv 1905.05661; with the dataset head Grcić et al., ECCV 2022, arXiv 2207.02606 (dense-hybrid.md,
+section 1; matejgrcic/DenseHybrid is GPL-2, reimplemented from that description). Different: images are normalised by
+ImageNet's statistics (the public scripts feed [0,1] although their trunk is ImageNet's), and pooling rounds up, so that
+no row of an odd size is unseen. No package carries DenseNet-121's ImageNet weights, so the trunk starts untrained, or
+from a file of the project by `trunk_weights.pretrain`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def bn_relu_conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
 
 
 class PyramidPooling(nn.Module):
-    """What lies in the wider neighbourhood: means over grids of 8, 4, 2 and 1 rows, with as many columns as the aspect asks."""
+    """What lies in the wider neighbourhood: means over grids of 8, 4, 2 and 1 rows, with as many columns as the aspect
+    asks.
+    """
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -53,7 +56,9 @@ class PyramidPooling(nn.Module):
         self.fuse = bn_relu_conv(BOTTLENECK + LEVEL * len(GRIDS), BOTTLENECK, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """[B,inputs,h,w] to [B,512,h,w]. In training a batch of one square image is refused: its last level has one value."""
+        """[B,inputs,h,w] to [B,512,h,w]. In training a batch of one square image is refused: its last level has one
+        value.
+        """
         narrow = self.bottleneck(maps)
         height, width = narrow.shape[2:]
         found = [narrow]
@@ -81,13 +86,16 @@ class LadderStep(nn.Module):
 class LadderDenseNet(SceneNet):
     """`ladder_densenet121`; contract of xadflow.detectors.dense_hybrid.networks.
 
-    With `checkpointing` a training keeps only what each dense layer gives and computes its inside twice, as published: less
-    memory for about a third more time. Gradients and running statistics are the same. `pretrained` is answered by a warning.
+    With `checkpointing` a training keeps only what each dense layer gives and computes its inside twice, as published:
+    less memory for about a third more time. Gradients and running statistics are the same. `pretrained` is answered by
+    a warning.
     """
 
     stride = 32
 
-    def __init__(self, num_classes: int, channels: int, *, pretrained: bool = True, checkpointing: bool = False) -> None:
+    def __init__(
+        self, num_classes: int, channels: int, *, pretrained: bool = True, checkpointing: bool = False
+    ) -> None:
         super().__init__(num_classes, channels, *IMAGENET)
         if pretrained:
             log.warning("no package carries weights of %s: the trunk starts untrained", NETWORK)
@@ -131,8 +139,15 @@ class LadderDenseNet(SceneNet):
             return whole
         found = [maps]
         for layer in block.children():
-            found.append(checkpoint(_of_several(layer), *found, use_reentrant=False, preserve_rng_state=False,
-                                    context_fn=_counted_once(layer)))  # fmt: skip
+            found.append(
+                checkpoint(
+                    _of_several(layer),
+                    *found,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                    context_fn=_counted_once(layer),
+                )
+            )
         return torch.cat(found, dim=1)
 
 

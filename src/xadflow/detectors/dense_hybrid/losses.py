@@ -5,8 +5,8 @@
     L_d   = CE(o, 1[pasted])                mean over all pixels (code), or apart (paper, Eq. 15)
     L     = L_cls + beta L_x + dataset L_d  in the code beta = .03 and dataset = 10 beta
 
-Z cancels: of E_in ln p_hat, CE has the inliers' part already, as LSE >= s_y. The code also adds a detached mean logit to L_x,
-which changes the printed value and no gradient: left out. A mean over no pixel is 0.
+Z cancels: of E_in ln p_hat, CE has the inliers' part already, as LSE >= s_y. The code also adds a detached mean logit
+to L_x, which changes the printed value and no gradient: left out. A mean over no pixel is 0.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def closed_loss(class_logits: Tensor, labels: Tensor) -> Tensor:
 
 def hybrid_terms(
     class_logits: Tensor, dataset_logits: Tensor, labels: Tensor, pasted: Tensor, settings: HybridSettings
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """The terms, unweighted, and `lse_in` and `lse_out`, means of LSE that are only told; see :func:`weighted`.
 
     Logits [B,K,H,W] and [B,2,H,W]; labels int64 [B,H,W], VOID also where something is pasted; pasted bool [B,H,W].
@@ -75,8 +75,13 @@ def hybrid_terms(
 
 def weighted(terms: dict[str, Tensor], settings: HybridSettings) -> Tensor:
     """The loss of :func:`hybrid_terms`."""
-    weights = {"classes": 1.0, "energy": settings.beta, "dataset": settings.dataset,
-               "dataset_in": settings.dataset, "dataset_out": settings.beta}  # fmt: skip
+    weights = {
+        "classes": 1.0,
+        "energy": settings.beta,
+        "dataset": settings.dataset,
+        "dataset_in": settings.dataset,
+        "dataset_out": settings.beta,
+    }
     return torch.stack([weights[name] * value for name, value in terms.items() if name in weights]).sum()
 
 

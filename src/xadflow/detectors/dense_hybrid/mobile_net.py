@@ -2,7 +2,8 @@
 
     features[0:14]  ->  24 @ /4,  32 @ /8,  96 @ /16  ->  1x1 to 64  ->  up with /8  ->  up with /4  ->  heads
 
-The ladder is that of Ladder-DenseNet (arXiv 1905.05661), narrowed. Weights of the trunk: see backbones.py, BSD-3-Clause.
+The ladder is that of Ladder-DenseNet (arXiv 1905.05661), narrowed. Weights of the trunk: see backbones.py,
+BSD-3-Clause.
 """
 
 from __future__ import annotations

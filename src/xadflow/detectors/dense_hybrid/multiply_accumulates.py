@@ -1,8 +1,8 @@
 """How many multiply-accumulates a net of scenes takes, and how many of them are the dataset head's.
 
-Counted by torch.utils.flop_counter on the device `meta`: no weight is read, no number computed. It counts two operations a
-multiply-accumulate, for convolutions and matrix products alone; normalisation, pooling, bilinear enlarging and what is made of
-the logits are left out, as in published figures.
+Counted by torch.utils.flop_counter on the device `meta`: no weight is read, no number computed. It counts two
+operations a multiply-accumulate, for convolutions and matrix products alone; normalisation, pooling, bilinear enlarging
+and what is made of the logits are left out, as in published figures.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ NETS: Mapping[str, str] = {
 class SceneNet(nn.Module, ABC):
     """Base of all nets of scenes: images [B,channels,H,W] in [0,1], of any sides of at least `stride`.
 
-    `stride` is that of the coarsest grid: the least side, and what tiles of a larger image should be a multiple of. The net
-    normalises by itself; grey images are repeated to three channels. `dataset_head` is the new head, all of it.
+    `stride` is that of the coarsest grid: the least side, and what tiles of a larger image should be a multiple of. The
+    net normalises by itself; grey images are repeated to three channels. `dataset_head` is the new head, all of it.
     """
 
     stride: int
@@ -43,17 +43,25 @@ class SceneNet(nn.Module, ABC):
     def __init__(self, num_classes: int, channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if num_classes < 1 or channels not in (1, 3):
-            raise BadInput("a net of scenes needs a class, and images with one or three channels", seen=(num_classes, channels),
-                           next_step="look at `classes` of the labels and `channels` of the data set")  # fmt: skip
+            raise BadInput(
+                "a net of scenes needs a class, and images with one or three channels",
+                seen=(num_classes, channels),
+                next_step="look at `classes` of the labels and `channels` of the data set",
+            )
         self.num_classes, self.channels = num_classes, channels
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits [B,K,h,w] and dataset logits [B,2,h,w]. Raises BadInput: other channels, or a side below the stride."""
+        """Class logits [B,K,h,w] and dataset logits [B,2,h,w]. Raises BadInput: other channels, or a side below the
+        stride.
+        """
         if images.ndim != 4 or images.shape[1] != self.channels or min(images.shape[2:]) < self.stride:
-            raise BadInput(f"this net takes [B,{self.channels},H,W] with sides of at least {self.stride} px",
-                           seen=tuple(images.shape), next_step="raise size_px of the data set in params.yaml")  # fmt: skip
+            raise BadInput(
+                f"this net takes [B,{self.channels},H,W] with sides of at least {self.stride} px",
+                seen=tuple(images.shape),
+                next_step="raise size_px of the data set in params.yaml",
+            )
         prepared = (images.expand(-1, self.mean.shape[1], -1, -1) - self.mean) / self.std
         return self.maps(prepared.contiguous(memory_format=torch.channels_last))
 
@@ -90,12 +98,16 @@ def build_net(name: str, num_classes: int, channels: int, *, pretrained: bool = 
 
     Raises:
         UnknownName: no net of that name. BadInput: no class, or a channel count other than 1 or 3.
-        DataUnavailable, BadWeights: the trunk's weights are not there or not the measured ones; not with `pretrained` false.
+        DataUnavailable, BadWeights: the trunk's weights are not there or not the measured ones; not with `pretrained`
+        false.
     """
     if name not in NETS:
         near = difflib.get_close_matches(name, list(NETS), n=1)
-        raise UnknownName("no net of scenes of that name", seen=name,
-                          next_step=f"use {near[0]!r}" if near else f"one of {sorted(NETS)}")  # fmt: skip
+        raise UnknownName(
+            "no net of scenes of that name",
+            seen=name,
+            next_step=f"use {near[0]!r}" if near else f"one of {sorted(NETS)}",
+        )
     module, _, kind = NETS[name].partition(":")
     net: SceneNet = getattr(import_module(module), kind)(num_classes, channels, pretrained=pretrained)
     # See backbones.Trunk: batch normalisation's backward pass on contiguous activations can be wrong on a CPU.

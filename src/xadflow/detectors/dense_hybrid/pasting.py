@@ -1,7 +1,7 @@
 """Scenes with something of another kind pasted in, and where it is: whole batches at once, on their device.
 
-Every paste is the negative, enlarged and shifted, seen through a shape drawn in the scene: a rectangle, or the union of two
-blobs, two polygons, or two regions of the negative itself. All draws come from one generator.
+Every paste is the negative, enlarged and shifted, seen through a shape drawn in the scene: a rectangle, or the union of
+two blobs, two polygons, or two regions of the negative itself. All draws come from one generator.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Negatives:
-    """Images uint8 [N,C,h,w] on the device; `regions` int64 [N,h,w] from 0 on: their own segmentation, where there is one."""
+    """Images uint8 [N,C,h,w] on the device; `regions` int64 [N,h,w] from 0 on: their own segmentation, where there is
+    one.
+    """
 
     images: Tensor
     regions: Tensor | None = None
@@ -44,7 +46,9 @@ class Negatives:
 
 
 def mixed(images: Tensor, labels: Tensor, negatives: Negatives, settings: PasteSettings, generator: Generator) -> Mixed:
-    """Scenes float [B,C,H,W] with labels int64 [B,H,W], and `settings.pastes` pastes in each; the inputs stay as they are."""
+    """Scenes float [B,C,H,W] with labels int64 [B,H,W], and `settings.pastes` pastes in each; the inputs stay as they
+    are.
+    """
     count, size, device = len(images), images.shape[2:], images.device
     result, target, pasted = images, labels, torch.zeros_like(labels, dtype=torch.bool)
     for _ in range(settings.pastes):
@@ -72,7 +76,9 @@ def mixed(images: Tensor, labels: Tensor, negatives: Negatives, settings: PasteS
 
 
 def placed(images: Tensor, size: torch.Size, zoom: tuple[float, float], generator: Generator) -> Tensor:
-    """Grids [B,H,W,2] that see a window in each image [B,C,h,w]: enlarged by its own factor, mirrored or not, anywhere."""
+    """Grids [B,H,W,2] that see a window in each image [B,C,h,w]: enlarged by its own factor, mirrored or
+    not, anywhere.
+    """
     factor, flip, across, down = torch.rand(4, len(images), generator=generator, device=images.device)
     enlarged = zoom[0] + (zoom[1] - zoom[0]) * factor
     high, wide = (whole / part / enlarged for whole, part in zip(size, images.shape[2:], strict=True))  # of the window
@@ -88,12 +94,14 @@ def nearest(classes: Tensor, grid: Tensor) -> Tensor:
     """Ids int64 [B,h,w] at the grid's places, never mixed."""
     found = F.grid_sample(
         classes[:, None].to(grid.dtype), grid, mode="nearest", padding_mode="reflection", align_corners=False
-    )  # fmt: skip
+    )
     return found[:, 0].round().to(classes.dtype)
 
 
 def shape(settings: PasteSettings, content: Tensor, regions: Tensor | None, generator: Generator) -> Tensor:
-    """Where each paste goes, bool [B,H,W], inside the scene; `regions` [B,H,W] are those of the content, if it brings any."""
+    """Where each paste goes, bool [B,H,W], inside the scene; `regions` [B,H,W] are those of the content, if it brings
+    any.
+    """
     count, size, device = len(content), content.shape[2:], content.device
     is_rectangle = torch.rand(count, generator=generator, device=device) < settings.rectangle
     box = rectangles(settings, count, size, generator, device)
@@ -113,7 +121,9 @@ def sides(settings: PasteSettings, size: torch.Size) -> list[int]:
     return list(range(settings.smallest_px, most + 1, STEP_PX)) or [max(1, min(settings.smallest_px, most))]
 
 
-def rectangles(settings: PasteSettings, count: int, size: torch.Size, generator: Generator, device: torch.device) -> Tensor:
+def rectangles(
+    settings: PasteSettings, count: int, size: torch.Size, generator: Generator, device: torch.device
+) -> Tensor:
     """Filled, wholly inside; bool [B,H,W]."""
     top, left, high, wide = _boxes(settings, count, size, generator, device)
     y, x = _pixels(size, device)
@@ -121,7 +131,9 @@ def rectangles(settings: PasteSettings, count: int, size: torch.Size, generator:
     return inside_y & (x >= left.view(-1, 1, 1)) & (x < (left + wide).view(-1, 1, 1))
 
 
-def drawn_shapes(settings: PasteSettings, count: int, size: torch.Size, generator: Generator, device: torch.device) -> Tensor:
+def drawn_shapes(
+    settings: PasteSettings, count: int, size: torch.Size, generator: Generator, device: torch.device
+) -> Tensor:
     """One blob or polygon each, in a box of a drawn size; bool [B,H,W]."""
     top, left, high, wide = (part.view(-1, 1, 1).float() for part in _boxes(settings, count, size, generator, device))
     y, x = _pixels(size, device)
@@ -176,7 +188,7 @@ def brightness_bands(content: Tensor) -> Tensor:
 
 def _boxes(
     settings: PasteSettings, count: int, size: torch.Size, generator: Generator, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """top, left, height, width, int64 [B] each."""
     choices = torch.tensor(sides(settings, size), device=device)
     high, wide = choices[torch.randint(len(choices), (2, count), generator=generator, device=device)]

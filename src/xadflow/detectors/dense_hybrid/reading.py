@@ -1,6 +1,6 @@
 """What a net says about scenes: the two parts of the score, classes, and the image score.
 
-    a(x) = ln P(d_out|x) - ln p_hat(x)      the constant ln Z drops out of ranks and thresholds
+a(x) = ln P(d_out|x) - ln p_hat(x)      the constant ln Z drops out of ranks and thresholds
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from xadflow.detectors.dense_hybrid.settings import Part, ScoreSettings
 
 LN_P_OUT, MINUS_LN_P_HAT = "ln_p_out", "minus_ln_p_hat"
 PARTS: dict[Part, tuple[str, ...]] = {
-    "hybrid": (LN_P_OUT, MINUS_LN_P_HAT), "likelihood": (MINUS_LN_P_HAT,), "posterior": (LN_P_OUT,),
-}  # fmt: skip
+    "hybrid": (LN_P_OUT, MINUS_LN_P_HAT),
+    "likelihood": (MINUS_LN_P_HAT,),
+    "posterior": (LN_P_OUT,),
+}
 
 
 @dataclass(frozen=True)

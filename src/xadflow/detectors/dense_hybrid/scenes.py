@@ -1,4 +1,6 @@
-"""What a training has: scenes with the class of each pixel, and negatives, checked once and held as bytes on the device."""
+"""What a training has: scenes with the class of each pixel, and negatives, checked once and held as bytes on the
+device.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,18 @@ ONE_CLASS = "normal"
 
 @dataclass(frozen=True)
 class Scenes:
-    """Images uint8 [N,C,H,W], labels uint8 [N,H,W], negatives uint8 [M,C,H,W] (none: they are drawn), all on one device."""
+    """Images uint8 [N,C,H,W], labels uint8 [N,H,W], negatives uint8 [M,C,H,W] (none: they are drawn), all on one
+    device.
+    """
 
     images: Tensor
     labels: Tensor
     negatives: Tensor
 
     def drawn(self, settings: StageSettings, generator: Generator) -> tuple[Tensor, Tensor]:
-        """A batch, with replacement: images float [B,C,h,w] in [0,1] and labels int64 [B,h,w], moved as the stage says."""
+        """A batch, with replacement: images float [B,C,h,w] in [0,1] and labels int64 [B,h,w], moved as the
+        stage says.
+        """
         rows = torch.randint(len(self.images), (settings.batch_size,), generator=generator, device=self.images.device)
         return moved(as_float(self.images[rows]), self.labels[rows].long(), settings, generator)
 
@@ -78,14 +84,17 @@ def scenes_of(
     """Those to train on and those to look at meanwhile; a share of the negatives is kept for the latter.
 
     Raises:
-        BadInput: labels that are missing, of another shape or type, of unknown classes, or all void; a crop above the image.
-        BadSettings: no negatives.
+        BadInput: labels that are missing, of another shape or type, of unknown classes, or all void; a crop above the
+        image. BadSettings: no negatives.
     """
     shorter = min(data.normals.shape[2:])
     for name, stage in (("closed", settings.closed), ("hybrid", settings.hybrid)):
         if stage.crop_px is not None and stage.crop_px > shorter:
-            raise BadInput(f"{name}.crop_px is larger than the images", seen=f"{stage.crop_px} px of {shorter} px",
-                           next_step="lower crop_px of the detector, or raise size_px of the data set")  # fmt: skip
+            raise BadInput(
+                f"{name}.crop_px is larger than the images",
+                seen=f"{stage.crop_px} px of {shorter} px",
+                next_step="lower crop_px of the detector, or raise size_px of the data set",
+            )
     kinds = len(data.classes)
     labels = _checked("labels", data.labels, data.normals, kinds, settings)
     val_labels = _checked("val_labels", data.val_labels, data.val_normals, kinds, settings)
@@ -93,9 +102,12 @@ def scenes_of(
     if settings.negatives == "synthetic":
         negatives = negatives[:0]
     elif not len(negatives):
-        raise BadSettings("there are no negatives to paste into scenes", seen="no `outliers` of this data set",
-                          next_step="name a data set under `outliers` of this one in params.yaml, or set "
-                          "`negatives: synthetic` of the detector")  # fmt: skip
+        raise BadSettings(
+            "there are no negatives to paste into scenes",
+            seen="no `outliers` of this data set",
+            next_step="name a data set under `outliers` of this one in params.yaml, or set "
+            "`negatives: synthetic` of the detector",
+        )
     order = torch.randperm(len(negatives), generator=seeded(seed, "negatives held out"))
     kept = order[: len(negatives) // HELD_OUT].sort().values
     rest = order[len(negatives) // HELD_OUT :].sort().values
@@ -111,17 +123,28 @@ def _checked(name: str, labels: Tensor | None, images: Tensor, kinds: int, setti
     if settings.classes == "one":
         return torch.zeros(shape, dtype=torch.uint8)
     if labels is None or kinds == 0:
-        raise BadInput(f"scenes need a class for each pixel, and this data set has no {name}", seen=f"{kinds} classes",
-                       next_step="take a data set of scenes with labels, or set `classes: one` of the detector in "
-                       "params.yaml")  # fmt: skip
+        raise BadInput(
+            f"scenes need a class for each pixel, and this data set has no {name}",
+            seen=f"{kinds} classes",
+            next_step="take a data set of scenes with labels, or set `classes: one` of the detector in params.yaml",
+        )
     if labels.dtype != torch.uint8 or tuple(labels.shape) != shape:
-        raise BadInput(f"{name} must be uint8 [N,H,W] of the images' size", seen=(str(labels.dtype), tuple(labels.shape)),
-                       next_step=f"give one id a pixel: {shape}")  # fmt: skip
+        raise BadInput(
+            f"{name} must be uint8 [N,H,W] of the images' size",
+            seen=(str(labels.dtype), tuple(labels.shape)),
+            next_step=f"give one id a pixel: {shape}",
+        )
     odd = sorted(set(np.unique(labels.numpy()).tolist()) - {*range(kinds), VOID})
     if odd:
-        raise BadInput(f"{name} have ids that are no class; there are {kinds} classes, and {VOID} for void", seen=odd[:5],
-                       next_step="mend the label images, or name the classes that are missing")  # fmt: skip
+        raise BadInput(
+            f"{name} have ids that are no class; there are {kinds} classes, and {VOID} for void",
+            seen=odd[:5],
+            next_step="mend the label images, or name the classes that are missing",
+        )
     if bool((labels == VOID).all()):
-        raise BadInput(f"every pixel of {name} is void", seen=f"{len(labels)} label images",
-                       next_step="look at the label images: nothing in them says what is normal")  # fmt: skip
+        raise BadInput(
+            f"every pixel of {name} is void",
+            seen=f"{len(labels)} label images",
+            next_step="look at the label images: nothing in them says what is normal",
+        )
     return labels

@@ -1,7 +1,8 @@
 """Settings of `dense_hybrid`: two configurations, each a full set of values, and what a user changes in them.
 
-`compact` (the default of every field) trains in minutes without a GPU; `published` has the losses, pastes and schedule of the
-authors' released code for Ladder-DenseNet on StreetHazards, for a GPU. What is theirs: docs/decisions/0008-dense-hybrid.md.
+`compact` (the default of every field) trains in minutes without a GPU; `published` has the losses, pastes and schedule
+of the authors' released code for Ladder-DenseNet on StreetHazards, for a GPU. What is theirs:
+docs/decisions/0008-dense-hybrid.md.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class StageSettings(MethodSettings):
     epochs, min_steps  as many steps as `epochs` passes over the normals take, at least `min_steps`
     learning_rate      highest, of the new layers; learning_rate_trunk of the pretrained ones
     curve              cosine to 0, or constant; warm_up: share of the steps over which the rate climbs
-    frozen_bn          batch normalisation keeps its running statistics, those of the dataset head excepted: pastes would
-                       move them, and small batches are possible
+    frozen_bn          batch normalisation keeps its running statistics, those of the dataset head excepted: pastes
+                       would move them, and small batches are possible
     flip               mirror images left to right at random: off where a side is part of what is normal
     jitter             images are enlarged by a factor between these
     crop_px            side of the square that is cut out; None: all of it. What lies outside an image is void
@@ -74,10 +75,10 @@ class HybridSettings(StageSettings):
     """Stage 2, with negatives; the weights are those of losses.py.
 
     learning_rate_head  of the new dataset head, which a small rate would hardly move
-    form                code: as released, L_cls + beta L_x + dataset L_d, L_d over all pixels; paper: Eq. 15, L_d in two means,
-                        `dataset` for the inliers and beta for the pastes
-    energy              L_x, of LSE(s) on pastes: raw (no lower bound: it can run away), hinge max(0, LSE - margin_out)^2,
-                        softplus, or two_sided, the hinge and max(0, margin_in - LSE)^2 on inliers
+    form                code: as released, L_cls + beta L_x + dataset L_d, L_d over all pixels; paper: Eq. 15, L_d in
+                        two means, `dataset` for the inliers and beta for the pastes
+    energy              L_x, of LSE(s) on pastes: raw (no lower bound: it can run away), hinge max(0, LSE -
+                        margin_out)^2, softplus, or two_sided, the hinge and max(0, margin_in - LSE)^2 on inliers
     ignore_void         void pixels do not teach d_in (form code; form paper never had them)
     balanced            form code: pastes and the rest count alike in L_d, whatever area they have
     """
@@ -109,15 +110,16 @@ class PasteSettings(MethodSettings):
     """How negatives come into scenes.
 
     pastes        a scene
-    rectangle     share of them that are rectangles; the rest are unions of two `shapes`: blobs, polygons, or regions of the
-                  negative's own segmentation, made of its brightness where none is given
-    smallest_px, largest  sides are drawn from smallest_px, smallest_px + 8, ... up to `largest` of the scene's shorter side
+    rectangle     share of them that are rectangles; the rest are unions of two `shapes`: blobs, polygons, or regions of
+                  the negative's own segmentation, made of its brightness where none is given
+    smallest_px, largest  sides are drawn from smallest_px, smallest_px + 8, ... up to `largest` of the scene's shorter
+                          side
     zoom          the negative is enlarged by a factor between these
     feather_px    the seam over which a paste fades in, void; 0: hard edges
-    tone          as_is, or borrowed: mean and spread of the pixels under the same shape in another scene, so that brightness
-                  and contrast are no cue
-    control       share of pastes that are pieces of another scene, with their own classes and d_in: where pastes have edges of
-                  both kinds, an edge is no cue
+    tone          as_is, or borrowed: mean and spread of the pixels under the same shape in another scene, so that
+                  brightness and contrast are no cue
+    control       share of pastes that are pieces of another scene, with their own classes and d_in: where pastes have
+                  edges of both kinds, an edge is no cue
     """
 
     pastes: Positive = 2
@@ -142,10 +144,12 @@ class PasteSettings(MethodSettings):
 class ScoreSettings(MethodSettings):
     """Map and image score.
 
-    part       hybrid ln P(d_out|x) - ln p_hat(x); or one of the two alone, likelihood or posterior. No training depends on it
-    exact      logits are enlarged, and the map made of them; false: the map is made small and enlarged, K times less work and
-               not the same
-    smooth_px, hottest  the image score is the mean of the hottest `hottest` of the map after a mean over smooth_px x smooth_px
+    part       hybrid ln P(d_out|x) - ln p_hat(x); or one of the two alone, likelihood or posterior. No training depends
+               on it
+    exact      logits are enlarged, and the map made of them; false: the map is made small and enlarged, K times less
+               work and not the same
+    smooth_px, hottest  the image score is the mean of the hottest `hottest` of the map after a mean over smooth_px x
+                        smooth_px
     """
 
     part: Part = "hybrid"
@@ -165,8 +169,8 @@ class DenseHybridSettings(MethodSettings):
 
     net          of networks.NETS
     classes      labels: those of the scenes; one: all is one class, no labels are needed, ln p_hat is its logit
-    negatives    outliers: the data set under `outliers` of this one in params.yaml; synthetic: drawn by `synthesiser`, for want
-                 of better (it also draws what the temperature is fitted on)
+    negatives    outliers: the data set under `outliers` of this one in params.yaml; synthetic: drawn by `synthesiser`,
+                 for want of better (it also draws what the temperature is fitted on)
     precision    of the net while training; losses and scores are float32
     sheets       sample sheets drawn while a stage trains, for its MLflow run
     """
@@ -185,19 +189,36 @@ class DenseHybridSettings(MethodSettings):
 
 
 _PUBLISHED_STAGE: Mapping[str, Any] = {
-    "min_steps": 1, "weight_decay": 0.0, "adam_eps": 1e-7, "warm_up": 0.0, "frozen_bn": False, "jitter": (0.5, 2.0),
+    "min_steps": 1,
+    "weight_decay": 0.0,
+    "adam_eps": 1e-7,
+    "warm_up": 0.0,
+    "frozen_bn": False,
+    "jitter": (0.5, 2.0),
     "crop_px": 768,
-}  # fmt: skip
+}
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "closed": {
-        **_PUBLISHED_STAGE, "epochs": 120.0, "batch_size": 16, "learning_rate": 4e-4, "learning_rate_trunk": 1e-4,
+        **_PUBLISHED_STAGE,
+        "epochs": 120.0,
+        "batch_size": 16,
+        "learning_rate": 4e-4,
+        "learning_rate_trunk": 1e-4,
     },
     "hybrid": {
-        **_PUBLISHED_STAGE, "epochs": 40.0, "batch_size": 12, "learning_rate": 1e-5, "learning_rate_trunk": 2.5e-6,
-        "learning_rate_head": 1e-5, "beta": 0.03, "dataset": 0.3, "energy": "raw", "ignore_void": False,
+        **_PUBLISHED_STAGE,
+        "epochs": 40.0,
+        "batch_size": 12,
+        "learning_rate": 1e-5,
+        "learning_rate_trunk": 2.5e-6,
+        "learning_rate_head": 1e-5,
+        "beta": 0.03,
+        "dataset": 0.3,
+        "energy": "raw",
+        "ignore_void": False,
     },
     "paste": {"pastes": 1, "shapes": "regions", "largest": 1.0, "zoom": (0.5, 2.0)},
-}  # fmt: skip
+}
 """What `configuration: published` puts in the place of the defaults; the net is named by itself."""
 
 

@@ -31,15 +31,23 @@ def hybrid_sheet(net: SceneNet, settings: DenseHybridSettings, scenes: Scenes, s
     """PNG of rows scene with pastes, where they are, closed map, ln P(d_out|x), -ln p_hat(x), and their sum."""
     mixed = next(iter(validation_batches(scenes, settings, seed, IMAGES)))
     reading = read(net, mixed.images)
-    return _drawn(net, [
-        ("scene", mixed.images), ("pasted", mixed.pasted.float()), ("closed map", reading.class_logits.argmax(dim=1)),
-        ("ln P(d_out|x)", reading.parts[LN_P_OUT]), ("-ln p(x)", reading.parts[MINUS_LN_P_HAT]),
-        ("hybrid", reading.map("hybrid")),
-    ])  # fmt: skip
+    return _drawn(
+        net,
+        [
+            ("scene", mixed.images),
+            ("pasted", mixed.pasted.float()),
+            ("closed map", reading.class_logits.argmax(dim=1)),
+            ("ln P(d_out|x)", reading.parts[LN_P_OUT]),
+            ("-ln p(x)", reading.parts[MINUS_LN_P_HAT]),
+            ("hybrid", reading.map("hybrid")),
+        ],
+    )
 
 
 def _drawn(net: SceneNet, rows: Sequence[tuple[str, Tensor]]) -> bytes:
-    tiles = [_tile(net, name if column == 0 else "", value) for name, values in rows for column, value in enumerate(values)]
+    tiles = [
+        _tile(net, name if column == 0 else "", value) for name, values in rows for column, value in enumerate(values)
+    ]
     return encode_png(tile_sheet(tiles, columns=len(rows[0][1])))
 
 

@@ -1,6 +1,7 @@
 """Both stages: `closed` teaches the classes, `hybrid` what belongs to none of them, from negatives pasted into scenes.
 
-The loss that is minimised, in both forms: losses.py. Where the released code differs from Eq. 15 of the paper, so do the forms.
+The loss that is minimised, in both forms: losses.py. Where the released code differs from Eq. 15 of the paper, so do
+the forms.
 """
 
 from __future__ import annotations
@@ -31,8 +32,14 @@ def new_net(settings: DenseHybridSettings, classes: int, channels: int, seed: in
 
 
 def train_closed(
-    net: SceneNet, settings: DenseHybridSettings, scenes: Scenes, shown: Scenes, run: FitRun, identity: str, progress: Progress
-) -> Trained:  # fmt: skip
+    net: SceneNet,
+    settings: DenseHybridSettings,
+    scenes: Scenes,
+    shown: Scenes,
+    run: FitRun,
+    identity: str,
+    progress: Progress,
+) -> Trained:
     """Stage 1, in place, ending in evaluation mode. Raises TrainingFailed."""
     s = settings.closed
 
@@ -45,12 +52,20 @@ def train_closed(
     groups = {"trunk": net.trunk_parameters(), "rest": net.other_parameters()}
     rates = {"trunk": s.learning_rate_trunk, "rest": s.learning_rate}
     sheet = partial(closed_sheet, net, shown)
-    return _run("closed", net, settings, s, groups, rates, terms, sheet, run, identity, progress, closed_steps(net, s, scenes))
+    return _run(
+        "closed", net, settings, s, groups, rates, terms, sheet, run, identity, progress, closed_steps(net, s, scenes)
+    )
 
 
 def train_hybrid(
-    net: SceneNet, settings: DenseHybridSettings, scenes: Scenes, shown: Scenes, run: FitRun, identity: str, progress: Progress
-) -> Trained:  # fmt: skip
+    net: SceneNet,
+    settings: DenseHybridSettings,
+    scenes: Scenes,
+    shown: Scenes,
+    run: FitRun,
+    identity: str,
+    progress: Progress,
+) -> Trained:
     """Stage 2, in place, ending in evaluation mode. Raises TrainingFailed."""
     s = settings.hybrid
 
@@ -63,7 +78,9 @@ def train_hybrid(
     groups = {"trunk": net.trunk_parameters(), "rest": net.other_parameters(), "head": net.head_parameters()}
     rates = {"trunk": s.learning_rate_trunk, "rest": s.learning_rate, "head": s.learning_rate_head}
     sheet = partial(hybrid_sheet, net, settings, shown, run.seed)
-    return _run("hybrid", net, settings, s, groups, rates, terms, sheet, run, identity, progress, s.steps(len(scenes.images)))
+    return _run(
+        "hybrid", net, settings, s, groups, rates, terms, sheet, run, identity, progress, s.steps(len(scenes.images))
+    )
 
 
 def closed_steps(net: SceneNet, settings: StageSettings, scenes: Scenes) -> int:
@@ -90,10 +107,19 @@ def _logits(net: SceneNet, images: Tensor, settings: DenseHybridSettings) -> tup
 
 
 def _run(
-    name: str, net: SceneNet, settings: DenseHybridSettings, s: StageSettings, groups: dict[str, list[nn.Parameter]],
-    rates: dict[str, float], terms: Terms, sheet: Callable[[], bytes], run: FitRun, identity: str, progress: Progress,
+    name: str,
+    net: SceneNet,
+    settings: DenseHybridSettings,
+    s: StageSettings,
+    groups: dict[str, list[nn.Parameter]],
+    rates: dict[str, float],
+    terms: Terms,
+    sheet: Callable[[], bytes],
+    run: FitRun,
+    identity: str,
+    progress: Progress,
     steps: int,
-) -> Trained:  # fmt: skip
+) -> Trained:
     device = net.mean.device
     optimisers = {
         part: torch.optim.AdamW(parameters, rates[part], s.betas, s.adam_eps, s.weight_decay)

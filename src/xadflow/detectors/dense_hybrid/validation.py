@@ -1,7 +1,7 @@
 """Figures while a training goes on: held-out scenes, with held-out negatives pasted in the same way at every look.
 
-They are told, and select nothing: the last weights are kept. The released code judged by random pastes and by max-softmax;
-these pastes are seeded, and every score that can be asked for is judged.
+They are told, and select nothing: the last weights are kept. The released code judged by random pastes and by
+max-softmax; these pastes are seeded, and every score that can be asked for is judged.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def closed_miou(net: SceneNet, scenes: Scenes) -> float:
 
 @torch.no_grad()
 def paste_figures(net: SceneNet, scenes: Scenes, settings: DenseHybridSettings, seed: int) -> dict[str, float]:
-    """`paste_ap_<part>`: pooled average precision of each score on the seeded pastes, void left out; and their share."""
+    """`paste_ap_<part>`: pooled average precision of each score on the seeded pastes, void left out; and
+    their share.
+    """
     maps: dict[Part, list[Tensor]] = {part: [] for part in get_args(Part)}
     truths = []
     for mixed in validation_batches(scenes, settings, seed):

@@ -28,7 +28,12 @@ class CellMap(nn.Module):
     """
 
     def __init__(
-        self, settings: FCDDSettings, trunk: Trunk, whitening: Whitening, shape: tuple[int, int, int], generator: Generator
+        self,
+        settings: FCDDSettings,
+        trunk: Trunk,
+        whitening: Whitening,
+        shape: tuple[int, int, int],
+        generator: Generator,
     ) -> None:
         super().__init__()
         _, height, width = shape
@@ -71,8 +76,9 @@ def response_problem(settings: FCDDSettings, cell_map: CellMap, bank: FeatureBan
         rows = batch.part(part)
         z = torch.cat([bank.group(name)[chosen] for name, chosen in rows.items()])  # (b, P, C)
         maps = torch.split(response(z.float(), batch.kept[part]), [len(chosen) for chosen in rows.values()])
-        return torch.cat([_loss(s, cell_map, name, some, rows[name], bank)
-                          for name, some in zip(rows, maps, strict=True)])  # fmt: skip
+        return torch.cat(
+            [_loss(s, cell_map, name, some, rows[name], bank) for name, some in zip(rows, maps, strict=True)]
+        )
 
     return Problem(draw, cost)
 

@@ -85,24 +85,38 @@ class FCDD(CalibratedDetector):
         s = self.settings
         check_training_data(data, run.false_alarm_rate)
         if s.synthetic_rounds == 0 and len(data.known) == 0:
-            raise BadSettings("there is nothing anomalous to train against", seen="synthetic_rounds 0, no known defects",
-                              next_step="set synthetic_rounds of the detector to 1 or more in params.yaml")  # fmt: skip
+            raise BadSettings(
+                "there is nothing anomalous to train against",
+                seen="synthetic_rounds 0, no known defects",
+                next_step="set synthetic_rounds of the detector to 1 or more in params.yaml",
+            )
         started = time.monotonic()
         self._device = resolve_device(run.device)
         trunk = Trunk(s.trunk, s.all_stages).to(self._device)
         sample = _sampled(data, s.max_normals, seeded(run.seed, "sample"))
         batches = bank_batches(
-            sample, normal_copies=s.normal_copies, known_copies=s.known_copies, rounds=s.synthetic_rounds,
+            sample,
+            normal_copies=s.normal_copies,
+            known_copies=s.known_copies,
+            rounds=s.synthetic_rounds,
             batch_size=s.batch_features,
-        )  # fmt: skip
+        )
         wanted = _wanted(s, len(sample.normals), seeded(run.seed, "map sample"))
         counts = [int(one.normals.sum()) for one in wanted]
         progress = Progress(run, batches + sum(map(s.steps, counts)))
         banks = build_banks(
-            trunk, sample, wanted, normal_copies=s.normal_copies, known_copies=s.known_copies, synthesiser=s.synthesiser,
-            rounds=s.synthetic_rounds, batch_size=s.batch_features, device=self._device, done=progress.advance,
+            trunk,
+            sample,
+            wanted,
+            normal_copies=s.normal_copies,
+            known_copies=s.known_copies,
+            synthesiser=s.synthesiser,
+            rounds=s.synthetic_rounds,
+            batch_size=s.batch_features,
+            device=self._device,
+            done=progress.advance,
             generator=seeded(run.seed, "synthetic", device=self._device),
-        )  # fmt: skip
+        )
         _, channels, height, width = data.normals.shape
         shape = (channels, height, width)
         whitening = new_whitening(s, trunk, shape).to(self._device)
@@ -116,14 +130,25 @@ class FCDD(CalibratedDetector):
         trained = time.monotonic()
         self._calibration = self.calibrated(data, run, s.synthesiser, s.batch_features)
         ended = time.monotonic()
-        figures = {"features_s": featured - started, "head_s": trained - featured, "calibration_s": ended - trained,
-                   "calibration_error": self._calibration.calibration_error, "batch_parts": float(outcome.parts)}  # fmt: skip
+        figures = {
+            "features_s": featured - started,
+            "head_s": trained - featured,
+            "calibration_s": ended - trained,
+            "calibration_error": self._calibration.calibration_error,
+            "batch_parts": float(outcome.parts),
+        }
         return FitReport(ended - started, outcome.steps, outcome.resumed_from, outcome.history, figures)
 
     def fit_head(
-        self, trunk: Trunk, whitening: Whitening, bank: FeatureBank, input_shape: tuple[int, int, int], run: FitRun,
-        identity: str, progress: Progress | None = None,
-    ) -> Trained:  # fmt: skip
+        self,
+        trunk: Trunk,
+        whitening: Whitening,
+        bank: FeatureBank,
+        input_shape: tuple[int, int, int],
+        run: FitRun,
+        identity: str,
+        progress: Progress | None = None,
+    ) -> Trained:
         """Train the score's response alone on a bank that was whitened before; threshold and temperature are not set.
 
         Part of :meth:`fit`, open so that many heads can share one bank (benchmarks/elpv.py); the heatmap is then the
@@ -152,8 +177,12 @@ class FCDD(CalibratedDetector):
         else:
             second = _trained(s, finer, bank, dataclasses.replace(run, folder=run.folder / "map"), identity, progress)
             later = tuple((outcome.steps + step, f"map {name}", value) for step, name, value in second.history)
-            outcome = Trained(outcome.resumed_from + second.resumed_from, outcome.steps + second.steps,
-                              outcome.history + later, max(outcome.parts, second.parts))  # fmt: skip
+            outcome = Trained(
+                outcome.resumed_from + second.resumed_from,
+                outcome.steps + second.steps,
+                outcome.history + later,
+                max(outcome.parts, second.parts),
+            )
         fitted.finer = finer.requires_grad_(False)
         return outcome
 
@@ -169,7 +198,9 @@ class FCDD(CalibratedDetector):
         fitted = self.fitted
         found = fitted.trunk.stage_features(self.checked(images))
         low = fitted.cells(fitted.trunk, found)  # (B, P)
-        heat = fitted.pixels(low) if fitted.finer is None else fitted.finer.pixels(fitted.finer.cells(fitted.trunk, found))
+        heat = (
+            fitted.pixels(low) if fitted.finer is None else fitted.finer.pixels(fitted.finer.cells(fitted.trunk, found))
+        )
         return Scores(pooled(low, self.settings.pool()), heat)
 
     def image_score(self, images: Tensor) -> Tensor:
@@ -189,9 +220,11 @@ class FCDD(CalibratedDetector):
         """Write detector.json and weights.safetensors; the trunk's weights stay in their package, by hash."""
         fitted = self.fitted
         card = {
-            "method": self.method, "settings": self.settings.model_dump(mode="json"),
-            "input_shape": list(fitted.input_shape), "trunk_sha256": trunk_spec(self.settings.trunk).sha256,
-        }  # fmt: skip
+            "method": self.method,
+            "settings": self.settings.model_dump(mode="json"),
+            "input_shape": list(fitted.input_shape),
+            "trunk_sha256": trunk_spec(self.settings.trunk).sha256,
+        }
         finer = {} if fitted.finer is None else fitted.finer.head.packed()
         tensors = {**fitted.head.packed(), **{_OF_MAP + name: value for name, value in finer.items()}}
         saved.write_detector(folder, card, tensors, self.calibration)
@@ -206,8 +239,11 @@ class FCDD(CalibratedDetector):
         detector = cls(**{"map_stages": (), **card["settings"]})
         expected = trunk_spec(detector.settings.trunk).sha256
         if card["trunk_sha256"] != expected:
-            raise BadWeights("the detector was fitted on other trunk weights", seen=card["trunk_sha256"],
-                             next_step="register the model again by `xadflow retrain`")  # fmt: skip
+            raise BadWeights(
+                "the detector was fitted on other trunk weights",
+                seen=card["trunk_sha256"],
+                next_step="register the model again by `xadflow retrain`",
+            )
         channels, height, width = card["input_shape"]
         s, shape = detector.settings, (channels, height, width)
         trunk = Trunk(s.trunk, s.all_stages)
@@ -215,7 +251,9 @@ class FCDD(CalibratedDetector):
         of_map = {name.removeprefix(_OF_MAP): tensors.pop(name) for name in list(tensors) if name.startswith(_OF_MAP)}
         fitted.head.unpack(tensors)
         if s.map_stages:
-            fitted.finer = CellMap(s.of_map(), trunk, new_whitening(s.of_map(), trunk, shape), shape, seeded(0, "map head"))
+            fitted.finer = CellMap(
+                s.of_map(), trunk, new_whitening(s.of_map(), trunk, shape), shape, seeded(0, "map head")
+            )
             fitted.finer.head.unpack(of_map)
         detector._fitted, detector._calibration = fitted.requires_grad_(False), calibration
         return detector
@@ -225,9 +263,13 @@ class Fitted(CellMap):
     """Trunk, the map of the score, and, once it is trained, a finer one for the heatmap; of one input shape."""
 
     def __init__(
-        self, settings: FCDDSettings, trunk: Trunk, whitening: Whitening, input_shape: tuple[int, int, int],
+        self,
+        settings: FCDDSettings,
+        trunk: Trunk,
+        whitening: Whitening,
+        input_shape: tuple[int, int, int],
         generator: Generator,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(settings, trunk, whitening, input_shape, generator)
         self.input_shape, self.trunk = input_shape, trunk
         self.finer: CellMap | None = None
@@ -239,7 +281,9 @@ def _trained(
     schedule = Schedule(s.steps(len(bank.normals) // s.normal_copies), s.learning_rate, s.weight_decay)
     problem = response_problem(s, cell_map, bank)
     device = bank.normals.device
-    return train(cell_map.head.response, problem, schedule, run, identity, progress or Progress(run, schedule.steps), device)
+    return train(
+        cell_map.head.response, problem, schedule, run, identity, progress or Progress(run, schedule.steps), device
+    )
 
 
 def _wanted(s: FCDDSettings, normals: int, generator: Generator) -> list[Wanted]:

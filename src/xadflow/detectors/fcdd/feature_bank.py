@@ -78,7 +78,9 @@ class BankBatch:
 
 
 def drawn_rows(bank: FeatureBank, settings: FCDDSettings, generator: Generator) -> dict[str, Tensor]:
-    """Rows of the bank for one step: normals, each in one of its flips, synthetic and known defects where there are some."""
+    """Rows of the bank for one step: normals, each in one of its flips, synthetic and known defects where there are
+    some.
+    """
     s, normals = settings, len(bank.normals) // settings.normal_copies
     images = some_of(normals, s.batch_normals, generator)
     turned = torch.randint(s.normal_copies, images.shape, generator=generator, device=images.device)
@@ -111,7 +113,12 @@ def features_of(
 
 
 def _features(
-    trunk: Trunk, images: Tensor, wanted: Sequence[Wanted], batch_size: int, device: torch.device, done: Callable[[], None]
+    trunk: Trunk,
+    images: Tensor,
+    wanted: Sequence[Wanted],
+    batch_size: int,
+    device: torch.device,
+    done: Callable[[], None],
 ) -> list[Tensor]:
     """As :func:`features_of`, the trunk run once for all that is wanted; `normals` says which of these images."""
 
@@ -159,22 +166,27 @@ def build_banks(
 
     def features(images: Tensor, copies: int | None) -> list[Tensor]:
         count = len(images)
-        chosen = [replace(one, normals=torch.ones(count, dtype=torch.bool) if copies is None else one.normals.repeat(copies))
-                  for one in wanted]  # fmt: skip
+        chosen = [
+            replace(one, normals=torch.ones(count, dtype=torch.bool) if copies is None else one.normals.repeat(copies))
+            for one in wanted
+        ]
         return _features(trunk, images, chosen, batch_size, device, done)
 
     found = zip(
-        wanted, features(flipped(data.normals, normal_copies), normal_copies), features(synthetic, rounds),
-        features(flipped(data.known, known_copies), None), strict=True,
-    )  # fmt: skip
+        wanted,
+        features(flipped(data.normals, normal_copies), normal_copies),
+        features(synthetic, rounds),
+        features(flipped(data.known, known_copies), None),
+        strict=True,
+    )
     known_masks = flipped(masks, known_copies).to(device)
-    return [FeatureBank(normals, drawn, synthetic_masks[one.normals.repeat(rounds).to(device)], known, known_masks)
-            for one, normals, drawn, known in found]  # fmt: skip
+    return [
+        FeatureBank(normals, drawn, synthetic_masks[one.normals.repeat(rounds).to(device)], known, known_masks)
+        for one, normals, drawn, known in found
+    ]
 
 
-def bank_batches(
-    data: TrainingData, *, normal_copies: int, known_copies: int, rounds: int, batch_size: int
-) -> int:
+def bank_batches(data: TrainingData, *, normal_copies: int, known_copies: int, rounds: int, batch_size: int) -> int:
     """How many batches :func:`build_banks` will run."""
     normals, known = len(data.normals), len(data.known)
     counts = (normals * normal_copies, normals * rounds, known * known_copies)

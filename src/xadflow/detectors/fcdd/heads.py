@@ -76,9 +76,7 @@ class Whitening(nn.Module):
     location_mean: Tensor
     inverse: Tensor
 
-    def __init__(
-        self, channels: int, grid: tuple[int, int], scope: str, floor: float, shrinkage: float | None
-    ) -> None:
+    def __init__(self, channels: int, grid: tuple[int, int], scope: str, floor: float, shrinkage: float | None) -> None:
         super().__init__()
         self.scope, self.floor, self.shrinkage = scope, floor, shrinkage
         cells = grid[0] * grid[1]

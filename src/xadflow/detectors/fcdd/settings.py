@@ -22,10 +22,10 @@ class FCDDSettings(MethodSettings):
     """Every choice of the method; a None is what the chosen head was measured with.
 
     trunk, stages     pretrained network, and which of its seven stages give features; see backbones.py
-    map_stages        stages of the heatmap, which has whitening and a head of its own, trained against the masks of synthetic
-                      (and, where they have some, known) defects; of one stage or several the grid is that of the finest.
-                      (): the heatmap is the score's own low-resolution map, upsampled. None: stages 2 and 3 (cells of 8 px)
-                      where the score has an image-level Mahalanobis head on coarser cells, else ()
+    map_stages        stages of the heatmap, which has whitening and a head of its own, trained against the masks of
+                      synthetic (and, where they have some, known) defects; of one stage or several the grid is that of
+                      the finest. (): the heatmap is the score's own low-resolution map, upsampled. None: stages 2 and 3
+                      (cells of 8 px) where the score has an image-level Mahalanobis head on coarser cells, else ()
     map_normals       most normal images that the heatmap's head learns from, a seeded sample, which bounds memory
     head              mahalanobis (`outputs` rows in V, see heads.py) or scalar (`hidden` channels; 0: one 1x1 alone)
     whitening         location or channel; each location's covariance is shrunk towards the one of all locations by
@@ -106,8 +106,11 @@ def fcdd_settings(settings: Mapping[str, object], method: str) -> FCDDSettings:
     spec = trunk_spec(checked.trunk)
     stages, map_stages = len(spec.channels), checked.map_stages or ()
     if not checked.stages or not {*checked.stages, *map_stages} <= set(range(stages)):
-        raise BadSettings(f"trunk {checked.trunk} has the stages 0 to {stages - 1}", seen=(checked.stages, map_stages),
-                          next_step="set `stages` and `map_stages` of the detector in params.yaml")  # fmt: skip
+        raise BadSettings(
+            f"trunk {checked.trunk} has the stages 0 to {stages - 1}",
+            seen=(checked.stages, map_stages),
+            next_step="set `stages` and `map_stages` of the detector in params.yaml",
+        )
     if checked.map_stages is None:
         is_coarse = spec.strides[min(checked.stages)] > spec.strides[min(FINER)]
         chosen = FINER if is_coarse and checked.head == "mahalanobis" and checked.level == "image" else ()

@@ -68,7 +68,11 @@ class OneClass(CalibratedDetector, Generic[Kind]):
 
     def anomaly_sources(self, data: TrainingData) -> tuple[str, ...]:
         """What it trains against where the data have it, out of outliers, known and synthetic."""
-        return anomaly_sources(self.settings, data) if self.learns_from_anomalies and self.settings.anomaly_rate > 0 else ()
+        return (
+            anomaly_sources(self.settings, data)
+            if self.learns_from_anomalies and self.settings.anomaly_rate > 0
+            else ()
+        )
 
     @abstractmethod
     def build(self, network: str, shape: tuple[int, int, int]) -> Response:
@@ -118,10 +122,16 @@ class OneClass(CalibratedDetector, Generic[Kind]):
             checked_on = unseen.batch(seeded(run.seed, "check", device=self._device))
         steps = s.steps(len(learned.normals))
         schedule = Schedule(
-            steps, s.learning_rate, s.weight_decay, optimiser=s.optimiser, curve=s.curve,
-            decay=s.decay ** (s.batch_size / len(learned.normals)), checkpoint_every=CHECKPOINT_EVERY,
-            patience=s.patience, compile=s.compile,
-        )  # fmt: skip
+            steps,
+            s.learning_rate,
+            s.weight_decay,
+            optimiser=s.optimiser,
+            curve=s.curve,
+            decay=s.decay ** (s.batch_size / len(learned.normals)),
+            checkpoint_every=CHECKPOINT_EVERY,
+            patience=s.patience,
+            compile=s.compile,
+        )
         decides = {**s.model_dump(mode="json"), **({"pretrained": weights} if weights else {})}
         identity = saved.work_identity(self.method, decides, run.seed, data)
         response.train()
@@ -131,8 +141,12 @@ class OneClass(CalibratedDetector, Generic[Kind]):
         trained = time.monotonic()
         self._calibration = self.calibrated(data, run, s.synthesiser, _ONE_PASS)
         ended = time.monotonic()
-        figures = {"training_s": trained - started, "calibration_s": ended - trained,
-                   "calibration_error": self._calibration.calibration_error, "batch_parts": float(outcome.parts)}  # fmt: skip
+        figures = {
+            "training_s": trained - started,
+            "calibration_s": ended - trained,
+            "calibration_error": self._calibration.calibration_error,
+            "batch_parts": float(outcome.parts),
+        }
         return FitReport(ended - started, outcome.steps, outcome.resumed_from, outcome.history, figures)
 
     def _built(self, seed: int) -> Response:
@@ -166,8 +180,11 @@ class OneClass(CalibratedDetector, Generic[Kind]):
 
     def save(self, folder: Path) -> None:
         """Write detector.json and weights.safetensors."""
-        card = {"method": self.method, "settings": self.settings.model_dump(mode="json"),
-                "input_shape": list(self.input_shape)}  # fmt: skip
+        card = {
+            "method": self.method,
+            "settings": self.settings.model_dump(mode="json"),
+            "input_shape": list(self.input_shape),
+        }
         saved.write_detector(folder, card, self.response.state_dict(), self.calibration)
 
     @classmethod

@@ -42,19 +42,27 @@ class Batch:
 class Exposure:
     """Images to train on, uint8 on the device. Raises BadSettings when anomalies are asked for and there are none."""
 
-    def __init__(self, data: TrainingData, settings: OneClassSettings, device: torch.device, *, anomalies: bool) -> None:
+    def __init__(
+        self, data: TrainingData, settings: OneClassSettings, device: torch.device, *, anomalies: bool
+    ) -> None:
         self.settings = settings
         self.normals = data.normals.to(device)
         banks = {"outliers": data.outliers, "known": data.known}
         sources = anomaly_sources(settings, data) if anomalies and settings.anomaly_rate > 0 else ()
         self.kinds = [kind for kind in sources if kind not in banks or len(banks[kind])]
         if anomalies and settings.anomaly_rate == 0:
-            raise BadSettings("there is nothing anomalous to train against", seen="anomaly_rate 0",
-                              next_step="raise anomaly_rate of the detector in params.yaml")  # fmt: skip
+            raise BadSettings(
+                "there is nothing anomalous to train against",
+                seen="anomaly_rate 0",
+                next_step="raise anomaly_rate of the detector in params.yaml",
+            )
         if anomalies and not self.kinds:
-            raise BadSettings("there is nothing anomalous to train against", seen=_how_many(sources, banks),
-                              next_step="add `synthetic` to anomalies of the detector in params.yaml, or name a data set "
-                              "under outliers of this one")  # fmt: skip
+            raise BadSettings(
+                "there is nothing anomalous to train against",
+                seen=_how_many(sources, banks),
+                next_step="add `synthetic` to anomalies of the detector in params.yaml, or name a data set "
+                "under outliers of this one",
+            )
         self.banks: dict[str, Tensor] = {kind: bank.to(device) for kind, bank in banks.items() if kind in self.kinds}
         masks = data.known_masks
         self.known_masks = None if masks is None else masks.to(device)
@@ -136,8 +144,11 @@ def held_out(
         return data, None
     count = min(settings.batch_size, max(1, len(data.normals) // 10))
     if len(data.normals) - count < 2:
-        raise BadSettings("patience holds a train normal out, and two must be left to learn from", seen=len(data.normals),
-                          next_step="add images to train/good, or remove patience from params.yaml")  # fmt: skip
+        raise BadSettings(
+            "patience holds a train normal out, and two must be left to learn from",
+            seen=len(data.normals),
+            next_step="add images to train/good, or remove patience from params.yaml",
+        )
     order = torch.randperm(len(data.normals), generator=generator)
     rest = order[count:].sort().values
     return replace(data, normals=data.normals[rest]), replace(data, normals=data.normals[order[:count]])

@@ -1,10 +1,10 @@
 """What is done to an image before a network. Differentiable, and inside the detector: callers give plain images.
 
-contrast    as published (fcdd.md, section 5, "LCN"): x - mean, over the mean absolute value of that, each image for itself;
-            then every channel is mapped so that the train normals fill [0,1]. Brightness and contrast are gone.
+contrast    as published (fcdd.md, section 5, "LCN"): x - mean, over the mean absolute value of that, each image for
+            itself; then every channel is mapped so that the train normals fill [0,1]. Brightness and contrast are gone.
 standard    (x - mean) / standard deviation of each channel over the train normals. Brightness and contrast stay.
-pretrained  (x - mean) / standard deviation of each channel of the images that a trunk's weights were trained with. A grey image
-            becomes three channels.
+pretrained  (x - mean) / standard deviation of each channel of the images that a trunk's weights were trained with. A
+            grey image becomes three channels.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class ContrastNormalisation(nn.Module):
 
 
 class Standardisation(nn.Module):
-    """Images [B,C,H,W] in [0,1] to the network's input, same shape; `fit` takes mean and deviation from train normals."""
+    """Images [B,C,H,W] in [0,1] to the network's input, same shape; `fit` takes mean and deviation from
+    train normals.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -110,8 +112,11 @@ def preparation(
     if name == "standard":
         return Standardisation(channels)
     if statistics is None:
-        raise BadSettings("only a trunk has statistics of what it was trained with", seen=f"preparation {name}",
-                          next_step="set preparation to contrast or standard in params.yaml, or name a trunk")  # fmt: skip
+        raise BadSettings(
+            "only a trunk has statistics of what it was trained with",
+            seen=f"preparation {name}",
+            next_step="set preparation to contrast or standard in params.yaml, or name a trunk",
+        )
     return FixedStandardisation(*statistics)
 
 

@@ -53,14 +53,24 @@ class DenseResponse(Response):
         self.network = self.design.dense()
         sigma = settings.sigma_px or self.design.sigma_px
         rows, columns = (
-            gaussian_matrix(size, field.cells, stride=field.stride, start=field.start, extent=extent, sigma=sigma,
-                            dtype=torch.float32)
+            gaussian_matrix(
+                size,
+                field.cells,
+                stride=field.stride,
+                start=field.start,
+                extent=extent,
+                sigma=sigma,
+                dtype=torch.float32,
+            )
             for size, field, extent in zip(shape[1:], self.fields, self.design.extents, strict=True)
-        )  # fmt: skip
+        )
         self.upsampling = GaussianUpsampling(rows, columns, settings.upsampling)
         if settings.upsampling != "none" and not bool((self.upsampling.gain() > 0).all()):
-            raise BadSettings("sigma_px is so small that some pixels get no heat from any cell", seen=sigma,
-                              next_step=f"raise it: the cells of {network} are {self.fields[0].stride} px apart")  # fmt: skip
+            raise BadSettings(
+                "sigma_px is so small that some pixels get no heat from any cell",
+                seen=sigma,
+                next_step=f"raise it: the cells of {network} are {self.fields[0].stride} px apart",
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """A [B,u,v] >= 0."""
@@ -90,9 +100,15 @@ class VectorResponse(Response):
     """
 
     def __init__(
-        self, network: str, shape: tuple[int, int, int], objective: nn.Module, settings: OneClassSettings,
-        outputs: int | None, *, bias: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        network: str,
+        shape: tuple[int, int, int],
+        objective: nn.Module,
+        settings: OneClassSettings,
+        outputs: int | None,
+        *,
+        bias: bool = True,
+    ) -> None:
         super().__init__(network, shape, settings)
         self.network = self.design.vector(outputs, bias=bias)
         self.objective = objective
@@ -147,8 +163,15 @@ class ReconstructionResponse(Response):
 def blur_over(size: tuple[int, int], fields: tuple[Field, Field], sigma_px: float) -> GaussianUpsampling:
     """A Gaussian blur [B,H,W] to [B,H,W] that keeps a constant map constant, cut at the (odd) receptive field."""
     rows, columns = (
-        gaussian_matrix(side, side, stride=1, start=0.0, extent=field.extent - (field.extent + 1) % 2, sigma=sigma_px,
-                        dtype=torch.float32)
+        gaussian_matrix(
+            side,
+            side,
+            stride=1,
+            start=0.0,
+            extent=field.extent - (field.extent + 1) % 2,
+            sigma=sigma_px,
+            dtype=torch.float32,
+        )
         for side, field in zip(size, fields, strict=True)
-    )  # fmt: skip
+    )
     return GaussianUpsampling(rows, columns, "coverage")

@@ -1,15 +1,16 @@
 """Training against the worst image nearby, so that what changes a score is what a person could see.
 
-    min  E_normal max_{|d|_2 <= e1} loss(f(x + d), normal)  +  weight E_anomaly max_{|d|_2 <= e2} loss(f(x + d), anomalous)
+    min  E_normal max_{|d|_2 <= e1} loss(f(x + d), normal)  +  weight E_anomaly max_{|d|_2 <= e2} loss(f(x + d),
+         anomalous)
 
-Source: RATIO (Augustin et al., ECCV 2020, arXiv 2003.09461): a robust term on the data, and one on the outliers that keeps
-confidence low around them. Its losses are a classifier's; here they are those of the one-class family. The inner maximum is
-searched by projected gradient steps of fixed length in the l2 ball and the pixel box (Madry et al., ICLR 2018), from the
-image itself or, with `random_start`, from a point of the ball that the step's own generator draws: either way a training
-that was killed goes on exactly.
+Source: RATIO (Augustin et al., ECCV 2020, arXiv 2003.09461): a robust term on the data, and one on the outliers that
+keeps confidence low around them. Its losses are a classifier's; here they are those of the one-class family. The inner
+maximum is searched by projected gradient steps of fixed length in the l2 ball and the pixel box (Madry et al., ICLR
+2018), from the image itself or, with `random_start`, from a point of the ball that the step's own generator draws:
+either way a training that was killed goes on exactly.
 
-The search looks at the network in evaluation mode, as it will serve: running statistics do not move, and an image's worst
-neighbour does not depend on its batch mates.
+The search looks at the network in evaluation mode, as it will serve: running statistics do not move, and an image's
+worst neighbour does not depend on its batch mates.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class RobustSettings(MethodSettings):
 
     def radii(self, is_anomaly: Tensor, values: int) -> Tensor:
         """Radius of each image [B] of so many values."""
-        normal, anomaly = (one * math.sqrt(values / REFERENCE_VALUES) for one in (self.radius_normals, self.radius_anomalies))
+        normal, anomaly = (
+            one * math.sqrt(values / REFERENCE_VALUES) for one in (self.radius_normals, self.radius_anomalies)
+        )
         return normal + (anomaly - normal) * is_anomaly.to(torch.float32)
 
     def weigh(self, losses: Tensor, is_anomaly: Tensor) -> Tensor:

@@ -27,24 +27,24 @@ class OneClassSettings(MethodSettings):
     network           one of xadflow.networks.published, or a trunk: lite0, mobilenet_v2 or torchvision:NAME; None:
                       what suits the image size, see network_for
     trunk             of a network that is a trunk: weights, cut, frozen, freeze_bn; see trunk_settings.py
-    preparation       contrast (each image's brightness and contrast are taken out, as published), standard (they stay) or
-                      pretrained (as the trunk's weights were trained, the default of a trunk); see preprocessing.py
+    preparation       contrast (each image's brightness and contrast are taken out, as published), standard (they stay)
+                      or pretrained (as the trunk's weights were trained, the default of a trunk); see preprocessing.py
     anomaly_rate      chance that a normal image of a batch is replaced by an anomaly (published: one half)
     anomalies         what replaces it, in equal shares of those that are there: outliers (of the data set), known
-                      (labelled defects) and synthetic ones; `synthesiser` draws the last, see synthesis.py. None: outliers
-                      and known where there are outliers, else known and synthetic
+                      (labelled defects) and synthetic ones; `synthesiser` draws the last, see synthesis.py. None:
+                      outliers and known where there are outliers, else known and synthetic
     crop_px           each training image is shifted by up to this many pixels, the border repeated; None: a 64th of the
                       shorter side, at least 1
     flip              left-right mirror images are normal too
     noise             standard deviation of Gaussian noise added to training images, of a range of 1
     epochs, min_steps passes over the normals, and the fewest steps whatever their number
     optimiser, curve  adamw, or sgd with Nesterov momentum .9; one cosine cycle, or learning_rate * decay^epoch
-    patience          end after this many checks, one every 50 steps, that were no better than the best, and keep the weights
-                      of that one; None: never. A tenth of the train normals, at most a batch, is then held out of the steps
-                      for the check: the held-out normals that set the threshold must not choose weights too. It suits
-                      `exponential`: a cosine cycle that is cut short never gets to its small steps
-    robust            true, or a block of settings: train against the worst image nearby (see robustness.py), so that sparse
-                      counterfactuals become visible changes; (1 + steps) times the time. Not for `ae`
+    patience          end after this many checks, one every 50 steps, that were no better than the best, and keep the
+                      weights of that one; None: never. A tenth of the train normals, at most a batch, is then held out
+                      of the steps for the check: the held-out normals that set the threshold must not choose weights
+                      too. It suits `exponential`: a cosine cycle that is cut short never gets to its small steps
+    robust            true, or a block of settings: train against the worst image nearby (see robustness.py), so that
+                      sparse counterfactuals become visible changes; (1 + steps) times the time. Not for `ae`
     compile           through torch.compile, where there is a compiler; pays for itself on a GPU and in long trainings
     """
 
@@ -90,7 +90,8 @@ class DenseSettings(OneClassSettings):
     """Settings of `fcdd_conv`.
 
     level             image: one label an image; pixel: masks, with `defect_area` as the m of the loss
-    upsampling        normalisation of the heatmap: none is the published one; sigma_px None: the network's published one
+    upsampling        normalisation of the heatmap: none is the published one; sigma_px None: the network's published
+                      one
     """
 
     level: Literal["image", "pixel"] = "image"
@@ -129,25 +130,34 @@ def one_class_settings(kind: type[Kind], given: Mapping[str, object], method: st
     """Settings checked, network and trunk included; for a trunk with its steps and its preparation filled in.
 
     Raises:
-        BadSettings: a key or a value that does not fit, `trunk` without one, a trunk or `robust` for a method that takes none.
-        UnknownName: no network of that name.
+        BadSettings: a key or a value that does not fit, `trunk` without one, a trunk or `robust` for a method that
+        takes none. UnknownName: no network of that name.
     """
     checked = validated(kind, given, f"detector {method}")
     if checked.robust is not None and issubclass(kind, ReconstructionSettings):
-        raise BadSettings(f"detector {method} compares an image with itself, so no image nearby is worse", seen="robust",
-                          next_step="leave `robust` out, or use bce, hsc or fcdd_conv")  # fmt: skip
+        raise BadSettings(
+            f"detector {method} compares an image with itself, so no image nearby is worse",
+            seen="robust",
+            next_step="leave `robust` out, or use bce, hsc or fcdd_conv",
+        )
     network = checked.network
     if network is None or not is_trunk(network):
         if network is not None:
             network_spec(network)
         if checked.trunk is not None:
-            raise BadSettings(f"`trunk` of detector {method} is for a network that is one", seen=f"network {network}",
-                              next_step=f"set network to one of {[*TRUNKS, 'torchvision:NAME']} in params.yaml")  # fmt: skip
+            raise BadSettings(
+                f"`trunk` of detector {method} is for a network that is one",
+                seen=f"network {network}",
+                next_step=f"set network to one of {[*TRUNKS, 'torchvision:NAME']} in params.yaml",
+            )
         preparation(checked.preparation, 1)  # refuses `pretrained`
         return checked
     if issubclass(kind, ReconstructionSettings):
-        raise BadSettings(f"detector {method} mirrors its network, and a trunk has no mirror image", seen=f"network {network}",
-                          next_step=f"use one of {sorted(NETWORKS)}")  # fmt: skip
+        raise BadSettings(
+            f"detector {method} mirrors its network, and a trunk has no mirror image",
+            seen=f"network {network}",
+            next_step=f"use one of {sorted(NETWORKS)}",
+        )
     prepared = checked.preparation if "preparation" in checked.model_fields_set else "pretrained"
     trunk = (checked.trunk or TrunkSettings()).resolved(network)
     return checked.model_copy(update={"trunk": trunk, "preparation": prepared})

@@ -1,4 +1,6 @@
-"""What a training step sees: normals drawn with replacement, moved as normal variation allows, and a corrupted copy of them."""
+"""What a training step sees: normals drawn with replacement, moved as normal variation allows, and a corrupted copy of
+them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def drawn(normals: Tensor, settings: StageSettings, generator: Generator) -> Ten
 
 
 def moved(images: Tensor, settings: StageSettings, generator: Generator) -> Tensor:
-    """Each image flipped, turned and cropped at random as the settings allow; borders are reflected, so nothing turns black."""
+    """Each image flipped, turned and cropped at random as the settings allow; borders are reflected, so nothing turns
+    black.
+    """
     count, device = len(images), images.device
     for axis, kinds in ((-1, ("horizontal", "both")), (-2, ("both",))):
         if settings.flips in kinds:

@@ -1,14 +1,16 @@
 """UTAD: what an image should look like, in two steps, and how far it is from that.
 
-Liu, Zhuang, Lu, "Unsupervised Two-Stage Anomaly Detection", 2021 (arXiv 2103.11671). IE-Net makes an impression without defect
-or detail, Expert-Net adds global detail to it. Architectures and loss weights of `configuration: published` are those of the
-released code, read and written anew; it holds no training loop, scores or results, so the rest is reconstructed and named so in
-docs/decisions/0007-utad.md. What the default, `compact`, does otherwise, and why (figures: benchmarks/results/utad.json):
+Liu, Zhuang, Lu, "Unsupervised Two-Stage Anomaly Detection", 2021 (arXiv 2103.11671). IE-Net makes an impression without
+defect or detail, Expert-Net adds global detail to it. Architectures and loss weights of `configuration: published` are
+those of the released code, read and written anew; it holds no training loop, scores or results, so the rest is
+reconstructed and named so in docs/decisions/0007-utad.md. What the default, `compact`, does otherwise, and why
+(figures: benchmarks/results/utad.json):
 
 - a network that fits minutes without a GPU, and a residual Expert-Net with known pairs in the place of MUNIT's;
 - the encoder sees drawn defects that the target does not have ("robust impression");
-- the map is the difference to the expert's reconstruction, plain and after a blur, and the image score is the map's alone; the
-  released combination and the k-NN part are settings, and both parts of the score are reported whatever enters.
+- the map is the difference to the expert's reconstruction, plain and after a blur, and the image score is the map's
+  alone; the released combination and the k-NN part are settings, and both parts of the score are reported whatever
+  enters.
 
 Train it: `xadflow retrain --dataset textures-brick --detector utad`
 """
@@ -74,8 +76,8 @@ class Utad(CalibratedDetector):
 
         Raises:
             TooFewNormals: fewer held-out normals than the false-alarm rate needs; said before any work.
-            BadInput: images of different shapes or types, too few normals, flat ones alone, sides that do not suit the stride.
-            TrainingFailed: a loss or a score stopped being a number.
+            BadInput: images of different shapes or types, too few normals, flat ones alone, sides that do not suit the
+            stride. TrainingFailed: a loss or a score stopped being a number.
         """
         started = time.monotonic()
         impress, expert, outcomes = self._trained(self.stages[-1], data, run)
@@ -85,13 +87,19 @@ class Utad(CalibratedDetector):
         self._fitted.learn(data.normals, data.val_normals, seeded(run.seed, "utad bank"))
         self._calibration = self.calibrated(data, run, self.settings.impression.synthesiser, _ONE_PASS)
         ended = time.monotonic()
-        return _report(outcomes, ended - started, {
-            "training_s": trained - started, "calibration_s": ended - trained,
-            "calibration_error": self._calibration.calibration_error,
-        })  # fmt: skip
+        return _report(
+            outcomes,
+            ended - started,
+            {
+                "training_s": trained - started,
+                "calibration_s": ended - trained,
+                "calibration_error": self._calibration.calibration_error,
+            },
+        )
 
     def take(self, other: Utad, data: TrainingData, seed: int) -> None:
-        """The networks of another fitted one under these settings' map and score; scales are learned, no threshold is set.
+        """The networks of another fitted one under these settings' map and score; scales are learned, no threshold is
+        set.
 
         Open so that many maps can share one training (benchmarks/utad.py).
         """
@@ -101,7 +109,9 @@ class Utad(CalibratedDetector):
         self._fitted.learn(data.normals, data.val_normals, seeded(seed, "utad bank"))
 
     def fit_stage(self, stage: str, data: TrainingData, run: FitRun) -> FitReport:
-        """The stages up to this one, as far as they are missing. Raises as :meth:`fit`; UnknownName for another stage."""
+        """The stages up to this one, as far as they are missing. Raises as :meth:`fit`; UnknownName for
+        another stage.
+        """
         started = time.monotonic()
         _, _, outcomes = self._trained(stage, data, run)
         return _report(outcomes, time.monotonic() - started, {})
@@ -143,7 +153,9 @@ class Utad(CalibratedDetector):
         return Scores(torch.stack(parts).sum(dim=0), e)
 
     def reconstructions(self, images: Tensor, samples: int) -> Reconstructions:
-        """Of float32 [B,C,H,W] in [0,1]; see the protocol. Raises as :meth:`score`; BadInput for fewer than two samples."""
+        """Of float32 [B,C,H,W] in [0,1]; see the protocol. Raises as :meth:`score`; BadInput for fewer than two
+        samples.
+        """
         if samples < 2:
             raise BadInput("a variance needs at least two samples", seen=samples, next_step="set samples to 2 or more")
         fitted, x = self.fitted, self.checked(images)
@@ -154,12 +166,16 @@ class Utad(CalibratedDetector):
         contributions = fitted.contributions(x, seen)
         e = fitted.combination.map(contributions)
         return Reconstructions(
-            impression=seen.m, naive_mean=views.m_hat, naive_variance=views.m_hats.var(dim=1, correction=0).mean(dim=1),
-            expert_mean=views.x_hat, expert_variance=views.x_hats.var(dim=1, correction=0).mean(dim=1),
+            impression=seen.m,
+            naive_mean=views.m_hat,
+            naive_variance=views.m_hats.var(dim=1, correction=0).mean(dim=1),
+            expert_mean=views.x_hat,
+            expert_variance=views.x_hats.var(dim=1, correction=0).mean(dim=1),
             terms={name: value for name, value in fitted.measure.terms(views, TERMS).items()},
-            contributions={name: value for name, value in contributions.items()}, map=e,
+            contributions={name: value for name, value in contributions.items()},
+            map=e,
             parts=fitted.parts(seen, e),
-        )  # fmt: skip
+        )
 
     def to(self, device: str | torch.device) -> Self:
         """Move to a device, in place."""
@@ -170,8 +186,12 @@ class Utad(CalibratedDetector):
 
     def save(self, folder: Path) -> None:
         """Write detector.json and weights.safetensors; a perceptual network's weights stay in their package."""
-        card = {"method": self.method, "settings": self.settings.model_dump(mode="json"),
-                "input_shape": list(self.input_shape), "normals_in_bank": len(self.fitted.bank)}  # fmt: skip
+        card = {
+            "method": self.method,
+            "settings": self.settings.model_dump(mode="json"),
+            "input_shape": list(self.input_shape),
+            "normals_in_bank": len(self.fitted.bank),
+        }
         saved.write_detector(folder, card, self.fitted.state_dict(), self.calibration)
 
     @classmethod
@@ -196,6 +216,9 @@ def _shape(normals: Tensor) -> tuple[int, int, int]:
 
 def _report(outcomes: Sequence[Trained], seconds: float, figures: dict[str, float]) -> FitReport:
     return FitReport(
-        seconds, sum(one.steps for one in outcomes), sum(one.resumed_from for one in outcomes),
-        tuple(row for one in outcomes for row in one.history), figures,
-    )  # fmt: skip
+        seconds,
+        sum(one.steps for one in outcomes),
+        sum(one.resumed_from for one in outcomes),
+        tuple(row for one in outcomes for row in one.history),
+        figures,
+    )

@@ -3,8 +3,8 @@
     x_hat = image(C(m), S_I(x))        sharp, without defect
     m_hat = impression(C(x), d)        blurred, with the defect ("naive impression"); d is drawn
 
-The only way from x to x_hat that does not go through m is the detail code S_I(x), a few numbers behind a global average: it
-cannot say where a defect is. `image` therefore takes m and the code, never x.
+The only way from x to x_hat that does not go through m is the detail code S_I(x), a few numbers behind a global
+average: it cannot say where a defect is. `image` therefore takes m and the code, never x.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from xadflow.detectors.utad.settings import ExpertSettings
 
 
 class Expert(nn.Module, ABC):
-    """Base of both forms. Images and impressions are [B,C,H,W] in [0,1] (results may leave it a little); codes [B,n]."""
+    """Base of both forms. Images and impressions are [B,C,H,W] in [0,1] (results may leave it a little);
+    codes [B,n].
+    """
 
     def __init__(self, settings: ExpertSettings) -> None:
         super().__init__()
@@ -34,7 +36,9 @@ class Expert(nn.Module, ABC):
 
     @abstractmethod
     def image(self, impressions: Tensor, codes: Tensor) -> Tensor:
-        """x_hat [B*K,C,H,W] of impressions [B,...] and codes [B*K,n], image by image; content is formed once an image."""
+        """x_hat [B*K,C,H,W] of impressions [B,...] and codes [B*K,n], image by image; content is formed
+        once an image.
+        """
 
     @abstractmethod
     def impression(self, images: Tensor, codes: Tensor) -> Tensor:
@@ -42,7 +46,9 @@ class Expert(nn.Module, ABC):
 
     @abstractmethod
     def copy(self, images: Tensor) -> Tensor:
-        """x_rec: images through the image domain, content and detail their own. The reconstruction that copies defects."""
+        """x_rec: images through the image domain, content and detail their own. The reconstruction that
+        copies defects.
+        """
 
     @abstractmethod
     def own_terms(self, x: Tensor, m: Tensor, x_hat: Tensor, m_hat: Tensor) -> Mapping[str, Tensor]:

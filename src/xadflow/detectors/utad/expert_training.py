@@ -3,8 +3,8 @@
     L = sum_dom w_adv L_adv + w_rec (|x_rec-x| + |m_rec-m|) + w_code (|S_I(x_hat)-S_I(x)| + |S_M(m_hat)-d|)
         + w_content (|C_I(x_hat)-C_M(m)| + |C_M(m_hat)-C_I(x)|) + w_pair (|x_hat-x|, |m_hat-m|)
 
-Weights are the released ones but for the pairs, which are ours; the form is MUNIT's. The target S_I(x) is taken as it is (no
-gradient): S could otherwise please the term by saying the same of every image.
+Weights are the released ones but for the pairs, which are ours; the form is MUNIT's. The target S_I(x) is taken as it
+is (no gradient): S could otherwise please the term by saying the same of every image.
 """
 
 from __future__ import annotations
@@ -51,7 +51,13 @@ class ExpertGame:
     """One step of both sides; `normals` are uint8 [N,C,H,W] on the device, `impress` is frozen."""
 
     def __init__(
-        self, players: ExpertPlayers, settings: ExpertSettings, impress: ImpressionNet, normals: Tensor, seed: int, steps: int
+        self,
+        players: ExpertPlayers,
+        settings: ExpertSettings,
+        impress: ImpressionNet,
+        normals: Tensor,
+        seed: int,
+        steps: int,
     ) -> None:
         self.players, self.settings, self.impress, self.normals = players, settings, impress, normals
         self.seed, self.steps = seed, steps
@@ -81,7 +87,7 @@ class ExpertGame:
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         for parameter, gradient in zip(
             self.made_by, torch.autograd.grad(total, self.made_by, allow_unused=True), strict=True
-        ):  # fmt: skip
+        ):
             parameter.grad = gradient
         self.maker.step()
         return told | {name: value.detach() for name, value in terms.items()}
@@ -105,7 +111,9 @@ class ExpertGame:
         if s.paired_impression:
             terms["paired_impression"] = F.l1_loss(m_hat, m)
         if s.reconstruction or s.content:
-            terms |= {name: value for name, value in expert.own_terms(x, m, x_hat, m_hat).items() if s.model_dump()[name]}
+            terms |= {
+                name: value for name, value in expert.own_terms(x, m, x_hat, m_hat).items() if s.model_dump()[name]
+            }
         if s.code:
             kept = F.l1_loss(expert.detail(x_hat).flatten(1), own.detach())
             terms["code"] = kept + F.l1_loss(expert.detail_of_impression(m_hat).flatten(1), d)
@@ -118,9 +126,15 @@ class ExpertGame:
 
 
 def train_expert(
-    shape: tuple[int, int, int], settings: ExpertSettings, impress: ImpressionNet, normals: Tensor, run: FitRun,
-    identity: str, progress: Progress, sheets: int,
-) -> tuple[Expert, Trained]:  # fmt: skip
+    shape: tuple[int, int, int],
+    settings: ExpertSettings,
+    impress: ImpressionNet,
+    normals: Tensor,
+    run: FitRun,
+    identity: str,
+    progress: Progress,
+    sheets: int,
+) -> tuple[Expert, Trained]:
     """Expert-Net, frozen and in evaluation mode; `impress` is not changed. Raises TrainingFailed."""
     with weights_from(run.seed, "utad", "expert"):
         players = ExpertPlayers(shape, settings).to(normals.device)
@@ -132,9 +146,14 @@ def train_expert(
             return expert_sheet(impress, players.expert, normals)
 
     stage = Stage(
-        "expert", steps, players, {"maker": game.maker, "judge": game.judge},
+        "expert",
+        steps,
+        players,
+        {"maker": game.maker, "judge": game.judge},
         {"maker": settings.learning_rate, "judge": settings.learning_rate_judge},
-        partial(rate_share, "expert", settings, steps), game.step, sheet,
-    )  # fmt: skip
+        partial(rate_share, "expert", settings, steps),
+        game.step,
+        sheet,
+    )
     outcome = run_stage(stage, run, identity, progress, sheets)
     return players.expert.requires_grad_(False).eval(), outcome

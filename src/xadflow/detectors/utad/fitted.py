@@ -29,7 +29,12 @@ class Fitted(nn.Module):
     parts_scale: Tensor
 
     def __init__(
-        self, settings: UtadSettings, shape: tuple[int, int, int], impress: ImpressionNet, expert: Expert, in_bank: int = 0
+        self,
+        settings: UtadSettings,
+        shape: tuple[int, int, int],
+        impress: ImpressionNet,
+        expert: Expert,
+        in_bank: int = 0,
     ) -> None:
         super().__init__()
         self.settings, self.shape = settings, shape
@@ -39,7 +44,9 @@ class Fitted(nn.Module):
         self.register_buffer("terms_scale", torch.tensor([[0.0, 1.0]] * len(names)))
         self.register_buffer("parts_scale", torch.tensor([[0.0, 1.0]] * len(PARTS)))
         trunk = None if settings.map.perceptual == "none" else Trunk(settings.map.perceptual, PERCEPTUAL_STAGES)
-        self._measure = Measure(settings.map, trunk)  # no module: the trunk's weights come from a package and are not saved
+        self._measure = Measure(
+            settings.map, trunk
+        )  # no module: the trunk's weights come from a package and are not saved
         self.requires_grad_(False).eval()
 
     @property
@@ -57,8 +64,8 @@ class Fitted(nn.Module):
     def views(self, x: Tensor, seen: Impression, wanted: Sequence[Term], samples: int) -> Views:
         """The image, its impression, and `samples` of what the wanted terms compare them with.
 
-        The first x_hat has the image's own detail code, the others' differ from it by drawn numbers, and m_hats have drawn
-        codes: the same numbers for every image, whatever batch it is in.
+        The first x_hat has the image's own detail code, the others' differ from it by drawn numbers, and m_hats have
+        drawn codes: the same numbers for every image, whatever batch it is in.
         """
         count, n = len(x), self.settings.expert.detail
         x_hats = m_hats = None
@@ -77,7 +84,9 @@ class Fitted(nn.Module):
     def contributions(self, x: Tensor, seen: Impression) -> dict[Term, Tensor]:
         """What each term that enters adds to the map."""
         names = entering(self.settings.map)
-        return self.combination.contributions(self.measure.terms(self.views(x, seen, names, self.settings.map.samples), names))
+        return self.combination.contributions(
+            self.measure.terms(self.views(x, seen, names, self.settings.map.samples), names)
+        )
 
     def parts(self, seen: Impression, e: Tensor) -> dict[str, Tensor]:
         """Both parts of the image score [B], each in standard deviations of held-out normals."""

@@ -1,7 +1,8 @@
-"""IE-Net: an image to its impression, which holds neither defect nor fine detail, and to a code {mu, sigma} of the whole.
+"""IE-Net: an image to its impression, which holds neither defect nor fine detail, and to a code {mu, sigma} of the
+whole.
 
-`published` has the layers of the released code (utad.md, section 2): written for 256 px; from 128 px on it has a stride of 32,
-below one of 16. `compact` is ours: Inception blocks from half resolution on, a bottleneck of 1/16 of the pixels.
+`published` has the layers of the released code (utad.md, section 2): written for 256 px; from 128 px on it has a stride
+of 32, below one of 16. `compact` is ours: Inception blocks from half resolution on, a bottleneck of 1/16 of the pixels.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Impression(NamedTuple):
 
 
 class ImpressionNet(nn.Module):
-    """Images [B,C,H,W] in [0,1] to an :class:`Impression`. Raises BadInput for sides that are no multiples of the stride."""
+    """Images [B,C,H,W] in [0,1] to an :class:`Impression`. Raises BadInput for sides that are no multiples of the
+    stride.
+    """
 
     def __init__(self, shape: tuple[int, int, int], settings: ImpressionSettings) -> None:
         super().__init__()
@@ -58,10 +61,14 @@ class Inception(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.branches = nn.ModuleList([
-            _conv(channels, width, 1), _conv(channels, width, 3), _conv(channels, width, 5),
-            nn.Sequential(nn.MaxPool2d(3, 1, 1), _conv(channels, width, 1)),
-        ])  # fmt: skip
+        self.branches = nn.ModuleList(
+            [
+                _conv(channels, width, 1),
+                _conv(channels, width, 3),
+                _conv(channels, width, 5),
+                nn.Sequential(nn.MaxPool2d(3, 1, 1), _conv(channels, width, 1)),
+            ]
+        )
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B,channels,H,W] to [B,4*width,H,W]."""
@@ -81,7 +88,9 @@ class Enlarge(nn.Module):
 
 
 def stride_of(shape: tuple[int, int, int], settings: ImpressionSettings) -> int:
-    """Pixels a cell of the bottleneck stands for. Raises BadInput where the sides are no multiples of it, or too small."""
+    """Pixels a cell of the bottleneck stands for. Raises BadInput where the sides are no multiples of it,
+    or too small.
+    """
     height, width = shape[1:]
     if settings.form == "published":
         stride = 32 if min(height, width) >= LARGE_PX else 16
@@ -93,14 +102,19 @@ def stride_of(shape: tuple[int, int, int], settings: ImpressionSettings) -> int:
             halvings += 1
         stride = 2**halvings
     if height % stride or width % stride or min(height, width) < 2 * stride:
-        raise BadInput(f"utad takes images whose sides are multiples of its stride, {stride} px, and at least {2 * stride} px",
-                       seen=(height, width), next_step="change size_px of the data set in params.yaml")  # fmt: skip
+        raise BadInput(
+            f"utad takes images whose sides are multiples of its stride, {stride} px, and at least {2 * stride} px",
+            seen=(height, width),
+            next_step="change size_px of the data set in params.yaml",
+        )
     return stride
 
 
 def _conv(channels: int, width: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(width, eps=1e-3), nn.LeakyReLU(0.1)
+        nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(width, eps=1e-3),
+        nn.LeakyReLU(0.1),
     )
 
 
@@ -110,17 +124,36 @@ _Parts = tuple[nn.Module, nn.Module, nn.Module, int]
 def _published(shape: tuple[int, int, int], settings: ImpressionSettings, stride: int) -> _Parts:
     channels, w, first = shape[0], settings.width, stride // 8
     encoder = nn.Sequential(
-        Inception(channels, w), nn.MaxPool2d(first), Inception(4 * w, w), nn.MaxPool2d(2),
-        Inception(4 * w, 2 * w), nn.MaxPool2d(2), Inception(8 * w, 4 * w), nn.MaxPool2d(2),
-    )  # fmt: skip
+        Inception(channels, w),
+        nn.MaxPool2d(first),
+        Inception(4 * w, w),
+        nn.MaxPool2d(2),
+        Inception(4 * w, 2 * w),
+        nn.MaxPool2d(2),
+        Inception(8 * w, 4 * w),
+        nn.MaxPool2d(2),
+    )
     decoder = nn.Sequential(
-        Inception(16 * w, 4 * w), Enlarge(2), Inception(16 * w, 2 * w), Enlarge(first), Inception(8 * w, 2 * w), Enlarge(2),
-        Inception(8 * w, w), Enlarge(2), nn.Conv2d(4 * w, channels, 1, bias=False), nn.Sigmoid(),
-    )  # fmt: skip
+        Inception(16 * w, 4 * w),
+        Enlarge(2),
+        Inception(16 * w, 2 * w),
+        Enlarge(first),
+        Inception(8 * w, 2 * w),
+        Enlarge(2),
+        Inception(8 * w, w),
+        Enlarge(2),
+        nn.Conv2d(4 * w, channels, 1, bias=False),
+        nn.Sigmoid(),
+    )
     head = nn.Sequential(
-        nn.MaxPool2d(2), nn.Conv2d(16 * w, 2 * w, 3, padding=1), nn.ReLU(), nn.Conv2d(2 * w, 16 * w, 3, padding=1),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16 * w, 2 * settings.code),
-    )  # fmt: skip
+        nn.MaxPool2d(2),
+        nn.Conv2d(16 * w, 2 * w, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(2 * w, 16 * w, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16 * w, 2 * settings.code),
+    )
     return encoder, decoder, head, 16 * w
 
 
@@ -141,9 +174,20 @@ def _compact(shape: tuple[int, int, int], settings: ImpressionSettings, stride: 
     for one in up:
         decoder += [Enlarge(2), Inception(width, one)]
         width = 4 * one
-    decoder += [nn.Conv2d(width, 8, 1), Enlarge(2), nn.LeakyReLU(0.1), nn.Conv2d(8, channels, 3, padding=1), nn.Sigmoid()]
+    decoder += [
+        nn.Conv2d(width, 8, 1),
+        Enlarge(2),
+        nn.LeakyReLU(0.1),
+        nn.Conv2d(8, channels, 3, padding=1),
+        nn.Sigmoid(),
+    ]
     head = nn.Sequential(
-        nn.Conv2d(z_channels, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
-        nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 2 * settings.code),
-    )  # fmt: skip
+        nn.Conv2d(z_channels, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(256, 128),
+        nn.ReLU(),
+        nn.Linear(128, 2 * settings.code),
+    )
     return nn.Sequential(*layers), nn.Sequential(*decoder), head, z_channels

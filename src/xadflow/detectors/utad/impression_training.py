@@ -2,9 +2,9 @@
 
     L = 100 MSE(m,x) + w_gan L_gan(m) + w_loc L_MI,local + w_glob L_MI,global + w_prior KL(N(mu,sigma^2)||N(0,I))
 
-The released code has the weights and the networks but no loop; the sum, Adam and the warm-up are reconstructed. The estimators
-want the same as IE-Net, so they take their step on the same gradients; the image discriminator steps first, by its own loss.
-The code that they see is drawn, mu + sigma * noise: otherwise sigma would say nothing.
+The released code has the weights and the networks but no loop; the sum, Adam and the warm-up are reconstructed. The
+estimators want the same as IE-Net, so they take their step on the same gradients; the image discriminator steps first,
+by its own loss. The code that they see is drawn, mu + sigma * noise: otherwise sigma would say nothing.
 """
 
 from __future__ import annotations
@@ -58,8 +58,12 @@ class ImpressionGame:
         s = settings
         self.made_by = [*players.net.parameters(), *players.codes.parameters()]
         self.maker = torch.optim.Adam(players.net.parameters(), s.learning_rate, s.betas, weight_decay=s.weight_decay)
-        self.reader = torch.optim.Adam(players.codes.parameters(), s.learning_rate_code, s.betas, weight_decay=s.weight_decay)
-        self.judge = torch.optim.Adam(players.judge.parameters(), s.learning_rate_judge, s.betas, weight_decay=s.weight_decay)
+        self.reader = torch.optim.Adam(
+            players.codes.parameters(), s.learning_rate_code, s.betas, weight_decay=s.weight_decay
+        )
+        self.judge = torch.optim.Adam(
+            players.judge.parameters(), s.learning_rate_judge, s.betas, weight_decay=s.weight_decay
+        )
 
     def step(self, number: int) -> dict[str, Tensor]:
         """Train once; returns the losses, detached."""
@@ -80,7 +84,7 @@ class ImpressionGame:
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         for parameter, gradient in zip(
             self.made_by, torch.autograd.grad(total, self.made_by, allow_unused=True), strict=True
-        ):  # fmt: skip
+        ):
             parameter.grad = gradient
         self.maker.step()
         self.reader.step()
@@ -110,9 +114,14 @@ class ImpressionGame:
 
 
 def train_impression(
-    shape: tuple[int, int, int], settings: ImpressionSettings, normals: Tensor, run: FitRun, identity: str, progress: Progress,
+    shape: tuple[int, int, int],
+    settings: ImpressionSettings,
+    normals: Tensor,
+    run: FitRun,
+    identity: str,
+    progress: Progress,
     sheets: int,
-) -> tuple[ImpressionNet, Trained]:  # fmt: skip
+) -> tuple[ImpressionNet, Trained]:
     """IE-Net, frozen and in evaluation mode. Raises BadInput for sides the net cannot take, TrainingFailed."""
     with weights_from(run.seed, "utad", "impression"):
         players = ImpressionPlayers(shape, settings).to(normals.device)
@@ -127,9 +136,14 @@ def train_impression(
         return drawing
 
     stage = Stage(
-        "impression", steps, players, {"maker": game.maker, "reader": game.reader, "judge": game.judge},
+        "impression",
+        steps,
+        players,
+        {"maker": game.maker, "reader": game.reader, "judge": game.judge},
         {"maker": settings.learning_rate, "reader": settings.learning_rate_code, "judge": settings.learning_rate_judge},
-        partial(rate_share, "impression", settings, steps), game.step, sheet,
-    )  # fmt: skip
+        partial(rate_share, "impression", settings, steps),
+        game.step,
+        sheet,
+    )
     outcome = run_stage(stage, run, identity, progress, sheets)
     return players.net.requires_grad_(False).eval(), outcome

@@ -1,7 +1,7 @@
 """The networks that judge while training and are gone afterwards: image discriminators, and two of mutual information.
 
-Image discriminators see the image at several scales, each the half of the one before, and give one map of scores a scale; a
-scale is left out where the image is too small for its convolutions.
+Image discriminators see the image at several scales, each the half of the one before, and give one map of scores a
+scale; a scale is left out where the image is too small for its convolutions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Judge(nn.Module):
 
 
 def impression_judge(channels: int, side_px: int) -> Judge:
-    """Of the first stage, as published: three scales, each with four convolutions k4 s2 of 32 channels, no one-channel end."""
+    """Of the first stage, as published: three scales, each with four convolutions k4 s2 of 32 channels, no one-channel
+    end.
+    """
 
     def scale() -> nn.Module:
         layers: list[nn.Module] = [nn.Conv2d(channels, 32, 4, 2, 1), nn.ReLU()]
@@ -46,7 +48,9 @@ def impression_judge(channels: int, side_px: int) -> Judge:
 
 
 def munit_judge(channels: int, side_px: int, width: int) -> Judge:
-    """Of the second stage, published form: MUNIT's patches at three scales (Huang et al., ECCV 2018); size reconstructed."""
+    """Of the second stage, published form: MUNIT's patches at three scales (Huang et al., ECCV 2018); size
+    reconstructed.
+    """
 
     def scale() -> nn.Module:
         layers: list[nn.Module] = []
@@ -98,5 +102,11 @@ class CodeJudge(nn.Module):
 
 def _three_layers(inputs: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 1)
+        nn.Linear(inputs, 128),
+        nn.ReLU(),
+        nn.Linear(128, 128),
+        nn.ReLU(),
+        nn.Linear(128, 128),
+        nn.ReLU(),
+        nn.Linear(128, 1),
     )

@@ -1,8 +1,8 @@
 """The losses of both stages, as plain functions. All are means over the batch.
 
-Sources: released weights and options of UTAD (utad.md, sections 2 and 3); the mutual-information bound is Deep InfoMax's
-Jensen-Shannon one (Hjelm et al., ICLR 2019), written with softplus on logits; LSGAN, Mao et al., ICCV 2017; SSIM, Wang et al.,
-2004 (window 11, sigma 1.5).
+Sources: released weights and options of UTAD (utad.md, sections 2 and 3); the mutual-information bound is Deep
+InfoMax's Jensen-Shannon one (Hjelm et al., ICLR 2019), written with softplus on logits; LSGAN, Mao et al., ICCV 2017;
+SSIM, Wang et al., 2004 (window 11, sigma 1.5).
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def similarity(first: Tensor, second: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigma_px: float, radius: int | None = None) -> Tensor:
-    """Each channel of [B,C,H,W] blurred, borders reflected; sigma 0 changes nothing. The radius is 3 sigma or as given."""
+    """Each channel of [B,C,H,W] blurred, borders reflected; sigma 0 changes nothing. The radius is 3 sigma
+    or as given.
+    """
     if sigma_px <= 0:
         return images
     reach = min(radius or max(1, round(3 * sigma_px)), min(images.shape[2:]) - 1)

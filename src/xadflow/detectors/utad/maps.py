@@ -2,10 +2,11 @@
 
     e = sum_t w_t (T_t - mean_t) / std_t        mean and std of each term over the pixels of held-out normals
 
-The released "brute force" map is D(x, x_hat) + D(x, m_hat) - Var(x_hat) - D(x_hat, m), cut at 0 (utad.md, section 4): a real
-anomaly differs from the sharp reconstruction and from the naive impression; what is uncertain or merely added detail is taken
-off. There the terms are 8-bit and of unlike scale (a sum can wrap, the variance swamps the rest): hence standard deviations.
-The `low-` terms compare after a blur: what is left of detail that no reconstruction can know does not count then.
+The released "brute force" map is D(x, x_hat) + D(x, m_hat) - Var(x_hat) - D(x_hat, m), cut at 0 (utad.md, section 4): a
+real anomaly differs from the sharp reconstruction and from the naive impression; what is uncertain or merely added
+detail is taken off. There the terms are 8-bit and of unlike scale (a sum can wrap, the variance swamps the rest): hence
+standard deviations. The `low-` terms compare after a blur: what is left of detail that no reconstruction can know does
+not count then.
 """
 
 from __future__ import annotations
@@ -70,10 +71,12 @@ class Measure:
             sigma = self.settings.low_pass * min(views.x.shape[2:])
             return (gaussian_blur(grey(views.x) - grey(other), sigma)).square()[:, 0]
         first, second = {
-            "x-x_hat": lambda: (views.x, views.x_hat), "x-m_hat": lambda: (views.x, views.m_hat),
-            "x_hat-m": lambda: (views.x_hat, views.m), "x-m": lambda: (views.x, views.m),
+            "x-x_hat": lambda: (views.x, views.x_hat),
+            "x-m_hat": lambda: (views.x, views.m_hat),
+            "x_hat-m": lambda: (views.x_hat, views.m),
+            "x-m": lambda: (views.x, views.m),
             "m-m_hat": lambda: (views.m, views.m_hat),
-        }[name]()  # fmt: skip
+        }[name]()
         return self.distance(first, second)
 
     def distance(self, first: Tensor, second: Tensor) -> Tensor:

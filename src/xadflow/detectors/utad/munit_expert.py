@@ -77,22 +77,31 @@ class AutoEncoder(nn.Module):
         super().__init__()
         wide = 4 * width
         self.content = nn.Sequential(
-            *_layer(channels, width, 7, 1), *_layer(width, 2 * width, 4, 2), *_layer(2 * width, wide, 4, 2),
-            _ContentBlock(wide), _ContentBlock(wide),
-        )  # fmt: skip
+            *_layer(channels, width, 7, 1),
+            *_layer(width, 2 * width, 4, 2),
+            *_layer(2 * width, wide, 4, 2),
+            _ContentBlock(wide),
+            _ContentBlock(wide),
+        )
         self.detail = nn.Sequential(
-            *_layer(channels, width, 7, 1, norm=False), *_layer(width, 2 * width, 4, 2, norm=False),
-            *_layer(2 * width, wide, 4, 2, norm=False), *_layer(wide, wide, 4, 2, norm=False),
-            *_layer(wide, wide, 4, 2, norm=False), nn.AdaptiveAvgPool2d(1), nn.Conv2d(wide, detail, 1),
-        )  # fmt: skip
+            *_layer(channels, width, 7, 1, norm=False),
+            *_layer(width, 2 * width, 4, 2, norm=False),
+            *_layer(2 * width, wide, 4, 2, norm=False),
+            *_layer(wide, wide, 4, 2, norm=False),
+            *_layer(wide, wide, 4, 2, norm=False),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(wide, detail, 1),
+        )
         self.blocks = nn.ModuleList([_DetailBlock(wide), _DetailBlock(wide)])
         self.parameters_of = nn.Sequential(
             nn.Linear(detail, MLP), nn.ReLU(), nn.Linear(MLP, MLP), nn.ReLU(), nn.Linear(MLP, 2 * 4 * wide)
         )
         self.end = nn.Sequential(
-            *_enlarged(wide, 2 * width), *_enlarged(2 * width, width),
-            nn.Conv2d(width, channels, 7, padding=3, padding_mode="reflect"), nn.Tanh(),
-        )  # fmt: skip
+            *_enlarged(wide, 2 * width),
+            *_enlarged(2 * width, width),
+            nn.Conv2d(width, channels, 7, padding=3, padding_mode="reflect"),
+            nn.Tanh(),
+        )
 
     def decoded(self, content: Tensor, codes: Tensor) -> Tensor:
         """Content [B,...] and codes [B,n] to images in [0,1]."""
@@ -134,6 +143,8 @@ def _layer(channels: int, width: int, kernel: int, stride: int, *, norm: bool = 
 def _enlarged(channels: int, width: int) -> list[nn.Module]:
     """Twice the side; the layer normalisation is over channels and places of each image, as MUNIT's."""
     return [
-        nn.Upsample(scale_factor=2.0), nn.Conv2d(channels, width, 5, padding=2, padding_mode="reflect"),
-        nn.GroupNorm(1, width), nn.ReLU(),
-    ]  # fmt: skip
+        nn.Upsample(scale_factor=2.0),
+        nn.Conv2d(channels, width, 5, padding=2, padding_mode="reflect"),
+        nn.GroupNorm(1, width),
+        nn.ReLU(),
+    ]

@@ -1,8 +1,8 @@
 """The residual Expert-Net (ours): x_hat = m + R(m, S_I(x)), m_hat = x + R'(x, d).
 
-It starts as the identity and learns what an impression lacks, so that minutes without a GPU are enough; the published form did
-not get as far as copying its input in them. What it keeps of the published idea: two domains, detail codes behind a global
-average, drawn codes for the naive impression.
+It starts as the identity and learns what an impression lacks, so that minutes without a GPU are enough; the published
+form did not get as far as copying its input in them. What it keeps of the published idea: two domains, detail codes
+behind a global average, drawn codes for the naive impression.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class ResidualExpert(Expert):
 
 
 class _Residual(nn.Module):
-    """Three residual blocks at half resolution, each scaled and shifted by the code; two channels say where a pixel is."""
+    """Three residual blocks at half resolution, each scaled and shifted by the code; two channels say where
+    a pixel is.
+    """
 
     def __init__(self, channels: int, width: int, detail: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(4 * channels + 2, width, 3, padding=1)
-        self.first = nn.ModuleList(
-            nn.Conv2d(width, width, 3, padding=reach, dilation=reach) for reach in (1, 2, 1)
-        )  # fmt: skip
+        self.first = nn.ModuleList(nn.Conv2d(width, width, 3, padding=reach, dilation=reach) for reach in (1, 2, 1))
         self.second = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
         self.modulation = nn.Sequential(nn.Linear(detail, 64), nn.ReLU(), nn.Linear(64, 6 * width))
         self.end = nn.Conv2d(width, 4 * channels, 3, padding=1)

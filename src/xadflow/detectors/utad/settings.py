@@ -1,8 +1,8 @@
 """Settings of `utad`: two configurations, each a full set of values, and what a user changes in them.
 
-`compact` (the default of every field) trains in minutes without a GPU; `published` has the architecture, the loss weights and
-the schedule of the authors' released code, for 256 px and a GPU. Which values are theirs and which are ours, and why:
-docs/decisions/0007-utad.md.
+`compact` (the default of every field) trains in minutes without a GPU; `published` has the architecture, the loss
+weights and the schedule of the authors' released code, for 256 px and a GPU. Which values are theirs and which are
+ours, and why: docs/decisions/0007-utad.md.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ class StageSettings(MethodSettings):
     epochs, min_steps  as many steps as `epochs` passes over the normals take, at least `min_steps`
     learning_rate      highest, of the network; learning_rate_judge of the image discriminators
     betas              of Adam
-    curve              cosine to 0; or steps: as published, the first stage x.1 at 1/2 and 7/8 of it, the second x.5 each tenth
-    warm_up            share of the steps over which the rate climbs, and before which only the reconstruction is trained
+    curve              cosine to 0; or steps: as published, the first stage x.1 at 1/2 and 7/8 of it, the second x.5
+                       each tenth
+    warm_up            share of the steps over which the rate climbs, and before which only the reconstruction is
+                       trained
     flips              mirrored copies that count as normal
-    rotation, crop     most degrees, and least share of the area that a random crop keeps; 0 and 1: off. A class that always
-                       lies the same way needs them off: normal variation would outgrow the defects
+    rotation, crop     most degrees, and least share of the area that a random crop keeps; 0 and 1: off. A class that
+                       always lies the same way needs them off: normal variation would outgrow the defects
     """
 
     epochs: Annotated[float, Field(gt=0.0)] = 0.01
@@ -62,8 +64,8 @@ class ImpressionSettings(StageSettings):
     z_channels        compact only; None: as many as make the bottleneck 1/16 of the pixels
     dropout           of whole channels of the bottleneck
     learning_rate_code  of the two networks that estimate mutual information
-    corrupt           share of images that the encoder sees with a defect while the target stays clean ("robust impression", not
-                      in the paper), drawn by `synthesiser`
+    corrupt           share of images that the encoder sees with a defect while the target stays clean ("robust
+                      impression", not in the paper), drawn by `synthesiser`
     """
 
     form: Literal["compact", "published"] = "compact"
@@ -89,7 +91,8 @@ class ImpressionSettings(StageSettings):
 class ExpertSettings(StageSettings):
     """Expert-Net, stage 2; the fields in the order of its loss are the weights of the terms.
 
-    form            residual: adds detail to the impression (ours); munit: two auto-encoders that exchange content, as published
+    form            residual: adds detail to the impression (ours); munit: two auto-encoders that exchange content, as
+                    published
     width, detail   channels of the widest (residual) or first (munit) layer; numbers in the detail code
     reconstruction  |x_rec - x| + |m_rec - m|, munit only; content: |C(x_hat) - C(m)| + |C(m_hat) - C(x)|, munit only
     code            |S(x_hat) - S(x)| + |S(m_hat) - d|
@@ -122,9 +125,10 @@ class ExpertSettings(StageSettings):
 class MapSettings(MethodSettings):
     """The anomaly map e: a weighted sum of terms, each in standard deviations of held-out normals.
 
-    terms        weight of each: D(x, x_hat), D(x, m_hat), Var(x_hat), D(x_hat, m), D(x, m), D(m, m_hat), and `low-`: the
-                 squared difference after a blur of both
-    distance     D: squared, absolute or 1 - SSIM of the grey values, or perceptual: of features of the network `perceptual`
+    terms        weight of each: D(x, x_hat), D(x, m_hat), Var(x_hat), D(x_hat, m), D(x, m), D(m, m_hat), and `low-`:
+                 the squared difference after a blur of both
+    distance     D: squared, absolute or 1 - SSIM of the grey values, or perceptual: of features of the network
+                 `perceptual`
     samples      detail codes a reconstruction is averaged over; 1: that of the image itself, and no variance
     jitter       spread of the other codes around the image's own
     low_pass, blur  sigma of the `low-` terms' and of the final blur, shares of the shorter side
@@ -183,21 +187,45 @@ class UtadSettings(MethodSettings):
 
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "impression": {
-        "form": "published", "width": 32, "code": 128, "adversarial": 0.1, "mi_local": 1.5, "mi_global": 0.5, "prior": 0.1,
-        "epochs": 400.0, "min_steps": 1, "batch_size": 128, "learning_rate": 1e-3, "learning_rate_judge": 1e-4,
-        "learning_rate_code": 1e-4, "weight_decay": 1e-4, "curve": "steps", "warm_up": 0.005, "rotation": 45.0, "crop": 0.8,
+        "form": "published",
+        "width": 32,
+        "code": 128,
+        "adversarial": 0.1,
+        "mi_local": 1.5,
+        "mi_global": 0.5,
+        "prior": 0.1,
+        "epochs": 400.0,
+        "min_steps": 1,
+        "batch_size": 128,
+        "learning_rate": 1e-3,
+        "learning_rate_judge": 1e-4,
+        "learning_rate_code": 1e-4,
+        "weight_decay": 1e-4,
+        "curve": "steps",
+        "warm_up": 0.005,
+        "rotation": 45.0,
+        "crop": 0.8,
         "corrupt": 0.0,
     },
     "expert": {
-        "form": "munit", "width": 64, "adversarial": 1.0, "paired_image": 0.0, "paired_impression": 0.0, "epochs": 0.01,
-        "min_steps": 500_000, "batch_size": 1, "learning_rate": 1e-4, "learning_rate_judge": 1e-4, "betas": (0.5, 0.999),
-        "weight_decay": 1e-4, "curve": "steps", "warm_up": 0.0,
+        "form": "munit",
+        "width": 64,
+        "adversarial": 1.0,
+        "paired_image": 0.0,
+        "paired_impression": 0.0,
+        "epochs": 0.01,
+        "min_steps": 500_000,
+        "batch_size": 1,
+        "learning_rate": 1e-4,
+        "learning_rate_judge": 1e-4,
+        "betas": (0.5, 0.999),
+        "weight_decay": 1e-4,
+        "curve": "steps",
+        "warm_up": 0.0,
     },
-    "map": {
-        "terms": {"x-x_hat": 1.0, "x-m_hat": 1.0, "var-x_hat": -1.0, "x_hat-m": -1.0}, "samples": 10,
-    },
+    "map": {"terms": {"x-x_hat": 1.0, "x-m_hat": 1.0, "var-x_hat": -1.0, "x_hat-m": -1.0}, "samples": 10},
     "score": {"knn": 1.0},
-}  # fmt: skip
+}
 """What `configuration: published` puts in the place of the defaults."""
 
 

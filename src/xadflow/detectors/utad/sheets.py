@@ -36,10 +36,15 @@ def expert_sheet(impress: ImpressionNet, expert: Expert, normals: Tensor) -> byt
     x_hat = expert.image(m, expert.detail(x).flatten(1))
     d = torch.randn(1, expert.settings.detail, generator=seeded(0, "sheet", device=x.device), device=x.device)
     m_hat = expert.impression(x, d.expand(len(x), -1))
-    return _drawn([
-        ("input", x), ("impression m", m), ("expert x_hat", x_hat), ("naive m_hat", m_hat),
-        ("|x - x_hat|", grey(x - x_hat).abs()[:, 0]),
-    ])  # fmt: skip
+    return _drawn(
+        [
+            ("input", x),
+            ("impression m", m),
+            ("expert x_hat", x_hat),
+            ("naive m_hat", m_hat),
+            ("|x - x_hat|", grey(x - x_hat).abs()[:, 0]),
+        ]
+    )
 
 
 def _examples(normals: Tensor) -> Tensor:
@@ -49,7 +54,11 @@ def _examples(normals: Tensor) -> Tensor:
 
 
 def _drawn(rows: Sequence[tuple[str, Tensor]]) -> bytes:
-    tiles = [Tile(name if column == 0 else "", _picture(value)) for name, values in rows for column, value in enumerate(values)]
+    tiles = [
+        Tile(name if column == 0 else "", _picture(value))
+        for name, values in rows
+        for column, value in enumerate(values)
+    ]
     return encode_png(tile_sheet(tiles, columns=len(rows[0][1])))
 
 

@@ -15,8 +15,17 @@ from xadflow.lineage import NIGHT_CODE, code_digest, library_versions
 from xadflow.training.devices import resolve_device
 
 MOST_AT_ONCE, MOST_THREADS = 4096, 1024  # a lineage may be forged: it must not fill the memory
-_NEEDED: Mapping[str, type] = {"model_name": str, "model_version": int, "weights": str, "batch_members": str, "batch_size": int,
-                               "batch_position": int, "threads": int, "device": str, "libraries": dict}  # fmt: skip
+_NEEDED: Mapping[str, type] = {
+    "model_name": str,
+    "model_version": int,
+    "weights": str,
+    "batch_members": str,
+    "batch_size": int,
+    "batch_position": int,
+    "threads": int,
+    "device": str,
+    "libraries": dict,
+}
 
 
 class CannotReplay(Exception):

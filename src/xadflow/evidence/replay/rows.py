@@ -1,9 +1,10 @@
-"""`replay`: form a row again from its lineage, with the model version that it names, and compare it with the stored one.
+"""`replay`: form a row again from its lineage, with the model version that it names, and compare it with the stored
+one.
 
 What the lineage records is put back as far as this machine can: device, threads, the batch of the explanation, size and
-place in the batch of the score. What it does not record, or this machine cannot put back, is told beside the answer. When
-and for which run a row was written (run_id, run_date, created_at, image_path) follows from no computation and is taken over;
-so is the lineage, once what can be checked of it has been.
+place in the batch of the score. What it does not record, or this machine cannot put back, is told beside the answer.
+When and for which run a row was written (run_id, run_date, created_at, image_path) follows from no computation and is
+taken over; so is the lineage, once what can be checked of it has been.
 
 Rows of `scores` carry no lineage: that of an explanation of the same run is used.
 """
@@ -40,9 +41,9 @@ IDENTICAL, WITHIN, DIFFERS, IMPOSSIBLE = "identical", "equal within tolerance", 
 class Replayed:
     """What became of one row.
 
-    `outcome` is COUNTS_OF_DONORS = frozenset({"donors", "donors_missing"})  # metrics of an explanation
-IDENTICAL, WITHIN, DIFFERS or IMPOSSIBLE; `missing` says what the last one lacks. `conditions` are what
-    could not be as the lineage says, by name; `assumed` is what the lineage does not tell.
+        `outcome` is COUNTS_OF_DONORS = frozenset({"donors", "donors_missing"})  # metrics of an explanation
+    IDENTICAL, WITHIN, DIFFERS or IMPOSSIBLE; `missing` says what the last one lacks. `conditions` are what
+        could not be as the lineage says, by name; `assumed` is what the lineage does not tell.
     """
 
     table: str
@@ -63,9 +64,13 @@ IDENTICAL, WITHIN, DIFFERS or IMPOSSIBLE; `missing` says what the last one lacks
 
 
 def replay(
-    home: Home, settings: Settings, registry: Registry, store: EvidenceStore, image_id: str,
+    home: Home,
+    settings: Settings,
+    registry: Registry,
+    store: EvidenceStore,
+    image_id: str,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Replayed]:  # fmt: skip
+) -> list[Replayed]:
     """Every row of one image, regenerated and compared, scores first; `progress` is called with (rows done, rows).
 
     Raises:
@@ -113,9 +118,14 @@ def _explanation(
         images = torch.from_numpy(np.stack(batch))
         told = with_words(judges, explainer.explain(detector, as_float(images.to(where))), images)[position]
     again = explanation_row(
-        left, explainer=row["explainer"], explainer_version=explainer.version, seed=explainer.seed, original=original,
-        explanation=told, lineage=row["lineage"],
-    )  # fmt: skip
+        left,
+        explainer=row["explainer"],
+        explainer_version=explainer.version,
+        seed=explainer.seed,
+        original=original,
+        explanation=told,
+        lineage=row["lineage"],
+    )
     if "donors" in notes.conditions:  # it has said how many there are now
         counts = {one["name"]: one for one in row["metrics"] or () if one["name"] in COUNTS_OF_DONORS}
         again["metrics"] = [counts.get(one["name"], one) for one in again["metrics"]]
@@ -136,40 +146,60 @@ def _score(
     lineage = sources.lineage_of_run(row, of_image)
     if lineage is None:
         lineage = {}
-        notes.conditions["lineage"] = "no explanation of its run holds one: only the registered hashes of the model are checked"
+        notes.conditions["lineage"] = (
+            "no explanation of its run holds one: only the registered hashes of the model are checked"
+        )
     where = as_recorded(lineage, device, notes)
     detector = sources.detector(row, lineage, where)
-    original = _fitting(original_of(of_image[0]), detector) if of_image else sources.from_file(row, detector.input_shape)
+    original = (
+        _fitting(original_of(of_image[0]), detector) if of_image else sources.from_file(row, detector.input_shape)
+    )
     if original is None:
-        raise CannotReplay(f"no row holds its pixels, and no file with these bytes is at {row['image_path']} or in the "
-                           f"manifest of {row['dataset']}; `dvc checkout` brings the files of a data set back")  # fmt: skip
+        raise CannotReplay(
+            f"no row holds its pixels, and no file with these bytes is at {row['image_path']} or in the "
+            f"manifest of {row['dataset']}; `dvc checkout` brings the files of a data set back"
+        )
     with threads_of(lineage):
         return _left(row, lineage, detector, original, where, notes), detector
 
 
 def _left(
-    row: Mapping[str, Any], lineage: Mapping[str, Any], detector: Detector, original: NDArray[np.uint8], device: str,
+    row: Mapping[str, Any],
+    lineage: Mapping[str, Any],
+    detector: Detector,
+    original: NDArray[np.uint8],
+    device: str,
     notes: Notes,
-) -> dict[str, Any]:  # fmt: skip
-    """The columns of `scores`; the image is scored at its place in a batch of the recorded size, filled up with itself."""
+) -> dict[str, Any]:
+    """The columns of `scores`; the image is scored at its place in a batch of the recorded size, filled up
+    with itself.
+    """
     size, position = lineage.get("score_batch_size"), lineage.get("score_batch_position")
     if size is None or position is None:
         notes.conditions["score batch"] = "not recorded; scored alone"
         size, position = 1, 0
     elif "score_batch_assumed" in lineage:
-        notes.conditions["score batch"] = f"not recorded; scored at the first place of {size}, as the largest of its run"
+        notes.conditions["score batch"] = (
+            f"not recorded; scored at the first place of {size}, as the largest of its run"
+        )
     score = score_images(detector, torch.from_numpy(np.stack([original] * size)), size, device)[position]
     calibration = detector.calibration
     _, dataset, method = row["model_name"].split(".", 2)
     return {
-        **{name: row[name] for name in SCORES.names}, "schema_version": SCHEMA_VERSION, "dataset": dataset, "detector": method,
-        "score": float(score), "threshold": calibration.threshold,
-        "p_value": float(calibration.p_value(np.array([score]))[0]), "is_anomaly": bool(score > calibration.threshold),
-    }  # fmt: skip
+        **{name: row[name] for name in SCORES.names},
+        "schema_version": SCHEMA_VERSION,
+        "dataset": dataset,
+        "detector": method,
+        "score": float(score),
+        "threshold": calibration.threshold,
+        "p_value": float(calibration.p_value(np.array([score]))[0]),
+        "is_anomaly": bool(score > calibration.threshold),
+    }
 
 
 def _fitting(original: NDArray[np.uint8], detector: Detector) -> NDArray[np.uint8]:
     if tuple(original.shape) != tuple(detector.input_shape):
-        raise CannotReplay(f"a stored original has shape {tuple(original.shape)}, the detector takes "
-                           f"{tuple(detector.input_shape)}")  # fmt: skip
+        raise CannotReplay(
+            f"a stored original has shape {tuple(original.shape)}, the detector takes {tuple(detector.input_shape)}"
+        )
     return original

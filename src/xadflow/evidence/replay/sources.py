@@ -1,7 +1,7 @@
 """Where a replay gets its parts: registered models, explainers in the row's version, pixels, and the mates of a batch.
 
-Nothing is taken on trust: models are the registered bytes and those of the lineage, an explainer has the row's version, a
-file has the bytes that its image_id names, a batch has the digest of the lineage.
+Nothing is taken on trust: models are the registered bytes and those of the lineage, an explainer has the row's version,
+a file has the bytes that its image_id names, a batch has the digest of the lineage.
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ from xadflow.models.registry import Registry
 from xadflow.models.versions import ModelRef
 from xadflow.settings import Home, Settings
 
-_OF_ITS_IMAGE = ("batch", "score_batch", "explainer", "judge")  # keys of a lineage that another image of the run does not share
+_OF_ITS_IMAGE = (
+    "batch",
+    "score_batch",
+    "explainer",
+    "judge",
+)  # keys of a lineage that another image of the run does not share
 
 
 class Sources:
@@ -44,8 +49,10 @@ class Sources:
         """The detector version that a row names, its weights those of the lineage."""
         name, version = str(row["model_name"]), int(row["model_version"])
         if (name, version) != (lineage.get("model_name", name), lineage.get("model_version", version)):
-            raise CannotReplay(f"its lineage names {lineage['model_name']} version {lineage['model_version']}, the row "
-                               f"{name} version {version}")  # fmt: skip
+            raise CannotReplay(
+                f"its lineage names {lineage['model_name']} version {lineage['model_version']}, the row "
+                f"{name} version {version}"
+            )
         if (name, version, device) not in self._detectors:
             folder = self._files(self._registered(name, version))
             try:
@@ -54,8 +61,10 @@ class Sources:
                 raise CannotReplay(f"{name} version {version} cannot be opened: {err}"[:300]) from err
         detector, weights = self._detectors[name, version, device]
         if weights != lineage.get("weights", weights):
-            raise CannotReplay(f"the weights of {name} version {version} are {weights[:16]}, its lineage names "
-                               f"{lineage['weights'][:16]}")  # fmt: skip
+            raise CannotReplay(
+                f"the weights of {name} version {version} are {weights[:16]}, its lineage names "
+                f"{lineage['weights'][:16]}"
+            )
         return detector
 
     def judges(self, lineage: Mapping[str, Any], device: str) -> tuple[Judge, ...]:
@@ -69,8 +78,9 @@ class Sources:
                 raise CannotReplay(f"its lineage does not tell which judge was asked: {one!r}"[:200]) from err
             ref = self._registered(name, version)
             if ref.files.get(WEIGHTS) != weights:
-                raise CannotReplay(f"the weights of the judge {name} version {version} are not those of its lineage, "
-                                   f"{weights[:16]}")  # fmt: skip
+                raise CannotReplay(
+                    f"the weights of the judge {name} version {version} are not those of its lineage, {weights[:16]}"
+                )
             refs.append(JudgeRef(name, version, str(self._files(ref)), weights, bool(one.get("apart"))))
         try:
             return open_judges(refs, device)
@@ -85,12 +95,18 @@ class Sources:
         except (UnknownName, BadSettings, BadWeights) as err:
             raise CannotReplay(f"its explainer cannot be built: {err.wrong} ({err.seen})") from err
         if built.version != row["explainer_version"]:
-            raise CannotReplay(f"it was made by {row['explainer']} {row['explainer_version']}, here is {built.version}: check "
-                               f"out {commit_of(lineage)}, with the params.yaml of then")  # fmt: skip
+            raise CannotReplay(
+                f"it was made by {row['explainer']} {row['explainer_version']}, here is {built.version}: check "
+                f"out {commit_of(lineage)}, with the params.yaml of then"
+            )
         return self._with_donors(built, row, lineage, notes)
 
-    def _with_donors(self, built: Explainer, row: Mapping[str, Any], lineage: Mapping[str, Any], notes: Notes) -> Explainer:
-        """The explainer with the donors of the row's model version, if it takes any; those of the row must still be there."""
+    def _with_donors(
+        self, built: Explainer, row: Mapping[str, Any], lineage: Mapping[str, Any], notes: Notes
+    ) -> Explainer:
+        """The explainer with the donors of the row's model version, if it takes any; those of the row must still be
+        there.
+        """
         with_donors = getattr(built, "with_donors", None)
         if with_donors is None:
             return built
@@ -104,12 +120,17 @@ class Sources:
         bank = opened.bank
         used = dict.fromkeys(str(one["donor_id"]) for one in row["counterfactuals"] or () if one.get("donor_id"))
         if gone := [one[:12] for one in used if one not in bank.ids]:
-            raise CannotReplay(f"the image that it took pixels from, {', '.join(gone)}, is gone from {row['dataset']}, or "
-                               "changed since")  # fmt: skip
+            raise CannotReplay(
+                f"the image that it took pixels from, {', '.join(gone)}, is gone from {row['dataset']}, or "
+                "changed since"
+            )
         if bank.digest != lineage.get("donors"):
             then = lineage.get("donors_missing")
-            notes.conditions["donors"] = f"{bank.missing} of {len(opened.listed)} donors are gone" + (
-                f", {then} were then" if then else "") if bank.missing or then else "other donors than then"  # fmt: skip
+            notes.conditions["donors"] = (
+                f"{bank.missing} of {len(opened.listed)} donors are gone" + (f", {then} were then" if then else "")
+                if bank.missing or then
+                else "other donors than then"
+            )
         explainer: Explainer = with_donors(bank)
         return explainer
 
@@ -126,7 +147,9 @@ class Sources:
         name, given = str(row["explainer"]), lineage.get("explainer_settings")
         if given is None:
             given = self._settings.explainer(name)
-            notes.assumed.append(f"the settings of {name} are not recorded: those of params.yaml, which must give its version")
+            notes.assumed.append(
+                f"the settings of {name} are not recorded: those of params.yaml, which must give its version"
+            )
         return build_explainer(name, **given)
 
     def _registered(self, name: str, version: int) -> ModelRef:
@@ -146,7 +169,8 @@ class Sources:
     def batch(
         self, row: Mapping[str, Any], lineage: Mapping[str, Any], original: NDArray[np.uint8], notes: Notes
     ) -> tuple[list[NDArray[np.uint8]], int]:
-        """The images that were explained together, in order, and the place of this one; filled up with it if they are unknown.
+        """The images that were explained together, in order, and the place of this one; filled up with it if they are
+        unknown.
 
         Each of them has a row of its own in the same commit, and in it its image.
         """
@@ -182,7 +206,9 @@ class Sources:
         return {**shared, "score_batch_size": size, "score_batch_position": 0, "score_batch_assumed": size}
 
     def from_file(self, row: Mapping[str, Any], shape: tuple[int, int, int]) -> NDArray[np.uint8] | None:
-        """The detector's input [C,H,W] from the image's file; None where no file has the bytes that its image_id names."""
+        """The detector's input [C,H,W] from the image's file; None where no file has the bytes that its
+        image_id names.
+        """
         limits = ImageLimits(**self._settings.limits.model_dump())
         channels, height, width = shape
         for path in self._files_of(row):

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 
 class Canvas:
-    """The sizes of an image (C, H, W) and of what a generator sees of it: at most `size_px` on the longer side; None: all.
+    """The sizes of an image (C, H, W) and of what a generator sees of it: at most `size_px` on the longer side; None:
+    all.
 
     Images are float [B,C,H,W] in [-1,1].
     """
@@ -37,10 +38,11 @@ class Canvas:
     def painted(
         self, generator: nn.Module, images: Tensor, alpha: Tensor, concept: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """The images as the generator would have them, at their own size; `mask` [B,1,H,W] scales what is changed where.
+        """The images as the generator would have them, at their own size; `mask` [B,1,H,W] scales what is changed
+        where.
 
-        On a reduced canvas it gives half the change itself, which is enlarged (bilinear) and added, and the sum clipped to
-        [-1,1]: a generator that starts at no change has nothing to learn about what is to stay.
+        On a reduced canvas it gives half the change itself, which is enlarged (bilinear) and added, and the sum clipped
+        to [-1,1]: a generator that starts at no change has nothing to learn about what is to stay.
         """
         if not self.is_reduced:
             made = cast(Tensor, generator(images, alpha, concept))

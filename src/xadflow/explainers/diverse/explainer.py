@@ -1,4 +1,5 @@
-"""What would have to change, several times: one trained generator gives K different images that the detector calls normal.
+"""What would have to change, several times: one trained generator gives K different images that the detector calls
+normal.
 
 Source: arXiv 2402.14469; see training.py. A generator is trained for one detector and is of use for no other: the saved
 one names the detector's weights by sha256, and `explain` refuses another. Inference is one pass of all images with all
@@ -45,9 +46,10 @@ _TRAIN = "train it again by `xadflow retrain`"
 class DiverseExplainer:
     """K counterfactuals an image. Raises BadSettings for settings it does not know.
 
-    Metrics: for each concept k its p_normal_k on the stored 8-bit image; p_normal_before; flipped (share of the concepts
-    that are normal by the detector's threshold); apart_min (smallest mean |difference| between two of them, on the [0,1]
-    scale, an image's values all counted); likeness_max (largest cosine between two edits; where there are two).
+    Metrics: for each concept k its p_normal_k on the stored 8-bit image; p_normal_before; flipped (share of the
+    concepts that are normal by the detector's threshold); apart_min (smallest mean |difference| between two of them, on
+    the [0,1] scale, an image's values all counted); likeness_max (largest cosine between two edits; where there are
+    two).
     """
 
     name = "diverse"
@@ -84,10 +86,17 @@ class DiverseExplainer:
         return self.settings.wanted
 
     def fit(
-        self, detector: Detector, weights: str, normals: Tensor, anomalies: Tensor, run: GeneratorRun,
+        self,
+        detector: Detector,
+        weights: str,
+        normals: Tensor,
+        anomalies: Tensor,
+        run: GeneratorRun,
         guidance: Guidance | None = None,
-    ) -> TrainedGenerator:  # fmt: skip
-        """Train the generator for a detector whose weight file has the sha256 `weights`; see :func:`train_generator`."""
+    ) -> TrainedGenerator:
+        """Train the generator for a detector whose weight file has the sha256 `weights`; see
+        :func:`train_generator`.
+        """
         trained = train_generator(detector, normals, anomalies, self.settings, run, guidance)
         self._take(trained.generator, Explained(weights, detector.input_shape), run.device, trained.usual)
         return trained
@@ -101,8 +110,11 @@ class DiverseExplainer:
         """
         of = self.explained
         if tuple(detector.input_shape) != of.shape or (weights is not None and weights != of.weights):
-            raise BadWeights("the generator was trained for another detector", seen=(of.weights[:16], (weights or "")[:16]),
-                             next_step=_TRAIN)  # fmt: skip
+            raise BadWeights(
+                "the generator was trained for another detector",
+                seen=(of.weights[:16], (weights or "")[:16]),
+                next_step=_TRAIN,
+            )
         original = eight_bit(detector, images)
         if len(original) == 0:
             return []
@@ -116,9 +128,16 @@ class DiverseExplainer:
         p_values = detector.calibration.p_value(scores).reshape(shape)
         return [
             self._told(detector.calibration.threshold, *row)
-            for row in zip(original.cpu().numpy(), made.cpu().numpy(), scores.reshape(shape), p_values,
-                           after.reshape(shape), before, strict=True)
-        ]  # fmt: skip
+            for row in zip(
+                original.cpu().numpy(),
+                made.cpu().numpy(),
+                scores.reshape(shape),
+                p_values,
+                after.reshape(shape),
+                before,
+                strict=True,
+            )
+        ]
 
     def _mask(self, detector: Detector, original: Tensor) -> Tensor | None:
         """[N*K,1,H,W], or None where the whole image may change."""
@@ -126,7 +145,9 @@ class DiverseExplainer:
         return None if mask is None else mask.to(self._device).repeat_interleave(self.settings.concepts, dim=0)
 
     def anywhere(self) -> Self:
-        """The same generator without its mask of places: what it changes where it may change everything; itself without one."""
+        """The same generator without its mask of places: what it changes where it may change everything; itself without
+        one.
+        """
         if self._within == "image":
             return self
         other = copy.copy(self)
@@ -146,16 +167,30 @@ class DiverseExplainer:
         return levels.reshape(len(original), concepts, *original.shape[1:]).to(original.device)
 
     def _told(
-        self, threshold: float, original: NDArray[np.uint8], made: NDArray[np.uint8], scores: NDArray[np.float64],
-        p_values: NDArray[np.float64], after: NDArray[np.float32], before: float,
-    ) -> Explanation:  # fmt: skip
+        self,
+        threshold: float,
+        original: NDArray[np.uint8],
+        made: NDArray[np.uint8],
+        scores: NDArray[np.float64],
+        p_values: NDArray[np.float64],
+        after: NDArray[np.float32],
+        before: float,
+    ) -> Explanation:
         found = []
         for concept, (image, score, p_value) in enumerate(zip(made, scores, p_values, strict=True)):
             size = l1_l2_changed(original, image)
-            found.append(Counterfactual(
-                concept=concept, image=image, score=float(score), p_value=float(p_value), is_normal=bool(score <= threshold),
-                l1=size.l1, l2=size.l2, changed_fraction=size.changed_fraction,
-            ))  # fmt: skip
+            found.append(
+                Counterfactual(
+                    concept=concept,
+                    image=image,
+                    score=float(score),
+                    p_value=float(p_value),
+                    is_normal=bool(score <= threshold),
+                    l1=size.l1,
+                    l2=size.l2,
+                    changed_fraction=size.changed_fraction,
+                )
+            )
         metrics = {"p_normal_before": float(before), "flipped": float(np.mean([one.is_normal for one in found]))}
         metrics |= {f"p_normal_{concept}": float(value) for concept, value in enumerate(after)}
         if len(made) > 1:
@@ -179,9 +214,13 @@ class DiverseExplainer:
         save_file(stored, folder / WEIGHTS, metadata={"xadflow": json.dumps({"format": FORMAT})})
         self._digest = sha256_file(folder / WEIGHTS)
         card = {
-            "explainer": self.name, "format": FORMAT, "settings": self.settings.told(),
-            "explains_weights": of.weights, "shape": list(of.shape), "weights_sha256": self._digest,
-        }  # fmt: skip
+            "explainer": self.name,
+            "format": FORMAT,
+            "settings": self.settings.told(),
+            "explains_weights": of.weights,
+            "shape": list(of.shape),
+            "weights_sha256": self._digest,
+        }
         (folder / CARD).write_text(json.dumps(card, sort_keys=True, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -191,8 +230,9 @@ class DiverseExplainer:
             card: Mapping[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
             digest = sha256_file(folder / WEIGHTS)
             if (card["explainer"], card["format"], card["weights_sha256"]) != (cls.name, FORMAT, digest):
-                raise BadWeights("the folder holds no generator that its card was written with", seen=digest[:16],
-                                 next_step=_TRAIN)  # fmt: skip
+                raise BadWeights(
+                    "the folder holds no generator that its card was written with", seen=digest[:16], next_step=_TRAIN
+                )
             with safe_open(folder / WEIGHTS, framework="pt", device="cpu") as stored:
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 not a mapping
             explainer = cls(**card["settings"])
@@ -200,13 +240,18 @@ class DiverseExplainer:
             generator = Players((channels, height, width), explainer.settings).average
             usual = tensors.pop(USUAL, None)
             if (usual is not None) != (explainer.settings.within == "p_value"):
-                raise ValueError(f"within is {explainer.settings.within}, {USUAL} {'missing' if usual is None else 'there'}")
+                raise ValueError(
+                    f"within is {explainer.settings.within}, {USUAL} {'missing' if usual is None else 'there'}"
+                )
             generator.load_state_dict(tensors)
             of = Explained(str(card["explains_weights"]), (channels, height, width))
             explainer._take(generator, of, torch.device("cpu"), usual)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as err:
-            raise BadWeights("the folder holds no readable generator", seen=f"{folder.name}: {type(err).__name__} {err}"[:200],
-                             next_step=_TRAIN) from err  # fmt: skip
+            raise BadWeights(
+                "the folder holds no readable generator",
+                seen=f"{folder.name}: {type(err).__name__} {err}"[:200],
+                next_step=_TRAIN,
+            ) from err
         explainer._digest = digest
         return explainer
 

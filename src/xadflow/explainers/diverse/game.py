@@ -1,4 +1,6 @@
-"""One step of the training of diverse counterfactuals: the players, a batch, each side's loss terms. See training.py."""
+"""One step of the training of diverse counterfactuals: the players, a batch, each side's loss terms. See
+training.py.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,11 @@ class Players(nn.Module):
         side = max(height, width)
         patch = settings.patch or patch_of(side)
         if height % patch or width % patch:
-            raise BadInput(f"the generator takes images whose sides are multiples of {patch} px", seen=(height, width),
-                           next_step="change size_px of the data set, or size_px or patch of the explainer")  # fmt: skip
+            raise BadInput(
+                f"the generator takes images whose sides are multiples of {patch} px",
+                seen=(height, width),
+                next_step="change size_px of the data set, or size_px or patch of the explainer",
+            )
         masked = settings.paint == "mask"
         self.generator = Generator(channels, settings.concepts, width=settings.width, patch=patch, masked=masked)
         if self.canvas.is_reduced:
@@ -63,9 +68,11 @@ class Players(nn.Module):
 
 @dataclass(frozen=True)
 class GameBatch:
-    """N images [N,C,H,W] in [-1,1], their phi and the wanted alpha [N]; `made` [N*K,...] by every concept, image by image.
+    """N images [N,C,H,W] in [-1,1], their phi and the wanted alpha [N]; `made` [N*K,...] by every concept, image by
+    image.
 
-    `x`, `s`, `wanted`, `concept`, `mask` are the same repeated for each concept, [N*K]; `mask` is None where all may change.
+    `x`, `s`, `wanted`, `concept`, `mask` are the same repeated for each concept, [N*K]; `mask` is None where all may
+    change.
     """
 
     images: Tensor
@@ -83,9 +90,13 @@ class Game:
     """One step of each side, and of the regression on pairs. `usual` is that of places.py, for `within: p_value`."""
 
     def __init__(
-        self, detector: Detector, settings: DiverseSettings, players: Players, guidance: Guidance | None = None,
+        self,
+        detector: Detector,
+        settings: DiverseSettings,
+        players: Players,
+        guidance: Guidance | None = None,
         usual: Tensor | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.detector, self.settings, self.players, self.usual = detector, settings, players, usual
         self.guidance = guidance or Guidance()
         self.phi: AnomalyProbability = settings.anomaly_probability(detector)
@@ -94,9 +105,9 @@ class Game:
         """Half normals, half anomalies, drawn with replacement, and what the generator makes of them."""
         s = self.settings
         device, half = banks[0].device, s.images // 2
-        images = torch.cat([
-            as_float(bank[torch.randint(len(bank), (half,), generator=generator, device=device)]) for bank in banks
-        ])  # fmt: skip
+        images = torch.cat(
+            [as_float(bank[torch.randint(len(bank), (half,), generator=generator, device=device)]) for bank in banks]
+        )
         with torch.no_grad():
             probability = self.phi.of(self._raw(images))
         where = place_mask(s.within, self.detector, self.usual, images)
@@ -123,9 +134,12 @@ class Game:
         return {"discriminator": loss.detach()}
 
     def maker_step(
-        self, batch: GameBatch, optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter],
+        self,
+        batch: GameBatch,
+        optimiser: torch.optim.Optimizer,
+        parameters: list[nn.Parameter],
         pairs: PairBatch | None = None,
-    ) -> dict[str, Tensor]:  # fmt: skip
+    ) -> dict[str, Tensor]:
         """One step of generator and concept classifier; gradients of their weights only are formed."""
         terms = self.terms(batch)
         if pairs is not None:
@@ -173,8 +187,12 @@ class Game:
                 found["score"] = found["score"] + self._cross_entropy(back, batch.s)
             pairs += [(batch.made, back, targets), (batch.x, back, torch.zeros_like(targets))]
         if s.concept and s.concepts > 1:
-            logits = [players.classifier(reduced(first), reduced(second), batch.noise).float() for first, second, _ in pairs]
-            found["concept"] = F.binary_cross_entropy_with_logits(torch.cat(logits), torch.cat([one for *_, one in pairs]))
+            logits = [
+                players.classifier(reduced(first), reduced(second), batch.noise).float() for first, second, _ in pairs
+            ]
+            found["concept"] = F.binary_cross_entropy_with_logits(
+                torch.cat(logits), torch.cat([one for *_, one in pairs])
+            )
         edits = batch.made - batch.x
         if s.diversity and s.concepts > 1:
             by_image = edits.view(-1, s.concepts, *edits.shape[1:])
@@ -189,7 +207,8 @@ class Game:
         return found
 
     def regression(self, pairs: PairBatch) -> Tensor:
-        """What the generator makes of flawed images, against their mended ones, and of normals, against themselves; a scalar.
+        """What the generator makes of flawed images, against their mended ones, and of normals, against themselves; a
+        scalar.
 
         Winner takes all for the first; every concept leaves a normal as it is. No mask of places is laid over it.
         """
@@ -207,23 +226,31 @@ class Game:
         pixels = (images + 1.0) / 2.0
         found = [self.phi.cross_entropy(self._raw(pixels), alpha)]
         with self._exactly():
-            found += [F.binary_cross_entropy_with_logits(-one.normal_logit(pixels).float(), alpha, reduction="none")
-                      for one in self.guidance.companions]  # fmt: skip
+            found += [
+                F.binary_cross_entropy_with_logits(-one.normal_logit(pixels).float(), alpha, reduction="none")
+                for one in self.guidance.companions
+            ]
         return torch.stack(found).mean()
 
     def _raw(self, images: Tensor) -> Tensor:
-        """Raw scores [B] by way of the normal logit: `score` forms a heatmap too, for some detectors by one more pass."""
+        """Raw scores [B] by way of the normal logit: `score` forms a heatmap too, for some detectors by one
+        more pass.
+        """
         calibration = self.detector.calibration
         with self._exactly():
             return calibration.threshold - calibration.temperature * self.detector.normal_logit(images).float()
 
     def _exactly(self) -> torch.autocast:
-        """Detectors answer in float32 whatever the precision of the players: a whitened distance is noise in bfloat16."""
+        """Detectors answer in float32 whatever the precision of the players: a whitened distance is noise
+        in bfloat16.
+        """
         return torch.autocast(next(self.players.parameters()).device.type, enabled=False)
 
 
 def _one_concept_each(batch: GameBatch, concepts: int) -> Tensor:
-    """Rows [N] of a batch, one drawn concept for each image: L_rec is the same mean, for a fraction of the generator's work."""
+    """Rows [N] of a batch, one drawn concept for each image: L_rec is the same mean, for a fraction of the generator's
+    work.
+    """
     images = torch.arange(len(batch.images), device=batch.x.device)
     return images * concepts + torch.randint(concepts, (len(images),), generator=batch.noise, device=batch.x.device)
 

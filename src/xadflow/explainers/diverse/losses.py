@@ -3,8 +3,8 @@
 Source: arXiv 2402.14469 and, for the forms it leaves open, DISSECT (Ghandeharioun et al., ICLR 2022); see
 diverse-counterfactuals.md, section 2. `diversity` and `proximity` are additions of this project
 (coloured-mnist-recipe.md): with the published terms alone both concepts were measured to make the same edit.
-`winner_takes_all` is the loss of multiple choice learning (Guzman-Rivera et al., NIPS 2012), relaxed as by Rupprecht et al.
-(ICCV 2017); its pairs are this project's (transplant-recipe.md, section 3).
+`winner_takes_all` is the loss of multiple choice learning (Guzman-Rivera et al., NIPS 2012), relaxed as by Rupprecht et
+al. (ICCV 2017); its pairs are this project's (transplant-recipe.md, section 3).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ LEAST = 1e-12  # of h inside the logarithm: bounds the gradient where a score is
 class AnomalyProbability:
     """phi, the anomaly probability of a raw score; never formed where its logarithm is wanted.
 
-    logistic      phi = sigmoid((score - offset) / scale): BCE with offset 0 and scale 1, or any detector by its threshold
-                  and temperature
+    logistic      phi = sigmoid((score - offset) / scale): BCE with offset 0 and scale 1, or any detector by its
+                  threshold and temperature
     exponential   phi = 1 - exp(-(score - offset) / scale): HSC with 0 and 1, DSVDD and FCDD with a typical normal score
     """
 
@@ -94,16 +94,18 @@ def feature_diversity(before: Sequence[Tensor], after: Sequence[Tensor], edit: T
 
     Stages of the images [N,C,u,v] `before`, and of their K edited forms [N*K,C,u,v] `after`, image by image.
     """
-    found = [diversity(made.float().reshape(len(plain), -1, *plain.shape[1:]) - plain.float()[:, None], edit, margin)
-             for plain, made in zip(before, after, strict=True)]  # fmt: skip
+    found = [
+        diversity(made.float().reshape(len(plain), -1, *plain.shape[1:]) - plain.float()[:, None], edit, margin)
+        for plain, made in zip(before, after, strict=True)
+    ]
     return torch.stack(found).mean()
 
 
 def winner_takes_all(made: Tensor, targets: Tensor, slack: float) -> Tensor:
     """Mean over images and targets of (1 - slack) min_k |made_k - target| + slack mean_k |made_k - target|, a scalar.
 
-    `made` [N,K,...] and `targets` [N,A,...]; |.| is the mean over an image's values. Of the K images only the one that is
-    nearest to a target follows it; `slack` keeps those that never win from learning nothing.
+    `made` [N,K,...] and `targets` [N,A,...]; |.| is the mean over an image's values. Of the K images only the one that
+    is nearest to a target follows it; `slack` keeps those that never win from learning nothing.
     """
     apart = (made.float()[:, None] - targets.float()[:, :, None]).abs().flatten(3).mean(dim=3)  # (N, A, K)
     return ((1.0 - slack) * apart.amin(dim=2) + slack * apart.mean(dim=2)).mean()

@@ -1,8 +1,8 @@
 """The three networks of the diverse counterfactuals: generator, discriminator, concept classifier.
 
-Source: "Reimagining Anomalies: What If Anomalies Were Normal?" (Liznerski et al., arXiv 2402.14469) for what they do; its
-architectures are not public, so these are those of coloured-mnist-recipe.md, "Recommended configuration". None of them
-uses statistics of a batch: the answer for an image does not depend on its batch mates.
+Source: "Reimagining Anomalies: What If Anomalies Were Normal?" (Liznerski et al., arXiv 2402.14469) for what they do;
+its architectures are not public, so these are those of coloured-mnist-recipe.md, "Recommended configuration". None of
+them uses statistics of a batch: the answer for an image does not depend on its batch mates.
 
 Images are float [B,C,H,W] in [-1,1]; `alpha` [B] in [0,1] is the wanted anomaly probability, `concept` [B] int64.
 """
@@ -29,7 +29,9 @@ COARSEST_PX = 4  # discriminator and classifier halve an image down to about thi
 
 
 class Conditioning(nn.Module):
-    """Wanted probability and concept to one code [B,64]: sines and cosines of alpha, a learned vector for each concept."""
+    """Wanted probability and concept to one code [B,64]: sines and cosines of alpha, a learned vector for
+    each concept.
+    """
 
     octaves: Tensor
 
@@ -48,7 +50,9 @@ class Conditioning(nn.Module):
 
 
 class ConditionedResidual(nn.Module):
-    """Twice group normalisation, scale and shift by the code (FiLM, Perez et al., AAAI 2018), SiLU, 3x3; plus the input."""
+    """Twice group normalisation, scale and shift by the code (FiLM, Perez et al., AAAI 2018), SiLU, 3x3; plus the
+    input.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -71,14 +75,16 @@ class Generator(nn.Module):
     """G(x, alpha, k): the image as it would be at anomaly probability alpha, changed by concept k. Output in [-1,1].
 
     A U-net of three levels on patches of `patch` px, `width` channels at the top. Sides are multiples of the patch.
-    The bottom is added on the way up, the top is joined: what is not to change passes there. With `masked` it draws an image g
-    and a mask m in [0,1] and gives x + m (g - x): every value that no mask covers is that of the image.
+    The bottom is added on the way up, the top is joined: what is not to change passes there. With `masked` it draws an
+    image g and a mask m in [0,1] and gives x + m (g - x): every value that no mask covers is that of the image.
     """
 
     def __init__(self, channels: int, concepts: int, *, width: int = 24, patch: int = 2, masked: bool = False) -> None:
         super().__init__()
         if width % GROUPS:
-            raise BadSettings("the generator's width is no multiple of 8", seen=width, next_step=f"use {width // 8 * 8 + 8}")
+            raise BadSettings(
+                "the generator's width is no multiple of 8", seen=width, next_step=f"use {width // 8 * 8 + 8}"
+            )
         self.patch, self.masked = patch, masked
         inner, outer = channels * patch**2, (channels + masked) * patch**2
         self.code = Conditioning(concepts)
@@ -121,7 +127,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """D(x, alpha): is this an image of the data whose anomaly probability is alpha? [B], for the hinge loss.
 
-    Spectral norm everywhere (Miyato et al., ICLR 2018), projection on (alpha, 1 - alpha) (Miyato and Koyama, ICLR 2018).
+    Spectral norm everywhere (Miyato et al., ICLR 2018), projection on (alpha, 1 - alpha) (Miyato and Koyama, ICLR
+    2018).
     """
 
     def __init__(self, channels: int, side_px: int) -> None:
@@ -170,6 +177,8 @@ def patch_of(side_px: int) -> int:
 
 
 def _halvings(side_px: int, most: int) -> list[tuple[int, int, int]]:
-    """(kernel, channels, stride) of as many halvings as lead to about 4 px, at least three; the last has a 3x3 kernel."""
+    """(kernel, channels, stride) of as many halvings as lead to about 4 px, at least three; the last has a
+    3x3 kernel.
+    """
     count = max(3, round(math.log2(side_px / COARSEST_PX)))
     return [(4 if number < count - 1 else 3, min(32 * 2**number, most), 2) for number in range(count)]

@@ -1,10 +1,10 @@
-"""Where an image may change: where the detector's map says that the anomaly is. Elsewhere it stays what it is, whatever would
-please the detector there.
+"""Where an image may change: where the detector's map says that the anomaly is. Elsewhere it stays what it is, whatever
+would please the detector there.
 
 heat      the map over the threshold, at most 1. Of a coarse map that is most of a defective image
 p_value   how unusual the heat of a place is among that of held-out normals at the same place: the mean over `LEVELS` of
-          [p <= level], p = (1 + number of normals at least as hot) / (N + 1), as the p-value of an image. Of a normal image the
-          mask is .104 in the mean, by construction, whatever the map
+          [p <= level], p = (1 + number of normals at least as hot) / (N + 1), as the p-value of an image. Of a normal
+          image the mask is .104 in the mean, by construction, whatever the map
 """
 
 from __future__ import annotations
@@ -33,22 +33,28 @@ def heat_mask(detector: Detector, images: Tensor) -> Tensor:
     threshold = detector.calibration.threshold
     heat = detector.score(images).map
     if heat is None or threshold <= 0.0 or getattr(detector, "score_is", "radius") != "radius":
-        raise BadSettings("this detector has no map of distances that could say where to change an image",
-                          seen=f"map {'none' if heat is None else 'given'}, threshold {threshold:.3g}",
-                          next_step="set `within: image` of the explainer in params.yaml")  # fmt: skip
+        raise BadSettings(
+            "this detector has no map of distances that could say where to change an image",
+            seen=f"map {'none' if heat is None else 'given'}, threshold {threshold:.3g}",
+            next_step="set `within: image` of the explainer in params.yaml",
+        )
     return (heat.float() / threshold).clamp(0.0, 1.0)[:, None]  # (B, 1, H, W)
 
 
 @torch.no_grad()
 def usual_heat(detector: Detector, normals: Tensor) -> Tensor:
-    """The heat [L,H,W] above which a place has a p-value of at most each of `LEVELS`, from held-out normals uint8 [N,C,H,W].
+    """The heat [L,H,W] above which a place has a p-value of at most each of `LEVELS`, from held-out normals uint8
+    [N,C,H,W].
 
     Raises:
         BadSettings: a detector without a map. BadInput: so few normals that no heat has the smallest p-value.
     """
     if len(normals) < FEWEST:
-        raise BadInput(f"the p-value of a place needs at least {FEWEST} held-out normals", seen=len(normals),
-                       next_step="add normal images, raise val_share of the data set, or set `within: image` of the explainer")
+        raise BadInput(
+            f"the p-value of a place needs at least {FEWEST} held-out normals",
+            seen=len(normals),
+            next_step="add normal images, raise val_share of the data set, or set `within: image` of the explainer",
+        )
     maps = [_map(detector, as_float(part)) for part in torch.split(normals, _BATCH)]
     ordered = torch.cat(maps).sort(dim=0, descending=True).values  # (N, H, W)
     ranks = [int(round(level * (len(normals) + 1), 9)) for level in LEVELS]  # round: .15 * 200 is 29.999999999999996
@@ -67,8 +73,11 @@ def p_value_mask(detector: Detector, usual: Tensor, images: Tensor) -> Tensor:
 def _map(detector: Detector, images: Tensor) -> Tensor:
     heat = detector.score(images).map
     if heat is None:
-        raise BadSettings("this detector has no map that could say where to change an image", seen="map none",
-                          next_step="set `within: image` of the explainer in params.yaml")  # fmt: skip
+        raise BadSettings(
+            "this detector has no map that could say where to change an image",
+            seen="map none",
+            next_step="set `within: image` of the explainer in params.yaml",
+        )
     return heat.float()
 
 

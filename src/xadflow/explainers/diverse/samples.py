@@ -1,4 +1,6 @@
-"""What the generator makes of a few training images while it is trained: one sheet a quarter of the training. Display only."""
+"""What the generator makes of a few training images while it is trained: one sheet a quarter of the training. Display
+only.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,17 @@ def due(done: int, steps: int) -> bool:
 
 @torch.no_grad()
 def write_samples(
-    folder: Path, done: int, detector: Detector, players: Players, banks: tuple[Tensor, Tensor], settings: DiverseSettings,
+    folder: Path,
+    done: int,
+    detector: Detector,
+    players: Players,
+    banks: tuple[Tensor, Tensor],
+    settings: DiverseSettings,
     usual: Tensor | None,
-) -> None:  # fmt: skip
-    """Write `samples/step-<done>.png` of images spread over both banks, uint8 [N,C,H,W]: always the same, nothing is drawn."""
+) -> None:
+    """Write `samples/step-<done>.png` of images spread over both banks, uint8 [N,C,H,W]: always the same, nothing is
+    drawn.
+    """
     rows: list[CounterfactualRow] = []
     concepts = settings.concepts
     for bank, shown, kind in ((banks[1], SHOWN_ANOMALIES, "anomaly"), (banks[0], SHOWN_NORMALS, "normal")):
@@ -43,7 +52,9 @@ def write_samples(
         for number, image in enumerate(pixels.cpu().numpy()):
             mine = slice(number * concepts, (number + 1) * concepts)
             labels = [f"score {value:.2f}" for value in after[mine]]
-            rows.append(CounterfactualRow(image, list(stored[mine].cpu().numpy()), labels, f"{kind} {before[number]:.2f}"))
+            rows.append(
+                CounterfactualRow(image, list(stored[mine].cpu().numpy()), labels, f"{kind} {before[number]:.2f}")
+            )
     path = folder / "samples" / f"step-{done:06d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     counterfactual_sheet(rows, path, f"training images after {done} steps", changes=True)

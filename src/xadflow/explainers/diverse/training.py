@@ -1,12 +1,12 @@
 """Training of the diverse counterfactuals: generator and concept classifier against a discriminator, detector frozen.
 
-    min_{G,R} max_D   l_gan (L_D + L_G) + l_phi L_phi + l_rec L_rec + l_cyc L_cyc + l_r L_con + l_div L_div + l_prox L_prox
-                      + l_fdiv L_fdiv + l_pairs L_pairs
+    min_{G,R} max_D   l_gan (L_D + L_G) + l_phi L_phi + l_rec L_rec + l_cyc L_cyc + l_r L_con + l_div L_div + l_prox
+                      L_prox + l_fdiv L_fdiv + l_pairs L_pairs
 
-Source: arXiv 2402.14469, equation of section 3 (its L_phi is a log-likelihood, hence its minus), with the four last terms
-added. Adam on D and on G and R together, one step each; the generator that is kept is an exponential moving average. With
-`pretrain`, the first steps are of L_pairs alone. Everything random in a step is a function of (seed, step), so a training
-that was killed goes on exactly.
+Source: arXiv 2402.14469, equation of section 3 (its L_phi is a log-likelihood, hence its minus), with the four last
+terms added. Adam on D and on G and R together, one step each; the generator that is kept is an exponential moving
+average. With `pretrain`, the first steps are of L_pairs alone. Everything random in a step is a function of (seed,
+step), so a training that was killed goes on exactly.
 """
 
 from __future__ import annotations
@@ -49,20 +49,27 @@ class TrainedGenerator:
 
 
 def train_generator(
-    detector: Detector, normals: Tensor, anomalies: Tensor, settings: DiverseSettings, run: GeneratorRun,
+    detector: Detector,
+    normals: Tensor,
+    anomalies: Tensor,
+    settings: DiverseSettings,
+    run: GeneratorRun,
     guidance: Guidance | None = None,
-) -> TrainedGenerator:  # fmt: skip
+) -> TrainedGenerator:
     """Train on uint8 [N,C,H,W] of both kinds; `anomalies` are pseudo-anomalies or real ones outside of test and gate.
 
     The detector is not changed: no weight of it gets a gradient. `guidance` holds what the settings want (`wanted`).
 
     Raises:
-        BadInput: one of the two is empty, a side the generator cannot take, or guidance that the settings want is missing.
-        TrainingFailed: a loss is not a number; the last checkpoint stays.
+        BadInput: one of the two is empty, a side the generator cannot take, or guidance that the settings want is
+        missing. TrainingFailed: a loss is not a number; the last checkpoint stays.
     """
     if not len(normals) or not len(anomalies):
-        raise BadInput("a generator learns from normal and from anomalous images", seen=(len(normals), len(anomalies)),
-                       next_step="name a data set under outliers of this one, or give it known defects")  # fmt: skip
+        raise BadInput(
+            "a generator learns from normal and from anomalous images",
+            seen=(len(normals), len(anomalies)),
+            next_step="name a data set under outliers of this one, or give it known defects",
+        )
     guidance = _complete(guidance or Guidance(), settings)
     usual = usual_heat(detector, guidance.held_out.to(run.device)) if guidance.held_out is not None else None
     with _drawn_from(run.seed):
@@ -88,9 +95,13 @@ def train_generator(
         for optimiser in (makers, judge):
             optimiser.param_groups[0]["lr"] = _rate(settings, step)
         with torch.autocast(run.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            some = None if pairs is None else drawn_pairs(
-                pairs, banks[0], settings.pair_images, seeded(run.seed, "pairs", step, device=run.device)
-            )  # fmt: skip
+            some = (
+                None
+                if pairs is None
+                else drawn_pairs(
+                    pairs, banks[0], settings.pair_images, seeded(run.seed, "pairs", step, device=run.device)
+                )
+            )
             if some is not None and step < settings.pretrain:
                 losses = game.pair_step(some, makers, made_by)
             else:
@@ -100,10 +111,17 @@ def train_generator(
         done = history.add(step, losses)
         if done % CHECK_EVERY == 0 or done == settings.steps:
             figures = history.look()
-            write_checkpoint(path, run.identity, {
-                "step": done, "players": players.state_dict(), "history": history.seen,
-                "makers": makers.state_dict(), "judge": judge.state_dict(),
-            })  # fmt: skip
+            write_checkpoint(
+                path,
+                run.identity,
+                {
+                    "step": done,
+                    "players": players.state_dict(),
+                    "history": history.seen,
+                    "makers": makers.state_dict(),
+                    "judge": judge.state_dict(),
+                },
+            )
         if run.samples and due(done, settings.steps):
             write_samples(run.folder, done, detector, players, banks, settings, usual)
         progress.advance(figures)
@@ -119,8 +137,11 @@ def _complete(guidance: Guidance, settings: DiverseSettings) -> Guidance:
     if len(guidance.companions) != len(wanted.companions):
         missing.append("companions")
     if missing:
-        raise BadInput("the settings of the generator want more than it was given", seen=f"missing: {', '.join(missing)}",
-                       next_step="give `fit` the guidance that `wanted` names, or leave these settings out")  # fmt: skip
+        raise BadInput(
+            "the settings of the generator want more than it was given",
+            seen=f"missing: {', '.join(missing)}",
+            next_step="give `fit` the guidance that `wanted` names, or leave these settings out",
+        )
     kept = {name: given[name] if want else None for name, want in asked.items()}
     return Guidance(companions=guidance.companions, **kept)  # type: ignore[arg-type]
 

@@ -1,6 +1,7 @@
 """What would have to change: sparse counterfactuals of an anomaly score, by Auto-Frank-Wolfe in a ladder of l_p balls.
 
-    max_delta  log sigmoid(normal_logit(x + delta))   s.t.  ||delta||_p <= eps,  x + delta in [0,1]^d,  delta = 0 outside M
+    max_delta  log sigmoid(normal_logit(x + delta))   s.t.  ||delta||_p <= eps,  x + delta in [0,1]^d,  delta = 0
+               outside M
 
 Source: Sparse visual counterfactual explanations (Boreiko et al., GCPR 2022, arXiv 2205.07972) for the search. What
 differs, and why:
@@ -55,8 +56,8 @@ class SparseSettings(ExplainerSettings):
     `iterations` of the last attempt, where the ladder failed: at the top radius, with steps as short as on the first
     rung, in the whole image if `widen_mask`; `target_p_normal` to reach on the 8-bit image, or that of the median
     held-out normal where it is lower: a score that cannot fall below 0 may leave no image near .6; `first_step`,
-    `momentum`: see auto_frank_wolfe; `heat_share`: hottest share of the map that is the heatmap's mask; `dilation` of the
-    direction mask, share of the longer side; `shrink_steps` of the final bisection; `random_start` on the smallest
+    `momentum`: see auto_frank_wolfe; `heat_share`: hottest share of the map that is the heatmap's mask; `dilation` of
+    the direction mask, share of the longer side; `shrink_steps` of the final bisection; `random_start` on the smallest
     ball's surface instead of at the image.
     """
 
@@ -156,17 +157,20 @@ class SparseExplainer(SettledExplainer[SparseSettings]):
             if masks is not None and size.l1 > 0:
                 metrics["change_inside"] = change_inside(originals[row], pixels[row], masks[row])
             counterfactual = Counterfactual(
-                concept=0, image=pixels[row], score=float(score[row]), p_value=float(p_values[row]),
+                concept=0,
+                image=pixels[row],
+                score=float(score[row]),
+                p_value=float(p_values[row]),
                 is_normal=bool(score[row] <= detector.calibration.threshold),
-                l1=size.l1, l2=size.l2, changed_fraction=size.changed_fraction,
-            )  # fmt: skip
+                l1=size.l1,
+                l2=size.l2,
+                changed_fraction=size.changed_fraction,
+            )
             heatmap = None if maps is None else maps[row]
             told.append(Explanation(heatmap=heatmap, counterfactuals=(counterfactual,), metrics=metrics))
         return told
 
-    def _region(
-        self, detector: Detector, maps: Tensor | None, masks: NDArray[np.bool_] | None, x: Tensor
-    ) -> Tensor:
+    def _region(self, detector: Detector, maps: Tensor | None, masks: NDArray[np.bool_] | None, x: Tensor) -> Tensor:
         """Where the image may change, bool [B,1,H,W]: the heatmap's mask and all above the threshold, dilated."""
         batch, _, height, width = x.shape
         if maps is None or masks is None:
@@ -181,9 +185,14 @@ class SparseExplainer(SettledExplainer[SparseSettings]):
         count = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         target = min(s.target_p_normal, _p_of_median_normal(detector.calibration))
         answers = _Answers(
-            z=x.clone(), reached=before >= target, eps=torch.zeros_like(before), iterations=count,
-            rungs=count.clone(), widened=torch.zeros_like(before, dtype=torch.bool), target=target,
-        )  # fmt: skip
+            z=x.clone(),
+            reached=before >= target,
+            eps=torch.zeros_like(before),
+            iterations=count,
+            rungs=count.clone(),
+            widened=torch.zeros_like(before, dtype=torch.bool),
+            target=target,
+        )
         radii = s.ladder(x[0].numel())
         for radius in radii:
             self._search(detector, x, region, radius, s.rung_iterations, s.first_step, answers)
@@ -195,9 +204,15 @@ class SparseExplainer(SettledExplainer[SparseSettings]):
         return answers
 
     def _search(
-        self, detector: Detector, x: Tensor, region: Tensor, eps: float, iterations: int, first_step: float,
+        self,
+        detector: Detector,
+        x: Tensor,
+        region: Tensor,
+        eps: float,
+        iterations: int,
+        first_step: float,
         answers: _Answers,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """One rung for the images that are not there yet; its start is their best so far, which is feasible in it."""
         s = self.settings
         rows = (~answers.reached).nonzero().flatten()
@@ -207,10 +222,17 @@ class SparseExplainer(SettledExplainer[SparseSettings]):
         first = bool((answers.rungs[rows] == 0).all())
         found = auto_frank_wolfe(
             lambda z, _: F.logsigmoid(detector.normal_logit(_rounded(z))),
-            x[rows], eps, s.p, iterations, s.seed, direction_mask=region[rows], stop=lambda values: values >= goal,
+            x[rows],
+            eps,
+            s.p,
+            iterations,
+            s.seed,
+            direction_mask=region[rows],
+            stop=lambda values: values >= goal,
             start=None if s.random_start and first else answers.z[rows],
-            first_step=first_step, momentum=s.momentum,
-        )  # fmt: skip
+            first_step=first_step,
+            momentum=s.momentum,
+        )
         answers.z[rows], answers.reached[rows], answers.eps[rows] = found.images, found.stopped, eps
         answers.iterations[rows] += found.iterations
         answers.rungs[rows] += 1

@@ -2,10 +2,10 @@
 
     max_delta  f(x + delta)   s.t.  ||delta||_p <= eps,  x + delta in [0,1]^d,   norm over the flattened image
 
-Source: Sparse visual counterfactual explanations (Boreiko et al., GCPR 2022, arXiv 2205.07972); schedule and start as in
-its released code. Written afresh. What differs, and why: the oracle (see oracle.py); finished samples leave the batch;
-the random start is really seeded, and is one draw shared by the rows of a batch, so that the answer for an image does not
-depend on its batch mates.
+Source: Sparse visual counterfactual explanations (Boreiko et al., GCPR 2022, arXiv 2205.07972); schedule and start as
+in its released code. Written afresh. What differs, and why: the oracle (see oracle.py); finished samples leave the
+batch; the random start is really seeded, and is one draw shared by the rows of a batch, so that the answer for an image
+does not depend on its batch mates.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def auto_frank_wolfe(
     momentum: float = 0.0,
     record: bool = False,
 ) -> FrankWolfeResult:
-    """Maximise `objective` per sample by Frank-Wolfe with the step halved where a window of iterations helped too little.
+    """Maximise `objective` per sample by Frank-Wolfe with the step halved where a window of iterations helped too
+    little.
 
     Args:
         objective: (images [b,...], rows [b] int64: their places in the batch) -> [b], differentiable in the images and
@@ -116,17 +117,30 @@ def auto_frank_wolfe(
     z, rows = start.detach(), torch.arange(count, device=x.device)
     value, gradient = _value_and_gradient(objective, z, rows)
     now = _Active(
-        rows=rows, x=origin, eps=radius, mask=mask, z=z, gradient=gradient, value=value, momentum=gradient, t=None,
-        best_z=z, best_gradient=gradient, best_value=value, checked_value=value,
+        rows=rows,
+        x=origin,
+        eps=radius,
+        mask=mask,
+        z=z,
+        gradient=gradient,
+        value=value,
+        momentum=gradient,
+        t=None,
+        best_z=z,
+        best_gradient=gradient,
+        best_value=value,
+        checked_value=value,
         step=torch.full((count,), first_step, dtype=x.dtype, device=x.device),
         improvements=torch.zeros(count, dtype=torch.int64, device=x.device),
         flag=torch.ones(count, dtype=torch.bool, device=x.device),
-    )  # fmt: skip
+    )
     result = FrankWolfeResult(
-        images=z.clone(), values=value.clone(), iterations=torch.full_like(rows, iterations),
+        images=z.clone(),
+        values=value.clone(),
+        iterations=torch.full_like(rows, iterations),
         stopped=torch.zeros_like(now.flag),
         history=torch.full((iterations + 1, count), torch.nan, dtype=value.dtype, device=x.device) if record else None,
-    )  # fmt: skip
+    )
     checks = dict(check_schedule(iterations))
     for done in range(iterations + 1):
         if done > 0:
@@ -204,7 +218,9 @@ def _check(now: _Active, *, window: int) -> None:
 
 
 def _either(which: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Rows of `first` where `which` [b], else of `second`, to the bit: lerp by 1 or 0, four times as fast as `torch.where`."""
+    """Rows of `first` where `which` [b], else of `second`, to the bit: lerp by 1 or 0, four times as fast as
+    `torch.where`.
+    """
     return torch.lerp(second, first, which.to(first.dtype).view(-1, *[1] * (first.ndim - 1)))
 
 

@@ -38,35 +38,46 @@ def linear_maximisation_oracle(x: Tensor, w: Tensor, eps: float | Tensor, p: flo
     tensor([ 0.8000, -0.5000])
     """
     if x.shape != w.shape:
-        raise BadInput("x and w must have one shape", seen=(tuple(x.shape), tuple(w.shape)),
-                       next_step="give the gradient of the image it belongs to")  # fmt: skip
+        raise BadInput(
+            "x and w must have one shape",
+            seen=(tuple(x.shape), tuple(w.shape)),
+            next_step="give the gradient of the image it belongs to",
+        )
     if x.ndim == 1:
         return linear_maximisation_oracle(x[None], w[None], eps, p)[0]
     check_box(x)
     if w.numel() and not bool(w.abs().amax().isfinite()):  # NaN where an entry is; far quicker than to look at each
-        raise NotFinite("w must be finite", seen=f"{int((~w.isfinite()).sum())} of {w.numel()} entries that are not",
-                        next_step="see why the gradient of the score is not a number")  # fmt: skip
+        raise NotFinite(
+            "w must be finite",
+            seen=f"{int((~w.isfinite()).sum())} of {w.numel()} entries that are not",
+            next_step="see why the gradient of the score is not a number",
+        )
     return bounded_step(x, w, radius_of(eps, x), p, None)[0]
 
 
 def check_box(x: Tensor) -> None:
     """Raises BadInput for pixels outside [0,1]."""
     if x.numel() and not bool((x.amin() >= 0) & (x.amax() <= 1)):  # both are NaN where a pixel is
-        raise BadInput("pixels must lie in [0,1]", seen=[float(x.min()), float(x.max())],
-                       next_step="divide 8-bit values by 255")  # fmt: skip
+        raise BadInput(
+            "pixels must lie in [0,1]", seen=[float(x.min()), float(x.max())], next_step="divide 8-bit values by 255"
+        )
 
 
 def radius_of(eps: float | Tensor, x: Tensor) -> Tensor:
     """eps as float64 [B]. Raises BadInput: negative, not a number, or of another length."""
     radius = torch.as_tensor(eps, dtype=torch.float64, device=x.device)
     if radius.ndim > 1 or (radius.ndim == 1 and radius.shape[0] != x.shape[0]) or not bool((radius >= 0).all()):
-        raise BadInput("eps must be one number >= 0, or one a sample", seen=radius.flatten()[:4].tolist(),
-                       next_step="give a radius of the ball in pixel values of [0,1]")  # fmt: skip
+        raise BadInput(
+            "eps must be one number >= 0, or one a sample",
+            seen=radius.flatten()[:4].tolist(),
+            next_step="give a radius of the ball in pixel values of [0,1]",
+        )
     return radius.expand(x.shape[0])
 
 
 def bounded_step(x: Tensor, w: Tensor, eps: Tensor, p: float, start: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The oracle without checks of x, w and eps [B]: delta and the multiplier t [B], which may warm-start the next call.
+    """The oracle without checks of x, w and eps [B]: delta and the multiplier t [B], which may warm-start the next
+    call.
 
     Entries of w that are not finite count as 0: a search goes on where a score has no gradient, and waits for no check.
     """
@@ -83,7 +94,9 @@ def bounded_step(x: Tensor, w: Tensor, eps: Tensor, p: float, start: Tensor | No
 
 
 def _step(x: Tensor, w: Tensor, eps: Tensor, start: Tensor, *, p: float, work: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Some rows of :func:`bounded_step`, x and w [b,d]. Written without `torch.where`: on a CPU it takes 15 products' time."""
+    """Some rows of :func:`bounded_step`, x and w [b,d]. Written without `torch.where`: on a CPU it takes 15 products'
+    time.
+    """
     x, w = x.to(work), w.to(work)
     largest = w.abs().amax(dim=1, keepdim=True)
     if x.is_cuda or not bool(largest.isfinite().all()):  # a GPU does not wait to be looked at
@@ -114,8 +127,8 @@ def _greedy(a: Tensor, gamma: Tensor, eps: Tensor) -> Tensor:
 def _newton(a: Tensor, gamma: Tensor, eps: Tensor, p: float, start: Tensor) -> tuple[Tensor, Tensor]:
     """Solve g(t) = sum_i min(gamma_i^p, t a_i^q) = eps^p; g is concave, so Newton rises to the root and stays feasible.
 
-    `a`, `gamma` [b,d], `a` at most 1, `gamma` 0 where `a` is; `eps`, `start` [b] float64. Returns |delta| [b,d] and t [b],
-    0 where the whole box fits into the ball.
+    `a`, `gamma` [b,d], `a` at most 1, `gamma` 0 where `a` is; `eps`, `start` [b] float64. Returns |delta| [b,d] and t
+    [b], 0 where the whole box fits into the ball.
     """
     if p == 1.5:
         shape, capital_g = a * a, gamma * gamma.sqrt()

@@ -29,8 +29,8 @@ Symmetries = Literal["none", "flips", "square"]
 class DonorList:
     """Which normals give pixels: what a detector version holds of its bank.
 
-    `ids` are image_ids of train normals, in the order they were chosen; `symmetries` and `aligned` are the data set's at
-    that time. `mean_map` float32 [H,W] is the detector's mean map of held-out normals, None for one without maps.
+    `ids` are image_ids of train normals, in the order they were chosen; `symmetries` and `aligned` are the data set's
+    at that time. `mean_map` float32 [H,W] is the detector's mean map of held-out normals, None for one without maps.
     `chosen_from` normals could have been taken; `apart` says that the judge was fitted on none of them.
     """
 
@@ -43,8 +43,13 @@ class DonorList:
 
     def save(self, folder: Path) -> None:
         """Write donors.json and, with a mean map, donors.safetensors into a detector's folder."""
-        card = {"ids": list(self.ids), "symmetries": self.symmetries, "aligned": self.aligned,
-                "chosen_from": self.chosen_from, "apart": self.apart}  # fmt: skip
+        card = {
+            "ids": list(self.ids),
+            "symmetries": self.symmetries,
+            "aligned": self.aligned,
+            "chosen_from": self.chosen_from,
+            "apart": self.apart,
+        }
         (folder / CARD).write_text(json.dumps(card, sort_keys=True, indent=1), encoding="utf-8")
         if self.mean_map is not None:
             save_file({"mean_map": self.mean_map.to(torch.float32).contiguous().clone()}, folder / MAPS)
@@ -65,11 +70,20 @@ class DonorList:
             if symmetries not in ("none", "flips", "square"):
                 raise ValueError(f"symmetries {symmetries!r}")
             maps = load_file(folder / MAPS)["mean_map"] if (folder / MAPS).is_file() else None
-            return cls(ids, cast(Symmetries, symmetries), bool(card["aligned"]), int(card["chosen_from"]),
-                       bool(card["apart"]), maps)  # fmt: skip
+            return cls(
+                ids,
+                cast(Symmetries, symmetries),
+                bool(card["aligned"]),
+                int(card["chosen_from"]),
+                bool(card["apart"]),
+                maps,
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
-            raise BadWeights("the list of donors of this detector version cannot be read", seen=f"{CARD}: {err}"[:200],
-                             next_step="register the model again by `xadflow retrain`") from err  # fmt: skip
+            raise BadWeights(
+                "the list of donors of this detector version cannot be read",
+                seen=f"{CARD}: {err}"[:200],
+                next_step="register the model again by `xadflow retrain`",
+            ) from err
 
 
 @dataclass(frozen=True)
@@ -87,16 +101,28 @@ class DonorBank:
     def digest(self) -> str:
         """Hex sha256 of everything that decides what is taken from it; the pixels are those that the ids name."""
         mean = None if self.mean_map is None else self.mean_map.double().flatten().tolist()
-        return sha256_json({"ids": list(self.ids), "symmetries": self.symmetries, "aligned": self.aligned, "mean_map": mean})
+        return sha256_json(
+            {"ids": list(self.ids), "symmetries": self.symmetries, "aligned": self.aligned, "mean_map": mean}
+        )
 
     @classmethod
     def of(cls, listed: DonorList, found: Sequence[str], images: Tensor) -> DonorBank:
         """The bank of a list, of whose ids `found` are still there; `images` are theirs, in that order."""
-        return cls(tuple(found), images, listed.symmetries, listed.aligned, listed.mean_map,
-                   missing=len(listed.ids) - len(found))  # fmt: skip
+        return cls(
+            tuple(found),
+            images,
+            listed.symmetries,
+            listed.aligned,
+            listed.mean_map,
+            missing=len(listed.ids) - len(found),
+        )
 
     def without(self, image_ids: Sequence[str]) -> DonorBank:
         """The same without some donors."""
         kept = [place for place, one in enumerate(self.ids) if one not in set(image_ids)]
-        return replace(self, ids=tuple(self.ids[place] for place in kept), images=self.images[kept],
-                       missing=self.missing + len(self.ids) - len(kept))  # fmt: skip
+        return replace(
+            self,
+            ids=tuple(self.ids[place] for place in kept),
+            images=self.images[kept],
+            missing=self.missing + len(self.ids) - len(kept),
+        )

@@ -1,9 +1,9 @@
 """Which donor looks like an image where the image is fine, and how its pixels are brought to the image's brightness.
 
-Donors are compared by weighted correlation: weights are high where the heat is low, so a donor is chosen for the part of
-the image that will stay. Products that are not aligned are compared near the heat only, and at every shift as well
-(cross-correlation by FFT, first at low resolution, then at full). What a shift uncovers is the donor's mirror image, and a
-shift that brings it to the hot part is avoided.
+Donors are compared by weighted correlation: weights are high where the heat is low, so a donor is chosen for the part
+of the image that will stay. Products that are not aligned are compared near the heat only, and at every shift as well
+(cross-correlation by FFT, first at low resolution, then at full). What a shift uncovers is the donor's mirror image,
+and a shift that brings it to the hot part is avoided.
 
 Letters: B images, N donors, S symmetries, P donors an image, T side of a thumbnail.
 """
@@ -23,39 +23,54 @@ from xadflow.explainers.transplant.masks import blurred
 
 THUMBNAIL_PX = 32
 SHIFTED_DONORS = 48  # of a product that is not aligned: every shift of one is a donor of its own, and each costs 3 FFTs
-MIRROR_PRICE = 0.5  # of correlation, where all of the heat would be filled with mirrored pixels: mirrored joints look odd
+MIRROR_PRICE = (
+    0.5  # of correlation, where all of the heat would be filled with mirrored pixels: mirrored joints look odd
+)
 GAINS = (0.7, 1.4)  # contrast is a property of the product; beyond this the pixels would be made up
 _FLAT = 1e-4  # deviation below which an image has no contrast to match
 _TURNS: tuple[Callable[[Tensor], Tensor], ...] = (
-    lambda x: x, lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: x.flip((-2, -1)),
-    lambda x: x.transpose(-2, -1), lambda x: x.transpose(-2, -1).flip(-1), lambda x: x.transpose(-2, -1).flip(-2),
+    lambda x: x,
+    lambda x: x.flip(-1),
+    lambda x: x.flip(-2),
+    lambda x: x.flip((-2, -1)),
+    lambda x: x.transpose(-2, -1),
+    lambda x: x.transpose(-2, -1).flip(-1),
+    lambda x: x.transpose(-2, -1).flip(-2),
     lambda x: x.transpose(-2, -1).flip((-2, -1)),
-)  # fmt: skip
+)
 _TURNS_OF = {"none": 1, "flips": 4, "square": 8}
 
 
 @dataclass(frozen=True)
 class Matches:
-    """P donors for each of B images: fitted pixels float32 [B,P,C,H,W] on 8-bit levels, and places in the bank int64 [B,P]."""
+    """P donors for each of B images: fitted pixels float32 [B,P,C,H,W] on 8-bit levels, and places in the bank int64
+    [B,P].
+    """
 
     pixels: Tensor
     places: Tensor
 
 
 class Donors:
-    """A bank made ready to be searched: thumbnails of every allowed copy; full pixels are turned when they are needed."""
+    """A bank made ready to be searched: thumbnails of every allowed copy; full pixels are turned when they
+    are needed.
+    """
 
     def __init__(self, bank: DonorBank, device: torch.device) -> None:
         self.bank = bank
         height, width = bank.images.shape[2:]
         turns = _TURNS_OF[bank.symmetries]
-        self._turns = _TURNS[: turns if height == width else min(turns, 4)]  # a quarter turn changes a rectangle's shape
+        self._turns = _TURNS[
+            : turns if height == width else min(turns, 4)
+        ]  # a quarter turn changes a rectangle's shape
         used = bank.images[: len(bank.images) if bank.aligned else SHIFTED_DONORS]
         grey = _thumbnail(as_float(used.to(device)))  # (N, T, T)
         self._thumbnails = torch.stack([turn(grey) for turn in self._turns], dim=1)  # (N, S, T, T)
 
     def nearest(self, x: Tensor, heat: Tensor, wanted: int) -> Matches:
-        """At most `wanted` different donors for float images x [B,C,H,W]; `heat` [B,H,W] in [0,1] says what not to compare."""
+        """At most `wanted` different donors for float images x [B,C,H,W]; `heat` [B,H,W] in [0,1] says what not to
+        compare.
+        """
         weights = (1.0 - heat).square() + 1e-3  # (B, H, W)
         if self.bank.aligned:
             places, turns = self._alike(x, weights, wanted)
@@ -79,7 +94,9 @@ class Donors:
         return torch.stack([self._turns[int(turn)](one) for one, turn in zip(taken, turns.tolist(), strict=True)])
 
     def _alike(self, x: Tensor, weights: Tensor, wanted: int, turns: int | None = None) -> tuple[Tensor, Tensor]:
-        """Places and turns int64 [B,P] of the donors of highest weighted correlation, each donor once, in its first `turns`."""
+        """Places and turns int64 [B,P] of the donors of highest weighted correlation, each donor once, in its first
+        `turns`.
+        """
         centred, spread, w = _standardised(_thumbnail(x), _small(weights))
         bank = self._thumbnails[:, :turns].flatten(2)  # (N, S, T*T)
         flat_w, flat_x = w.flatten(1), (w * centred / spread).flatten(1)  # (B, T*T)
@@ -92,7 +109,9 @@ class Donors:
         return places, best.indices.gather(1, places)
 
     def _same(self, x: Tensor) -> Tensor:
-        """Where a copy is the image itself, bool [B,N,S]: a train normal that is explained takes nothing from itself."""
+        """Where a copy is the image itself, bool [B,N,S]: a train normal that is explained takes nothing
+        from itself.
+        """
         apart = torch.cdist(_thumbnail(x).flatten(1), self._thumbnails.flatten(2).flatten(0, 1))
         same = (apart < 1e-4).view(len(x), *self._thumbnails.shape[:2])
         return same & ~same.flatten(1).all(dim=1).view(-1, 1, 1)
@@ -121,8 +140,14 @@ class Donors:
             fine = _alike_at_shifts(grey[row], weights[row], _transforms(large), large.shape[1:])  # (P, H+1, W+1)
             at = _best_near(fine, centre, (round(scale_y), round(scale_x)))
             whole = _mirrored(copies.flatten(0, 1)).view(*copies.shape[:2], 2 * height, 2 * width)
-            all_pixels.append(torch.stack([one[:, dy : dy + height, dx : dx + width]
-                                           for one, (dy, dx) in zip(whole, at.tolist(), strict=True)]))  # fmt: skip
+            all_pixels.append(
+                torch.stack(
+                    [
+                        one[:, dy : dy + height, dx : dx + width]
+                        for one, (dy, dx) in zip(whole, at.tolist(), strict=True)
+                    ]
+                )
+            )
             all_places.append(places)
         return torch.stack(all_places), torch.stack(all_pixels)
 

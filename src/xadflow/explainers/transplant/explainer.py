@@ -6,10 +6,11 @@ Nothing is trained and no gradient is needed: only `score`, and the map where th
 detector from the first night on. Each of K alternatives takes its pixels from another donor and names it.
 
 Kin, none of which explains an anomaly score: Goyal et al., ICML 2019 (arXiv 1904.07451), swap feature cells of another
-image until a class changes; Vandenhende et al., ECCV 2022 (2203.12892), swap what is alike in meaning; Fong and Vedaldi,
-ICCV 2017, and Chang et al., ICLR 2019 (1807.08024), look for the smallest region whose infilled content changes a
-decision; Keane and Smyth, 2020, find that the nearest real neighbours make plausible counterfactuals. Ours takes the
-content from real normal images, asks an anomaly score on the stored 8-bit image, and says how large the region had to be.
+image until a class changes; Vandenhende et al., ECCV 2022 (2203.12892), swap what is alike in meaning; Fong and
+Vedaldi, ICCV 2017, and Chang et al., ICLR 2019 (1807.08024), look for the smallest region whose infilled content
+changes a decision; Keane and Smyth, 2020, find that the nearest real neighbours make plausible counterfactuals. Ours
+takes the content from real normal images, asks an anomaly score on the stored 8-bit image, and says how large the
+region had to be.
 
     xadflow explain --dataset elpv --explainer transplant
 """
@@ -52,12 +53,12 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
     """At most K counterfactuals an image, smallest region first. Raises BadSettings for settings it does not know.
 
     It needs donors (:meth:`with_donors`). An image that is normal already comes back unchanged, without a donor. Fewer
-    donors than K give fewer alternatives (`alternatives`), and so does a donor that does not make the image normal where
-    another does. Where none does, `reached` is 0 and the attempts are returned, the least anomalous first. The
+    donors than K give fewer alternatives (`alternatives`), and so does a donor that does not make the image normal
+    where another does. Where none does, `reached` is 0 and the attempts are returned, the least anomalous first. The
     explanation's heatmap is the heat that the search started from.
 
-    Images: transplant.<k>.region, the donor's share of each pixel (0 to 1); transplant.part.<c>, the image with only the
-    c-th connected part of the first region mended, where it has several.
+    Images: transplant.<k>.region, the donor's share of each pixel (0 to 1); transplant.part.<c>, the image with only
+    the c-th connected part of the first region mended, where it has several.
 
     Metrics: reached (1: an alternative is normal), reached_target (and as normal as `target_share` asks), alternatives,
     region_share (of pixels where the donor prevails, first alternative), region_share.<k>, whole_image (1 where that is
@@ -96,8 +97,10 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         with torch.no_grad():
             first = detector.score(x)
         calibration = detector.calibration
-        goal = Goal(calibration.threshold, min(calibration.threshold,
-                                               float(np.quantile(calibration.normal_scores, self.settings.target_share))))
+        goal = Goal(
+            calibration.threshold,
+            min(calibration.threshold, float(np.quantile(calibration.normal_scores, self.settings.target_share))),
+        )
         rows = (first.image > goal.threshold).nonzero().flatten()
         told = [self._unchanged(original[row], float(first.image[row]), detector) for row in range(len(x))]
         if len(rows) == 0:
@@ -127,20 +130,34 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         for number, row in enumerate(rows.tolist()):
             its = sorted(chosen[number].tolist(), key=lambda pair: _order(found, pair, goal))
             its = [pair for pair in its if float(found.scores[pair]) <= goal.threshold] or its
-            told[row] = self._told(detector, original[row], heat[number], found, pairs, its, search, goal,
-                                   {"heat_by_occlusion": float(by_occlusion)})  # fmt: skip
+            told[row] = self._told(
+                detector,
+                original[row],
+                heat[number],
+                found,
+                pairs,
+                its,
+                search,
+                goal,
+                {"heat_by_occlusion": float(by_occlusion)},
+            )
         return told
 
     def _checked_bank(self, original: Tensor) -> DonorBank:
         bank = self._bank
         if bank is None or not bank.ids:
             gone = f"{bank.missing} donors are gone" if bank is not None else "none were given"
-            raise NoDonors("transplants need donors, normal images of the product to take pixels from", seen=gone,
-                           next_step="run `xadflow retrain`: it keeps donors with each detector version")  # fmt: skip
+            raise NoDonors(
+                "transplants need donors, normal images of the product to take pixels from",
+                seen=gone,
+                next_step="run `xadflow retrain`: it keeps donors with each detector version",
+            )
         if bank.images.shape[1:] != original.shape[1:]:
-            raise BadInput("donors and images must have one shape",
-                           seen=(tuple(bank.images.shape[1:]), tuple(original.shape[1:])),
-                           next_step="register the model again by `xadflow retrain`")  # fmt: skip
+            raise BadInput(
+                "donors and images must have one shape",
+                seen=(tuple(bank.images.shape[1:]), tuple(original.shape[1:])),
+                next_step="register the model again by `xadflow retrain`",
+            )
         return bank
 
     def _donors(self, bank: DonorBank, device: torch.device) -> Donors:
@@ -150,10 +167,24 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
 
     def _unchanged(self, image: Tensor, score: float, detector: Detector) -> Explanation:
         calibration = detector.calibration
-        same = Counterfactual(0, image.cpu().numpy(), score, float(calibration.p_value(np.array([score]))[0]),
-                              score <= calibration.threshold, 0.0, 0.0, 0.0)  # fmt: skip
-        metrics = {"reached": 1.0, "reached_target": 1.0, "alternatives": 0.0, "region_share": 0.0, "whole_image": 0.0,
-                   **self._bank_metrics()}  # fmt: skip
+        same = Counterfactual(
+            0,
+            image.cpu().numpy(),
+            score,
+            float(calibration.p_value(np.array([score]))[0]),
+            score <= calibration.threshold,
+            0.0,
+            0.0,
+            0.0,
+        )
+        metrics = {
+            "reached": 1.0,
+            "reached_target": 1.0,
+            "alternatives": 0.0,
+            "region_share": 0.0,
+            "whole_image": 0.0,
+            **self._bank_metrics(),
+        }
         return Explanation(counterfactuals=(same,), metrics=metrics)
 
     def _bank_metrics(self) -> dict[str, float]:
@@ -161,10 +192,20 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         return {"donors": float(len(self._bank.ids)), "donors_missing": float(self._bank.missing)}
 
     def _told(
-        self, detector: Detector, original: Tensor, heat: Tensor, found: Found, pairs: _Pairs, its: list[int],
-        search: RegionSearch, goal: Goal, shared: dict[str, float],
-    ) -> Explanation:  # fmt: skip
-        """The explanation of one image from its pairs `its`, best first; nine arguments, as all of them are the search's."""
+        self,
+        detector: Detector,
+        original: Tensor,
+        heat: Tensor,
+        found: Found,
+        pairs: _Pairs,
+        its: list[int],
+        search: RegionSearch,
+        goal: Goal,
+        shared: dict[str, float],
+    ) -> Explanation:
+        """The explanation of one image from its pairs `its`, best first; nine arguments, as all of them are the
+        search's.
+        """
         assert self._bank is not None
         before = original.cpu().numpy()
         alternatives, shown, shares = [], [], []
@@ -173,31 +214,50 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         for concept, pair in enumerate(its):
             after = _stored(found.images[pair])
             size = l1_l2_changed(before, after)
-            alternatives.append(Counterfactual(
-                concept=concept, image=after, score=scores[concept], p_value=float(p_values[concept]),
-                is_normal=scores[concept] <= goal.threshold, l1=size.l1, l2=size.l2,
-                changed_fraction=size.changed_fraction, donor_id=self._bank.ids[int(pairs.place[pair])],
-            ))  # fmt: skip
+            alternatives.append(
+                Counterfactual(
+                    concept=concept,
+                    image=after,
+                    score=scores[concept],
+                    p_value=float(p_values[concept]),
+                    is_normal=scores[concept] <= goal.threshold,
+                    l1=size.l1,
+                    l2=size.l2,
+                    changed_fraction=size.changed_fraction,
+                    donor_id=self._bank.ids[int(pairs.place[pair])],
+                )
+            )
             blend = found.blends[pair]
             shares.append(_share(blend))
             shown.append(ShownImage(f"transplant.{concept}.region", _stored(blend), 0.0, 1.0))
         parts, its_metrics = self._parts(found, its[0], search, goal)
         metrics = {
-            "reached": float(scores[0] <= goal.threshold), "reached_target": float(scores[0] <= goal.target),
-            "alternatives": float(len(its)), "region_share": shares[0], "whole_image": float(shares[0] > WHOLE_SHARE),
+            "reached": float(scores[0] <= goal.threshold),
+            "reached_target": float(scores[0] <= goal.target),
+            "alternatives": float(len(its)),
+            "region_share": shares[0],
+            "whole_image": float(shares[0] > WHOLE_SHARE),
             **{f"region_share.{concept}": share for concept, share in enumerate(shares)},
-            **_diversity(before, [one.image for one in alternatives]), **its_metrics, **self._bank_metrics(), **shared,
-        }  # fmt: skip
-        return Explanation(np.asarray(heat.float().cpu().numpy(), dtype=np.float32), tuple(alternatives),
-                           (*shown, *parts), metrics)  # fmt: skip
+            **_diversity(before, [one.image for one in alternatives]),
+            **its_metrics,
+            **self._bank_metrics(),
+            **shared,
+        }
+        return Explanation(
+            np.asarray(heat.float().cpu().numpy(), dtype=np.float32), tuple(alternatives), (*shown, *parts), metrics
+        )
 
-    def _parts(self, found: Found, pair: int, search: RegionSearch, goal: Goal) -> tuple[list[ShownImage], dict[str, float]]:
+    def _parts(
+        self, found: Found, pair: int, search: RegionSearch, goal: Goal
+    ) -> tuple[list[ShownImage], dict[str, float]]:
         """The image with one connected part of a region mended at a time: which of several defects decides."""
         each = list(parts_of(found.cells[pair], self.settings.parts))
         if len(each) < 2:
             return [], {}
         tried, _ = search.attempt(torch.full((len(each),), pair, device=found.scores.device), torch.stack(each))
-        shown = [ShownImage(f"transplant.part.{number}", _stored(one), 0.0, 1.0) for number, one in enumerate(tried.images)]
+        shown = [
+            ShownImage(f"transplant.part.{number}", _stored(one), 0.0, 1.0) for number, one in enumerate(tried.images)
+        ]
         metrics = {"parts": float(len(each))}
         for number, score in enumerate(tried.scores.tolist()):
             metrics |= {f"part.{number}.score": score, f"part.{number}.is_normal": float(score <= goal.threshold)}
@@ -219,7 +279,8 @@ def _unreached(found: Found, pairs: _Pairs, images: int, goal: Goal) -> Tensor:
 
 
 def _chosen(found: Found, pairs: _Pairs, images: int, goal: Goal, alternatives: int) -> list[Tensor]:
-    """Pairs of each image that become its alternatives: the smallest region first, then those farthest from the ones chosen.
+    """Pairs of each image that become its alternatives: the smallest region first, then those farthest from the ones
+    chosen.
 
     A pair that is normal goes before any that is not; a larger region costs as much as a tenth of its share is far.
     """
@@ -256,7 +317,9 @@ def _stored(values: Tensor) -> NDArray[np.uint8]:
 
 
 def _diversity(before: NDArray[np.uint8], images: list[NDArray[np.uint8]]) -> dict[str, float]:
-    """How unlike the alternatives are, where there are several: least mean |difference|, largest cosine of two changes."""
+    """How unlike the alternatives are, where there are several: least mean |difference|, largest cosine of
+    two changes.
+    """
     if len(images) < 2:
         return {}
     flat = np.stack([one.astype(np.float64).ravel() for one in images]) / 255

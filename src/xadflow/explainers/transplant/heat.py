@@ -28,7 +28,9 @@ def heat_of(
 
 
 def occlusion(detector: Detector, x: Tensor, donors: Donors) -> Tensor:
-    """Fall of the score [B,H,W] when a place is covered by the nearest donor, for each place of an 8 x 8 grid, made smooth."""
+    """Fall of the score [B,H,W] when a place is covered by the nearest donor, for each place of an 8 x 8 grid, made
+    smooth.
+    """
     size = (int(x.shape[2]), int(x.shape[3]))
     nowhere = torch.zeros(len(x), *size, device=x.device)
     cover = donors.nearest(x, nowhere, 1).pixels[:, 0]

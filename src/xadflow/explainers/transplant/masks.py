@@ -22,7 +22,9 @@ def to_cells(maps: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def hottest(heat: Tensor, share: float) -> Tensor:
-    """The hottest `share` of the cells, at least one; bool of the shape of heat [R,u,v]. Ties: the first in reading order."""
+    """The hottest `share` of the cells, at least one; bool of the shape of heat [R,u,v]. Ties: the first in reading
+    order.
+    """
     flat = heat.flatten(1)
     count = min(flat.shape[1], max(1, round(share * flat.shape[1])))
     order = flat.sort(dim=1, descending=True, stable=True).indices[:, :count]
@@ -55,5 +57,7 @@ def blurred(maps: Tensor, sigma: float) -> Tensor:
 
 
 def blended(x: Tensor, donors: Tensor, blend: Tensor) -> Tensor:
-    """x [R,C,H,W] with the donors' pixels where `blend` [R,H,W] says, rounded to 8 bit: what is judged is what is stored."""
+    """x [R,C,H,W] with the donors' pixels where `blend` [R,H,W] says, rounded to 8 bit: what is judged is what is
+    stored.
+    """
     return torch.round((x + blend[:, None] * (donors - x)) * 255) / 255

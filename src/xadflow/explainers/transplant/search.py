@@ -1,9 +1,9 @@
 """The smallest region whose content has to be replaced: grown where it is still hot, then made smaller again.
 
 Each pair of an image and a donor has a region of its own; all pairs are scored together. A region starts at the hottest
-cells. The detector's map of each attempt says what is hot now, so the next rung adds those cells: a seam or a defect that
-only shows once its neighbour is gone is reached without a mask that covers everything as hot as it. A detector without a
-map has its regions grown in the order of the heat that was measured before.
+cells. The detector's map of each attempt says what is hot now, so the next rung adds those cells: a seam or a defect
+that only shows once its neighbour is gone is reached without a mask that covers everything as hot as it. A detector
+without a map has its regions grown in the order of the heat that was measured before.
 
 Letters: R pairs, u x v cells.
 """
@@ -23,12 +23,18 @@ from xadflow.explainers.transplant.settings import TransplantSettings
 
 PAIRS_AT_ONCE = 64  # images in one pass of the detector
 _STEP_OF_SHRINKING = 0.25  # share of a region's cells that an attempt takes out
-MASK_RATE, MASK_SMOOTHNESS, MASK_PRESSURE = 0.3, 0.3, 3.0  # of the gradient steps: Adam's rate, weights of variation and score
+MASK_RATE, MASK_SMOOTHNESS, MASK_PRESSURE = (
+    0.3,
+    0.3,
+    3.0,
+)  # of the gradient steps: Adam's rate, weights of variation and score
 
 
 @dataclass(frozen=True)
 class Goal:
-    """Raw scores that count: at most `threshold` is normal; `target`, no higher, is where the search would like to end."""
+    """Raw scores that count: at most `threshold` is normal; `target`, no higher, is where the search would
+    like to end.
+    """
 
     threshold: float
     target: float
@@ -36,7 +42,9 @@ class Goal:
 
 @dataclass
 class Found:
-    """One attempt a pair: `cells` bool [R,u,v] replaced, 8-bit `images` float [R,C,H,W], raw `scores` [R], `blends` [R,H,W]."""
+    """One attempt a pair: `cells` bool [R,u,v] replaced, 8-bit `images` float [R,C,H,W], raw `scores` [R], `blends`
+    [R,H,W].
+    """
 
     cells: Tensor
     images: Tensor
@@ -54,12 +62,20 @@ class Found:
 
 
 class RegionSearch:
-    """Regions of one batch: x and donors float [R,C,H,W] on 8-bit levels, heat [R,H,W] of x; `passes` counts images scored."""
+    """Regions of one batch: x and donors float [R,C,H,W] on 8-bit levels, heat [R,H,W] of x; `passes` counts images
+    scored.
+    """
 
     def __init__(
-        self, detector: Detector, x: Tensor, donors: Tensor, heat: Tensor, usual: Tensor | None, goal: Goal,
+        self,
+        detector: Detector,
+        x: Tensor,
+        donors: Tensor,
+        heat: Tensor,
+        usual: Tensor | None,
+        goal: Goal,
         settings: TransplantSettings,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._detector, self._x, self._donors, self._usual = detector, x, donors, usual
         self._goal, self._settings = goal, settings
         self._size = (int(x.shape[2]), int(x.shape[3]))
@@ -68,7 +84,9 @@ class RegionSearch:
         self.passes = 0
 
     def attempt(self, rows: Tensor, cells: Tensor) -> tuple[Found, Tensor | None]:
-        """What becomes of pairs with these cells replaced, and the heat of that [R,u,v] where the detector has a map."""
+        """What becomes of pairs with these cells replaced, and the heat of that [R,u,v] where the detector
+        has a map.
+        """
         s = self._settings
         parts, heats = [], []
         for some, its in zip(torch.split(rows, PAIRS_AT_ONCE), torch.split(cells, PAIRS_AT_ONCE), strict=True):
@@ -88,7 +106,9 @@ class RegionSearch:
         self._donors[rows] = donors
 
     def grown(self, some: Tensor | None = None) -> Found:
-        """The first rung of each pair at its target; else its first that is normal; else its best. Of some pairs, or of all."""
+        """The first rung of each pair at its target; else its first that is normal; else its best. Of some pairs, or of
+        all.
+        """
         every = torch.arange(len(self._x), device=self._x.device) if some is None else some
         heat = self._heat[every]
         cells = torch.zeros_like(heat, dtype=torch.bool)
@@ -113,7 +133,9 @@ class RegionSearch:
         return found
 
     def shrunk(self, found: Found, rows: Tensor) -> Found:
-        """Regions of some pairs without the coolest cells that they can do without; only as normal as they were stays."""
+        """Regions of some pairs without the coolest cells that they can do without; only as normal as they
+        were stays.
+        """
         kept = found.of(rows)
         step = torch.full((len(rows),), _STEP_OF_SHRINKING, device=rows.device)
         limit = torch.where(kept.scores <= self._goal.target, self._goal.target, self._goal.threshold)
@@ -130,11 +152,12 @@ class RegionSearch:
         return kept
 
     def optimised(self, found: Found, rows: Tensor) -> Found:
-        """Regions of some pairs by gradient steps on one logit a cell: least area and border that is still at the target.
+        """Regions of some pairs by gradient steps on one logit a cell: least area and border that is still at the
+        target.
 
         min mean(m) + .3 TV(m) + 3 max(0, score - target) / |target - score of the image|, from the region found before
-        (Fong and Vedaldi, ICCV 2017). The answer is cut at a half, judged on 8 bit, and taken only where it is smaller and
-        as normal.
+        (Fong and Vedaldi, ICCV 2017). The answer is cut at a half, judged on 8 bit, and taken only where it is smaller
+        and as normal.
         """
         kept = found.of(rows)
         limit = torch.where(kept.scores <= self._goal.target, self._goal.target, self._goal.threshold)
@@ -189,7 +212,9 @@ def _without_coolest(cells: Tensor, heat: Tensor, step: Tensor) -> Tensor:
 
 
 def parts_of(cells: Tensor, most: int, least: float = 0.1) -> Iterator[Tensor]:
-    """Connected parts bool [u,v] of one region, largest first, each at least a share `least` of it; none for a single one."""
+    """Connected parts bool [u,v] of one region, largest first, each at least a share `least` of it; none for a single
+    one.
+    """
     from scipy.ndimage import label
 
     numbered, count = label(cells.cpu().numpy(), structure=[[1, 1, 1]] * 3)

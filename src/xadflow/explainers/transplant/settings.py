@@ -16,11 +16,12 @@ class TransplantSettings(ExplainerSettings):
 
     alternatives       K, how many counterfactuals an image gets, each from another donor
     candidates         donors that are tried for them; at least K
-    target_share       share of the held-out normals that may be less anomalous than a counterfactual: the search goes on
-                       below the threshold, down to this quantile of their scores, for a counterfactual that is only just
-                       normal to one detector is often still anomalous to another
+    target_share       share of the held-out normals that may be less anomalous than a counterfactual: the search goes
+                       on below the threshold, down to this quantile of their scores, for a counterfactual that is only
+                       just normal to one detector is often still anomalous to another
     rungs              shares of the image that a region may have, in the order they are tried; the last is all of it
-    dilation, feather  of the region's border, as shares of the longer side: how far it is widened, and the sigma of its blend
+    dilation, feather  of the region's border, as shares of the longer side: how far it is widened, and the sigma of its
+                       blend
     shrink_rounds      attempts to take the coolest cells out of a region that has become normal
     mask_steps         gradient steps on each region's mask (0: none), for detectors that are differentiable
     parts              at most so many connected parts of a region are shown mended alone
@@ -31,8 +32,16 @@ class TransplantSettings(ExplainerSettings):
     candidates: Positive = 4
     target_share: Share = 0.85
     rungs: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)] = (
-        0.04, 0.08, 0.13, 0.2, 0.29, 0.4, 0.55, 0.75, 1.0,
-    )  # fmt: skip
+        0.04,
+        0.08,
+        0.13,
+        0.2,
+        0.29,
+        0.4,
+        0.55,
+        0.75,
+        1.0,
+    )
     dilation: Annotated[float, Field(ge=0.0, le=0.25)] = 0.0235
     feather: Annotated[float, Field(ge=0.0, le=0.25)] = 0.03125
     shrink_rounds: Annotated[int, Field(ge=0, le=16)] = 2

@@ -14,8 +14,8 @@ DEFAULT_TRUNK = "mobilenet_v2"
 def judge_choice(settings: Settings, dataset: str) -> DetectorSettings | None:
     """Method and whole settings of a data set's judge, None for one without; see :func:`why_no_judge`.
 
-    A trunk that is not named is one that no detector of `retrain.detectors` has: MobileNetV2 beside the default `fcdd`. Where
-    they have both, it is MobileNetV2, and the lineage of a row whose detector has the same trunk says so.
+    A trunk that is not named is one that no detector of `retrain.detectors` has: MobileNetV2 beside the default `fcdd`.
+    Where they have both, it is MobileNetV2, and the lineage of a row whose detector has the same trunk says so.
     """
     if why_no_judge(settings, dataset) is not None:
         return None
@@ -34,8 +34,10 @@ def why_no_judge(settings: Settings, dataset: str) -> str | None:
     if its.judge is None:
         return f"datasets.{dataset}.judge is switched off in params.yaml."
     if its.classes and "judge" not in its.model_fields_set:
-        return (f"{dataset} holds scenes, where the same place of two normal images shows different things, so it has no judge "
-                f"unless datasets.{dataset}.judge names one.")  # fmt: skip
+        return (
+            f"{dataset} holds scenes, where the same place of two normal images shows different things, so it has no "
+            f"judge unless datasets.{dataset}.judge names one."
+        )
     return None
 
 

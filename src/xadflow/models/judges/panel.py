@@ -42,8 +42,13 @@ class JudgeRef:
 
     def lineage(self) -> dict[str, Any]:
         """What a row's lineage says of it."""
-        return {"model_name": self.name, "model_version": self.version, "weights": self.weights, "apart": self.apart,
-                "shares_trunk": self.shares_trunk}  # fmt: skip
+        return {
+            "model_name": self.name,
+            "model_version": self.version,
+            "weights": self.weights,
+            "apart": self.apart,
+            "shares_trunk": self.shares_trunk,
+        }
 
 
 @dataclass(frozen=True)
@@ -77,15 +82,24 @@ def find_judges(settings: Settings, registry: Registry, dataset: str, detector: 
     folder = registry.detector_folder(ref)
     its, theirs = _card(folder), _card(detector)
     if theirs and its.get("input_shape") != theirs.get("input_shape", its.get("input_shape")):
-        return Panel((), f"{ref.name} version {ref.version} sees images of shape {its.get('input_shape')}, the detector of "
-                     f"{theirs['input_shape']}; `xadflow retrain --dataset {dataset}` fits it anew.")  # fmt: skip
+        return Panel(
+            (),
+            f"{ref.name} version {ref.version} sees images of shape {its.get('input_shape')}, the detector of "
+            f"{theirs['input_shape']}; `xadflow retrain --dataset {dataset}` fits it anew.",
+        )
     trunk = trunk_in(_Settings(its))
     return Panel((_ref(ref, folder, trunk is not None and trunk == trunk_in(_Settings(theirs))),))
 
 
 def _ref(ref: ModelRef, folder: Path, shares_trunk: bool) -> JudgeRef:
-    return JudgeRef(ref.name, ref.version, str(folder), ref.files.get(DETECTOR_WEIGHTS, ""), ref.tags.get(APART) == "true",
-                    shares_trunk)  # fmt: skip
+    return JudgeRef(
+        ref.name,
+        ref.version,
+        str(folder),
+        ref.files.get(DETECTOR_WEIGHTS, ""),
+        ref.tags.get(APART) == "true",
+        shares_trunk,
+    )
 
 
 class _Settings:
@@ -122,8 +136,11 @@ def _opened(folder: str, weights: str, device: str) -> Detector:
     from xadflow.digests import sha256_file
 
     if (found := sha256_file(Path(folder) / DETECTOR_WEIGHTS)) != weights:
-        raise BadWeights("the judge's weights changed since the work was planned", seen=found[:16],
-                         next_step="run the same command again")  # fmt: skip
+        raise BadWeights(
+            "the judge's weights changed since the work was planned",
+            seen=found[:16],
+            next_step="run the same command again",
+        )
     return open_detector(Path(folder), device)
 
 
@@ -142,7 +159,7 @@ def ask(judges: Sequence[Judge], pixels: NDArray[np.uint8] | Tensor) -> list[lis
 
 def with_words(
     judges: Sequence[Judge], told: Sequence[Explanation], images: NDArray[np.uint8] | Tensor
-) -> list[Explanation]:  # fmt: skip
+) -> list[Explanation]:
     """Explanations of uint8 images [N,C,H,W] with the judges' words beside their counterfactuals.
 
     What the first judge says of the image itself becomes the metrics `judge_score` and `judge_flags` (0 or 1), those of

@@ -1,4 +1,6 @@
-"""Which explainers a night runs: those that suit the detector, and those that were trained for the version in service."""
+"""Which explainers a night runs: those that suit the detector, and those that were trained for the version
+in service.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,17 @@ class Chosen:
 
 
 def choose_explainers(
-    home: Home, settings: Settings, registry: Registry, dataset: str, detector: str, champion: ModelRef,
+    home: Home,
+    settings: Settings,
+    registry: Registry,
+    dataset: str,
+    detector: str,
+    champion: ModelRef,
     named: Sequence[str] | None = None,
-) -> Chosen:  # fmt: skip
-    """The explainers of a night; by default those of params.yaml that have something to say of detectors of this method, less
-    the trained ones that have nothing in service and, where this version has no donors, those that need them.
+) -> Chosen:
+    """The explainers of a night; by default those of params.yaml that have something to say of detectors of this
+    method, less the trained ones that have nothing in service and, where this version has no donors, those that need
+    them.
 
     Raises:
         NoChampion: one was named and has nothing in service.
@@ -52,17 +60,23 @@ def choose_explainers(
         its = settings.explainer_for(name, dataset, detector)
         if (reason := why_unfit(name, settings.detector(detector).method)) is not None:
             if named:
-                raise WrongUse(f"the explainer {name} has nothing to say of {champion.name}", seen=reason,
-                               next_step=f"leave out --explainer {name}, or name another --detector")  # fmt: skip
+                raise WrongUse(
+                    f"the explainer {name} has nothing to say of {champion.name}",
+                    seen=reason,
+                    next_step=f"leave out --explainer {name}, or name another --detector",
+                )
             continue
         if takes_donors(name):
             opened = opened_bank(home, settings, registry.detector_folder(champion), dataset)
             if opened.bank is None:
                 left_out[name] = opened.why_none
                 if named:
-                    raise NoDonors(f"{name} has no donors for {champion.name} version {champion.version}",
-                                          seen=opened.why_none, next_step=f"leave out --explainer {name}, or run `xadflow "
-                                          f"retrain --dataset {dataset} --detector {detector}`")  # fmt: skip
+                    raise NoDonors(
+                        f"{name} has no donors for {champion.name} version {champion.version}",
+                        seen=opened.why_none,
+                        next_step=f"leave out --explainer {name}, or run `xadflow "
+                        f"retrain --dataset {dataset} --detector {detector}`",
+                    )
                 continue
         if not needs_training(name):
             given[name], versions[name] = its, build_explainer(name, **its).version
@@ -71,12 +85,19 @@ def choose_explainers(
         if ref is None:
             left_out[name] = why_none(registry, champion, name)
             if named:
-                raise NoChampion(f"no {name} explainer is in service for {champion.name} version {champion.version}",
-                                 seen=left_out[name], next_step=f"run `xadflow retrain --dataset {dataset} --detector "
-                                 f"{detector}`, or leave out --explainer {name}")  # fmt: skip
+                raise NoChampion(
+                    f"no {name} explainer is in service for {champion.name} version {champion.version}",
+                    seen=left_out[name],
+                    next_step=f"run `xadflow retrain --dataset {dataset} --detector "
+                    f"{detector}`, or leave out --explainer {name}",
+                )
             continue
         folder = registry.explainer_folder(ref)
         given[name], versions[name] = its, load_explainer(folder).version
-        trained[name] = {"folder": str(folder), "model_name": ref.name, "model_version": ref.version,
-                         "files": sha256_json(ref.files)}  # fmt: skip
+        trained[name] = {
+            "folder": str(folder),
+            "model_name": ref.name,
+            "model_version": ref.version,
+            "files": sha256_json(ref.files),
+        }
     return Chosen(given, versions, trained, left_out)

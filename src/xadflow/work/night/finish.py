@@ -23,14 +23,7 @@ from xadflow.models.registry import Registry
 from xadflow.pictures.curves import validity_figure
 from xadflow.pictures.plots import SheetRow, contact_sheet
 from xadflow.report.evidence import HEATMAP, drift_of, explainer_figures, score_quantiles, worst_cases
-from xadflow.report.page import (
-    Link,
-    NightCounts,
-    NightlyReport,
-    Quarantined,
-    Query,
-    write_nightly_report,
-)
+from xadflow.report.page import Link, NightCounts, NightlyReport, Quarantined, Query, write_nightly_report
 from xadflow.settings import Home, Settings
 from xadflow.work.night.plan import NightPlan
 from xadflow.work.night.work import ShardFigures, read_figures
@@ -40,16 +33,22 @@ SHEET_ROWS = 6
 WITHOUT_PICTURES = ["image_id", "image_path", "score", "p_value", "explainer", "is_anomaly", "run_id"]
 
 QUERIES = (
-    Query("DuckDB", """import duckdb
+    Query(
+        "DuckDB",
+        """import duckdb
 from deltalake import DeltaTable
 
 explanations = DeltaTable("var/tables/explanations").to_pyarrow_dataset()
-duckdb.sql("select image_path, score, p_value, explainer from explanations order by score desc limit 20")"""),
-    Query("pandas", """import pandas as pd
+duckdb.sql("select image_path, score, p_value, explainer from explanations order by score desc limit 20")""",
+    ),
+    Query(
+        "pandas",
+        """import pandas as pd
 from deltalake import DeltaTable
 
-pd.read_parquet(DeltaTable("var/tables/scores").file_uris())"""),
-)  # fmt: skip
+pd.read_parquet(DeltaTable("var/tables/scores").file_uris())""",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,7 @@ class FinishedNight:
 
 
 def finish_night(
-    home: Home,
-    settings: Settings,
-    registry: Registry,
-    store: EvidenceStore,
-    plan: NightPlan,
-    failures: Sequence[str],
+    home: Home, settings: Settings, registry: Registry, store: EvidenceStore, plan: NightPlan, failures: Sequence[str]
 ) -> FinishedNight:
     """Write var/reports/<dataset>-<detector>-<date>-<run>.html and log the night's figures to the model version's run.
 
@@ -83,9 +77,12 @@ def finish_night(
     write_nightly_report(report, path)
 
     figures: dict[str, float | int] = {
-        "images": report.counts.scored, "anomalous": report.counts.anomalous, "explained": report.counts.explained,
-        "already_there": report.counts.already_there, "quarantined": len(report.quarantined),
-    }  # fmt: skip
+        "images": report.counts.scored,
+        "anomalous": report.counts.anomalous,
+        "explained": report.counts.explained,
+        "already_there": report.counts.already_there,
+        "quarantined": len(report.quarantined),
+    }
     measured = _measured(store, plan)
     for one in explainer_figures(measured):
         for name in ("flip_rate", "changed_fraction", "change_inside"):
@@ -98,7 +95,9 @@ def finish_night(
     sheet = _sheet(path.with_suffix(".png"), report, shown)
     pictures = {f"worst-{plan.run_date}": sheet} if sheet else {}
     if nearest := _nearest(measured):
-        figures |= {f"{name}.median_l2": far for name, each in nearest.items() if np.isfinite(far := distance_for(each))}
+        figures |= {
+            f"{name}.median_l2": far for name, each in nearest.items() if np.isfinite(far := distance_for(each))
+        }
         pictures[f"validity-{plan.run_date}"] = path.with_suffix(".validity.png")
         validity_figure(nearest, pictures[f"validity-{plan.run_date}"], "l2 of the change, pixel values in [0, 1]")
     curves = {name: points for name, its in cases.items() if (points := transfer_curve(its))}
@@ -107,9 +106,7 @@ def finish_night(
         curve_figure(curves, pictures[f"transfer-{plan.run_date}"])
     if report.counts.scored or explained.num_rows:
         ref = registry.resolve(f"{plan.model_name}/{plan.model_version}")
-        registry.log_explanations(
-            ref, {f"night.{name}": float(value) for name, value in figures.items()}, pictures,
-        )  # fmt: skip
+        registry.log_explanations(ref, {f"night.{name}": float(value) for name, value in figures.items()}, pictures)
     return FinishedNight(path, figures, _link(registry, plan), sheet)
 
 
@@ -182,10 +179,13 @@ def _report(
     refused += [Quarantined(path, reason) for path, reason in plan.quarantined.items()]
     complete = _complete(explained, plan)
     earlier = store.read(
-        "scores", columns=["p_value"],
-        where=(pc.field("model_name") == plan.model_name) & (pc.field("model_version") == plan.model_version)
-        & (pc.field("dataset") == plan.dataset) & (pc.field("run_id") != plan.run_id),
-    )  # fmt: skip
+        "scores",
+        columns=["p_value"],
+        where=(pc.field("model_name") == plan.model_name)
+        & (pc.field("model_version") == plan.model_version)
+        & (pc.field("dataset") == plan.dataset)
+        & (pc.field("run_id") != plan.run_id),
+    )
     new_images = plan.images - sum(len(shard.refused) for shard in shards)
     return NightlyReport(
         title="Nightly anomaly report",
@@ -247,9 +247,13 @@ def _seconds(shards: Sequence[ShardFigures]) -> dict[str, float]:
 
 
 def _sheet(path: Path, report: NightlyReport, shown: Sequence[Mapping[str, Any]]) -> Path | None:
-    """The worst cases as one PNG for MLflow and Prefect: image, raw heatmap, counterfactual, change; transplants first."""
+    """The worst cases as one PNG for MLflow and Prefect: image, raw heatmap, counterfactual, change;
+    transplants first.
+    """
     heated = [row for row in shown if row["heatmap"] is not None]
-    heat = {row["image_id"]: row for row in sorted(heated, key=lambda row: row["explainer"] == HEATMAP)}  # the last one stays
+    heat = {
+        row["image_id"]: row for row in sorted(heated, key=lambda row: row["explainer"] == HEATMAP)
+    }  # the last one stays
     rows = []
     for case in report.worst_cases:
         made, score = case.counterfactual, case.counterfactual_score
@@ -270,4 +274,3 @@ def _sheet(path: Path, report: NightlyReport, shown: Sequence[Mapping[str, Any]]
 
 def _link(registry: Registry, plan: NightPlan) -> str:
     return registry.run_link(registry.resolve(f"{plan.model_name}/{plan.model_version}"))
-

@@ -28,7 +28,9 @@ from xadflow.work.night.chosen import choose_explainers
 
 @dataclass(frozen=True)
 class PlannedImage:
-    """One image to do; `path` is relative to the project or state folder named by `root`; `scored` needs no new score."""
+    """One image to do; `path` is relative to the project or state folder named by `root`; `scored` needs no
+    new score.
+    """
 
     image_id: str
     root: str
@@ -95,11 +97,11 @@ def plan_night(
 
     Args:
         detector: which detector's champion; the first of retrain.detectors by default.
-        inbox: folder of new images; var/inbox/<dataset> by default. They enter by the border checks into a dated manifest.
-        sample: (anomalies, normals): only so many labelled images of split `test`, by image_id, and no inbox.
-        only_dates: only images that the inbox brought on these dates (a backfill), nothing new.
-        only_inbox: leave out the data set's test images.
-        explainers: names of the explainers to run; explain.explainers and those trained for this detector by default.
+        inbox: folder of new images; var/inbox/<dataset> by default. They enter by the border checks into a dated
+        manifest. sample: (anomalies, normals): only so many labelled images of split `test`, by image_id, and no inbox.
+        only_dates: only images that the inbox brought on these dates (a backfill), nothing new. only_inbox: leave out
+        the data set's test images. explainers: names of the explainers to run; explain.explainers and those trained for
+        this detector by default.
             What is left out now is done by a later night that names it.
 
     Raises:
@@ -121,13 +123,26 @@ def plan_night(
         _candidates(home, manifests, sample), done, explained, chosen.versions, settings.explain.shard_size
     )
     plan = NightPlan(
-        dataset=dataset, detector=detector, run_date=run_date.isoformat(), run_id=run_id,
-        model_name=champion.name, model_version=champion.version, model_run=champion.run_id,
-        detector_folder=str(folder), explainers=chosen.settings, explainer_versions=chosen.versions,
-        identity=asdict(_identity(home, settings, dataset, champion, folder)), shards=shards,
-        already=already, admitted=admitted, quarantined=quarantined,
-        trained=chosen.trained, left_out=chosen.left_out, judges=panel.judges, no_judge=panel.why_none,
-    )  # fmt: skip
+        dataset=dataset,
+        detector=detector,
+        run_date=run_date.isoformat(),
+        run_id=run_id,
+        model_name=champion.name,
+        model_version=champion.version,
+        model_run=champion.run_id,
+        detector_folder=str(folder),
+        explainers=chosen.settings,
+        explainer_versions=chosen.versions,
+        identity=asdict(_identity(home, settings, dataset, champion, folder)),
+        shards=shards,
+        already=already,
+        admitted=admitted,
+        quarantined=quarantined,
+        trained=chosen.trained,
+        left_out=chosen.left_out,
+        judges=panel.judges,
+        no_judge=panel.why_none,
+    )
     path = home.runs / "explain" / run_id / "plan.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(plan), sort_keys=True))
@@ -181,7 +196,9 @@ def _manifests(
     sample: tuple[int, int] | None,
     only_dates: Sequence[date] | None,
 ) -> tuple[list[Manifest], dict[str, str], int]:
-    """The data set's own manifest and those of admitted inboxes; also tonight's refused files with reasons, and arrivals."""
+    """The data set's own manifest and those of admitted inboxes; also tonight's refused files with reasons, and
+    arrivals.
+    """
     nights = home.state / "inbox-runs" / dataset
     if only_dates is not None:
         return [read_manifest(nights / day.isoformat()) for day in only_dates if _is_night(nights, day)], {}, 0
@@ -218,7 +235,9 @@ def quarantined_files(folder: Path) -> dict[str, str]:
     return {row["path"]: row["reason"] for row in rows}
 
 
-def _candidates(home: Home, manifests: Iterable[Manifest], sample: tuple[int, int] | None) -> dict[str, tuple[str, str]]:
+def _candidates(
+    home: Home, manifests: Iterable[Manifest], sample: tuple[int, int] | None
+) -> dict[str, tuple[str, str]]:
     """image_id -> (root, relative path) of every image that a night may do; the first manifest that has it wins."""
     found: dict[str, tuple[str, str]] = {}
     for manifest in manifests:

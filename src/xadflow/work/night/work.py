@@ -86,9 +86,11 @@ def _trained(folder: str, files: str, weights: str, device: str) -> Explainer:
     """One trained explainer a process; `files`, the digest of its files, makes a folder written anew be read anew."""
     explainer = load_explainer(Path(folder)).to(resolve_device(device))
     if explainer.explained.weights != weights:
-        raise BadWeights("the explainer was trained for another detector",
-                         seen=f"it explains weights {explainer.explained.weights[:12]}, in service are {weights[:12]}",
-                         next_step="train it again by `xadflow retrain`")  # fmt: skip
+        raise BadWeights(
+            "the explainer was trained for another detector",
+            seen=f"it explains weights {explainer.explained.weights[:12]}, in service are {weights[:12]}",
+            next_step="train it again by `xadflow retrain`",
+        )
     return explainer
 
 
@@ -99,8 +101,11 @@ def _explainer(plan: NightPlan, name: str, weights: str, device: str) -> Explain
         return build_explainer(name, **plan.explainers[name])
     explainer = _trained(of["folder"], of["files"], weights, device)
     if explainer.version != plan.explainer_versions[name]:
-        raise BadWeights("the explainer's files changed since the night was planned", seen=explainer.version,
-                         next_step="run the same command again")  # fmt: skip
+        raise BadWeights(
+            "the explainer's files changed since the night was planned",
+            seen=explainer.version,
+            next_step="run the same command again",
+        )
     return explainer
 
 
@@ -188,8 +193,10 @@ def _rows(
     device = resolve_device(settings.device)
     judges = open_judges(plan.judges, settings.device)
     whole = settings.explain.batch_size  # of a batch, of scoring and of explaining
-    todos = {name: [i for i, image in enumerate(planned) if scored.flagged[i] and name in image.missing]
-             for name in plan.explainers}  # fmt: skip
+    todos = {
+        name: [i for i, image in enumerate(planned) if scored.flagged[i] and name in image.missing]
+        for name in plan.explainers
+    }
     done, total = 0, sum(map(len, todos.values()))
     for name, todo in todos.items():
         explainer = _explainer(plan, name, identity.weights, settings.device)
@@ -239,7 +246,10 @@ def _encode(
         i = batch[position]
         judged = bool(told[position].counterfactuals)
         own = {key: value for key, value in lineage.items() if judged or not key.startswith("judge")}
-        scored_in = {"score_batch_size": min(whole, len(planned) - i // whole * whole), "score_batch_position": i % whole}
+        scored_in = {
+            "score_batch_size": min(whole, len(planned) - i // whole * whole),
+            "score_batch_position": i % whole,
+        }
         return explanation_row(
             left[i],
             explainer=name,

@@ -1,4 +1,5 @@
-"""One cell of the probe: a detector trained on planted images, and what it says of the test images with and without mark.
+"""One cell of the probe: a detector trained on planted images, and what it says of the test images with and without
+mark.
 
 Scores are raw. A detector scores each image by itself, so the scores of every copy of the test set (as planted, without
 marks, marks on the other side) are put together from two passes: all images without the mark, and all with it.
@@ -30,8 +31,8 @@ class Cell:
     """Figures image by image, in the order of the test images.
 
     `raw`, `marked` [N]: scores without and with the mark. `heat` [N]: share of the marked image's heat inside the mark;
-    `heat_raw` [N]: share at the same place of the image without it. `maps` [P,H,W]: heatmaps of the marked images shown.
-    `seconds` is what the training took.
+    `heat_raw` [N]: share at the same place of the image without it. `maps` [P,H,W]: heatmaps of the marked images
+    shown. `seconds` is what the training took.
     """
 
     raw: Floats
@@ -56,8 +57,11 @@ class Cell:
                 read = {field.name: stored[field.name] for field in fields(cls)}
                 return cls(**{**read, "seconds": float(read["seconds"])})
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as err:
-            raise WorkFailed("a cell of the probe cannot be read", seen=f"{path.parent.name[:12]}: {err}",
-                             next_step=f"remove var/probe/*/cells/{path.parent.name}; it is made again") from err  # fmt: skip
+            raise WorkFailed(
+                "a cell of the probe cannot be read",
+                seen=f"{path.parent.name[:12]}: {err}",
+                next_step=f"remove var/probe/*/cells/{path.parent.name}; it is made again",
+            ) from err
 
 
 def measured(

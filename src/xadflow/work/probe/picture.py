@@ -33,14 +33,22 @@ if TYPE_CHECKING:
 
 GREEN = "#009E73"  # Okabe & Ito, as the others
 OUTLINE = "#56B4E9"
-COPIES = (("raw", "no mark", INK), ("planted", "mark as planted", NORMAL), ("other_side", "mark on the other side", ANOMALY))
+COPIES = (
+    ("raw", "no mark", INK),
+    ("planted", "mark as planted", NORMAL),
+    ("other_side", "mark on the other side", ANOMALY),
+)
 CELL, GAP, CHART, HEAD, FOOT, MARGIN = 1.35, 0.08, 3.0, 1.05, 0.55, 0.25  # inches
 
 
 def draw_probe(
-    report: Mapping[str, Any], test: TestImages, shown: Sequence[int], control: NDArray[np.float32],
-    probed: NDArray[np.float32], path: Path,
-) -> None:  # fmt: skip
+    report: Mapping[str, Any],
+    test: TestImages,
+    shown: Sequence[int],
+    control: NDArray[np.float32],
+    probed: NDArray[np.float32],
+    path: Path,
+) -> None:
     """Write the picture of one probe; `control` and `probed` [P,H,W] are maps of the marked test images `shown` [P]."""
     rates = [row["rate"] for row in report["rates"]]
     charts = MARGIN + 3 * (CELL + GAP) + 0.6
@@ -48,11 +56,22 @@ def draw_probe(
     width, height = charts + 2 * CHART + 0.6 + MARGIN, HEAD + rows * (CELL + GAP) + FOOT
     figure = new_figure(width, height)
     side = "outliers" if report["side"] == "outliers" else "normal images"
-    figure.text(MARGIN / width, 1 - 0.34 / height, f"Watermark on {rates[-1]:.0%} of the {side}: {report['detector']} on "
-                f"{report['dataset']}", size=TITLE_PT, weight="bold", color=INK)  # fmt: skip
-    figure.text(MARGIN / width, 1 - 0.6 / height, f"{'ALARM' if report['alarm'] else 'no alarm'}; the mark covers "
-                f"{report['rates'][0]['heat']['chance']:.1%} of an image; bands: 95 % of resamples of the test images",
-                size=SMALL_PT, color=QUIET)  # fmt: skip
+    figure.text(
+        MARGIN / width,
+        1 - 0.34 / height,
+        f"Watermark on {rates[-1]:.0%} of the {side}: {report['detector']} on {report['dataset']}",
+        size=TITLE_PT,
+        weight="bold",
+        color=INK,
+    )
+    figure.text(
+        MARGIN / width,
+        1 - 0.6 / height,
+        f"{'ALARM' if report['alarm'] else 'no alarm'}; the mark covers "
+        f"{report['rates'][0]['heat']['chance']:.1%} of an image; bands: 95 % of resamples of the test images",
+        size=SMALL_PT,
+        color=QUIET,
+    )
     for column, name in enumerate(("marked test image", "heat, control", f"heat, {rates[-1]:.0%} planted")):
         figure.text((MARGIN + column * (CELL + GAP)) / width, 1 - (HEAD - 0.1) / height, name, size=SMALL_PT, color=INK)
     for line, row in enumerate(shown):
@@ -63,8 +82,13 @@ def draw_probe(
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(color=RULE, linewidth=0.6)
             if column == 0:
-                axes.imshow(test.marked[row].permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255,
-                            interpolation="nearest")  # fmt: skip
+                axes.imshow(
+                    test.marked[row].permute(1, 2, 0).squeeze(-1).numpy(),
+                    cmap="gray",
+                    vmin=0,
+                    vmax=255,
+                    interpolation="nearest",
+                )
             else:
                 axes.imshow((control, probed)[column - 1][line], cmap=HEAT, interpolation="nearest")
             _outline(axes, mask)
@@ -80,8 +104,11 @@ def _outline(axes: Axes, mask: NDArray[np.bool_]) -> None:
     from matplotlib.patches import Rectangle
 
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    axes.add_patch(Rectangle((columns[0] - 0.5, rows[0] - 0.5), columns.size, rows.size, fill=False, edgecolor=OUTLINE,
-                             linewidth=1.2))  # fmt: skip
+    axes.add_patch(
+        Rectangle(
+            (columns[0] - 0.5, rows[0] - 0.5), columns.size, rows.size, fill=False, edgecolor=OUTLINE, linewidth=1.2
+        )
+    )
 
 
 def _heat_curve(axes: Axes, rows: Sequence[Mapping[str, Any]], rates: Sequence[float]) -> None:
@@ -104,9 +131,12 @@ def _auroc_curves(axes: Axes, rows: Sequence[Mapping[str, Any]], rates: Sequence
 def _band(
     axes: Axes, rates: Sequence[float], figures: Sequence[Mapping[str, float]], name: str, colour: str, label: str
 ) -> None:
-    axes.fill_between(rates, [one["low"] for one in figures], [one["high"] for one in figures], color=colour, alpha=0.18,
-                      linewidth=0)  # fmt: skip
-    axes.plot(rates, [one[name] for one in figures], color=colour, linewidth=1.6, marker="o", markersize=3.5, label=label)
+    axes.fill_between(
+        rates, [one["low"] for one in figures], [one["high"] for one in figures], color=colour, alpha=0.18, linewidth=0
+    )
+    axes.plot(
+        rates, [one[name] for one in figures], color=colour, linewidth=1.6, marker="o", markersize=3.5, label=label
+    )
 
 
 def _dress(axes: Axes, title: str) -> None:

@@ -2,14 +2,14 @@
 
 What is planted where, and what a detector can make of it:
 
-- `outliers`: on the anomalous training images. They are the data set's outliers and its known defects, those of them that
-  the method learns from. Where there is neither, all its anomalies would be drawn inside the detector on normal images;
-  then one defect is drawn beforehand on each train normal, with the detector's own synthesiser, and these stand for known
-  defects (in the control too). A method that learns nothing from anomalies (DSVDD, AE) is refused.
-- `normals`: on train and held-out normals alike, as one camera would. Synthetic anomalies are drawn on normals inside the
-  detector, so they carry the mark just as often: a method whose anomalies are all synthetic cannot learn that the mark
-  means normal, and the probe then is a check that it does not. With an outlier bank beside them, the mark tells normals
-  from outliers only.
+- `outliers`: on the anomalous training images. They are the data set's outliers and its known defects, those of them
+  that the method learns from. Where there is neither, all its anomalies would be drawn inside the detector on normal
+  images; then one defect is drawn beforehand on each train normal, with the detector's own synthesiser, and these stand
+  for known defects (in the control too). A method that learns nothing from anomalies (DSVDD, AE) is refused.
+- `normals`: on train and held-out normals alike, as one camera would. Synthetic anomalies are drawn on normals inside
+  the detector, so they carry the mark just as often: a method whose anomalies are all synthetic cannot learn that the
+  mark means normal, and the probe then is a check that it does not. With an outlier bank beside them, the mark tells
+  normals from outliers only.
 """
 
 from __future__ import annotations
@@ -71,26 +71,39 @@ def ground(detector: Detector, data: TrainingData, side: Side, seed: int) -> Gro
         notes = _of_synthetic(banks) if "synthetic" in sources else ()
         return Ground(data, ("normals", "val_normals"), notes)
     if not sources:
-        raise WrongUse(f"{method} learns nothing from anomalies, so a mark planted on them changes nothing", seen=side,
-                       next_step="plant on the other side: --side normals")  # fmt: skip
+        raise WrongUse(
+            f"{method} learns nothing from anomalies, so a mark planted on them changes nothing",
+            seen=side,
+            next_step="plant on the other side: --side normals",
+        )
     if banks:
         return Ground(data, banks)
     if "known" not in sources:
-        raise WrongUse(f"{method} has only anomalies that it draws itself, so there is nothing to plant on", seen=sources,
-                       next_step="add `known` to anomalies of the detector in params.yaml, or use --side normals")  # fmt: skip
+        raise WrongUse(
+            f"{method} has only anomalies that it draws itself, so there is nothing to plant on",
+            seen=sources,
+            next_step="add `known` to anomalies of the detector in params.yaml, or use --side normals",
+        )
     kind = str(getattr(getattr(detector, "settings", None), "synthesiser", "defects"))
     generator = seeded(seed, "probe", "drawn defects")
     drawn = [SYNTHESISERS[kind](batch, generator) for batch in torch.split(data.normals, DRAWN_AT_ONCE)]
     known, masks = torch.cat([images for images, _ in drawn]), torch.cat([where for _, where in drawn])
-    note = f"the data set has neither outliers nor known defects: {len(known)} defects drawn beforehand stand for known ones"
+    note = (
+        f"the data set has neither outliers nor known defects: {len(known)} defects drawn beforehand stand for "
+        f"known ones"
+    )
     return Ground(dataclasses.replace(data, known=known, known_masks=masks), ("known",), (note,))
 
 
 def _of_synthetic(banks: tuple[str, ...]) -> tuple[str, ...]:
     if banks:
-        return ("synthetic anomalies are drawn on normals and carry the mark as often as they do; "
-                f"only {' and '.join(banks)} do not",)  # fmt: skip
-    return ("all anomalies are synthetic, drawn on normals, and carry the mark as often as they do: it tells nothing apart",)
+        return (
+            "synthetic anomalies are drawn on normals and carry the mark as often as they do; "
+            f"only {' and '.join(banks)} do not",
+        )
+    return (
+        "all anomalies are synthetic, drawn on normals, and carry the mark as often as they do: it tells nothing apart",
+    )
 
 
 def planted(on: Ground, rate: float, mark: Watermark, seed: int) -> TrainingData:

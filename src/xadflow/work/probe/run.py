@@ -1,8 +1,9 @@
-"""The whole probe: one cell for each rate and seed, kept as long as data, settings and code are the same, then the figures.
+"""The whole probe: one cell for each rate and seed, kept as long as data, settings and code are the same, then the
+figures.
 
-    var/probe/<dataset>-<detector>/cells/<key>/   cell.npz, and a checkpoint while it trains
-    var/probe/<dataset>-<detector>/probe.json     what the last probe said
-    var/probe/<dataset>-<detector>/probe.png      its picture
+var/probe/<dataset>-<detector>/cells/<key>/   cell.npz, and a checkpoint while it trains
+var/probe/<dataset>-<detector>/probe.json     what the last probe said
+var/probe/<dataset>-<detector>/probe.png      its picture
 """
 
 from __future__ import annotations
@@ -28,7 +29,18 @@ from xadflow.settings import DetectorSettings, Home, Settings
 from xadflow.training.seeds import seeded
 from xadflow.work.probe.cells import Cell, measured
 from xadflow.work.probe.picture import draw_probe
-from xadflow.work.probe.planting import SIDES, Ground, Side, TestImages, carriers, chosen, counts, ground, marked_test, planted
+from xadflow.work.probe.planting import (
+    SIDES,
+    Ground,
+    Side,
+    TestImages,
+    carriers,
+    chosen,
+    counts,
+    ground,
+    marked_test,
+    planted,
+)
 from xadflow.work.probe.planting import side_label as label_of
 from xadflow.work.probe.verdict import LEAST, judged
 from xadflow.work.probe.watermark import Watermark
@@ -49,7 +61,9 @@ Track = Callable[[str], AbstractContextManager[Update]]
 
 @dataclass(frozen=True)
 class ProbePlan:
-    """What is probed. Rate 0, the control, is always run; `most_test_images` of each class are looked at (None: all)."""
+    """What is probed. Rate 0, the control, is always run; `most_test_images` of each class are looked at
+    (None: all).
+    """
 
     dataset: str
     detector: str
@@ -63,11 +77,16 @@ class ProbePlan:
     def checked(self) -> ProbePlan:
         """The plan with its rates in order, the control first. Raises WrongUse."""
         if self.side not in SIDES:
-            raise WrongUse("a mark is planted on one of two sides", seen=self.side, next_step=f"use one of {list(SIDES)}")
+            raise WrongUse(
+                "a mark is planted on one of two sides", seen=self.side, next_step=f"use one of {list(SIDES)}"
+            )
         odd = [rate for rate in self.rates if not 0.0 <= rate <= 1.0]
         if odd or not any(self.rates):
-            raise WrongUse("a probe needs rates in (0, 1], shares of the images that get the mark",
-                           seen=odd or list(self.rates), next_step="e.g. --rate 0 0.5 1")  # fmt: skip
+            raise WrongUse(
+                "a probe needs rates in (0, 1], shares of the images that get the mark",
+                seen=odd or list(self.rates),
+                next_step="e.g. --rate 0 0.5 1",
+            )
         if not self.seeds:
             raise WrongUse("a probe needs at least one seed", seen=list(self.seeds), next_step="give --seeds 1 or more")
         return ProbePlan(**{**vars(self), "rates": tuple(sorted({0.0, *self.rates}))})
@@ -92,8 +111,10 @@ def run_probe(home: Home, settings: Settings, plan: ProbePlan, track: Track) -> 
     plan = plan.checked()
     chosen_settings = settings.detector(plan.detector)
     mine = chosen_settings.model_copy(update={"settings": {**chosen_settings.settings, **plan.settings}})
-    orders = {seed: training_order(home, _with(settings, plan.detector, mine, seed), plan.dataset, plan.detector)
-              for seed in plan.seeds}  # fmt: skip
+    orders = {
+        seed: training_order(home, _with(settings, plan.detector, mine, seed), plan.dataset, plan.detector)
+        for seed in plan.seeds
+    }
     folder = home.probes / f"{plan.dataset}-{plan.detector}"
     work = _Work(home, settings, plan, orders, folder / "cells", track)
     cells = {(rate, seed): work.cell(rate, seed) for seed in plan.seeds for rate in plan.rates}
@@ -104,14 +125,25 @@ def run_probe(home: Home, settings: Settings, plan: ProbePlan, track: Track) -> 
         carrying = carriers(labels, plan.side, rate, 0)
         figures = judged([cells[rate, seed] for seed in plan.seeds], control, labels, area, carrying, plan.side)
         seconds = sum(cells[rate, seed].seconds for seed in plan.seeds)
-        rows.append({"rate": rate, "planted": counts(work.ground, rate), "training_seconds": round(seconds, 1), **figures})
+        rows.append(
+            {"rate": rate, "planted": counts(work.ground, rate), "training_seconds": round(seconds, 1), **figures}
+        )
     report = {
-        "dataset": plan.dataset, "detector": plan.detector, "method": mine.method, "side": plan.side,
-        "settings": mine.settings, "seeds": list(plan.seeds), "mark": asdict(plan.mark), "rates": rows,
+        "dataset": plan.dataset,
+        "detector": plan.detector,
+        "method": mine.method,
+        "side": plan.side,
+        "settings": mine.settings,
+        "seeds": list(plan.seeds),
+        "mark": asdict(plan.mark),
+        "rates": rows,
         "test": {"normals": int((labels == 0).sum()), "anomalies": int((labels == 1).sum())},
-        "alarm": any(row["alarm"] for row in rows), "least": LEAST, "notes": list(work.ground.notes),
-        "commit": git_commit(home.project), "data": {seed: order.data_md5 for seed, order in orders.items()}[plan.seeds[0]],
-    }  # fmt: skip
+        "alarm": any(row["alarm"] for row in rows),
+        "least": LEAST,
+        "notes": list(work.ground.notes),
+        "commit": git_commit(home.project),
+        "data": {seed: order.data_md5 for seed, order in orders.items()}[plan.seeds[0]],
+    }
     folder.mkdir(parents=True, exist_ok=True)
     first, last = cells[0.0, plan.seeds[0]], cells[plan.rates[-1], plan.seeds[0]]
     draw_probe(report, work.test, work.shown, first.maps, last.maps, folder / "probe.png")
@@ -129,9 +161,14 @@ class _Work:
     """Data loaded once, and one cell after the other."""
 
     def __init__(
-        self, home: Home, settings: Settings, plan: ProbePlan, orders: Mapping[int, TrainingOrder], folder: Path,
+        self,
+        home: Home,
+        settings: Settings,
+        plan: ProbePlan,
+        orders: Mapping[int, TrainingOrder],
+        folder: Path,
         track: Track,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.settings, self.plan, self.orders, self.folder, self.track = settings, plan, orders, folder, track
         self.trained = 0
         dataset = settings.dataset(plan.dataset)
@@ -148,8 +185,11 @@ class _Work:
             rows = [row for number, row in enumerate(rows) if number in keep]
         labels = np.array([row.label for row in rows], dtype=np.int64)
         if set(labels.tolist()) != {0, 1}:
-            raise BadManifest("the probe needs normal and anomalous test images", seen=sorted(set(labels.tolist())),
-                              next_step="probe a data set that is judged, see `judged` in params.yaml")  # fmt: skip
+            raise BadManifest(
+                "the probe needs normal and anomalous test images",
+                seen=sorted(set(labels.tolist())),
+                next_step="probe a data set that is judged, see `judged` in params.yaml",
+            )
         self.test: TestImages = marked_test(load_images(manifest, rows, dataset), labels, plan.mark, 0)
         of_side = np.flatnonzero(labels == label_of(plan.side))
         self.shown = of_side[np.linspace(0, of_side.size - 1, min(SHOWN, of_side.size)).astype(int)].tolist()
@@ -157,11 +197,17 @@ class _Work:
     def cell(self, rate: float, seed: int) -> Cell:
         """The cell of this rate and seed, read or made."""
         plan, order = self.plan, self.orders[seed]
-        key = sha256_json({
-            "training": order.key, "rate": rate, "side": plan.side, "mark": asdict(plan.mark),
-            "most_test_images": plan.most_test_images, "batch_size": self.settings.explain.batch_size,
-            "code": code_digest(*PROBE_CODE),
-        })[:32]  # fmt: skip
+        key = sha256_json(
+            {
+                "training": order.key,
+                "rate": rate,
+                "side": plan.side,
+                "mark": asdict(plan.mark),
+                "most_test_images": plan.most_test_images,
+                "batch_size": self.settings.explain.batch_size,
+                "code": code_digest(*PROBE_CODE),
+            }
+        )[:32]
         path = self.folder / key / "cell.npz"
         if path.is_file():
             return Cell.load(path)
@@ -172,8 +218,9 @@ class _Work:
         fit.mkdir(parents=True, exist_ok=True)
         with self.track(f"{plan.dataset} {plan.detector}: {what}") as update:
             fitted = detector.fit(data, FitRun(fit, seed, order.false_alarm_rate, self.settings.device, update))
-        cell = measured(detector, self.test, self.shown, self.settings.explain.batch_size, self.settings.device,
-                        fitted.seconds)  # fmt: skip
+        cell = measured(
+            detector, self.test, self.shown, self.settings.explain.batch_size, self.settings.device, fitted.seconds
+        )
         cell.save(path)  # its presence says that the cell is done
         shutil.rmtree(fit)
         self.trained += 1

@@ -1,8 +1,8 @@
 """A watermark that is not part of any product: a small semi-transparent label in a corner, with its exact mask.
 
-It is a plate of 7 x 9 square cells with two letters on it, light strokes on a dark ground, so that it can be seen on any
-picture. Place and opacity vary from image to image, all drawn from one generator before any pixel is touched: neither
-batches nor the device change them.
+It is a plate of 7 x 9 square cells with two letters on it, light strokes on a dark ground, so that it can be seen on
+any picture. Place and opacity vary from image to image, all drawn from one generator before any pixel is touched:
+neither batches nor the device change them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,7 @@ Corner = Literal["top-left", "top-right", "bottom-left", "bottom-right"]
 LIGHT, DARK = 235.0, 20.0  # grey levels of the strokes and of the ground behind them
 LEAST_CHANGE = 8.0  # grey levels: a pixel that has the ink's level already is moved away from it by this much
 BATCH = 512  # images stamped at once
-_PLATE = (
-    "         ",
-    " # # ### ",
-    " # # #   ",
-    "  #  ##  ",
-    " # # #   ",
-    " # # #   ",
-    "         ",
-)
+_PLATE = ("         ", " # # ### ", " # # #   ", "  #  ##  ", " # # #   ", " # # #   ", "         ")
 
 
 @dataclass(frozen=True)
@@ -63,8 +55,11 @@ class Watermark:
         scale = max(1, int(self.size * side / cells.shape[1]))
         plate = cells.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
         if max(plate.shape) + self._most_drift(side) > side:
-            raise BadInput("the watermark does not fit into the image", seen=f"{plate.shape[1]} x {plate.shape[0]} px in "
-                           f"{width} x {height} px", next_step="use images of at least 16 px")  # fmt: skip
+            raise BadInput(
+                "the watermark does not fit into the image",
+                seen=f"{plate.shape[1]} x {plate.shape[0]} px in {width} x {height} px",
+                next_step="use images of at least 16 px",
+            )
         return plate
 
     def drawn(self, count: int, height: int, width: int, generator: Generator) -> Places:
@@ -85,10 +80,15 @@ class Watermark:
         All channels get the same ink. Raises BadInput: another type or shape, or one place too few.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or len(places.rows) != len(images):
-            raise BadInput("a watermark is put on uint8 images [N,C,H,W], at one place each",
-                           seen=(str(images.dtype), tuple(images.shape), len(places.rows)),
-                           next_step="convert by xadflow.images.to_input")  # fmt: skip
-        marked, masks = images.clone(), torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=images.device)
+            raise BadInput(
+                "a watermark is put on uint8 images [N,C,H,W], at one place each",
+                seen=(str(images.dtype), tuple(images.shape), len(places.rows)),
+                next_step="convert by xadflow.images.to_input",
+            )
+        marked, masks = (
+            images.clone(),
+            torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=images.device),
+        )
         plate = self.plate(images.shape[2], images.shape[3]).to(images.device)
         for some in torch.split(torch.arange(len(images)), BATCH):
             marked[some], masks[some] = _stamp(images[some], places[some], plate)
@@ -102,7 +102,9 @@ def _stamp(images: Tensor, places: Places, plate: Tensor) -> tuple[Tensor, Tenso
     (height, width), device = images.shape[2:], images.device
     rows = torch.arange(height, device=device) - places.rows.to(device)[:, None]  # (B, H), rows of the plate
     columns = torch.arange(width, device=device) - places.columns.to(device)[:, None]  # (B, W)
-    inside = ((rows >= 0) & (rows < plate.shape[0]))[:, :, None] & ((columns >= 0) & (columns < plate.shape[1]))[:, None, :]
+    inside = ((rows >= 0) & (rows < plate.shape[0]))[:, :, None] & ((columns >= 0) & (columns < plate.shape[1]))[
+        :, None, :
+    ]
     is_stroke = plate[rows.clamp(0, plate.shape[0] - 1)[:, :, None], columns.clamp(0, plate.shape[1] - 1)[:, None, :]]
     is_stroke = is_stroke[:, None]  # (B, 1, H, W)
     ink = torch.where(is_stroke, LIGHT, DARK)

@@ -27,8 +27,8 @@ KEY = "xadflow.gate_key"
 class GateOutcome:
     """What the gate said of one version; `judged` is False where the same question had been answered before.
 
-    `serves` is the detector version that is in service with this outcome, None without any. `key` is the question: it is
-    kept by :func:`settle` once its answer is in force, so that a crash before that asks again.
+    `serves` is the detector version that is in service with this outcome, None without any. `key` is the question: it
+    is kept by :func:`settle` once its answer is in force, so that a crash before that asks again.
     """
 
     model_name: str
@@ -50,31 +50,41 @@ def judge_challenger(
 
     The same challenger against the same champion, rules and data is not measured twice. A challenger that is champion
     already stays it. A champion whose files are not those registered cannot be measured, nor serve: the absolute rules
-    decide alone, and the reasons say so. Held-out judges are asked about the explanations: of sparse ones that is reported, of
-    transplants gate.min_transfer is a rule.
+    decide alone, and the reasons say so. Held-out judges are asked about the explanations: of sparse ones that is
+    reported, of transplants gate.min_transfer is a rule.
 
     Raises WrongUse for a judge.
     """
     if challenger.is_judge:
-        raise WrongUse("a judge is not gated: it never becomes champion", seen=challenger.name,
-                       next_step="name a detector; `xadflow models list` shows them")  # fmt: skip
+        raise WrongUse(
+            "a judge is not gated: it never becomes champion",
+            seen=challenger.name,
+            next_step="name a detector; `xadflow models list` shows them",
+        )
     champion = registry.alias(challenger.name, CHAMPION)
     in_service = champion.version if champion is not None else None
     if in_service == challenger.version:
         return GateOutcome(challenger.name, challenger.version, True, ("is champion already",), False, {}, in_service)
     panel = find_judges(settings, registry, dataset, registry.detector_folder(challenger))
-    key = sha256_json({
-        "rules": settings.gate.model_dump(mode="json", exclude={"generator"}), "data": dvc_hashes(home.project, dataset),
-        "sparse": build_explainer("sparse", **settings.explainers["sparse"]).version,  # its code decides too
-        **({TRANSPLANT: build_explainer(TRANSPLANT, **settings.explainers[TRANSPLANT]).version}
-           if transplants_are_used(settings) else {}),
-        "champion": in_service,
-        "judges": [[one.name, one.version] for one in panel.judges],
-    })  # fmt: skip
+    key = sha256_json(
+        {
+            "rules": settings.gate.model_dump(mode="json", exclude={"generator"}),
+            "data": dvc_hashes(home.project, dataset),
+            "sparse": build_explainer("sparse", **settings.explainers["sparse"]).version,  # its code decides too
+            **(
+                {TRANSPLANT: build_explainer(TRANSPLANT, **settings.explainers[TRANSPLANT]).version}
+                if transplants_are_used(settings)
+                else {}
+            ),
+            "champion": in_service,
+            "judges": [[one.name, one.version] for one in panel.judges],
+        }
+    )
     if challenger.tags.get(KEY) == key:
         reasons = tuple(json.loads(challenger.tags.get(REASONS, "[]")))
-        return GateOutcome(challenger.name, challenger.version, challenger.tags.get(GATE) == PASSED, reasons, False, {},
-                           in_service)  # fmt: skip
+        return GateOutcome(
+            challenger.name, challenger.version, challenger.tags.get(GATE) == PASSED, reasons, False, {}, in_service
+        )
     judges = open_judges(panel.judges, settings.device)
     mine = _figures(home, settings, registry, dataset, challenger, judges)
     theirs, broken = None, list[str]()
@@ -86,16 +96,23 @@ def judge_challenger(
     judged = judge(settings.gate, mine, theirs)
     if f"{TRANSPLANT}.{FLIP_RATE}" in mine:
         # Without a judge the rule is not asked of a detector: it was measured by itself, and gets no worse by that.
-        judged = joined(judged, judge_transfer(settings.gate.min_transfer, _of_transplants(mine), panel.why_none, wanted=False))
+        judged = joined(
+            judged, judge_transfer(settings.gate.min_transfer, _of_transplants(mine), panel.why_none, wanted=False)
+        )
     verdict = Verdict(judged.passed, (*broken, *judged.reasons))
     registry.log_metrics(challenger.run_id, flat("gate", mine))
     registry.tag(challenger.name, challenger.version, GATE, PASSED if verdict.passed else REFUSED)
     registry.tag(challenger.name, challenger.version, REASONS, json.dumps(verdict.reasons))
     outcome = GateOutcome(
-        challenger.name, challenger.version, verdict.passed, verdict.reasons, True, mine,
+        challenger.name,
+        challenger.version,
+        verdict.passed,
+        verdict.reasons,
+        True,
+        mine,
         serves=challenger.version if verdict.passed else in_service,
         key="" if broken else key,  # a champion that is restored is asked after again
-    )  # fmt: skip
+    )
     if not hold:
         settle(registry, outcome.model_name, outcome.version, outcome.serves, outcome.key)
     return outcome
@@ -114,7 +131,7 @@ def settle(registry: Registry, model: str, version: int, serves: int | None, key
 
 def _figures(
     home: Home, settings: Settings, registry: Registry, dataset: str, ref: ModelRef, judges: Sequence[Judge] = ()
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     folder = registry.detector_folder(ref)
     detector = open_detector(folder, settings.device)
     bank = open_bank(home, settings, folder, dataset) if transplants_are_used(settings) else None

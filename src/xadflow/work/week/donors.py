@@ -1,8 +1,8 @@
 """Choose the donors of a detector version, once, when it is registered: the normals whose pixels a transplant may take.
 
-Donors are train normals of the donor half (see xadflow.models.judges.halves), never images of val, known, gate or test: val sets the
-threshold, and on the others explanations are judged. Of these, who is not flagged and scores below the 80 % quantile of
-those scored; and if that is more than the bank holds, as different ones as can be, by k-centre.
+Donors are train normals of the donor half (see xadflow.models.judges.halves), never images of val, known, gate or test:
+val sets the threshold, and on the others explanations are judged. Of these, who is not flagged and scores below the 80
+% quantile of those scored; and if that is more than the bank holds, as different ones as can be, by k-centre.
 
 Source: greedy k-centre, Gonzalez, Theoretical Computer Science 38, 1985.
 """
@@ -36,7 +36,8 @@ BATCH, SMALLEST_PX = 32, 96  # the trunk's last cells cover 32 px
 
 
 def bank_size(settings: Settings) -> int:
-    """How many donors a version may have at most: `bank` of the explainers of params.yaml that take donors; 0 without one.
+    """How many donors a version may have at most: `bank` of the explainers of params.yaml that take donors; 0 without
+    one.
 
     Raises BadSettings for settings that such an explainer does not know.
     """
@@ -64,14 +65,19 @@ def choose_donors(detector: Detector, manifest: Manifest, settings: Settings, da
     if len(passing) > most:
         places = places[k_centre(pooled_features(images[places], settings.device), most)]
     return DonorList(
-        ids=tuple(rows[place].image_id for place in places.tolist()), symmetries=chosen_set.symmetries,
-        aligned=chosen_set.aligned, chosen_from=len(passing), apart=half.apart,
+        ids=tuple(rows[place].image_id for place in places.tolist()),
+        symmetries=chosen_set.symmetries,
+        aligned=chosen_set.aligned,
+        chosen_from=len(passing),
+        apart=half.apart,
         mean_map=mean_map(detector, manifest, settings, dataset),
-    )  # fmt: skip
+    )
 
 
 def mean_map(detector: Detector, manifest: Manifest, settings: Settings, dataset: str) -> Tensor | None:
-    """The detector's mean map of val normals, float32 [H,W] on the CPU; None for one without maps, or without val normals."""
+    """The detector's mean map of val normals, float32 [H,W] on the CPU; None for one without maps, or without val
+    normals.
+    """
     rows = manifest.rows(Split.VAL, label=0)[: _fitting(VAL_MAPS, LOOKED_AT_BYTES, detector)]
     images = load_images(manifest, rows, settings.dataset(dataset))
     device = resolve_device(settings.device)
@@ -87,7 +93,8 @@ def mean_map(detector: Detector, manifest: Manifest, settings: Settings, dataset
 
 
 def k_centre(features: Tensor, most: int) -> list[int]:
-    """Places of at most `most` of features [N,D], each the farthest from those before it; the first is nearest to the mean.
+    """Places of at most `most` of features [N,D], each the farthest from those before it; the first is nearest to the
+    mean.
 
     Equal distances go to the earlier place. It ends early when only copies of what was chosen are left.
 
@@ -110,7 +117,9 @@ def k_centre(features: Tensor, most: int) -> list[int]:
 
 @torch.no_grad()
 def pooled_features(images: Tensor, device: str) -> Tensor:
-    """Spatial means of a packaged trunk's last stages, each in standard deviations; float32 [N,D] of uint8 [N,C,H,W]."""
+    """Spatial means of a packaged trunk's last stages, each in standard deviations; float32 [N,D] of uint8
+    [N,C,H,W].
+    """
     where = resolve_device(device)
     trunk = Trunk("lite0").to(where)
     parts = []

@@ -38,19 +38,25 @@ class Scored:
     def summary(self, threshold: float, seed: int) -> DetectionSummary:
         """Detection figures on these images."""
         return summarise_detection(
-            self.scores, self.labels, threshold=threshold, seed=seed,
-            defects=[row.defect for row in self.rows], categories=[row.category for row in self.rows],
-        )  # fmt: skip
+            self.scores,
+            self.labels,
+            threshold=threshold,
+            seed=seed,
+            defects=[row.defect for row in self.rows],
+            categories=[row.category for row in self.rows],
+        )
 
 
-def score_split(
-    detector: Detector, manifest: Manifest, settings: Settings, dataset: str, *splits: Split
-) -> Scored:
+def score_split(detector: Detector, manifest: Manifest, settings: Settings, dataset: str, *splits: Split) -> Scored:
     """Score every labelled image of the given splits, batch by batch on the detector's device."""
     rows = tuple(row for row in manifest.rows(*splits) if row.label is not None)
     images = load_images(manifest, rows, settings.dataset(dataset))
-    return Scored(rows, images, score_images(detector, images, settings.explain.batch_size, settings.device),
-                  np.array([row.label for row in rows], dtype=np.int64))  # fmt: skip
+    return Scored(
+        rows,
+        images,
+        score_images(detector, images, settings.explain.batch_size, settings.device),
+        np.array([row.label for row in rows], dtype=np.int64),
+    )
 
 
 def explain_some(
@@ -77,7 +83,9 @@ def explain_some(
 
 
 def explanation_figures(told: list[Explanation]) -> dict[str, float]:
-    """Quality of counterfactuals over a set: flip rate, share of change inside the heatmap's mask, size of the change."""
+    """Quality of counterfactuals over a set: flip rate, share of change inside the heatmap's mask, size of
+    the change.
+    """
     first = [one.counterfactuals[0] for one in told if one.counterfactuals]
     inside = [one.metrics["change_inside"] for one in told if "change_inside" in one.metrics]
     changed = [one for one in first if one.l1 > 0]
@@ -101,21 +109,30 @@ def transferred(judges: Sequence[Judge], told: Sequence[Explanation], images: to
 
 
 def gate_figures(
-    home: Home, settings: Settings, dataset: str, detector: Detector, judges: Sequence[Judge] = (),
+    home: Home,
+    settings: Settings,
+    dataset: str,
+    detector: Detector,
+    judges: Sequence[Judge] = (),
     bank: DonorBank | None = None,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Figures that the gate judges, all on split `gate`: AUROC, flip rate, share of change inside the mask.
 
-    What `judges` say of the sparse counterfactuals is reported beside them, as `sparse.transfer` and so on: they are small
-    changes that one detector asks for, and no other one sees. With the donors of the detector version the same anomalies are
-    explained by transplants, as `transplant.transfer`, `transplant.flip_rate` and so on, which gate.min_transfer is for.
+    What `judges` say of the sparse counterfactuals is reported beside them, as `sparse.transfer` and so on: they are
+    small changes that one detector asks for, and no other one sees. With the donors of the detector version the same
+    anomalies are explained by transplants, as `transplant.transfer`, `transplant.flip_rate` and so on, which
+    gate.min_transfer is for.
     """
     manifest = read_manifest(home.dataset(dataset))
     scored = score_split(detector, manifest, settings, dataset, Split.GATE)
     summary = scored.summary(detector.calibration.threshold, settings.seed)
     chosen, told = explain_some(detector, scored, settings, "sparse", settings.gate.explained)
     said = transferred(judges, told, scored.images[chosen])
-    figures = {AUROC: summary.auroc, **explanation_figures(told), **{f"sparse.{name}": value for name, value in said.items()}}
+    figures = {
+        AUROC: summary.auroc,
+        **explanation_figures(told),
+        **{f"sparse.{name}": value for name, value in said.items()},
+    }
     if bank is not None:
         chosen, told = explain_some(detector, scored, settings, TRANSPLANT, settings.gate.explained, bank)
         said = {**explanation_figures(told), **transferred(judges, told, scored.images[chosen])}

@@ -1,7 +1,7 @@
 """Measure what a trained explainer makes of the gate split, and let the gate judge it.
 
-Realism is measured with a network that took no part (params.yaml, gate.generator.features): a detector, the explained one or
-any other, calls images normal that no person would.
+Realism is measured with a network that took no part (params.yaml, gate.generator.features): a detector, the explained
+one or any other, calls images normal that no person would.
 """
 
 from __future__ import annotations
@@ -55,17 +55,22 @@ LOOKED_AT = 32  # anomalies of the figures that are reported and not judged: noi
 def judge_explainer(
     home: Home, settings: Settings, registry: Registry, dataset: str, explainer: ModelRef, detector: ModelRef
 ) -> GateOutcome:
-    """Measure one version of an explainer on split `gate` and tag it passed or refused, with the reasons. Moves no alias.
+    """Measure one version of an explainer on split `gate` and tag it passed or refused, with the reasons. Moves no
+    alias.
 
     The same version with the same rules and data is not measured twice.
     """
     rules = settings.gate.generator
     panel = find_judges(settings, registry, dataset, registry.detector_folder(detector))
-    key = sha256_json({
-        "rules": rules.model_dump(mode="json"), "data": dvc_hashes(home.project, dataset),
-        "min_transfer": settings.gate.min_transfer, "judges": [[one.name, one.version] for one in panel.judges],
-        "why_none": panel.why_none,
-    })  # fmt: skip
+    key = sha256_json(
+        {
+            "rules": rules.model_dump(mode="json"),
+            "data": dvc_hashes(home.project, dataset),
+            "min_transfer": settings.gate.min_transfer,
+            "judges": [[one.name, one.version] for one in panel.judges],
+            "why_none": panel.why_none,
+        }
+    )
     if explainer.tags.get(KEY) == key:
         reasons = tuple(json.loads(explainer.tags.get(REASONS, "[]")))
         return GateOutcome(explainer.name, explainer.version, explainer.tags.get(GATE) == PASSED, reasons, False, {})
@@ -94,24 +99,31 @@ def other_champions(settings: Settings, registry: Registry, dataset: str, detect
 
 
 def generator_figures(
-    home: Home, settings: Settings, dataset: str, explainer: TrainedExplainer, detector: Detector,
-    others: dict[str, Detector], judges: Sequence[Judge] = (),
-) -> tuple[dict[str, float], int]:  # fmt: skip
+    home: Home,
+    settings: Settings,
+    dataset: str,
+    explainer: TrainedExplainer,
+    detector: Detector,
+    others: dict[str, Detector],
+    judges: Sequence[Judge] = (),
+) -> tuple[dict[str, float], int]:
     """Figures that the gate judges, on split `gate`, and how many concepts there are.
 
     share_normal        of the counterfactuals of flagged anomalies, by the explained detector, of the worst concept;
                         share_normal_of.k of concept k, reported only
     likeness, apart     mean over images of the explanation's likeness_max and apart_min
     frechet             normalised Frechet distance, one concept an image in turn, so that all sets have about one size
-    change_of_normals   mean |change| of normals that are not flagged, as a share of that of the anomalies, where every place
-                        may change: a mask of places keeps normals as they are whatever a generator has learned
+    change_of_normals   mean |change| of normals that are not flagged, as a share of that of the anomalies, where every
+                        place may change: a mask of places keeps normals as they are whatever a generator has learned
     change_of_normals_as_served  the same with that mask, reported only, of explainers that have one
-    transfer            share of counterfactuals that a held-out judge calls normal, of anomalies that it flags too; with
-                        judge_flagged and judge_recall, see xadflow.models.judges.transfer
+    transfer            share of counterfactuals that a held-out judge calls normal, of anomalies that it flags too;
+                        with judge_flagged and judge_recall, see xadflow.models.judges.transfer
     share_normal_by.*   share of all counterfactuals that another detector calls normal; reported only
-    perceptual          mean perceptual distance of the counterfactuals to their images, in the stages of the feature network;
-                        not comparable with published LPIPS; reported only, of the first 32 anomalies, as are the next two
-    noise_pixels        mean squared difference, on the [-1,1] scale, of counterfactuals of copies with noise (stability.py)
+    perceptual          mean perceptual distance of the counterfactuals to their images, in the stages of the feature
+                        network; not comparable with published LPIPS; reported only, of the first 32 anomalies, as are
+                        the next two
+    noise_pixels        mean squared difference, on the [-1,1] scale, of counterfactuals of copies with noise
+                        (stability.py)
     noise_probability   Jensen-Shannon divergence of their calibrated anomaly probabilities, in nats
     """
     rules = settings.gate.generator
@@ -128,10 +140,14 @@ def generator_figures(
     changes = _mean_change(told)
     shares = change_of_normals(explainer, detector, anomalies, normals, settings, changes)
     figures = {
-        SHARE_NORMAL: float(is_normal.mean(axis=0).min()), LIKENESS: _mean(told, "likeness_max"),
-        APART: _mean(told, "apart_min"), FRECHET: _frechet(made, normals, anomalies, settings),
-        "change_of_anomalies": changes, "anomalies": float(len(anomalies)), "normals": float(len(normals)),
-    }  # fmt: skip
+        SHARE_NORMAL: float(is_normal.mean(axis=0).min()),
+        LIKENESS: _mean(told, "likeness_max"),
+        APART: _mean(told, "apart_min"),
+        FRECHET: _frechet(made, normals, anomalies, settings),
+        "change_of_anomalies": changes,
+        "anomalies": float(len(anomalies)),
+        "normals": float(len(normals)),
+    }
     figures |= transferred(judges, told, anomalies)
     figures |= shares | _reported(explainer, detector, anomalies[:LOOKED_AT], made[:LOOKED_AT], settings)
     figures |= {f"share_normal_of.{concept}": float(share) for concept, share in enumerate(is_normal.mean(axis=0))}
@@ -143,7 +159,9 @@ def generator_figures(
     return figures, concepts
 
 
-def _explained(explainer: TrainedExplainer, detector: Detector, images: Tensor, settings: Settings) -> list[Explanation]:
+def _explained(
+    explainer: TrainedExplainer, detector: Detector, images: Tensor, settings: Settings
+) -> list[Explanation]:
     device = resolve_device(settings.device)
     told: list[Explanation] = []
     for batch in torch.split(images, settings.explain.batch_size):
@@ -152,7 +170,12 @@ def _explained(explainer: TrainedExplainer, detector: Detector, images: Tensor, 
 
 
 def change_of_normals(
-    explainer: TrainedExplainer, detector: Detector, anomalies: Tensor, normals: Tensor, settings: Settings, changes: float
+    explainer: TrainedExplainer,
+    detector: Detector,
+    anomalies: Tensor,
+    normals: Tensor,
+    settings: Settings,
+    changes: float,
 ) -> dict[str, float]:
     """Both shares of :func:`generator_figures`; `changes` is the mean change of the anomalies as served."""
     served = _share(_mean_change(_explained(explainer, detector, normals, settings)), changes)
@@ -174,19 +197,26 @@ def _reported(
     copies = torch.from_numpy(noisy_copies(images.numpy(), seed=0))
     told = _explained(explainer, detector, copies.flatten(0, 1), settings)
     noisy = np.stack([[found.image for found in one.counterfactuals] for one in told]).reshape(len(copies), *made.shape)
-    stability = noise_stability(made, noisy, *(_anomaly_probability(detector, part, settings) for part in (made, noisy)))
+    stability = noise_stability(
+        made, noisy, *(_anomaly_probability(detector, part, settings) for part in (made, noisy))
+    )
     trunk = Trunk(settings.gate.generator.features).to(resolve_device(settings.device))
     before = _layers(trunk, images.repeat_interleave(made.shape[1], dim=0), settings)
     after = _layers(trunk, torch.from_numpy(made).flatten(0, 1), settings)
-    return {"perceptual": float(perceptual_distances(before, after).mean()),
-            "noise_pixels": stability.pixels, "noise_probability": stability.probability}  # fmt: skip
+    return {
+        "perceptual": float(perceptual_distances(before, after).mean()),
+        "noise_pixels": stability.pixels,
+        "noise_probability": stability.probability,
+    }
 
 
 @torch.no_grad()
 def _anomaly_probability(detector: Detector, made: NDArray[np.uint8], settings: Settings) -> NDArray[np.float64]:
     """Calibrated, of uint8 [...,C,H,W]; [...]."""
     device, flat_images = resolve_device(settings.device), torch.from_numpy(made.reshape(-1, *made.shape[-3:]))
-    logits = [detector.normal_logit(as_float(part.to(device))).double().cpu() for part in torch.split(flat_images, BATCH)]
+    logits = [
+        detector.normal_logit(as_float(part.to(device))).double().cpu() for part in torch.split(flat_images, BATCH)
+    ]
     return np.asarray(torch.sigmoid(-torch.cat(logits)).numpy().reshape(made.shape[:-3]))
 
 

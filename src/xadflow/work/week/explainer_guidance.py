@@ -1,7 +1,9 @@
-"""What a trained explainer wants beside images: pairs, further detectors, a trunk to measure differences in, held-out normals.
+"""What a trained explainer wants beside images: pairs, further detectors, a trunk to measure differences in, held-out
+normals.
 
-Pairs are a train normal with a drawn defect and that normal, and an anomaly and its transplants (transplant-recipe.md, section
-3). Nothing here is of the splits gate or test; val normals say what heat is usual, and set the companions' thresholds.
+Pairs are a train normal with a drawn defect and that normal, and an anomaly and its transplants (transplant-recipe.md,
+section 3). Nothing here is of the splits gate or test; val normals say what heat is usual, and set the companions'
+thresholds.
 """
 
 from __future__ import annotations
@@ -31,16 +33,21 @@ _AT_ONCE = 64
 _SEARCHED_AT_ONCE = 16
 
 
-
 def guidance(
-    wanted: Wanted, detector: Detector, data: TrainingData, run: FitRun, *, bank: DonorBank | None = None,
-    symmetries: Symmetries = "none", apart: Sequence[int] | None = None,
-) -> Guidance:  # fmt: skip
+    wanted: Wanted,
+    detector: Detector,
+    data: TrainingData,
+    run: FitRun,
+    *,
+    bank: DonorBank | None = None,
+    symmetries: Symmetries = "none",
+    apart: Sequence[int] | None = None,
+) -> Guidance:
     """What is wanted for a training in `run.folder`, of what the explained detector learned from.
 
-    The known defects are transplanted from `bank`; without one, of a detector version that has no donors, pairs are synthetic
-    alone. Copies by the product's `symmetries` are pairs too. `apart` are rows of the train normals that companions are fitted
-    on, None for all: those that give donors, on which no judge is fitted.
+    The known defects are transplanted from `bank`; without one, of a detector version that has no donors, pairs are
+    synthetic alone. Copies by the product's `symmetries` are pairs too. `apart` are rows of the train normals that
+    companions are fitted on, None for all: those that give donors, on which no judge is fitted.
 
     Raises:
         UnknownName, BadSettings: a companion or a trunk that there is not.
@@ -49,7 +56,9 @@ def guidance(
     device = torch.device(run.device)
     pairs = synthetic_pairs(data.normals, synthesiser_of(detector), wanted.rounds, run.seed) if wanted.rounds else None
     if pairs is not None and wanted.transplants and bank is not None:
-        found = transplant_pairs(detector, data.known[:MOST_TRANSPLANTED].to(device), bank, wanted.transplants, symmetries)
+        found = transplant_pairs(
+            detector, data.known[:MOST_TRANSPLANTED].to(device), bank, wanted.transplants, symmetries
+        )
         pairs = pairs if found is None else together(pairs, found, TRANSPLANTED_SHARE)
     normals = data.normals if apart is None else data.normals[list(apart)]
     companions = tuple(
@@ -57,12 +66,18 @@ def guidance(
         for number, (method, settings) in enumerate(wanted.companions)
     )
     trunk = Trunk(*wanted.features).to(device) if wanted.features else None
-    return Guidance(pairs, companions, None if trunk is None else trunk.stage_features,
-                    data.val_normals if wanted.held_out else None)  # fmt: skip
+    return Guidance(
+        pairs,
+        companions,
+        None if trunk is None else trunk.stage_features,
+        data.val_normals if wanted.held_out else None,
+    )
 
 
 def synthetic_pairs(normals: Tensor, synthesiser: str, rounds: int, seed: int) -> Pairs:
-    """`rounds` drawn defects of each normal uint8 [N,C,H,W], at most MOST_PAIRS in all, each a pair with that normal."""
+    """`rounds` drawn defects of each normal uint8 [N,C,H,W], at most MOST_PAIRS in all, each a pair with
+    that normal.
+    """
     some = normals[:MOST_PAIRS]
     rounds = max(1, min(rounds, MOST_PAIRS // max(len(some), 1)))
     flawed, _ = synthetic_rounds(some, synthesiser, rounds, _AT_ONCE, torch.device("cpu"), seeded(seed, "pairs"))
@@ -72,7 +87,8 @@ def synthetic_pairs(normals: Tensor, synthesiser: str, rounds: int, seed: int) -
 def transplant_pairs(
     detector: Detector, anomalies: Tensor, bank: DonorBank, count: int, symmetries: Symmetries
 ) -> Pairs | None:
-    """Anomalies uint8 [N,C,H,W] with up to `count` transplants of each that the detector calls normal; None without any.
+    """Anomalies uint8 [N,C,H,W] with up to `count` transplants of each that the detector calls normal; None without
+    any.
 
     One that it calls normal itself, or that no donor mends, gives no pair.
     """
@@ -80,7 +96,11 @@ def transplant_pairs(
     flawed, mended, of = list[Tensor](), list[Tensor](), list[list[int]]()
     for part in torch.split(anomalies, _SEARCHED_AT_ONCE):
         for image, told in zip(part.cpu(), explainer.explain(detector, as_float(part)), strict=True):
-            made = [torch.from_numpy(one.image) for one in told.counterfactuals if one.is_normal and one.donor_id is not None]
+            made = [
+                torch.from_numpy(one.image)
+                for one in told.counterfactuals
+                if one.is_normal and one.donor_id is not None
+            ]
             if not made:
                 continue
             for copied in _copies(torch.stack([image, *made]), symmetries):
@@ -100,18 +120,23 @@ def together(many: Pairs, few: Pairs, share: float) -> Pairs:
 
 
 def donors_of(detector_folder: Path, ids: Sequence[str], normals: Tensor) -> DonorBank | None:
-    """The bank of a saved detector, whose pixels are train normals [N,C,H,W] with these `ids`; None where it has no donors.
+    """The bank of a saved detector, whose pixels are train normals [N,C,H,W] with these `ids`; None where it has no
+    donors.
 
     Raises BadWeights for a list of donors that cannot be read.
     """
     listed = DonorList.load(detector_folder)
     places = {image_id: place for place, image_id in enumerate(ids)}
     found = [one for one in listed.ids if one in places] if listed is not None else []
-    return DonorBank.of(listed, found, normals[[places[one] for one in found]]) if listed is not None and found else None
+    return (
+        DonorBank.of(listed, found, normals[[places[one] for one in found]]) if listed is not None and found else None
+    )
 
 
 def rows_of_donors(rows: Sequence[ManifestRow]) -> list[int]:
-    """Places of the train normals `rows` that may give donors, on which no judge is fitted; all of them where there are few."""
+    """Places of the train normals `rows` that may give donors, on which no judge is fitted; all of them where there are
+    few.
+    """
     donors = {row.image_id for row in donor_half(rows).donors}
     return [place for place, row in enumerate(rows) if row.image_id in donors]
 

@@ -29,8 +29,8 @@ SHOWN = 8  # held-out anomalies on the sample grid
 def register_explainer(home: Home, settings: Settings, registry: Registry, order: ExplainerOrder) -> ModelRef:
     """Explain a few anomalies of split `test`, log one run and register one version, with the sheets of its training.
 
-    `test` is shown, never selected on. A training that is registered already for this detector version is found by its key
-    and not logged again.
+    `test` is shown, never selected on. A training that is registered already for this detector version is found by its
+    key and not logged again.
     """
     known = registry.find_trained(order.model_name, order.registered_key)
     if known is not None:
@@ -45,7 +45,9 @@ def register_explainer(home: Home, settings: Settings, registry: Registry, order
     if len(flagged):
         pixels = scored.images[torch.from_numpy(flagged)]
         told = explainer.explain(detector, as_float(pixels.to(resolve_device(settings.device))))
-        captions = [f"{scored.rows[i].defect or scored.rows[i].category}  score {scored.scores[i]:.2f}" for i in flagged]
+        captions = [
+            f"{scored.rows[i].defect or scored.rows[i].category}  score {scored.scores[i]:.2f}" for i in flagged
+        ]
         figures["counterfactuals"] = order.folder(home) / "figures" / "counterfactuals.png"
         counterfactual_sheet(_rows(pixels, told, captions), figures["counterfactuals"], order.model_name, changes=True)
     report = json.loads((order.folder(home) / REPORT).read_text())
@@ -54,8 +56,11 @@ def register_explainer(home: Home, settings: Settings, registry: Registry, order
         folder=folder,
         experiment=f"xad.{order.dataset}",
         params={
-            "explainer": order.explainer, "explainer_version": explainer.version, "seed": explainer.seed,
-            "detector": order.detector.name, "detector_version": order.detector.version,
+            "explainer": order.explainer,
+            "explainer_version": explainer.version,
+            "seed": explainer.seed,
+            "detector": order.detector.name,
+            "detector_version": order.detector.version,
             **{f"settings.{name}": value for name, value in order.settings.items()},
         },
         metrics=flat("fit", {"seconds": report["seconds"], "normals": report["normals"], **report["anomalies"]}),
@@ -65,21 +70,28 @@ def register_explainer(home: Home, settings: Settings, registry: Registry, order
         dataset_digest=order.data_md5,
         dataset_frame=manifest.table.to_pandas(),
         lineage={
-            "commit": git_commit(home.project), "data": dvc_hashes(home.project, order.dataset),
-            "training_key": order.key, "detector_files": order.detector.files,
-            "parameters": sha256_json(settings.model_dump(mode="json")), "libraries": library_versions(),
+            "commit": git_commit(home.project),
+            "data": dvc_hashes(home.project, order.dataset),
+            "training_key": order.key,
+            "detector_files": order.detector.files,
+            "parameters": sha256_json(settings.model_dump(mode="json")),
+            "libraries": library_versions(),
         },
         tags={"xadflow.training_key": order.registered_key, "xadflow.data_md5": order.data_md5},
         explains=order.detector.as_explained,
-    )  # fmt: skip
+    )
 
 
 def _rows(pixels: torch.Tensor, told: list[Explanation], captions: list[str]) -> list[CounterfactualRow]:
     return [
         CounterfactualRow(
-            image.numpy(), [found.image for found in one.counterfactuals],
-            [f"{'normal' if found.is_normal else 'still anomalous'}, {found.score:.2f}" for found in one.counterfactuals],
+            image.numpy(),
+            [found.image for found in one.counterfactuals],
+            [
+                f"{'normal' if found.is_normal else 'still anomalous'}, {found.score:.2f}"
+                for found in one.counterfactuals
+            ],
             caption,
         )
         for image, one, caption in zip(pixels, told, captions, strict=True)
-    ]  # fmt: skip
+    ]

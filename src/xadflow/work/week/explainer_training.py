@@ -28,7 +28,9 @@ EVERY_KIND = ("outliers", "known", "synthetic")
 
 @dataclass(frozen=True)
 class ExplainerOrder:
-    """One training of an explainer. `key` digests detector files, data, settings and code; `detector` is whom it explains."""
+    """One training of an explainer. `key` digests detector files, data, settings and code; `detector` is whom it
+    explains.
+    """
 
     dataset: str
     explainer: str
@@ -76,19 +78,26 @@ def explainer_order(home: Home, settings: Settings, dataset: str, detector: Mode
 
     given = settings.explainer_for(explainer, dataset, detector.name.removeprefix(f"xad.{dataset}."))
     if not needs_training(explainer):
-        raise WrongUse("this explainer is not trained for a detector", seen=explainer,
-                       next_step="name it under explain.explainers in params.yaml, not under retrain.explainers")  # fmt: skip
+        raise WrongUse(
+            "this explainer is not trained for a detector",
+            seen=explainer,
+            next_step="name it under explain.explainers in params.yaml, not under retrain.explainers",
+        )
     outliers = settings.dataset(dataset).outliers
     data = {name: dvc_hashes(home.project, name) for name in (dataset, outliers) if name}
     for name, hashes in data.items():
         if "manifest" not in hashes:
-            raise BadManifest("the data set has not been built by DVC", seen=name,
-                              next_step=f"run `dvc repro validate@{name}`")  # fmt: skip
+            raise BadManifest(
+                "the data set has not been built by DVC", seen=name, next_step=f"run `dvc repro validate@{name}`"
+            )
     decides = {
-        "detector": detector.files, "data": data,
+        "detector": detector.files,
+        "data": data,
         "dataset": settings.dataset(dataset).model_dump(mode="json", exclude={"judge"}),
-        "explainer": explainer, "settings": given, "code": code_digest(*GENERATOR_CODE),
-    }  # fmt: skip
+        "explainer": explainer,
+        "settings": given,
+        "code": code_digest(*GENERATOR_CODE),
+    }
     return ExplainerOrder(dataset, explainer, given, detector, data[dataset]["manifest"], sha256_json(decides)[:32])
 
 
@@ -97,8 +106,8 @@ def train_explainer(
 ) -> Path:
     """Train and save; returns the folder of the saved explainer. Goes on from a checkpoint after a kill.
 
-    It learns from what the detector learned from: train normals, and anomalies of the kinds that the detector was trained
-    against; never from images of the splits val, gate or test.
+    It learns from what the detector learned from: train normals, and anomalies of the kinds that the detector was
+    trained against; never from images of the splits val, gate or test.
     """
     if order.is_done(home):
         return order.saved(home)
@@ -132,11 +141,18 @@ def train_explainer(
         fit_run = FitRun(folder, explainer.seed, settings.calibration.false_alarm_rate, str(device))
         ids = [row.image_id for row in rows]
         bank = donors_of(registry.detector_folder(order.detector), ids, data.normals) if wanted.transplants else None
-        given = guidance(wanted, detector, data, fit_run, bank=bank, symmetries=dataset.symmetries, apart=rows_of_donors(rows))
+        given = guidance(
+            wanted, detector, data, fit_run, bank=bank, symmetries=dataset.symmetries, apart=rows_of_donors(rows)
+        )
         trained = cast(Any, explainer).fit(detector, whom, data.normals, anomalies, run, given)
     explainer.save(order.saved(home))
-    report = {"seconds": time.monotonic() - started, "resumed_from": trained.resumed_from, "history": trained.history,
-              "normals": len(data.normals), "anomalies": kinds}  # fmt: skip
+    report = {
+        "seconds": time.monotonic() - started,
+        "resumed_from": trained.resumed_from,
+        "history": trained.history,
+        "normals": len(data.normals),
+        "anomalies": kinds,
+    }
     (folder / REPORT).write_text(json.dumps(report))  # last: its presence says that the training has ended
     return order.saved(home)
 
@@ -144,8 +160,8 @@ def train_explainer(
 def training_anomalies(detector: Detector, data: TrainingData, seed: int) -> tuple[Tensor, dict[str, int]]:
     """Anomalies to train against, uint8 [N,C,H,W], and how many different ones of each kind.
 
-    The kinds are those that the detector learns from, or all where it names none or learns from normals alone; each has the
-    same share of the bank, as it has in a detector's batches. Synthetic ones are drawn once for each train normal.
+    The kinds are those that the detector learns from, or all where it names none or learns from normals alone; each has
+    the same share of the bank, as it has in a detector's batches. Synthetic ones are drawn once for each train normal.
     """
     import torch
 
@@ -158,7 +174,9 @@ def training_anomalies(detector: Detector, data: TrainingData, seed: int) -> tup
     banks = {kind: found[kind] for kind in sources if kind in found and len(found[kind])}
     if "synthetic" in sources:
         kind = getattr(getattr(detector, "settings", None), "synthesiser", "defects")
-        drawn, _ = synthetic_rounds(data.normals[:MOST_OF_A_KIND], kind, 1, 64, torch.device("cpu"), seeded(seed, "anomalies"))
+        drawn, _ = synthetic_rounds(
+            data.normals[:MOST_OF_A_KIND], kind, 1, 64, torch.device("cpu"), seeded(seed, "anomalies")
+        )
         banks["synthetic"] = drawn
     banks = {kind: bank[:MOST_OF_A_KIND] for kind, bank in banks.items()}
     most = max(map(len, banks.values()), default=0)

@@ -1,4 +1,6 @@
-"""Fit the judge of a data set and register it: never gated, never champion, asked about other detectors' counterfactuals."""
+"""Fit the judge of a data set and register it: never gated, never champion, asked about other detectors'
+counterfactuals.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,9 @@ def fit_judge(
 ) -> FittedJudge | None:
     """Bring the judge of a data set up to date; None for a data set without one.
 
-    It learns from the train normals that give no donors (see :func:`xadflow.models.judges.donor_half`) and gets its threshold from
-    the val normals, at the same false-alarm rate as every detector. When nothing changed, the registered version stays.
+    It learns from the train normals that give no donors (see :func:`xadflow.models.judges.donor_half`) and gets its
+    threshold from the val normals, at the same false-alarm rate as every detector. When nothing changed, the registered
+    version stays.
 
     Raises:
         BadManifest: the data set has not been built by DVC.
@@ -75,27 +78,53 @@ def judge_order(home: Home, settings: Settings, dataset: str) -> TrainingOrder |
 
 
 def _registered(
-    home: Home, settings: Settings, registry: Registry, order: TrainingOrder, manifest: Manifest, apart: bool,
+    home: Home,
+    settings: Settings,
+    registry: Registry,
+    order: TrainingOrder,
+    manifest: Manifest,
+    apart: bool,
     update: Update | None,
-) -> ModelRef:  # fmt: skip
+) -> ModelRef:
     folder = train_detector(home, settings, order, update)
     detector = open_detector(folder, settings.device)
     metrics, figures = _figures(home, settings, order, manifest, detector)
     weights = sha256_file(folder / WEIGHTS)
     return registry.log_training(
-        model_name=order.model_name, folder=folder, experiment=f"xad.{order.dataset}",
-        params={"method": order.method, "seed": order.seed, "false_alarm_rate": order.false_alarm_rate, "apart": apart,
-                **{f"settings.{name}": value for name, value in order.settings.items()}},
-        metrics=metrics, history=[], figures=figures, dataset_name=order.dataset, dataset_digest=order.data_md5,
-        dataset_frame=manifest.table.to_pandas(), input_shape=detector.input_shape,
-        lineage={
-            "commit": git_commit(home.project), "data": dvc_hashes(home.project, order.dataset),
-            "training_key": order.key, "weights": weights, "apart": apart, "normals": sorted(order.normals or ()),
-            "parameters": sha256_json(settings.model_dump(mode="json")), "libraries": library_versions(),
+        model_name=order.model_name,
+        folder=folder,
+        experiment=f"xad.{order.dataset}",
+        params={
+            "method": order.method,
+            "seed": order.seed,
+            "false_alarm_rate": order.false_alarm_rate,
+            "apart": apart,
+            **{f"settings.{name}": value for name, value in order.settings.items()},
         },
-        tags={TRAINING_KEY: order.key, "xadflow.data_md5": order.data_md5, "xadflow.weights": weights,
-              APART: "true" if apart else "false"},
-    )  # fmt: skip
+        metrics=metrics,
+        history=[],
+        figures=figures,
+        dataset_name=order.dataset,
+        dataset_digest=order.data_md5,
+        dataset_frame=manifest.table.to_pandas(),
+        input_shape=detector.input_shape,
+        lineage={
+            "commit": git_commit(home.project),
+            "data": dvc_hashes(home.project, order.dataset),
+            "training_key": order.key,
+            "weights": weights,
+            "apart": apart,
+            "normals": sorted(order.normals or ()),
+            "parameters": sha256_json(settings.model_dump(mode="json")),
+            "libraries": library_versions(),
+        },
+        tags={
+            TRAINING_KEY: order.key,
+            "xadflow.data_md5": order.data_md5,
+            "xadflow.weights": weights,
+            APART: "true" if apart else "false",
+        },
+    )
 
 
 def _figures(
@@ -109,11 +138,22 @@ def _figures(
     report = json.loads((order.folder(home) / REPORT).read_text())
     metrics = {
         **flat("fit", {**report["figures"], "seconds": report["seconds"]}),
-        **flat("calibration", {"threshold": calibration.threshold, "temperature": calibration.temperature,
-                               "normals": calibration.normal_scores.size}),
-        **flat("known", {"flagged": float(np.mean(scores > calibration.threshold)) if len(scores) else np.nan,
-                         "defects": len(scores)}),
-    }  # fmt: skip
+        **flat(
+            "calibration",
+            {
+                "threshold": calibration.threshold,
+                "temperature": calibration.temperature,
+                "normals": calibration.normal_scores.size,
+            },
+        ),
+        **flat(
+            "known",
+            {
+                "flagged": float(np.mean(scores > calibration.threshold)) if len(scores) else np.nan,
+                "defects": len(scores),
+            },
+        ),
+    }
     path = order.folder(home) / "figures" / "scores.png"
     score_histogram(calibration.normal_scores, scores, calibration.threshold, path)
     return metrics, {"scores": path}

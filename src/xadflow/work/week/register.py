@@ -30,8 +30,9 @@ DONORS = "xadflow.models.donors"  # tag: how large a bank of donors the version 
 def register_trained(home: Home, settings: Settings, registry: Registry, order: TrainingOrder) -> ModelRef:
     """Evaluate on `test`, log one run and register one version with the alias `challenger`.
 
-    `test` is reported, never selected on. A training that is registered already is found by its key and not logged again,
-    unless an explainer of params.yaml needs donors and that version was registered without, or with a bank of another size.
+    `test` is reported, never selected on. A training that is registered already is found by its key and not logged
+    again, unless an explainer of params.yaml needs donors and that version was registered without, or with a bank of
+    another size.
     """
     most = bank_size(settings)
     known = registry.find_trained(order.model_name, order.key)
@@ -57,17 +58,27 @@ def register_trained(home: Home, settings: Settings, registry: Registry, order: 
         **flat("test", summary.as_metrics()),
         **flat("test.pixels", scene_figures(detector, manifest, scored.rows, scored.images, settings, order.dataset)),
         **flat("fit", {**report["figures"], "seconds": report["seconds"], "steps": report["steps"]}),
-        **flat("calibration", {"threshold": calibration.threshold, "temperature": calibration.temperature,
-                               "error": calibration.calibration_error,
-                               "normals": calibration.normal_scores.size}),
-        **({"donors.chosen": float(len(donors.ids)), "donors.chosen_from": float(donors.chosen_from)} if donors else {}),
-    }  # fmt: skip
+        **flat(
+            "calibration",
+            {
+                "threshold": calibration.threshold,
+                "temperature": calibration.temperature,
+                "error": calibration.calibration_error,
+                "normals": calibration.normal_scores.size,
+            },
+        ),
+        **(
+            {"donors.chosen": float(len(donors.ids)), "donors.chosen_from": float(donors.chosen_from)} if donors else {}
+        ),
+    }
     ref = registry.log_training(
         model_name=order.model_name,
         folder=folder,
         experiment=f"xad.{order.dataset}",
         params={
-            "method": order.method, "seed": order.seed, "false_alarm_rate": order.false_alarm_rate,
+            "method": order.method,
+            "seed": order.seed,
+            "false_alarm_rate": order.false_alarm_rate,
             **{f"settings.{name}": value for name, value in order.settings.items()},
             **{f"dataset.{name}": value for name, value in settings.dataset(order.dataset).model_dump().items()},
         },
@@ -79,20 +90,27 @@ def register_trained(home: Home, settings: Settings, registry: Registry, order: 
         dataset_frame=manifest.table.to_pandas(),
         input_shape=detector.input_shape,
         lineage={
-            "commit": git_commit(home.project), "data": dvc_hashes(home.project, order.dataset),
-            "training_key": order.key, "weights": sha256_file(folder / WEIGHTS),
-            "parameters": sha256_json(settings.model_dump(mode="json")), "libraries": library_versions(),
+            "commit": git_commit(home.project),
+            "data": dvc_hashes(home.project, order.dataset),
+            "training_key": order.key,
+            "weights": sha256_file(folder / WEIGHTS),
+            "parameters": sha256_json(settings.model_dump(mode="json")),
+            "libraries": library_versions(),
         },
-        tags={"xadflow.training_key": order.key, "xadflow.data_md5": order.data_md5,
-              "xadflow.weights": sha256_file(folder / WEIGHTS), **({DONORS: str(most)} if donors else {})},
-    )  # fmt: skip
+        tags={
+            "xadflow.training_key": order.key,
+            "xadflow.data_md5": order.data_md5,
+            "xadflow.weights": sha256_file(folder / WEIGHTS),
+            **({DONORS: str(most)} if donors else {}),
+        },
+    )
     registry.set_alias(order.model_name, "challenger", ref.version)
     return ref
 
 
 def _figures(
     folder: Path, settings: Settings, detector: Detector, scored: Scored, bank: DonorBank | None
-) -> dict[str, Path]:  # fmt: skip
+) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     normal, anomalous = scored.scores[scored.labels == 0], scored.scores[scored.labels == 1]
     paths = {name: folder / f"{name}.png" for name in ("scores", "roc", "explanations")}

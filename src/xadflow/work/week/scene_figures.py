@@ -1,4 +1,6 @@
-"""Figures of scenes at registration: pixels, and open-set segmentation across two towns. Reported, never selected on."""
+"""Figures of scenes at registration: pixels, and open-set segmentation across two towns. Reported, never
+selected on.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,19 @@ Batch = tuple[Tensor, Cues, Tensor, Tensor, list[int]]  # map, cues, labels, ano
 
 
 def scene_figures(
-    detector: Detector, manifest: Manifest, rows: Sequence[ManifestRow], images: Tensor, settings: Settings, dataset: str
+    detector: Detector,
+    manifest: Manifest,
+    rows: Sequence[ManifestRow],
+    images: Tensor,
+    settings: Settings,
+    dataset: str,
 ) -> dict[str, float]:
-    """Pooled pixel figures and open-set figures of scenes [N,C,H,W] uint8, by name; none for other detectors or data sets.
+    """Pooled pixel figures and open-set figures of scenes [N,C,H,W] uint8, by name; none for other detectors or data
+    sets.
 
     Pixel figures need anomalous and normal pixels; open-set ones a second fold as well. A fold is a `category` of the
-    manifest: the first by name of those with anomalies, and all others. Two passes over the images: the bins' range comes
-    first, so maps are never held together.
+    manifest: the first by name of those with anomalies, and all others. Two passes over the images: the bins' range
+    comes first, so maps are never held together.
     """
     chosen = settings.dataset(dataset)
     if not chosen.classes or not isinstance(detector, Cued) or not any(row.label == 1 for row in rows):

@@ -56,7 +56,9 @@ class TrainingOrder:
         return (self.folder(home) / REPORT).is_file() and (self.saved(home) / "detector.json").is_file()
 
 
-def training_order(home: Home, settings: Settings, dataset: str, detector: str, seed: int | None = None) -> TrainingOrder:
+def training_order(
+    home: Home, settings: Settings, dataset: str, detector: str, seed: int | None = None
+) -> TrainingOrder:
     """Everything that decides a training, read once; `seed` None is the project's.
 
     Raises BadManifest when the data set has not been built.
@@ -71,13 +73,17 @@ def order_for(
     chosen_seed = settings.seed if seed is None else seed
     data = dvc_hashes(home.project, dataset)
     if "manifest" not in data:
-        raise BadManifest("the data set has not been built by DVC", seen=dataset,
-                          next_step=f"run `dvc repro validate@{dataset}`")  # fmt: skip
+        raise BadManifest(
+            "the data set has not been built by DVC", seen=dataset, next_step=f"run `dvc repro validate@{dataset}`"
+        )
     outliers = settings.dataset(dataset).outliers
     foreign = dvc_hashes(home.project, outliers) if outliers else {}
     if outliers and "manifest" not in foreign:
-        raise BadManifest("the data set of outliers has not been built by DVC", seen=outliers,
-                          next_step=f"run `dvc repro validate@{outliers}`")  # fmt: skip
+        raise BadManifest(
+            "the data set of outliers has not been built by DVC",
+            seen=outliers,
+            next_step=f"run `dvc repro validate@{outliers}`",
+        )
     weights = _weights_of(home.project, chosen.settings)
     decides = {
         "data": data,
@@ -91,14 +97,21 @@ def order_for(
         "code": code_digest(*DETECTOR_CODE),
     }
     return TrainingOrder(
-        dataset=dataset, detector=name, method=chosen.method, settings=chosen.settings, seed=chosen_seed,
-        false_alarm_rate=settings.calibration.false_alarm_rate, data_md5=data["manifest"],
+        dataset=dataset,
+        detector=name,
+        method=chosen.method,
+        settings=chosen.settings,
+        seed=chosen_seed,
+        false_alarm_rate=settings.calibration.false_alarm_rate,
+        data_md5=data["manifest"],
         key=sha256_json(decides)[:32],
-    )  # fmt: skip
+    )
 
 
 def _weights_of(project: Path, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Digest of every file of weights that settings name, blocks within them included: another file is another training."""
+    """Digest of every file of weights that settings name, blocks within them included: another file is another
+    training.
+    """
     found: dict[str, str] = {}
     for value in settings.values():
         if isinstance(value, Mapping):
@@ -155,6 +168,7 @@ def _work(home: Home, settings: Settings, order: TrainingOrder, update: Update |
     dataset = settings.dataset(order.dataset)
     needed = dataset.outliers if getattr(detector_class(order.method), "learns_from_outliers", True) else None
     outliers = read_manifest(home.dataset(needed)) if needed else None
-    run = FitRun(folder=folder, seed=order.seed, false_alarm_rate=order.false_alarm_rate, device=settings.device,
-                 progress=update)  # fmt: skip
+    run = FitRun(
+        folder=folder, seed=order.seed, false_alarm_rate=order.false_alarm_rate, device=settings.device, progress=update
+    )
     return training_data(manifest, dataset, outliers=outliers, normals=order.normals), run
