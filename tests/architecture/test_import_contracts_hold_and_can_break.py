@@ -9,7 +9,7 @@ from tests.checkout import PROJECT
 BREAKS = {
     "a task imports a flow": ("tasks/broken.py", "import flows.retrain\n"),
     "xadflow imports prefect": ("src/xadflow/settings/broken.py", "import prefect\n"),
-    "xadflow imports a task": ("src/xadflow/settings/broken.py", "import tasks.dataset\n"),
+    "xadflow imports a task": ("src/xadflow/cli/broken.py", "import tasks.dataset\n"),
     "a second module imports mlflow": ("src/xadflow/settings/broken.py", "import mlflow\n"),
     "a second module imports deltalake": ("src/xadflow/settings/broken.py", "import deltalake\n"),
     "a second module imports great_expectations": ("src/xadflow/datasets/broken.py", "import great_expectations\n"),
