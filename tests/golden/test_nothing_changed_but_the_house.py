@@ -8,11 +8,11 @@ compared nowhere.
 On another machine digests are left out, and floats may be apart by a share of the largest value of their kind. Each
 limit is 3 times or more of the largest difference seen on one processor with its vector units switched off (ATen
 `default` and `avx2`, oneDNN SSE4.1 and AVX2, one thread and two): kept models' scores and maps SCORED (seen 1e-5),
-figures of rows FIGURES (seen 5e-3), scores and losses of a training done anew TRAINED (seen 5e-2), a p-value one
-rank.Pictures may be apart by more than LEVELS on a share FEW of their values and by MEAN levels on average (seen: one
-level on 0.1 % of one picture). The sparse search on `fcdd` takes another path from the first difference in a last bit
-on; there the score may be apart by LOOSE_SCORE (seen 3e-3), the verdict is the same, and the two counterfactuals are
-nearer to each other than to the image they change.
+figures of rows FIGURES (seen 5e-3), scores and losses of a training done anew TRAINED (seen 5e-2), a p-value one rank.
+Pictures may be apart by more than LEVELS on a share FEW of their values and by MEAN levels on average (seen: one level
+on 0.1 % of one picture). The sparse search on `fcdd` takes another path from the first difference in a last bit on;
+there the score may be apart by LOOSE_SCORE (seen 3e-3), the verdict is the same, and the two counterfactuals are nearer
+to each other than to the image they change.
 
 A change that is meant to change values writes them anew, and says why in its commit:
 
