@@ -11,6 +11,7 @@ from scipy.ndimage import label
 
 from tests.explainers.transplant.conftest import bank_of
 from xadflow.detectors.base import Scores, as_float
+from xadflow.digests import sha256_json
 from xadflow.explainers.transplant import TransplantExplainer, TransplantSettings
 from xadflow.explainers.transplant.masks import completed
 from xadflow.explainers.transplant.search import Goal, RegionSearch
@@ -174,3 +175,9 @@ def test_more_of_the_defect_is_replaced_and_every_image_stays_normal(trained, de
 def test_shares_of_heat_lie_between_none_and_all(wrong):
     with pytest.raises(ValueError, match="complete"):
         TransplantSettings(complete=wrong)
+
+
+def test_a_row_from_before_keeps_the_version_it_was_written_with() -> None:
+    then = sha256_json({k: v for k, v in TransplantSettings().model_dump(mode="json").items() if k != "complete"})[:8]
+    assert TransplantSettings(complete=0.0).version("1") == f"1-{then}"
+    assert TransplantSettings().version("1") != f"1-{then}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -52,6 +53,8 @@ class TransplantSettings(ExplainerSettings):
     complete: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     parts: Annotated[int, Field(ge=0, le=8)] = 3
     bank: Annotated[int, Field(ge=1, le=4096)] = 256
+
+    came_later: ClassVar[Mapping[str, object]] = {"complete": 0.0}
 
     @field_validator("rungs")
     @classmethod
