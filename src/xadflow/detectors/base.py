@@ -5,7 +5,6 @@ Images are float32 [B,C,H,W] in [0,1]; scores are raw, higher is more anomalous,
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from xadflow.calibration import Calibration
 from xadflow.datasets.training_data import TrainingData as TrainingData
-from xadflow.errors import BadWeights, UnknownName
+from xadflow.errors import BadWeights, unknown_name
 from xadflow.images import VOID as VOID  # detectors of scenes take it from here
 from xadflow.training.run import SAMPLES as SAMPLES
 from xadflow.training.run import FitReport as FitReport
@@ -147,12 +146,7 @@ def detector_names() -> list[str]:
 def detector_class(name: str) -> type[Any]:
     """The class registered under a name. Raises UnknownName."""
     if name not in _methods():
-        near = difflib.get_close_matches(name, detector_names(), n=1)
-        raise UnknownName(
-            "no detector of that name",
-            seen=name,
-            next_step=f"use {near[0]!r}" if near else f"one of {detector_names()}",
-        )
+        raise unknown_name("no detector of that name", name, detector_names())
     kind: type[Any] = _methods()[name].load()
     return kind
 

@@ -35,7 +35,7 @@ from xadflow.detectors.utad.impression_net import Impression, ImpressionNet, str
 from xadflow.detectors.utad.impression_training import train_impression
 from xadflow.detectors.utad.maps import TERMS
 from xadflow.detectors.utad.settings import UtadSettings, utad_settings
-from xadflow.errors import BadInput, UnknownName
+from xadflow.errors import BadInput, unknown_name
 from xadflow.training.devices import resolve_device
 from xadflow.training.progress import Progress
 from xadflow.training.seeds import seeded
@@ -121,7 +121,7 @@ class Utad(CalibratedDetector):
     ) -> tuple[ImpressionNet, Expert | None, tuple[Trained, ...]]:
         s = self.settings
         if last not in self.stages:
-            raise UnknownName("no stage of that name", seen=last, next_step=f"one of {list(self.stages)}")
+            raise unknown_name("no stage of that name", last, self.stages)
         check_training_data(data, run.false_alarm_rate)
         shape, count = _shape(data.normals), len(data.normals)
         stride_of(shape, s.impression)  # what does not fit is said before any work
