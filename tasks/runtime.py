@@ -28,7 +28,8 @@ from xadflow.models.registry import Registry
 from xadflow.progress import waiting
 from xadflow.settings import EvidenceSettings, Home, Settings, load_settings
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 GPU, DVC = "gpu", "dvc"
 LEASE_S = 60.0  # Prefect's shortest
 RETRY_DELAYS: list[float] = [1, 5, 15, 60]  # outlasts a server that is away for a minute
@@ -134,12 +135,16 @@ def _turns(name: str) -> BoundedSemaphore:
 
 def step(name: str, run_name: str | None = None, **more: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
     """A task that is tried again where its failure may pass by itself, and not cached unless `more` says how."""
-    caching = {} if "cache_key_fn" in more else {"cache_policy": NO_CACHE}
-    retries = {"retries": len(RETRY_DELAYS), "retry_delay_seconds": RETRY_DELAYS, "retry_condition_fn": is_transient}
-    decorated: Callable[[Callable[P, R]], Task[P, R]] = task(
-        name=name, task_run_name=run_name, **caching, **retries, **more
+    caching: dict[str, Any] = {} if "cache_key_fn" in more else {"cache_policy": NO_CACHE}
+    return task(
+        name=name,
+        task_run_name=run_name,
+        retries=len(RETRY_DELAYS),
+        retry_delay_seconds=RETRY_DELAYS,
+        retry_condition_fn=is_transient,
+        **caching,
+        **more,
     )
-    return decorated
 
 
 def is_transient(task: Any, task_run: Any, state: Any) -> bool:

@@ -142,4 +142,4 @@ def takes_donors(name: str) -> bool:
 
     Raises UnknownName.
     """
-    return hasattr(explainer_class(name), "with_donors")
+    return issubclass(explainer_class(name), TakesDonors)

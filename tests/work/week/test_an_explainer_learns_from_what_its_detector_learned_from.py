@@ -35,7 +35,7 @@ DATA = TrainingData(
 
 
 def learning_from(*sources: str) -> SimpleNamespace:
-    return SimpleNamespace(anomaly_sources=lambda data: sources, settings=SimpleNamespace(synthesiser="confetti"))
+    return SimpleNamespace(anomaly_sources=lambda data: sources, synthesiser="confetti")
 
 
 def values(images: torch.Tensor) -> list[int]:

@@ -85,7 +85,7 @@ class DenseHybrid(CalibratedDetector):
         started = time.monotonic()
         outcomes, figures = self._trained(self.stages[-1], data, run)
         trained = time.monotonic()
-        self._calibration = self.calibrated(data, run, self.settings.synthesiser, _ONE_PASS)
+        self._calibration = self.calibrated(data, run, _ONE_PASS)
         ended = time.monotonic()
         return _report(
             outcomes,

@@ -67,6 +67,11 @@ class Utad(CalibratedDetector):
             raise self.not_fitted()
         return self._fitted
 
+    @property
+    def synthesiser(self) -> str:
+        """That of stage 1, the only one that learns from defects."""
+        return self.settings.impression.synthesiser
+
     def anomaly_sources(self, data: TrainingData) -> tuple[str, ...]:
         """What it trains against: drawn defects that the impression is to leave out, unless switched off."""
         return ("synthetic",) if self.settings.impression.corrupt else ()
@@ -85,7 +90,7 @@ class Utad(CalibratedDetector):
         trained = time.monotonic()
         self._fitted = Fitted(self.settings, _shape(data.normals), impress, expert).to(self._device)
         self._fitted.learn(data.normals, data.val_normals, seeded(run.seed, "utad bank"))
-        self._calibration = self.calibrated(data, run, self.settings.impression.synthesiser, _ONE_PASS)
+        self._calibration = self.calibrated(data, run, _ONE_PASS)
         ended = time.monotonic()
         return _report(
             outcomes,
