@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from tests.explainers.conftest import patterned, with_defects
-from xadflow.detectors.base import as_float
 from xadflow.errors import BadInput
 from xadflow.explainers.diverse.game import Game, Players, _one_concept_each
 from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.explainers.diverse.training import train_generator
 from xadflow.explainers.trained import GeneratorRun
+from xadflow.images import as_float
 from xadflow.training.progress import Listener
 
 SMALL = {"width": 8, "images": 4, "steps": 6}

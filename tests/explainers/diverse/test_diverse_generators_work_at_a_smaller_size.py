@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 
 from tests.explainers.conftest import ToyDetector, patterned, with_defects
-from xadflow.detectors.base import as_float
 from xadflow.errors import BadInput, BadSettings
 from xadflow.explainers.diverse.canvas import Canvas
 from xadflow.explainers.diverse.explainer import WEIGHTS, DiverseExplainer
@@ -20,7 +19,7 @@ from xadflow.explainers.diverse.places import heat_mask
 from xadflow.explainers.diverse.samples import due
 from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.explainers.trained import CARD, GeneratorRun
-from xadflow.images import decode_png
+from xadflow.images import as_float, decode_png
 
 SMALL = {"width": 8, "images": 4, "steps": 4, "patch": 2}
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from xadflow.detectors import saved
-from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData, as_float
+from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData
 from xadflow.detectors.calibrated import CalibratedDetector, check_training_data
 from xadflow.detectors.one_class.exposure import Batch, Exposure, anomaly_sources, held_out
 from xadflow.detectors.one_class.objectives import BinaryCrossEntropy, DeepSAD, DeepSVDD, HypersphereClassifier
@@ -34,6 +34,7 @@ from xadflow.detectors.one_class.settings import (
     VectorSettings,
     one_class_settings,
 )
+from xadflow.images import as_float
 from xadflow.networks.published import network_for
 from xadflow.networks.weight_files import pretrain
 from xadflow.training.devices import resolve_device

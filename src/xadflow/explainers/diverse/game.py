@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.errors import BadInput
 from xadflow.explainers.diverse.canvas import Canvas
 from xadflow.explainers.diverse.losses import (
@@ -27,6 +27,7 @@ from xadflow.explainers.diverse.pairs import PairBatch
 from xadflow.explainers.diverse.places import place_mask
 from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.explainers.trained import Guidance
+from xadflow.images import as_float
 
 
 class Players(nn.Module):

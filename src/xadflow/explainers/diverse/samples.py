@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.explainers.diverse.game import Players
 from xadflow.explainers.diverse.places import place_mask
 from xadflow.explainers.diverse.settings import DiverseSettings
+from xadflow.images import as_float, to_levels
 from xadflow.pictures.counterfactual_sheet import CounterfactualRow, counterfactual_sheet
 
 SHEETS = 4
@@ -46,7 +47,7 @@ def write_samples(
         mask = place_mask(settings.within, detector, usual, as_float(pixels))
         mask = None if mask is None else mask.repeat_interleave(concepts, dim=0)
         made = players.canvas.painted(players.average, x, torch.zeros(len(x), device=x.device), which, mask).float()
-        stored = ((made + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        stored = to_levels((made + 1.0) / 2.0)
         before = detector.score(as_float(pixels)).image.tolist()
         after = detector.score(as_float(stored)).image.tolist()
         for number, image in enumerate(pixels.cpu().numpy()):
