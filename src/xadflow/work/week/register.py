@@ -24,7 +24,7 @@ from xadflow.work.week.scene_figures import scene_figures
 from xadflow.work.week.train import REPORT, TrainingOrder
 
 SHEET_ROWS = 6
-DONORS = "xadflow.models.donors"  # tag: how large a bank of donors the version was asked to keep
+DONORS = "xadflow.donors"  # tag: how large a bank of donors the version was asked to keep
 
 
 def register_trained(home: Home, settings: Settings, registry: Registry, order: TrainingOrder) -> ModelRef:
