@@ -220,7 +220,7 @@ def test_pretraining_asks_no_detector_and_is_followed_by_every_term(trained, tmp
 
 
 def test_a_killed_training_with_all_of_it_goes_on_to_the_same_weights(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr("xadflow.explainers.diverse.training.CHECK_EVERY", 2)
+    monkeypatch.setattr("xadflow.training.loop.CHECKPOINT_EVERY", 2)
     settings, given = everything(trained)
     whole = train_generator(trained, *banks(), settings, run(tmp_path / "whole"), given)
 

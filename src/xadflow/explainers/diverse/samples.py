@@ -20,24 +20,17 @@ SHEETS = 4
 SHOWN_ANOMALIES, SHOWN_NORMALS = 6, 2
 
 
-def due(done: int, steps: int) -> bool:
-    """Whether a sheet is written after this many steps."""
-    return done in {max(1, round(steps * quarter / SHEETS)) for quarter in range(1, SHEETS + 1)}
-
-
 @torch.no_grad()
 def write_samples(
-    folder: Path,
-    done: int,
     detector: Detector,
     players: Players,
     banks: tuple[Tensor, Tensor],
     settings: DiverseSettings,
     usual: Tensor | None,
+    path: Path,
+    done: int,
 ) -> None:
-    """Write `samples/step-<done>.png` of images spread over both banks, uint8 [N,C,H,W]: always the same, nothing is
-    drawn.
-    """
+    """Write a PNG of images spread over both banks, uint8 [N,C,H,W]: always the same, nothing is drawn."""
     rows: list[CounterfactualRow] = []
     concepts = settings.concepts
     for bank, shown, kind in ((banks[1], SHOWN_ANOMALIES, "anomaly"), (banks[0], SHOWN_NORMALS, "normal")):
@@ -56,6 +49,4 @@ def write_samples(
             rows.append(
                 CounterfactualRow(image, list(stored[mine].cpu().numpy()), labels, f"{kind} {before[number]:.2f}")
             )
-    path = folder / "samples" / f"step-{done:06d}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     counterfactual_sheet(rows, path, f"training images after {done} steps", changes=True)
