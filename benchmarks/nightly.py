@@ -149,7 +149,8 @@ def _warm(project) -> None:
 
     import xadflow.datasets.quality
     import xadflow.work.night.finish  # noqa: F401
-    from xadflow.detectors.base import WEIGHTS, as_float
+    from xadflow.detectors import as_float
+    from xadflow.detectors.base import WEIGHTS
     from xadflow.digests import sha256_file
     from xadflow.work.night.work import _detector
 

@@ -18,29 +18,43 @@ from pydantic import BaseModel
 from torch import Tensor
 
 import xadflow
-from xadflow.data.synthetic import synthetic_defects
+from xadflow.defects.drawn import synthetic_defects
 from xadflow.detectors import FitRun, TrainingData, as_float, build_detector, load_detector
+from xadflow.evidence.rows import as_tables, explanation_row, score_row
+from xadflow.evidence.tables import EXPLANATIONS, REVIEWS, SCORES
 from xadflow.explainers import build_explainer, load_explainer
 from xadflow.explainers.base import explainer_class
 from xadflow.explainers.trained import GeneratorRun
 from xadflow.explainers.transplant import DonorBank, DonorList
 from xadflow.images import load_input
-from xadflow.judging.panel import JudgeRef, open_judges, with_words
-from xadflow.nightly.rows import as_tables, explanation_row, score_row
+from xadflow.models.judges.panel import JudgeRef, open_judges, with_words
 from xadflow.settings import Settings
-from xadflow.tables import EXPLANATIONS, REVIEWS, SCORES
 
 __all__ = [
-    "DonorBank", "DonorList", "FitRun", "GeneratorRun", "TrainingData", "as_float", "build_detector", "build_explainer",
-    "load_detector", "load_explainer", "load_input", "synthetic_defects",
-]  # fmt: skip
+    "DonorBank",
+    "DonorList",
+    "FitRun",
+    "GeneratorRun",
+    "TrainingData",
+    "as_float",
+    "build_detector",
+    "build_explainer",
+    "load_detector",
+    "load_explainer",
+    "load_input",
+    "synthetic_defects",
+]
 
 SOURCE = Path(xadflow.__file__).parent
 SCHEMAS = {"scores": SCORES, "explanations": EXPLANATIONS, "reviews": REVIEWS}
 
 _NIGHT: Mapping[str, Any] = {
-    "run_date": "2026-11-28", "run_id": "golden", "dataset": "golden", "model_name": "xad.golden", "model_version": 1,
-}  # fmt: skip
+    "run_date": "2026-11-28",
+    "run_id": "golden",
+    "dataset": "golden",
+    "model_name": "xad.golden",
+    "model_version": 1,
+}
 _NOW = dt.datetime(2026, 11, 28, tzinfo=dt.UTC)
 
 
@@ -73,9 +87,14 @@ def row(
     planned = SimpleNamespace(image_id=name, path=f"golden/{name}.png")
     left = score_row(plan, planned, score, calibration.threshold, p_value, _NOW)  # type: ignore[arg-type]
     full = explanation_row(
-        left, explainer=explainer.name, explainer_version=explainer.version, seed=explainer.seed, original=image,
-        explanation=told, lineage=json.dumps({"golden": True}),
-    )  # fmt: skip
+        left,
+        explainer=explainer.name,
+        explainer_version=explainer.version,
+        seed=explainer.seed,
+        original=image,
+        explanation=told,
+        lineage=json.dumps({"golden": True}),
+    )
     _, table = as_tables([left], [full])
     found: dict[str, Any] = table.to_pylist()[0]
     return found

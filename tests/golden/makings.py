@@ -25,7 +25,14 @@ WEIGHTS, CARD = "weights.safetensors", "detector.json"
 _STEPS = {"network": "cnn28", "min_steps": 12, "epochs": 1.0, "batch_size": 16}
 
 DETECTORS: Mapping[str, Mapping[str, Any]] = {
-    "fcdd": {"stages": (3,), "map_stages": (2,), "min_steps": 10, "epochs": 1.0, "batch_normals": 16, "batch_synthetic": 16},
+    "fcdd": {
+        "stages": (3,),
+        "map_stages": (2,),
+        "min_steps": 10,
+        "epochs": 1.0,
+        "batch_normals": 16,
+        "batch_synthetic": 16,
+    },
     "fcdd_conv": _STEPS,
     "hsc": _STEPS,
     "padim": {"stages": (2,), "least_px": 32},
@@ -35,12 +42,16 @@ DETECTORS: Mapping[str, Mapping[str, Any]] = {
     "ae": _STEPS,
     "utad": {
         "impression": {"width": 2, "code": 4, "min_steps": 30, "batch_size": 8, "adversarial": 0.1, "dropout": 0.2},
-        "expert": {"width": 8, "min_steps": 8, "batch_size": 4}, "sheets": 0, "score": {"knn": 0.5, "neighbours": 3},
+        "expert": {"width": 8, "min_steps": 8, "batch_size": 4},
+        "sheets": 0,
+        "score": {"knn": 0.5, "neighbours": 3},
     },
     "dense_hybrid": {
-        "closed": {"min_steps": 3, "batch_size": 2}, "hybrid": {"min_steps": 3, "batch_size": 2}, "sheets": 0,
+        "closed": {"min_steps": 3, "batch_size": 2},
+        "hybrid": {"min_steps": 3, "batch_size": 2},
+        "sheets": 0,
     },
-}  # fmt: skip
+}
 """Every registered detector with its smallest settings."""
 
 EXPLAINERS: Mapping[str, tuple[tuple[str, Mapping[str, Any]], ...]] = {
@@ -50,7 +61,7 @@ EXPLAINERS: Mapping[str, tuple[tuple[str, Mapping[str, Any]], ...]] = {
     "reconstruction": (("utad", {"samples": 2}),),
     "sparse": (("fcdd", {"iterations": 8}), ("hsc", {"iterations": 12})),
     "transplant": (("fcdd", {"alternatives": 2, "candidates": 3}), ("hsc", {"alternatives": 2, "candidates": 3})),
-}  # fmt: skip
+}
 """Every explainer with the detectors it explains here, and its settings."""
 
 NONE = torch.zeros(0, 1, SIDE, SIDE, dtype=torch.uint8)
@@ -83,8 +94,17 @@ def training_data(method: str) -> Any:
         none = torch.zeros(0, 1, SCENE, SCENE, dtype=torch.uint8)
         foreign = torch.randint(256, (6, 1, 8, 8), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
         negatives = foreign.repeat_interleave(SCENE // 8, 2).repeat_interleave(SCENE // 8, 3)
-        return house.TrainingData(images, val_images, none, None, none, negatives, labels=labels, val_labels=val_labels,
-                                  classes=("lying", "standing"))  # fmt: skip
+        return house.TrainingData(
+            images,
+            val_images,
+            none,
+            None,
+            none,
+            negatives,
+            labels=labels,
+            val_labels=val_labels,
+            classes=("lying", "standing"),
+        )
     if method == "utad":
         return house.TrainingData(crops(24, 1), crops(20, 2), NONE, None, NONE)
     known, masks = house.synthetic_defects(crops(6, 3), torch.Generator().manual_seed(0))
@@ -133,7 +153,8 @@ def saved_digests(thing: Any, folder: Path) -> dict[str, str]:
 def pack(folder: Path, kept: Path) -> None:
     """Keep a saved model in the repository: its weights in few bits, compressed, and a card that knows them.
 
-    A golden model need not be a good one, only the same one: weights of a network are rounded to 1/16 of the tensor's largest.
+    A golden model need not be a good one, only the same one: weights of a network are rounded to 1/16 of the tensor's
+    largest.
     """
     kept.mkdir(parents=True, exist_ok=True)
     (path,) = folder.glob("*.safetensors")
@@ -180,12 +201,16 @@ def donor_bank(detector: Any, folder: Path) -> Any:
     return house.DonorBank.of(house.DonorList.load(folder), ids, images)
 
 
-def explainer_for(name: str, method: str, settings: Mapping[str, Any], models: Path, folder: Path, detector: Any) -> Any:
+def explainer_for(
+    name: str, method: str, settings: Mapping[str, Any], models: Path, folder: Path, detector: Any
+) -> Any:
     """An explainer ready to be asked."""
     if name == "diverse":
         return house.load_explainer(unpack(models / "diverse", folder / "diverse"))
     explainer: Any = house.build_explainer(name, **settings)
-    return explainer.with_donors(donor_bank(detector, folder / f"{name}-{method}")) if name == "transplant" else explainer
+    return (
+        explainer.with_donors(donor_bank(detector, folder / f"{name}-{method}")) if name == "transplant" else explainer
+    )
 
 
 Found = tuple[dict[str, Any], dict[str, np.ndarray]]  # what JSON holds, and arrays by name
@@ -199,9 +224,12 @@ def scored(method: str, models: Path, folder: Path) -> Found:
         told, logit = detector.score(images), detector.normal_logit(images)
     maps = told.map.numpy()
     values = {
-        "scores": told.image.double().tolist(), "normal_logit": logit.double().tolist(), "map_sha256": sha256(maps.tobytes()),
-        "threshold": detector.calibration.threshold, "temperature": detector.calibration.temperature,
-    }  # fmt: skip
+        "scores": told.image.double().tolist(),
+        "normal_logit": logit.double().tolist(),
+        "map_sha256": sha256(maps.tobytes()),
+        "threshold": detector.calibration.threshold,
+        "temperature": detector.calibration.temperature,
+    }
     return values, {f"{method}/map": maps}
 
 
@@ -219,7 +247,9 @@ def explained(name: str, method: str, models: Path, folder: Path) -> Found:
     values, arrays = {}, {}
     for number, one in enumerate(told):
         key = f"{name}-{method}/{number}"
-        row = house.row(method, explainer, images[number].numpy(), f"{number:064x}", scores[number], detector.calibration, one)
+        row = house.row(
+            method, explainer, images[number].numpy(), f"{number:064x}", scores[number], detector.calibration, one
+        )
         if one.heatmap is not None:
             arrays[f"{key}/heatmap"] = np.asarray(one.heatmap)
             arrays[f"{key}/heatmap.stored"] = np.asarray(Image.open(io.BytesIO(row["heatmap"]["bytes"])))
@@ -228,8 +258,11 @@ def explained(name: str, method: str, models: Path, folder: Path) -> Found:
         for shown in one.images:
             if max(shown.image.shape) <= LARGEST_KEPT_PX:
                 arrays[f"{key}/image.{shown.name}"] = shown.image
-        sheets = {shown.name: [list(shown.image.shape), float(shown.image.mean())] for shown in one.images
-                  if max(shown.image.shape) > LARGEST_KEPT_PX}  # fmt: skip
+        sheets = {
+            shown.name: [list(shown.image.shape), float(shown.image.mean())]
+            for shown in one.images
+            if max(shown.image.shape) > LARGEST_KEPT_PX
+        }
         values[str(number)] = {**_readable(row), "sheets": sheets}
     return values, arrays
 
@@ -254,17 +287,21 @@ def pixels_of_files(folder: Path) -> dict[str, str]:
     Image.fromarray(wall.astype(np.uint16) * 257).save(folder / "deep.png")
     Image.fromarray(np.dstack([colour, wall]), "RGBA").save(folder / "alpha.png")
     return {
-        f"{path.name} {height}x{width}x{channels}":
-        sha256(np.ascontiguousarray(house.load_input(path, (height, width), channels)).tobytes())
-        for path in sorted(folder.glob("*.png")) for height, width, channels in ((32, 32, 1), (96, 80, 3), (40, 64, 3))
-    }  # fmt: skip
+        f"{path.name} {height}x{width}x{channels}": sha256(
+            np.ascontiguousarray(house.load_input(path, (height, width), channels)).tobytes()
+        )
+        for path in sorted(folder.glob("*.png"))
+        for height, width, channels in ((32, 32, 1), (96, 80, 3), (40, 64, 3))
+    }
 
 
 def retrained(method: str, folder: Path) -> Found:
     """A training done anew: digests of what it saves, and its scores for a weaker comparison."""
     detector, losses = fit(method, folder / "fit")
     digests = saved_digests(detector, folder / "saved")
-    tensors = {name: list(value.shape) for name, value in sorted(load((folder / "saved" / WEIGHTS).read_bytes()).items())}
+    tensors = {
+        name: list(value.shape) for name, value in sorted(load((folder / "saved" / WEIGHTS).read_bytes()).items())
+    }
     with torch.no_grad():
         scores = detector.score(house.as_float(asked(method))).image.double().tolist()
     return {"files_sha256": digests, "tensors": tensors, "scores": scores, "losses": losses}, {}

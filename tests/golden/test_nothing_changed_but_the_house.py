@@ -1,18 +1,18 @@
 """Golden values: what kept models score, what every explainer says of a few images, and what a small training becomes.
 
-`models/` holds a small saved model of every detector and one trained explainer, `values.json` and `values.npz` what they
-gave. On the machine the values were made on (the `fingerprint` in values.json: processor, torch, libraries, one thread)
-everything is equal bit for bit, digests of rows and of newly trained weights included. Digests of the code are compared
-nowhere.
+`models/` holds a small saved model of every detector and one trained explainer, `values.json` and `values.npz` what
+they gave. On the machine the values were made on (the `fingerprint` in values.json: processor, torch, libraries, one
+thread) everything is equal bit for bit, digests of rows and of newly trained weights included. Digests of the code are
+compared nowhere.
 
-On another machine digests are left out, and floats may be apart by a share of the largest value of their kind. Each limit
-is 3 times or more of the largest difference seen on one processor with its vector units switched off (ATen `default` and
-`avx2`, oneDNN SSE4.1 and AVX2, one thread and two): kept models' scores and maps SCORED (seen 1e-5), figures of rows
-FIGURES (seen 5e-3), scores and losses of a training done anew TRAINED (seen 5e-2), a p-value one rank.Pictures
-may be apart by more than LEVELS on a share FEW of their values and by MEAN levels on average (seen: one level on 0.1 % of
-one picture). The sparse search on `fcdd` takes another path from the first difference in a last bit on; there the score may
-be apart by LOOSE_SCORE (seen 3e-3), the verdict is the same, and the two counterfactuals are nearer to each other than to
-the image they change.
+On another machine digests are left out, and floats may be apart by a share of the largest value of their kind. Each
+limit is 3 times or more of the largest difference seen on one processor with its vector units switched off (ATen
+`default` and `avx2`, oneDNN SSE4.1 and AVX2, one thread and two): kept models' scores and maps SCORED (seen 1e-5),
+figures of rows FIGURES (seen 5e-3), scores and losses of a training done anew TRAINED (seen 5e-2), a p-value one rank.
+Pictures may be apart by more than LEVELS on a share FEW of their values and by MEAN levels on average (seen: one level
+on 0.1 % of one picture). The sparse search on `fcdd` takes another path from the first difference in a last bit on;
+there the score may be apart by LOOSE_SCORE (seen 3e-3), the verdict is the same, and the two counterfactuals are nearer
+to each other than to the image they change.
 
 A change that is meant to change values writes them anew, and says why in its commit:
 
@@ -69,9 +69,10 @@ def _fingerprint() -> dict[str, str]:
     return {
         "processor": processor.get("model name", platform.processor()).strip(),
         "flags": hashlib.sha256(processor.get("flags", "").encode()).hexdigest()[:16],
-        "capability": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads()),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
         **{name: version(name) for name in LIBRARIES},
-    }  # fmt: skip
+    }
 
 
 def _measures(models: Path) -> dict[str, Callable[[Path], makings.Found]]:
@@ -117,17 +118,25 @@ def _differences(old: Any, new: Any, relative: float, at: str = "") -> list[str]
     if isinstance(old, dict) and isinstance(new, dict):
         if old.keys() != new.keys():
             return [f"{at}: {sorted(old.keys() ^ new.keys())} in one of them only"]
-        return [found for name in old if not _is_digest(name)
-                for found in _differences(old[name], new[name], RANK / max(old[name], RANK) if name == "p_value" else relative,
-                                          f"{at}/{name}")]  # fmt: skip
+        return [
+            found
+            for name in old
+            if not _is_digest(name)
+            for found in _differences(
+                old[name], new[name], RANK / max(old[name], RANK) if name == "p_value" else relative, f"{at}/{name}"
+            )
+        ]
     if isinstance(old, list) and isinstance(new, list):
         if len(old) != len(new):
             return [f"{at}: {len(old)} before, {len(new)} now"]
         if old and all(isinstance(value, float) for value in [*old, *new]):
             apart = np.abs(np.array(old) - np.array(new)).max()
             return [f"{at}: apart by {apart:.3g}: {old}, {new}"] if apart > relative * np.abs(old).max() else []
-        return [found for place, pair in enumerate(zip(old, new, strict=True))
-                for found in _differences(*pair, relative, f"{at}/{place}")]  # fmt: skip
+        return [
+            found
+            for place, pair in enumerate(zip(old, new, strict=True))
+            for found in _differences(*pair, relative, f"{at}/{place}")
+        ]
     if isinstance(old, float) and isinstance(new, float):
         return [] if abs(old - new) <= relative * max(abs(old), 1e-3) else [f"{at}: {old!r} before, {new!r} now"]
     return [] if old == new else [f"{at}: {old!r} before, {new!r} now"]
@@ -140,8 +149,11 @@ def _far(name: str, old: np.ndarray, new: np.ndarray) -> list[str]:
     apart = np.abs(old.astype(np.float64) - new.astype(np.float64))
     if old.dtype == np.uint8:
         share, mean = float((apart > LEVELS).mean()), float(apart.mean())
-        return [f"{name}: apart by {mean:.3g} levels on average, {share:.2%} by more than {LEVELS}"] if (
-            share > FEW or mean > MEAN) else []  # fmt: skip
+        return (
+            [f"{name}: apart by {mean:.3g} levels on average, {share:.2%} by more than {LEVELS}"]
+            if (share > FEW or mean > MEAN)
+            else []
+        )
     most = SCORED * float(np.abs(old).max())
     return [f"{name}: apart by {apart.max():.3g}, allowed {most:.3g}"] if apart.max() > most else []
 
@@ -150,9 +162,18 @@ def _loose(old: Any, new: Any, old_arrays: dict[str, np.ndarray], arrays: dict[s
     """As the two above for the rows of LOOSE: what does not hang on the path of the search."""
 
     def steady(rows: Any) -> Any:
-        return {number: [row["score"], row["is_anomaly"], row["explainer_version"], [
-            [made[key] for key in ("concept", "score", "is_normal", "donor_id")] for made in row["counterfactuals"]
-        ]] for number, row in rows.items()}  # fmt: skip
+        return {
+            number: [
+                row["score"],
+                row["is_anomaly"],
+                row["explainer_version"],
+                [
+                    [made[key] for key in ("concept", "score", "is_normal", "donor_id")]
+                    for made in row["counterfactuals"]
+                ],
+            ]
+            for number, row in rows.items()
+        }
 
     found = _differences(steady(old), steady(new), LOOSE_SCORE)
     images = makings.asked(LOOSE.split()[-1]).numpy()
@@ -180,7 +201,9 @@ def test_values_are_those_kept(name: str, golden: tuple[dict[str, Any], dict[str
     if name == LOOSE:
         assert _loose(kept[name], new, kept_arrays, arrays) == []
         return
-    differences = _differences(kept[name], new, {"scores": SCORED, "rows": FIGURES, "training": TRAINED}[name.split()[0]])
+    differences = _differences(
+        kept[name], new, {"scores": SCORED, "rows": FIGURES, "training": TRAINED}[name.split()[0]]
+    )
     differences += [found for key, value in arrays.items() for found in _far(key, kept_arrays[key], value)]
     assert differences == []
 

@@ -22,18 +22,42 @@ from tests.golden import house
 CONTRACT = Path(__file__).parent / "contract.json"
 
 IMPORTS = (
-    "xadflow.detectors:Detector", "xadflow.detectors:FitReport", "xadflow.detectors:FitRun", "xadflow.detectors:Scores",
-    "xadflow.detectors:TrainingData", "xadflow.detectors:as_float", "xadflow.detectors:build_detector",
-    "xadflow.detectors:detector_names", "xadflow.detectors:load_detector", "xadflow.explainers:build_explainer",
+    "xadflow.detectors:Detector",
+    "xadflow.detectors:FitReport",
+    "xadflow.detectors:FitRun",
+    "xadflow.detectors:Scores",
+    "xadflow.detectors:TrainingData",
+    "xadflow.detectors:as_float",
+    "xadflow.detectors:build_detector",
+    "xadflow.detectors:detector_names",
+    "xadflow.detectors:load_detector",
+    "xadflow.explainers:build_explainer",
     "xadflow.explainers.sparse:linear_maximisation_oracle",
-)  # fmt: skip
+)
 
 TAGS = (
-    "data_md5", "donors", "explains_version", "explains_weights", "files", "gate", "gate_features", "gate_key",
-    "gate_reasons", "judge_apart", "kind", "ledger", "mark", "model_name", "model_version", "previous_champion", "promoted",
-    "rows_digest", "training_key", "weights",
-)  # fmt: skip
-"""Of MLflow's runs and versions, its experiment `xadflow.ledger`, and `mark` and `rows_digest` of commits to the tables."""
+    "data_md5",
+    "donors",
+    "explains_version",
+    "explains_weights",
+    "files",
+    "gate",
+    "gate_features",
+    "gate_key",
+    "gate_reasons",
+    "judge_apart",
+    "kind",
+    "ledger",
+    "mark",
+    "model_name",
+    "model_version",
+    "previous_champion",
+    "promoted",
+    "rows_digest",
+    "training_key",
+    "weights",
+)
+"""Of MLflow's runs and versions, its experiment `xadflow.ledger`; `mark`, `rows_digest` of commits to the tables."""
 
 GROUPS = {"console_scripts", "xadflow.commands", "xadflow.detectors", "xadflow.explainers"}
 
@@ -49,9 +73,15 @@ def _plain(part: Any, schema: dict[str, Any]) -> Any:
     """A JSON schema without words and with every reference put in its place."""
     if isinstance(part, dict):
         if "$ref" in part:
-            part = {**schema["$defs"][part["$ref"].rpartition("/")[2]], **{k: v for k, v in part.items() if k != "$ref"}}
-        return {key: _properties(value, schema) if key == "properties" else _plain(value, schema)
-                for key, value in part.items() if key not in ("title", "description", "$defs")}  # fmt: skip
+            part = {
+                **schema["$defs"][part["$ref"].rpartition("/")[2]],
+                **{k: v for k, v in part.items() if k != "$ref"},
+            }
+        return {
+            key: _properties(value, schema) if key == "properties" else _plain(value, schema)
+            for key, value in part.items()
+            if key not in ("title", "description", "$defs")
+        }
     return [_plain(one, schema) for one in part] if isinstance(part, list) else part
 
 
@@ -101,9 +131,14 @@ def test_tags_of_mlflow_and_of_commits_keep_their_names() -> None:
         node.value.removeprefix("xadflow.")
         for path in house.SOURCE.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"xadflow\.[a-z0-9_]+", node.value)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.fullmatch(r"xadflow\.[a-z0-9_]+", node.value)
     }
-    others = {name for name in literals - set(TAGS)
-              if f"xadflow.{name}" not in GROUPS and importlib.util.find_spec(f"xadflow.{name}") is None}  # fmt: skip
+    others = {
+        name
+        for name in literals - set(TAGS)
+        if f"xadflow.{name}" not in GROUPS and importlib.util.find_spec(f"xadflow.{name}") is None
+    }
     assert set(TAGS) - literals == set()
     assert others == set(), "a tag that TAGS does not name"

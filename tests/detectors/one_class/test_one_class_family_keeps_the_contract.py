@@ -1,4 +1,4 @@
-"""What is the one-class family's own beside the contract; each method is trained for a few steps on crops of a texture."""
+"""What is the one-class family's own beside the contract; each method is trained for a few steps on crops."""
 
 from __future__ import annotations
 

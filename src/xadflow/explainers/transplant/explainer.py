@@ -2,8 +2,9 @@
 
     min |M|   s.t.   score((1 - M) x + M d) <= t,        d a normal image of the product that looks like x outside M
 
-Nothing is trained and no gradient is needed: only `score`, and the map where there is one, so it works for every
-detector from the first night on. Each of K alternatives takes its pixels from another donor and names it.
+At the end M takes in what is hot beside it, where the image stays as normal: a detector is often content with half a
+defect. Nothing is trained and no gradient is needed: only `score`, and the map where there is one, so it works for
+every detector from the first night on. Each of K alternatives takes its pixels from another donor and names it.
 
 Kin, none of which explains an anomaly score: Goyal et al., ICML 2019 (arXiv 1904.07451), swap feature cells of another
 image until a class changes; Vandenhende et al., ECCV 2022 (2203.12892), swap what is alike in meaning; Fong and
@@ -26,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.errors import BadInput, NoDonors
 from xadflow.explainers.base import Counterfactual, Explanation, ShownImage
 from xadflow.explainers.settings import SettledExplainer, eight_bit
@@ -35,6 +36,7 @@ from xadflow.explainers.transplant.donors import Donors, Matches
 from xadflow.explainers.transplant.heat import heat_of
 from xadflow.explainers.transplant.search import Found, Goal, RegionSearch, parts_of
 from xadflow.explainers.transplant.settings import TransplantSettings
+from xadflow.images import as_float, to_levels
 from xadflow.metrics.explanation import l1_l2_changed
 
 WHOLE_SHARE = 0.9  # a region larger than this is said to be the whole image
@@ -127,6 +129,8 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         found.put(picked, better)
         if self.settings.mask_steps:
             found.put(picked, search.optimised(found, picked))
+        if self.settings.complete:
+            found.put(picked, search.completed(found, picked))
         for number, row in enumerate(rows.tolist()):
             its = sorted(chosen[number].tolist(), key=lambda pair: _order(found, pair, goal))
             its = [pair for pair in its if float(found.scores[pair]) <= goal.threshold] or its
@@ -212,7 +216,7 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         scores = [float(found.scores[pair]) for pair in its]
         p_values = detector.calibration.p_value(np.array(scores))
         for concept, pair in enumerate(its):
-            after = _stored(found.images[pair])
+            after = to_levels(found.images[pair]).cpu().numpy()
             size = l1_l2_changed(before, after)
             alternatives.append(
                 Counterfactual(
@@ -229,7 +233,7 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
             )
             blend = found.blends[pair]
             shares.append(_share(blend))
-            shown.append(ShownImage(f"transplant.{concept}.region", _stored(blend), 0.0, 1.0))
+            shown.append(ShownImage(f"transplant.{concept}.region", to_levels(blend).cpu().numpy(), 0.0, 1.0))
         parts, its_metrics = self._parts(found, its[0], search, goal)
         metrics = {
             "reached": float(scores[0] <= goal.threshold),
@@ -256,7 +260,8 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
             return [], {}
         tried, _ = search.attempt(torch.full((len(each),), pair, device=found.scores.device), torch.stack(each))
         shown = [
-            ShownImage(f"transplant.part.{number}", _stored(one), 0.0, 1.0) for number, one in enumerate(tried.images)
+            ShownImage(f"transplant.part.{number}", to_levels(one).cpu().numpy(), 0.0, 1.0)
+            for number, one in enumerate(tried.images)
         ]
         metrics = {"parts": float(len(each))}
         for number, score in enumerate(tried.scores.tolist()):
@@ -309,11 +314,6 @@ def _order(found: Found, pair: int, goal: Goal) -> tuple[bool, float, int]:
     """Normal ones by the size of their regions, then the others by their scores."""
     score = float(found.scores[pair])
     return score > goal.threshold, score if score > goal.threshold else _share(found.blends[pair]), pair
-
-
-def _stored(values: Tensor) -> NDArray[np.uint8]:
-    """Values in [0,1] as the 8-bit picture that is stored."""
-    return np.asarray(torch.round(values * 255).to(torch.uint8).cpu().numpy())
 
 
 def _diversity(before: NDArray[np.uint8], images: list[NDArray[np.uint8]]) -> dict[str, float]:

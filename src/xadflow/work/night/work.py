@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.detectors.scoring import open_detector, score_images
 from xadflow.digests import sha256_json
 from xadflow.errors import BadImage, BadWeights
@@ -28,7 +28,8 @@ from xadflow.evidence.rows import as_tables, explanation_row, score_row
 from xadflow.evidence.store import EvidenceStore, shard_app
 from xadflow.explainers import Explainer, build_explainer, load_explainer
 from xadflow.explainers.base import Explanation
-from xadflow.images import ImageLimits, load_input
+from xadflow.explainers.settings import settings_of
+from xadflow.images import ImageLimits, as_float, load_input
 from xadflow.lineage import RunIdentity
 from xadflow.models.donors import given_donors
 from xadflow.models.judges import judges_lineage, open_judges, with_words
@@ -120,7 +121,8 @@ def explain_shard(
 ) -> ShardFigures:
     """Do shard `index` of a plan and publish it; doing it again adds nothing.
 
-    An image that cannot be decoded any more is reported in `refused` and gets no row; the others are done.
+    An image that cannot be read any more, or has other bytes than its image_id says, is reported in `refused` and gets
+    no row, so that a later night does it once its file is back; the others are done.
     `device_slot` is entered for the work on the device only: another shard decodes or writes meanwhile.
 
     Raises:
@@ -152,7 +154,8 @@ def _decode(
 
     def load(image: PlannedImage) -> NDArray[np.uint8] | BadImage:
         try:
-            return load_input(resolve_root(home, image.root) / image.path, (height, width), channels, limits)
+            path = resolve_root(home, image.root) / image.path
+            return load_input(path, (height, width), channels, limits, image_id=image.image_id)
         except BadImage as err:
             return err
 
@@ -203,7 +206,7 @@ def _rows(
         of = plan.trained.get(name, {})
         lineage = {f"explainer_{key}": of[key] for key in ("model_name", "model_version", "files") if key in of}
         if not of:  # a trained one keeps its settings in its files
-            lineage["explainer_settings"] = dict(plan.explainers[name])
+            lineage["explainer_settings"] = settings_of(explainer, plan.explainers[name])
         explainer, given = given_donors(explainer, home, settings, Path(plan.detector_folder), plan.dataset)
         lineage |= given | judges_lineage(plan.judges)
         batches = portions(todo, whole, device)
