@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import label
 
 from tests.explainers.transplant.conftest import bank_of
-from xadflow.detectors.base import Scores
+from xadflow.detectors import Scores
 from xadflow.digests import sha256_json
 from xadflow.explainers.transplant import TransplantExplainer, TransplantSettings
 from xadflow.explainers.transplant.masks import completed
