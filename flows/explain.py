@@ -15,7 +15,8 @@ from tasks.explaining import detectors_in_service, plan, shard
 from tasks.publishing import finish, notify_failure
 from tasks.runtime import ensure_limits, local_runner
 from xadflow.errors import WorkFailed
-from xadflow.settings import Home, load_settings, quiet_environment
+from xadflow.project import Project
+from xadflow.settings import quiet_environment
 
 
 @flow(name="explain", task_runner=local_runner(), on_failure=[notify_failure], on_crashed=[notify_failure])
@@ -42,9 +43,9 @@ def explain(
         detectors: whose champions; those of retrain.detectors that have one by default.
         is_built: the data sets have just been brought up to date; DVC does not look at them again.
     """
-    home = Home.find()
-    quiet_environment(home)
-    settings = load_settings(home.params)
+    project = Project.open()
+    quiet_environment(project.home)
+    settings = project.settings
     wanted = datasets or list(settings.explain.datasets)
     for name in wanted:
         settings.dataset(name)

@@ -11,10 +11,11 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project, slot
+from tasks.runtime import GPU, RETRY_DELAYS, is_transient, slot
 from xadflow.models.registry import CHAMPION
 from xadflow.progress import track
-from xadflow.work.night import explain_shard, plan_night, read_plan
+from xadflow.project import Project
+from xadflow.work.night import NightOrder, explain_shard, plan_night, read_plan
 
 
 @task(
@@ -29,7 +30,7 @@ def detectors_in_service(dataset: str, named: list[str] | None) -> list[str]:
 
     Raises NoChampion when a named one has none, or none of the default ones has.
     """
-    project = open_project()
+    project = Project.open()
     project.registry.prepare()
     wanted = named or list(project.settings.retrain.detectors)
     found = [name for name in wanted if project.registry.alias(f"xad.{dataset}.{name}", CHAMPION) is not None]
@@ -59,15 +60,11 @@ def plan(
     explainers: list[str] | None,
 ) -> dict[str, Any]:
     """Repair the tables, resolve the champion once and list the work. Returns the plan's path and its counts."""
-    project = open_project()
+    project = Project.open()
     with track(f"plan the night of {dataset} {detector}", "night"):
         project.registry.prepare()
         project.store.prepare()
-        path = plan_night(
-            project.home,
-            project.settings,
-            project.registry,
-            project.store,
+        order = NightOrder(
             dataset=dataset,
             detector=detector,
             run_date=run_date,
@@ -78,6 +75,7 @@ def plan(
             only_inbox=only_inbox,
             explainers=explainers,
         )
+        path = plan_night(project, order)
     night = read_plan(path)
     return {"path": str(path), "shards": len(night.shards), "images": night.images, "already": night.already}
 
@@ -92,10 +90,8 @@ def plan(
 )
 def shard(plan_path: str, index: int) -> dict[str, Any]:
     """Score, explain and publish one shard; doing it again adds nothing. Returns its counts and seconds."""
-    project = open_project()
+    project = Project.open()
     night = read_plan(Path(plan_path))
     with track(f"explain {night.dataset}, shard {index + 1} of {len(night.shards)}", "night") as update:
-        figures = explain_shard(
-            project.home, project.settings, project.store, night, index, update, device_slot=partial(slot, GPU)
-        )
+        figures = explain_shard(project, night, index, update, device_slot=partial(slot, GPU))
     return asdict(figures)

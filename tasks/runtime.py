@@ -1,4 +1,4 @@
-"""What every task shares: opening the project's parts, the two global limits, and which failures are worth a retry."""
+"""What every task shares: the two global limits, and which failures are worth a retry."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -20,41 +19,12 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from xadflow.errors import WorkFailed, XadflowError
-from xadflow.evidence.anchored_store import open_anchored_store
-from xadflow.evidence.store import EvidenceStore
-from xadflow.models.registry import Registry
 from xadflow.progress import waiting
-from xadflow.settings import EvidenceSettings, Home, Settings, load_settings
+from xadflow.settings import Home
 
 GPU, DVC = "gpu", "dvc"
 LEASE_S = 60.0  # Prefect's shortest
 RETRY_DELAYS: list[float] = [1, 5, 15, 60]  # outlasts a server that is away for a minute
-
-
-@dataclass(frozen=True)
-class Project:
-    """The project's parts, opened in the process that runs a task."""
-
-    home: Home
-    settings: Settings
-    registry: Registry
-    store: EvidenceStore
-
-
-def open_project() -> Project:
-    """The project of the working folder (or $XADFLOW_PROJECT); settings are read anew, stores are opened once a
-    process.
-    """
-    home = Home.find()
-    settings = load_settings(home.params)
-    registry, store = _stores(home, home.mlflow_uri, settings.evidence)
-    return Project(home, settings, registry, store)
-
-
-@cache
-def _stores(home: Home, mlflow_uri: str, evidence: EvidenceSettings) -> tuple[Registry, EvidenceStore]:
-    registry = Registry(mlflow_uri, home.mlflow_artifacts)
-    return registry, open_anchored_store(home, registry, evidence)
 
 
 def local_runner() -> TaskRunner[PrefectFuture[Any]]:

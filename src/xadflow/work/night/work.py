@@ -32,8 +32,8 @@ from xadflow.images import ImageLimits, load_input
 from xadflow.lineage import RunIdentity
 from xadflow.models.donors import given_donors
 from xadflow.models.judges import judges_lineage, open_judges, with_words
-from xadflow.settings import Home, Settings
-from xadflow.training.devices import resolve_device
+from xadflow.project import Project
+from xadflow.settings import Home
 from xadflow.training.lanes import portions, side_by_side
 from xadflow.work.night.plan import NightPlan, PlannedImage, resolve_root
 
@@ -76,15 +76,15 @@ class _Scored:
 
 
 @lru_cache(maxsize=4)
-def _detector(folder: str, weights: str, device: str) -> Detector:
+def _detector(folder: str, weights: str, device: torch.device) -> Detector:
     """One detector a process; the weights' digest is part of the key, so a folder written anew is read anew."""
     return open_detector(Path(folder), device)
 
 
 @lru_cache(maxsize=4)
-def _trained(folder: str, files: str, weights: str, device: str) -> Explainer:
+def _trained(folder: str, files: str, weights: str, device: torch.device) -> Explainer:
     """One trained explainer a process; `files`, the digest of its files, makes a folder written anew be read anew."""
-    explainer = load_explainer(Path(folder)).to(resolve_device(device))
+    explainer = load_explainer(Path(folder)).to(device)
     if explainer.explained.weights != weights:
         raise BadWeights(
             "the explainer was trained for another detector",
@@ -94,7 +94,7 @@ def _trained(folder: str, files: str, weights: str, device: str) -> Explainer:
     return explainer
 
 
-def _explainer(plan: NightPlan, name: str, weights: str, device: str) -> Explainer:
+def _explainer(plan: NightPlan, name: str, weights: str, device: torch.device) -> Explainer:
     """An explainer of the plan, in the very version that was planned. Raises BadWeights."""
     of = plan.trained.get(name)
     if of is None:
@@ -110,13 +110,7 @@ def _explainer(plan: NightPlan, name: str, weights: str, device: str) -> Explain
 
 
 def explain_shard(
-    home: Home,
-    settings: Settings,
-    store: EvidenceStore,
-    plan: NightPlan,
-    index: int,
-    update: Update | None = None,
-    device_slot: DeviceSlot = nullcontext,
+    project: Project, plan: NightPlan, index: int, update: Update | None = None, device_slot: DeviceSlot = nullcontext
 ) -> ShardFigures:
     """Do shard `index` of a plan and publish it; doing it again adds nothing.
 
@@ -129,30 +123,30 @@ def explain_shard(
     """
     figures = ShardFigures(index)
     identity = RunIdentity(**plan.identity)
-    detector = _detector(plan.detector_folder, identity.weights, settings.device)
+    detector = _detector(plan.detector_folder, identity.weights, project.device)
     with figures.phase("decode"):
-        planned, images = _decode(home, settings, detector, plan.shards[index], figures)
+        planned, images = _decode(project, detector, plan.shards[index], figures)
     figures.images = len(planned)
     if planned:
         with device_slot():
             with figures.phase("score"):
-                scored = _score(detector, images, settings)
-            rows = _rows(home, settings, plan, identity, detector, planned, images, scored, figures, update)
+                scored = _score(project, detector, images)
+            rows = _rows(project, plan, identity, detector, planned, images, scored, figures, update)
         figures.anomalous = int(scored.flagged.sum())
-        _publish(store, plan, planned, figures, *rows)
-    _write_figures(home, plan, figures)
+        _publish(project.store, plan, planned, figures, *rows)
+    _write_figures(project.home, plan, figures)
     return figures
 
 
 def _decode(
-    home: Home, settings: Settings, detector: Detector, shard: Sequence[PlannedImage], figures: ShardFigures
+    project: Project, detector: Detector, shard: Sequence[PlannedImage], figures: ShardFigures
 ) -> tuple[list[PlannedImage], torch.Tensor]:
     channels, height, width = detector.input_shape
-    limits = ImageLimits(**settings.limits.model_dump())
+    limits = ImageLimits(**project.settings.limits.model_dump())
 
     def load(image: PlannedImage) -> NDArray[np.uint8] | BadImage:
         try:
-            return load_input(resolve_root(home, image.root) / image.path, (height, width), channels, limits)
+            return load_input(resolve_root(project.home, image.root) / image.path, (height, width), channels, limits)
         except BadImage as err:
             return err
 
@@ -166,15 +160,14 @@ def _decode(
     return [image for image, _ in good], torch.from_numpy(stacked)
 
 
-def _score(detector: Detector, images: torch.Tensor, settings: Settings) -> _Scored:
-    scores = score_images(detector, images, settings.explain.batch_size, settings.device)
+def _score(project: Project, detector: Detector, images: torch.Tensor) -> _Scored:
+    scores = score_images(detector, images, project.settings.explain.batch_size, project.device)
     calibration = detector.calibration
     return _Scored(scores, calibration.p_value(scores), scores > calibration.threshold, calibration.threshold)
 
 
 def _rows(
-    home: Home,
-    settings: Settings,
+    project: Project,
     plan: NightPlan,
     identity: RunIdentity,
     detector: Detector,
@@ -190,21 +183,23 @@ def _rows(
         for i, image in enumerate(planned)
     ]
     explanations: list[dict[str, Any]] = []
-    device = resolve_device(settings.device)
-    judges = open_judges(plan.judges, settings.device)
-    whole = settings.explain.batch_size  # of a batch, of scoring and of explaining
+    device = project.device
+    judges = open_judges(plan.judges, device)
+    whole = project.settings.explain.batch_size  # of a batch, of scoring and of explaining
     todos = {
         name: [i for i, image in enumerate(planned) if scored.flagged[i] and name in image.missing]
         for name in plan.explainers
     }
     done, total = 0, sum(map(len, todos.values()))
     for name, todo in todos.items():
-        explainer = _explainer(plan, name, identity.weights, settings.device)
+        explainer = _explainer(plan, name, identity.weights, device)
         of = plan.trained.get(name, {})
         lineage = {f"explainer_{key}": of[key] for key in ("model_name", "model_version", "files") if key in of}
         if not of:  # a trained one keeps its settings in its files
             lineage["explainer_settings"] = dict(plan.explainers[name])
-        explainer, given = given_donors(explainer, home, settings, Path(plan.detector_folder), plan.dataset)
+        explainer, given = given_donors(
+            explainer, project.home, project.settings, Path(plan.detector_folder), plan.dataset
+        )
         lineage |= given | judges_lineage(plan.judges)
         batches = portions(todo, whole, device)
         told: list[list[Explanation]] = []
