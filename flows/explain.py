@@ -5,15 +5,18 @@ prefect deployment run 'explain/nightly'     or      xadflow explain --dataset e
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import UTC, date, datetime
 from typing import Any
 
 from prefect import flow, runtime, unmapped
+from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner
 
 from tasks.dataset import build_dataset
 from tasks.explaining import detectors_in_service, plan, shard
 from tasks.publishing import finish, notify_failure
-from tasks.runtime import ensure_limits, local_runner
+from tasks.runtime import cluster_runner, ensure_limits, local_runner
 from xadflow.errors import WorkFailed
 from xadflow.project import Project
 from xadflow.settings import quiet_environment
@@ -42,6 +45,8 @@ def explain(
         explainers: which of them to run; by default explain.explainers and those trained for the detector.
         detectors: whose champions; those of retrain.detectors that have one by default.
         is_built: the data sets have just been brought up to date; DVC does not look at them again.
+
+    Many parameters: Prefect shows, schedules and sets each of them by its name.
     """
     project = Project.open()
     quiet_environment(project.home)
@@ -53,6 +58,7 @@ def explain(
         settings.explainer(name)
     for name in detectors or ():
         settings.detector(name)
+    cluster = None if settings.task_runner == "local" else cluster_runner(settings.task_runner)
     ensure_limits()
     day = run_date or scheduled_day()
     run = str(runtime.flow_run.id or datetime.now(UTC).strftime("%Y%m%dT%H%M%S"))
@@ -65,9 +71,7 @@ def explain(
             night = plan(
                 dataset, detector, day, f"{run}-{dataset}-{detector}", inbox, sample, only_dates, only_inbox, explainers
             )
-            shards = shard.map(unmapped(night["path"]), list(range(night["shards"])))
-            shards.wait()
-            failures = [str(one.state.message) for one in shards if not one.state.is_completed()]
+            failures = _failures(night, cluster)
             results.append(finish(night["path"], failures))
             failed += [f"{dataset}, {detector}: {message}" for message in failures]
     if failed:
@@ -77,6 +81,18 @@ def explain(
             next_step="mend the cause and run the same command again: only what is missing is done",
         )
     return results
+
+
+def _failures(night: dict[str, Any], cluster: TaskRunner[PrefectFuture[Any]] | None) -> list[str]:
+    """Do every shard of a planned night, on a cluster or else on the flow's own threads; what the failed ones said."""
+    indices = list(range(night["shards"]))
+    with cluster.duplicate() if cluster is not None else nullcontext() as runner:
+        if runner is None:
+            shards = shard.map(unmapped(night["path"]), indices)
+        else:
+            shards = runner.map(shard, {"plan_path": unmapped(night["path"]), "index": indices})
+        shards.wait()
+        return [str(one.state.message) for one in shards if not one.state.is_completed()]
 
 
 def scheduled_day() -> date:

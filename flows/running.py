@@ -46,6 +46,8 @@ def run_explain(
 ) -> list[dict[str, Any]]:
     """The flow `explain`; None and empty lists are its defaults. `is_built`: the data sets are known to be
     up to date.
+
+    Many parameters: those of the flow.
     """
     _check_first(datasets, detectors or (), explainers or ())
     with _started(times):

@@ -59,7 +59,10 @@ def plan(
     only_inbox: bool,
     explainers: list[str] | None,
 ) -> dict[str, Any]:
-    """Repair the tables, resolve the champion once and list the work. Returns the plan's path and its counts."""
+    """Repair the tables, resolve the champion once and list the work. Returns the plan's path and its counts.
+
+    Many parameters: Prefect shows each of them by its name; they are the fields of a NightOrder.
+    """
     project = Project.open()
     with track(f"plan the night of {dataset} {detector}", "night"):
         project.registry.prepare()

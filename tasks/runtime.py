@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,9 +19,10 @@ from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from xadflow.errors import WorkFailed, XadflowError
+from xadflow.errors import BadSettings, WorkFailed, XadflowError
 from xadflow.progress import waiting
 from xadflow.settings import Home
+from xadflow.settings.environment import dask_scheduler
 
 GPU, DVC = "gpu", "dvc"
 LEASE_S = 60.0  # Prefect's shortest
@@ -30,6 +32,28 @@ RETRY_DELAYS: list[float] = [1, 5, 15, 60]  # outlasts a server that is away for
 def local_runner() -> TaskRunner[PrefectFuture[Any]]:
     """Threads: torch, zlib and pyarrow release the GIL, and a thread starts a hundred times faster than a process."""
     return cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=2))
+
+
+def cluster_runner(name: str) -> TaskRunner[PrefectFuture[Any]]:
+    """The runner of a cluster that params.yaml names by task_runner: `dask` or `ray`.
+
+    The cluster is the one of $DASK_SCHEDULER_ADDRESS or $RAY_ADDRESS; its workers see the project's folder at the same
+    place. Raises BadSettings where Prefect's package for it is not installed.
+    """
+    module, kind, address = {
+        "dask": ("prefect_dask", "DaskTaskRunner", dask_scheduler()),
+        "ray": ("prefect_ray", "RayTaskRunner", None),  # Ray looks for its address by itself
+    }[name]
+    try:
+        runner = getattr(importlib.import_module(module), kind)
+    except ImportError as err:
+        package = module.replace("_", "-")
+        raise BadSettings(
+            "Prefect's package for this task_runner is not installed",
+            seen=f"task_runner {name}, and no {package}",
+            next_step=f"run `pip install {package}`, or set task_runner: local in params.yaml",
+        ) from err
+    return cast("TaskRunner[PrefectFuture[Any]]", runner(address=address))
 
 
 def ensure_limits() -> None:

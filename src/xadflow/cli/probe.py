@@ -65,6 +65,8 @@ def probe(
     Writes under var/probe/<dataset>-<detector>/:
       probe.json   every figure, with intervals and the control beside it
       probe.png    marked images, heatmaps with the mark outlined, curves over the rates
+    \f
+    Many parameters: one for each option of the command.
     """
     if more_rates and not rates:
         raise WrongUse(

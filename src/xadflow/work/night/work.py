@@ -67,12 +67,27 @@ class ShardFigures:
 
 @dataclass(frozen=True)
 class _Scored:
-    """Raw figures of a shard's images, in order."""
+    """The images of a shard that could be read, uint8 [N,C,H,W], with the detector that scored them and raw figures."""
 
+    plan: NightPlan
+    planned: Sequence[PlannedImage]
+    images: torch.Tensor
+    detector: Detector
     scores: NDArray[np.float64]
-    p_values: NDArray[np.float64]
-    flagged: NDArray[np.bool_]
-    threshold: float
+
+    @property
+    def flagged(self) -> NDArray[np.bool_]:
+        """Which are anomalous."""
+        return self.scores > self.detector.calibration.threshold
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Their rows of `scores`, those that are stored already included."""
+        now, calibration = dt.datetime.now(dt.UTC), self.detector.calibration
+        p_values = calibration.p_value(self.scores)
+        return [
+            score_row(self.plan, image, float(score), calibration.threshold, float(p_value), now)
+            for image, score, p_value in zip(self.planned, self.scores, p_values, strict=True)
+        ]
 
 
 @lru_cache(maxsize=4)
@@ -122,18 +137,20 @@ def explain_shard(
         StoreConflict, StoreBroken: the tables could not be written.
     """
     figures = ShardFigures(index)
-    identity = RunIdentity(**plan.identity)
-    detector = _detector(plan.detector_folder, identity.weights, project.device)
+    detector = _detector(plan.detector_folder, plan.identity["weights"], project.device)
     with figures.phase("decode"):
         planned, images = _decode(project, detector, plan.shards[index], figures)
     figures.images = len(planned)
     if planned:
         with device_slot():
             with figures.phase("score"):
-                scored = _score(project, detector, images)
-            rows = _rows(project, plan, identity, detector, planned, images, scored, figures, update)
+                scores = score_images(detector, images, project.settings.explain.batch_size, project.device)
+            scored = _Scored(plan, planned, images, detector, scores)
+            left = scored.rows()
+            explanations = _explanations(project, scored, left, figures, update)
         figures.anomalous = int(scored.flagged.sum())
-        _publish(project.store, plan, planned, figures, *rows)
+        new = [row for row, image in zip(left, planned, strict=True) if not image.scored]
+        _publish(project.store, plan, planned, figures, new, explanations)
     _write_figures(project.home, plan, figures)
     return figures
 
@@ -160,37 +177,20 @@ def _decode(
     return [image for image, _ in good], torch.from_numpy(stacked)
 
 
-def _score(project: Project, detector: Detector, images: torch.Tensor) -> _Scored:
-    scores = score_images(detector, images, project.settings.explain.batch_size, project.device)
-    calibration = detector.calibration
-    return _Scored(scores, calibration.p_value(scores), scores > calibration.threshold, calibration.threshold)
-
-
-def _rows(
-    project: Project,
-    plan: NightPlan,
-    identity: RunIdentity,
-    detector: Detector,
-    planned: Sequence[PlannedImage],
-    images: torch.Tensor,
-    scored: _Scored,
-    figures: ShardFigures,
-    update: Update | None,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    now = dt.datetime.now(dt.UTC)
-    left = [
-        score_row(plan, image, float(scored.scores[i]), scored.threshold, float(scored.p_values[i]), now)
-        for i, image in enumerate(planned)
-    ]
-    explanations: list[dict[str, Any]] = []
-    device = project.device
+def _explanations(
+    project: Project, scored: _Scored, left: Sequence[Mapping[str, Any]], figures: ShardFigures, update: Update | None
+) -> list[dict[str, Any]]:
+    """Rows of `explanations` for what is flagged, explainer by explainer; `left` are the rows of `scores`."""
+    plan, identity, device = scored.plan, RunIdentity(**scored.plan.identity), project.device
     judges = open_judges(plan.judges, device)
     whole = project.settings.explain.batch_size  # of a batch, of scoring and of explaining
+    flagged = scored.flagged
     todos = {
-        name: [i for i, image in enumerate(planned) if scored.flagged[i] and name in image.missing]
+        name: [i for i, image in enumerate(scored.planned) if flagged[i] and name in image.missing]
         for name in plan.explainers
     }
     done, total = 0, sum(map(len, todos.values()))
+    rows: list[dict[str, Any]] = []
     for name, todo in todos.items():
         explainer = _explainer(plan, name, identity.weights, device)
         of = plan.trained.get(name, {})
@@ -204,57 +204,66 @@ def _rows(
         batches = portions(todo, whole, device)
         told: list[list[Explanation]] = []
         with figures.phase(f"explain {name}"):
-            for one in side_by_side(partial(_told, explainer, detector, images, device), batches, device):
+            for one in side_by_side(partial(_told, explainer, scored, device), batches, device):
                 told.append(one)
                 done += len(one)
                 if update is not None:
                     update(done, total, {})
         for batch, one in zip(batches, told, strict=True):
             with figures.phase("ask judges"):
-                judged = with_words(judges, one, images[list(batch)])
+                judged = with_words(judges, one, scored.images[list(batch)])
             with figures.phase("encode"):
-                explanations += _encode(left, planned, images, batch, judged, identity, name, explainer, lineage, whole)
-    return [row for row, image in zip(left, planned, strict=True) if not image.scored], explanations
+                lineages = _lineages(scored, identity, batch, judged, lineage, whole)
+                rows += _encoded(scored, left, batch, judged, name, explainer, lineages)
+    return rows
 
 
-def _told(
-    explainer: Explainer, detector: Detector, images: torch.Tensor, device: torch.device, batch: Sequence[int]
-) -> list[Explanation]:
-    return explainer.explain(detector, as_float(images[list(batch)].to(device)))
+def _told(explainer: Explainer, scored: _Scored, device: torch.device, batch: Sequence[int]) -> list[Explanation]:
+    return explainer.explain(scored.detector, as_float(scored.images[list(batch)].to(device)))
 
 
-def _encode(
-    left: Sequence[Mapping[str, Any]],
-    planned: Sequence[PlannedImage],
-    images: torch.Tensor,
+def _lineages(
+    scored: _Scored,
+    identity: RunIdentity,
     batch: Sequence[int],
     told: Sequence[Explanation],
-    identity: RunIdentity,
-    name: str,
-    explainer: Explainer,
     lineage: Mapping[str, Any],
     whole: int,
-) -> list[dict[str, Any]]:
-    members = sha256_json([planned[i].image_id for i in batch])
+) -> list[str]:
+    """What the explanations of one batch follow from; judges only where there are counterfactuals that they saw."""
+    members = sha256_json([scored.planned[i].image_id for i in batch])
+    return [
+        identity.to_json(
+            batch_members=members,
+            batch_size=len(batch),
+            batch_position=position,
+            score_batch_size=min(whole, len(scored.planned) - i // whole * whole),
+            score_batch_position=i % whole,
+            **{key: value for key, value in lineage.items() if one.counterfactuals or not key.startswith("judge")},
+        )
+        for position, (i, one) in enumerate(zip(batch, told, strict=True))
+    ]
 
+
+def _encoded(
+    scored: _Scored,
+    left: Sequence[Mapping[str, Any]],
+    batch: Sequence[int],
+    told: Sequence[Explanation],
+    name: str,
+    explainer: Explainer,
+    lineages: Sequence[str],
+) -> list[dict[str, Any]]:
     def encode(position: int) -> dict[str, Any]:
         i = batch[position]
-        judged = bool(told[position].counterfactuals)
-        own = {key: value for key, value in lineage.items() if judged or not key.startswith("judge")}
-        scored_in = {
-            "score_batch_size": min(whole, len(planned) - i // whole * whole),
-            "score_batch_position": i % whole,
-        }
         return explanation_row(
             left[i],
             explainer=name,
             explainer_version=explainer.version,
             seed=explainer.seed,
-            original=images[i].numpy(),
+            original=scored.images[i].numpy(),
             explanation=told[position],
-            lineage=identity.to_json(
-                batch_members=members, batch_size=len(batch), batch_position=position, **scored_in, **own
-            ),
+            lineage=lineages[position],
         )
 
     with ThreadPoolExecutor(DECODE_THREADS) as pool:  # zlib releases the GIL

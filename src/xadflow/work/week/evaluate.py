@@ -22,7 +22,7 @@ from xadflow.models.judges import Judge, ask, transfer_figures
 from xadflow.project import Project
 from xadflow.training.lanes import portions, side_by_side
 
-TRANSPLANT = "transplant"
+SPARSE, TRANSPLANT = "sparse", "transplant"
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,9 @@ def gate_figures(
 ) -> dict[str, float]:
     """Figures that the gate judges, all on split `gate`: AUROC, flip rate, share of change inside the mask.
 
-    What `judges` say of the sparse counterfactuals is reported beside them, as `sparse.transfer` and so on: they are
-    small changes that one detector asks for, and no other one sees. With the donors of the detector version the same
+    The last two are of sparse counterfactuals, and left out without `sparse` under `explainers` of params.yaml. What
+    `judges` say of these is reported beside them, as `sparse.transfer` and so on: they are small changes that one
+    detector asks for, and no other one sees. With the donors of the detector version the same
     anomalies are explained by transplants, as `transplant.transfer`, `transplant.flip_rate` and so on, which
     gate.min_transfer is for.
     """
@@ -120,13 +121,11 @@ def gate_figures(
     manifest = read_manifest(project.home.dataset(dataset))
     scored = score_split(project, detector, manifest, dataset, Split.GATE)
     summary = scored.summary(detector.calibration.threshold, settings.seed)
-    chosen, told = explain_some(project, detector, scored, "sparse", settings.gate.explained)
-    said = transferred(judges, told, scored.images[chosen])
-    figures = {
-        AUROC: summary.auroc,
-        **explanation_figures(told),
-        **{f"sparse.{name}": value for name, value in said.items()},
-    }
+    figures = {AUROC: summary.auroc}
+    if SPARSE in settings.explainers:
+        chosen, told = explain_some(project, detector, scored, SPARSE, settings.gate.explained)
+        said = transferred(judges, told, scored.images[chosen])
+        figures |= explanation_figures(told) | {f"{SPARSE}.{name}": value for name, value in said.items()}
     if bank is not None:
         chosen, told = explain_some(project, detector, scored, TRANSPLANT, settings.gate.explained, bank)
         said = {**explanation_figures(told), **transferred(judges, told, scored.images[chosen])}

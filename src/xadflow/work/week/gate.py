@@ -22,10 +22,11 @@ from xadflow.models.registry import CHAMPION, GATE, Registry
 from xadflow.models.service import PASSED, REASONS, REFUSED, Moved, put_in_service
 from xadflow.models.versions import ModelRef
 from xadflow.project import Project
-from xadflow.work.week.evaluate import TRANSPLANT, flat, gate_figures
+from xadflow.work.week.evaluate import SPARSE, TRANSPLANT, flat, gate_figures
 from xadflow.work.week.generator_figures import generator_figures
 
 KEY = "xadflow.gate_key"
+NO_SPARSE = "params.yaml has no `sparse` under explainers, whose counterfactuals they are about."
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def judge_challenger(project: Project, dataset: str, challenger: ModelRef, *, ho
     if in_service == challenger.version:
         return GateOutcome(challenger.name, challenger.version, True, ("is champion already",), False, {}, in_service)
     panel = find_judges(settings, registry, dataset, registry.detector_folder(challenger))
-    asked = ("sparse", TRANSPLANT) if _transplants_are_used(project) else ("sparse",)
+    asked = [name for name in (SPARSE,) if name in settings.explainers]
+    asked += [TRANSPLANT] if _transplants_are_used(project) else []
     key = sha256_json(
         {
             "rules": settings.gate.model_dump(mode="json", exclude={"generator"}),
@@ -89,12 +91,13 @@ def judge_challenger(project: Project, dataset: str, challenger: ModelRef, *, ho
             theirs = _measured(project, dataset, champion)
         except BadWeights as err:
             broken.append(f"The champion could not be measured: {err.wrong}.")
-    judged = judge(settings.gate, mine, theirs)
+    verdicts = [judge(settings.gate, mine, theirs, unexplained=None if SPARSE in asked else NO_SPARSE)]
     if f"{TRANSPLANT}.{FLIP_RATE}" in mine:
         start = f"{TRANSPLANT}."
         its = {name.removeprefix(start): value for name, value in mine.items() if name.startswith(start)}
         # Without a judge the rule is not asked of a detector: it was measured by itself, and gets no worse by that.
-        judged = joined(judged, judge_transfer(settings.gate.min_transfer, its, panel.why_none, wanted=False))
+        verdicts.append(judge_transfer(settings.gate.min_transfer, its, panel.why_none, wanted=False))
+    judged = joined(*verdicts)
     outcome = GateOutcome(
         challenger.name,
         challenger.version,
