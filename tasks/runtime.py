@@ -38,8 +38,15 @@ def cluster_runner(name: str) -> TaskRunner[PrefectFuture[Any]]:
     """The runner of a cluster that params.yaml names by task_runner: `dask` or `ray`.
 
     The cluster is the one of $DASK_SCHEDULER_ADDRESS or $RAY_ADDRESS; its workers see the project's folder at the same
-    place. Raises BadSettings where Prefect's package for it is not installed.
+    place, and one Prefect server, which counts who holds a slot. Raises BadSettings where there is none, or where
+    Prefect's package for the cluster is not installed.
     """
+    if Home.find().prefect_api_url is None:
+        raise BadSettings(
+            "a cluster needs one Prefect server: without, each of its workers would start its own",
+            seen=f"task_runner {name}, and no PREFECT_API_URL",
+            next_step="run `make server` and set PREFECT_API_URL here and for the workers, or set task_runner: local",
+        )
     module, kind, address = {
         "dask": ("prefect_dask", "DaskTaskRunner", dask_scheduler()),
         "ray": ("prefect_ray", "RayTaskRunner", None),  # Ray looks for its address by itself

@@ -160,7 +160,7 @@ def registered(state: Path, dataset: str) -> Registered:
                 (
                     int(one.version),
                     one.tags["xadflow.weights"],
-                    one.tags.get("xadflow.models.gate", ""),
+                    one.tags.get("xadflow.gate", ""),
                     _figures(client.get_run(one.run_id).data.metrics),
                 )
                 for one in found

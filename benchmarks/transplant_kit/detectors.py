@@ -24,7 +24,7 @@ from benchmarks.counterfactuals_kit.training import DETECTOR as OF_DIGITS
 from benchmarks.transplant_kit.sets import CLOTHES, COLOURED, tested_set
 from xadflow.detectors import FitRun, TrainingData, build_detector
 from xadflow.detectors.base import CARD, Detector, Scores, as_float, load_detector
-from xadflow.detectors.fcdd.detector import detector as fcdd
+from xadflow.detectors.fcdd import detector as fcdd
 from xadflow.digests import sha256_json
 from xadflow.lineage import code_digest
 from xadflow.networks.pretrained import Trunk

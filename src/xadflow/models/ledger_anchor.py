@@ -1,6 +1,6 @@
 """The ledger's head, remembered in MLflow: outside the folder that somebody might rewrite.
 
-Every head is a parameter of a run in the experiment `xadflow.evidence.ledger`, and MLflow lets nobody change a
+Every head is a parameter of a run in the experiment `xadflow.ledger`, and MLflow lets nobody change a
 parameter. The metric `seq` (its step is seq too) says which head is the highest, whatever the order in which writers
 came.
 """

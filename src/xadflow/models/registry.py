@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-TRAINING_KEY, GATE = "xadflow.training_key", "xadflow.models.gate"
+TRAINING_KEY, GATE = "xadflow.training_key", "xadflow.gate"
 PREVIOUS = "xadflow.previous_champion"  # tag of the registered model: what rollback goes back to
 LOCAL_UI = "http://127.0.0.1:5000"  # where `make server` shows the embedded store
 

@@ -153,7 +153,11 @@ class Sources:
             notes.assumed.append(
                 f"the settings of {name} are not recorded: those of params.yaml, which must give its version"
             )
-        return build_explainer(name, **given)
+        built = build_explainer(name, **given)
+        if built.version == row["explainer_version"]:
+            return built
+        later = getattr(getattr(built, "settings", None), "came_later", {})  # the row may be older than a setting
+        return build_explainer(name, **{**later, **given})
 
     def _registered(self, name: str, version: int) -> ModelRef:
         try:

@@ -38,7 +38,7 @@ from xadflow.work.week.scene_figures import scene_figures
 
 SHEET_ROWS = 6
 SHOWN = 8  # held-out anomalies on the sample grid of an explainer
-DONORS = "xadflow.models.donors"  # tag: how large a bank of donors the version was asked to keep
+DONORS = "xadflow.donors"  # tag: how large a bank of donors the version was asked to keep
 
 
 @dataclass(frozen=True)
