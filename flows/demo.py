@@ -128,7 +128,7 @@ def _say_generator(name: str, logged: Mapping[str, float]) -> None:
 
     click.echo(
         f"  {name}, on the gate split ({gate.get('anomalies', 0):.0f} anomalies, {gate.get('normals', 0):.0f} "
-        f"normals), trained  in {logged.get('fit.seconds', float('nan')):.0f} s"
+        f"normals), trained in {logged.get('fit.seconds', float('nan')):.0f} s"
     )
     for what, value in (
         ("share normal, by concept", told("share_normal_of.")),

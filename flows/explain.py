@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow, runtime, unmapped
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectFuture, PrefectFutureList
 from prefect.task_runners import TaskRunner
 
 from tasks.dataset import build_dataset
@@ -87,10 +87,11 @@ def _failures(night: dict[str, Any], cluster: TaskRunner[PrefectFuture[Any]] | N
     """Do every shard of a planned night, on a cluster or else on the flow's own threads; what the failed ones said."""
     indices = list(range(night["shards"]))
     with cluster.duplicate() if cluster is not None else nullcontext() as runner:
+        shards: PrefectFutureList[Any]
         if runner is None:
             shards = shard.map(unmapped(night["path"]), indices)
         else:
-            shards = runner.map(shard, {"plan_path": unmapped(night["path"]), "index": indices})
+            shards = runner.map(cast(Any, shard), {"plan_path": unmapped(night["path"]), "index": indices})
         shards.wait()
         return [str(one.state.message) for one in shards if not one.state.is_completed()]
 
