@@ -45,9 +45,10 @@ from benchmarks.counterfactuals_elpv_kit.product_judging import (
 from benchmarks.counterfactuals_elpv_kit.sheet import write_sheet
 from benchmarks.counterfactuals_elpv_kit.training import scores_of
 from benchmarks.results import write_results
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.explainers.base import Explainer
 from xadflow.explainers.transplant.explainer import TransplantExplainer
+from xadflow.images import as_float
 from xadflow.metrics.ranks import auroc
 from xadflow.settings import Home, load_settings
 

@@ -13,7 +13,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from prefect.cache_policies import NO_CACHE
 from prefect.logging.loggers import flow_run_logger
 
-from tasks.runtime import RETRY_DELAYS, is_transient
+from tasks.runtime import step
 from xadflow.errors import XadflowError
 from xadflow.progress import track
 from xadflow.project import Project
@@ -25,13 +25,7 @@ _WEBHOOK_S = 10.0
 _LONGEST_TEXT = 2000
 
 
-@task(
-    name="finish night",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-)
+@step("finish night")
 def finish(plan_path: str, failures: list[str]) -> dict[str, Any]:
     """Write the report page, log explanation quality to MLflow and leave Prefect artifacts that link to both."""
     project = Project.open()

@@ -27,10 +27,11 @@ from benchmarks.counterfactuals_elpv_kit.training import (
     twin,
     twin_folder,
 )
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.digests import sha256_json
 from xadflow.explainers.base import Explainer
 from xadflow.explainers.sparse.explainer import SparseExplainer
+from xadflow.images import as_float
 from xadflow.lineage import code_digest
 from xadflow.settings import Home
 

@@ -16,8 +16,8 @@ from benchmarks.counterfactuals_kit.images import COLOUR_NAMES, ORIGINAL, RELABE
 from benchmarks.counterfactuals_kit.judging import counterfactuals, scores_of
 from benchmarks.counterfactuals_kit.measures import anomalies, readers
 from benchmarks.counterfactuals_kit.training import Cell, relabelled_generator, untrained_detector
-from xadflow.detectors.base import as_float
 from xadflow.explainers.sparse.explainer import SparseExplainer
+from xadflow.images import as_float
 from xadflow.metrics.edits import edit_sizes
 from xadflow.metrics.factors import Reading
 from xadflow.metrics.ranks import auroc

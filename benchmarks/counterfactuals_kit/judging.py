@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.explainers.diverse.explainer import DiverseExplainer
+from xadflow.images import as_float
 from xadflow.metrics.concept_accuracy import concept_accuracy
 from xadflow.metrics.edits import edit_cosines, edit_sizes, pairwise_distances
 from xadflow.metrics.explanation import flip_rate

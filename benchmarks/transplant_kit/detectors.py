@@ -23,9 +23,10 @@ from benchmarks.counterfactuals_kit.single import detector_settings
 from benchmarks.counterfactuals_kit.training import DETECTOR as OF_DIGITS
 from benchmarks.transplant_kit.sets import CLOTHES, COLOURED, tested_set
 from xadflow.detectors import FitRun, TrainingData, build_detector
-from xadflow.detectors.base import CARD, Detector, Scores, as_float, load_detector
+from xadflow.detectors.base import CARD, Detector, Scores, load_detector
 from xadflow.detectors.fcdd import detector as fcdd
 from xadflow.digests import sha256_json
+from xadflow.images import as_float
 from xadflow.lineage import code_digest
 from xadflow.networks.pretrained import Trunk
 from xadflow.settings import Home

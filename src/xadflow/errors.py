@@ -26,6 +26,9 @@ XadflowError                  what was wrong, the value seen, the next step
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class XadflowError(Exception):
     """Base of all errors: says what was wrong, the value seen and the next step."""
@@ -38,7 +41,7 @@ class XadflowError(Exception):
         self.transient = transient  # may pass by itself: worth a retry
 
     def __reduce__(self) -> tuple[object, ...]:  # keyword-only arguments survive a process border
-        return _rebuild, (type(self), self.wrong, self.seen, self.next_step, self.transient)
+        return _rebuild, (type(self), self.wrong, self.seen, self.next_step, self.transient), self.__dict__
 
 
 def _rebuild(kind: type[XadflowError], wrong: str, seen: object, next_step: str, transient: bool) -> XadflowError:
@@ -59,12 +62,42 @@ class UnknownName(WrongUse):
     """Nothing of that name is registered."""
 
 
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """What was probably meant by a name that is not known; None where nothing is that like it (0 any, 1 the same)."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
+
+
+def unknown_name(wrong: str, name: str, known: Iterable[str], otherwise: str = "") -> UnknownName:
+    """The one answer to a wrong name: the nearest known one, or else all of them and `otherwise`."""
+    known = sorted(known)
+    near = nearest(name, known)
+    return UnknownName(wrong, seen=name, next_step=f"use {near!r}" if near else f"one of {known}{otherwise}")
+
+
 class WorkFailed(XadflowError):
     """The request was fine, the work was not."""
 
 
 class BadImage(WorkFailed):
-    """A file that cannot be used as an image."""
+    """A file that cannot be used as an image.
+
+    `reason` is the short code that quarantine states and `detail` its sentence there; `size` is the file's, in bytes,
+    where that is known.
+    """
+
+    def __init__(
+        self,
+        wrong: str,
+        *,
+        seen: object,
+        next_step: str,
+        transient: bool = False,
+        reason: str = "undecodable",
+        detail: str | None = None,
+        size: int | None = None,
+    ) -> None:
+        super().__init__(wrong, seen=seen, next_step=next_step, transient=transient)
+        self.reason, self.detail, self.size = reason, detail or f"{wrong}: {seen}", size
 
 
 class DataUnavailable(WorkFailed):

@@ -10,7 +10,8 @@ import pytest
 from situations import flipped, weights
 
 from xadflow.errors import BadWeights
-from xadflow.models.registry import CHAMPION, TRAINING_KEY
+from xadflow.models.registry import CHAMPION
+from xadflow.models.tags import TRAINING_KEY
 from xadflow.project import Project
 from xadflow.settings import Home
 from xadflow.work.week import gate

@@ -10,7 +10,8 @@ import torch
 from tests.explainers.conftest import patterned, with_defects
 from xadflow.detectors.base import TrainingData
 from xadflow.explainers import load_explainer
-from xadflow.models.versions import FILES, ModelRef
+from xadflow.models.tags import FILES
+from xadflow.models.versions import ModelRef
 from xadflow.settings import Home
 from xadflow.work.week import ExplainerOrder, train_explainer
 
@@ -28,7 +29,7 @@ def order(trained, monkeypatch, tmp_path: Path):
         ("xadflow.datasets.manifest.read_manifest", None),
     ):
         monkeypatch.setattr(name, lambda *_, made=made, **__: made)
-    monkeypatch.setattr("xadflow.explainers.diverse.training.CHECK_EVERY", 2)
+    monkeypatch.setattr("xadflow.training.loop.CHECKPOINT_EVERY", 2)
     detector = ModelRef("xad.stripes.toy", 3, "run", {FILES: '{"weights.safetensors": "%s"}' % ("ab" * 32)})
     return lambda key: ExplainerOrder("stripes", "diverse", SETTINGS, detector, "md5", key)
 

@@ -10,7 +10,8 @@ from tests.checkout import PROJECT
 from xadflow.detectors import build_detector
 from xadflow.detectors.base import TrainingData
 from xadflow.errors import BadManifest, WrongUse
-from xadflow.models.versions import EXPLAINS_VERSION, FILES, ModelRef
+from xadflow.models.tags import EXPLAINS_VERSION, FILES
+from xadflow.models.versions import ModelRef
 from xadflow.project import Project
 from xadflow.settings import Home, load_settings
 from xadflow.work.week import explainer_order
@@ -36,7 +37,7 @@ DATA = TrainingData(
 
 
 def learning_from(*sources: str) -> SimpleNamespace:
-    return SimpleNamespace(anomaly_sources=lambda data: sources, settings=SimpleNamespace(synthesiser="confetti"))
+    return SimpleNamespace(anomaly_sources=lambda data: sources, synthesiser="confetti")
 
 
 def values(images: torch.Tensor) -> list[int]:

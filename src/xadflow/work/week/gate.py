@@ -18,14 +18,14 @@ from xadflow.lineage import dvc_hashes
 from xadflow.models.donors import open_bank
 from xadflow.models.gate import FLIP_RATE, joined, judge, judge_generator, judge_transfer
 from xadflow.models.judges import Judge, find_judges, open_judges
-from xadflow.models.registry import CHAMPION, GATE, Registry
-from xadflow.models.service import PASSED, REASONS, REFUSED, Moved, put_in_service
+from xadflow.models.registry import CHAMPION, Registry
+from xadflow.models.service import Moved, put_in_service
+from xadflow.models.tags import GATE, GATE_FEATURES, GATE_KEY, GATE_REASONS, PASSED, REFUSED
 from xadflow.models.versions import ModelRef
 from xadflow.project import Project
 from xadflow.work.week.evaluate import SPARSE, TRANSPLANT, flat, gate_figures
 from xadflow.work.week.generator_figures import generator_figures
 
-KEY = "xadflow.gate_key"
 NO_SPARSE = "params.yaml has no `sparse` under explainers, whose counterfactuals they are about."
 
 
@@ -146,7 +146,7 @@ def judge_explainer(project: Project, dataset: str, explainer: ModelRef, detecto
     )
     outcome = GateOutcome(explainer.name, explainer.version, verdict.passed, verdict.reasons, True, figures)
     _say(registry, explainer, outcome)
-    registry.tag(explainer.name, explainer.version, "xadflow.gate_features", rules.features)
+    registry.tag(explainer.name, explainer.version, GATE_FEATURES, rules.features)
     settle(registry, explainer.name, explainer.version, None, key)
     return outcome
 
@@ -158,15 +158,15 @@ def settle(registry: Registry, model: str, version: int, serves: int | None, key
     """
     moved = put_in_service(registry, model, serves) if serves is not None else None
     if key:
-        registry.tag(model, version, KEY, key)  # last: a crash before it asks the question again
+        registry.tag(model, version, GATE_KEY, key)  # last: a crash before it asks the question again
     return moved
 
 
 def _answered_before(ref: ModelRef, key: str, serves: int | None) -> GateOutcome | None:
     """The answer that a version carries, if it is to this question."""
-    if ref.tags.get(KEY) != key:
+    if ref.tags.get(GATE_KEY) != key:
         return None
-    reasons = tuple(json.loads(ref.tags.get(REASONS, "[]")))
+    reasons = tuple(json.loads(ref.tags.get(GATE_REASONS, "[]")))
     return GateOutcome(ref.name, ref.version, ref.tags.get(GATE) == PASSED, reasons, False, {}, serves)
 
 
@@ -174,7 +174,7 @@ def _say(registry: Registry, ref: ModelRef, outcome: GateOutcome) -> None:
     """Keep the answer with the version, and its figures with the run."""
     registry.log_metrics(ref.run_id, flat("gate", outcome.figures))
     registry.tag(ref.name, ref.version, GATE, PASSED if outcome.passed else REFUSED)
-    registry.tag(ref.name, ref.version, REASONS, json.dumps(outcome.reasons))
+    registry.tag(ref.name, ref.version, GATE_REASONS, json.dumps(outcome.reasons))
 
 
 def _measured(project: Project, dataset: str, ref: ModelRef, judges: Sequence[Judge] = ()) -> dict[str, float]:

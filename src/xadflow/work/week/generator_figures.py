@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xadflow.datasets.manifest import Split, read_manifest
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.detectors.scoring import score_images
 from xadflow.errors import BadInput
 from xadflow.explainers import TrainedExplainer
 from xadflow.explainers.base import Explanation
 from xadflow.explainers.trained import Placed
+from xadflow.images import as_float
 from xadflow.metrics.perceptual import perceptual_distances
 from xadflow.metrics.realism import normalised_frechet
 from xadflow.metrics.stability import noise_stability, noisy_copies

@@ -17,16 +17,17 @@ import torch
 
 from xadflow.datasets.loading import load_images
 from xadflow.datasets.manifest import Manifest, Split, read_manifest
-from xadflow.detectors.base import WEIGHTS, Detector, as_float
+from xadflow.detectors.base import WEIGHTS, Detector
 from xadflow.detectors.scoring import open_detector, score_images
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.explainers import load_explainer
 from xadflow.explainers.base import Explanation
 from xadflow.explainers.transplant import DonorBank
+from xadflow.images import as_float
 from xadflow.lineage import dvc_hashes, git_commit, library_versions
 from xadflow.models.donors import open_bank
-from xadflow.models.judges.panel import APART
-from xadflow.models.registry import CHALLENGER, TRAINING_KEY
+from xadflow.models.registry import CHALLENGER
+from xadflow.models.tags import DATA_MD5, DONORS, JUDGE_APART, TRAINING_KEY, WEIGHTS_SHA256
 from xadflow.models.versions import ModelRef
 from xadflow.pictures.counterfactual_sheet import CounterfactualRow, counterfactual_sheet
 from xadflow.pictures.plots import SheetRow, contact_sheet, roc_with_interval, score_histogram
@@ -38,7 +39,6 @@ from xadflow.work.week.scene_figures import scene_figures
 
 SHEET_ROWS = 6
 SHOWN = 8  # held-out anomalies on the sample grid of an explainer
-DONORS = "xadflow.donors"  # tag: how large a bank of donors the version was asked to keep
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def register_judge(project: Project, order: TrainingOrder, apart: bool) -> Model
         },
         figures={"scores": picture},
         lineage={"apart": apart, "normals": sorted(order.normals or ())},
-        tags={APART: "true" if apart else "false"},
+        tags={JUDGE_APART: "true" if apart else "false"},
     )
     return _registered(project, order, manifest, measured, detector)
 
@@ -197,8 +197,8 @@ def _registered(
         },
         tags={
             TRAINING_KEY: order.registered_key,
-            "xadflow.data_md5": order.data_md5,
-            **({"xadflow.weights": weights} if weights else {}),
+            DATA_MD5: order.data_md5,
+            **({WEIGHTS_SHA256: weights} if weights else {}),
             **measured.tags,
         },
         explains=order.detector.as_explained if isinstance(order, ExplainerOrder) else None,

@@ -56,13 +56,13 @@ def _work(project: Project, order: TrainingOrder, update: Update | None) -> tupl
     from xadflow.datasets.loading import training_data
     from xadflow.datasets.manifest import read_manifest
     from xadflow.detectors import FitRun
-    from xadflow.detectors.base import detector_class
+    from xadflow.detectors.base import detector_class, traits
 
     folder = order.folder(project.home)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = read_manifest(project.home.dataset(order.dataset))
     dataset = project.settings.dataset(order.dataset)
-    needed = dataset.outliers if getattr(detector_class(order.method), "learns_from_outliers", True) else None
+    needed = dataset.outliers if traits(detector_class(order.method)).learns_from_outliers else None
     outliers = read_manifest(project.home.dataset(needed)) if needed else None
     run = FitRun(folder, order.seed, order.false_alarm_rate, project.settings.device, update)
     return training_data(manifest, dataset, outliers=outliers, normals=order.normals), run
