@@ -42,7 +42,6 @@ GENERATOR_CODE = (
 # What the code above imports and no digest names, with the reason why a change of it changes no answer. What these
 # import in turn is not looked at.
 NOT_HASHED = {
-    "__init__.py": "the version, which is among the libraries of a lineage",
     "errors.py": "words for people",
     "progress.py": "words for people",
     "digests.py": "names bytes; another name for the same bytes shows as a change of data, weights or parameters",
