@@ -31,7 +31,7 @@ DETECTOR_CODE = (
 )
 EXPLAINER_CODE = (*DETECTOR_CODE, "explainers", "pictures/class_colours.py")
 NIGHT_CODE = (*EXPLAINER_CODE, "evidence/rows.py", "models/judges", "models/donors.py", "work/night/work.py")
-PROBE_CODE = (*EXPLAINER_CODE, "work/probe", "work/week/train.py")
+PROBE_CODE = (*EXPLAINER_CODE, "work/probe")
 GENERATOR_CODE = (
     *EXPLAINER_CODE,
     "models/judges/halves.py",
@@ -57,7 +57,9 @@ NOT_HASHED = {
     "models/tags.py": "finds models, whose files a lineage names by sha256",
     "models/versions.py": "finds models, whose files a lineage names by sha256",
     "work/night/plan.py": "says which images by which model and explainer, all of which a row names",
-    "work/week/train.py": "says which settings and data, all of which the key of a training names",
+    "project.py": "opens what is there; settings, models and the device stand in a key or lineage",
+    "work/week/order.py": "says which settings and data, all of which the key of a training names",
+    "work/week/train.py": "calls the fit of a detector with what its order says",
 }
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "xadflow")
