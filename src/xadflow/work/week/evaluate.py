@@ -20,7 +20,7 @@ from xadflow.images import as_float
 from xadflow.metrics.detection import DetectionSummary, summarise_detection
 from xadflow.metrics.explanation import flip_rate
 from xadflow.models.gate import AUROC, CHANGE_INSIDE, FLIP_RATE
-from xadflow.models.judges import Judge, ask, transfer_figures
+from xadflow.models.judges import Heard, Judge, ask, transfer_figures
 from xadflow.project import Project
 from xadflow.training.lanes import portions, side_by_side
 
@@ -98,14 +98,19 @@ def explanation_figures(told: list[Explanation]) -> dict[str, float]:
     }
 
 
-def transferred(judges: Sequence[Judge], told: Sequence[Explanation], images: torch.Tensor) -> dict[str, float]:
-    """What held-out judges say of counterfactuals of uint8 images [N,C,H,W]; see `xadflow.models.judges.transfer`."""
+def transferred(
+    judges: Sequence[Judge], told: Sequence[Explanation], images: torch.Tensor, heard: Heard | None = None
+) -> dict[str, float]:
+    """What held-out judges say of counterfactuals of uint8 images [N,C,H,W]; see `xadflow.models.judges.transfer`.
+
+    `heard` of the images themselves serves the next explainer too, see `xadflow.models.judges.ask`.
+    """
     made = [found.image for one in told for found in one.counterfactuals]
     if not judges or not made:
         return {}
     words = iter(ask(judges, np.stack(made)))
     after = [[next(words) for _ in one.counterfactuals] for one in told]
-    return transfer_figures(told, ask(judges, images), after)
+    return transfer_figures(told, ask(judges, images, heard), after)
 
 
 def gate_figures(
@@ -123,14 +128,14 @@ def gate_figures(
     manifest = read_manifest(project.home.dataset(dataset))
     scored = score_split(project, detector, manifest, dataset, Split.GATE)
     summary = scored.summary(detector.calibration.threshold, settings.seed)
-    figures = {AUROC: summary.auroc}
+    figures, heard = {AUROC: summary.auroc}, Heard()
     if SPARSE in settings.explainers:
         chosen, told = explain_some(project, detector, scored, SPARSE, settings.gate.explained)
-        said = transferred(judges, told, scored.images[chosen])
+        said = transferred(judges, told, scored.images[chosen], heard)
         figures |= explanation_figures(told) | {f"{SPARSE}.{name}": value for name, value in said.items()}
     if bank is not None:
         chosen, told = explain_some(project, detector, scored, TRANSPLANT, settings.gate.explained, bank)
-        said = {**explanation_figures(told), **transferred(judges, told, scored.images[chosen])}
+        said = {**explanation_figures(told), **transferred(judges, told, scored.images[chosen], heard)}
         figures |= {f"{TRANSPLANT}.{name}": value for name, value in said.items()}
     return figures
 
