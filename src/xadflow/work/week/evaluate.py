@@ -18,6 +18,7 @@ from xadflow.explainers.base import Explanation, TakesDonors, build_explainer
 from xadflow.explainers.transplant import DonorBank
 from xadflow.images import as_float
 from xadflow.metrics.detection import DetectionSummary, summarise_detection
+from xadflow.metrics.explanation import flip_rate
 from xadflow.models.gate import AUROC, CHANGE_INSIDE, FLIP_RATE
 from xadflow.models.judges import Heard, Judge, ask, transfer_figures
 from xadflow.project import Project
@@ -89,7 +90,7 @@ def explanation_figures(told: list[Explanation]) -> dict[str, float]:
     inside = [one.metrics["change_inside"] for one in told if "change_inside" in one.metrics]
     changed = [one for one in first if one.l1 > 0]
     return {
-        FLIP_RATE: float(np.mean([one.is_normal for one in first])) if first else float("nan"),
+        FLIP_RATE: flip_rate([one.is_normal for one in first]) if first else float("nan"),
         CHANGE_INSIDE: float(np.nanmean(inside)) if inside else float("nan"),
         "changed_fraction": float(np.median([one.changed_fraction for one in changed])) if changed else float("nan"),
         "l1": float(np.median([one.l1 for one in changed])) if changed else float("nan"),
