@@ -20,7 +20,8 @@ from typing import Any
 
 from benchmarks.results import write_results
 from xadflow.progress import progress_board, track
-from xadflow.settings import Home, Settings, load_settings, quiet_environment
+from xadflow.project import Project
+from xadflow.settings import Settings, quiet_environment
 from xadflow.work.probe import ProbePlan, run_probe
 
 DETECTORS = ("fcdd_conv", "hsc")
@@ -73,12 +74,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="rates 0 and 1, one seed, 100 test images of each class")
     quick = parser.parse_args().quick
-    home = Home.find()
-    quiet_environment(home)
-    settings = load_settings(home.params)
+    project = Project.open()
+    quiet_environment(project.home)
     figures: dict[str, Any] = {}
     for case in CASES:
-        probed = _with_outliers(settings, case)
+        probed = Project(project.home, _with_outliers(project.settings, case))
         for detector in DETECTORS:
             rates, seeds, most = ((0.0, 1.0), case.seeds[:1], 100) if quick else (case.rates, case.seeds, None)
             plan = ProbePlan(
@@ -86,7 +86,7 @@ def main() -> None:
             )
             started = time.perf_counter()
             with progress_board():
-                outcome = run_probe(home, probed, plan, track)
+                outcome = run_probe(probed, plan, track)
             print(
                 f"{case.title}, {detector}: {outcome.trained} trained, {time.perf_counter() - started:.0f} s",
                 flush=True,

@@ -26,7 +26,7 @@ from xadflow.metrics.normality import normality
 from xadflow.metrics.ranks import auroc
 from xadflow.metrics.realism import kernel_distance, normalised_frechet
 from xadflow.networks.pretrained import Trunk
-from xadflow.work.week.explainer_gate import SMALLEST_PX
+from xadflow.work.week.generator_figures import SMALLEST_PX
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from xadflow.images import decode_png, restore_map
 from xadflow.models.gate import CHANGE_INSIDE
 from xadflow.models.judges.transfer import REGION, TRANSFER, cases_of_rows, figures_of
-from xadflow.report.transplanted import Transplant, Verdict, transplant_of, verdicts_on
+from xadflow.report.transplanted import MendedPart, Transplant, Verdict, parts_of_row, transplant_of, verdicts_on
 
 Picture = NDArray[np.uint8]
 Row = Mapping[str, Any]
@@ -48,7 +48,8 @@ class WorstCase:
 
     `counterfactual_is_normal`, `counterfactual_score`, `changed_fraction` and `verdicts` belong to the counterfactual
     shown, the one of those that take no pixels from other images which changes least. `alternatives` are all of those
-    of explainers that give more than one; `transplants` are those that do take pixels.
+    of explainers that give more than one; `transplants` are those that do take pixels, `parts` the first one's parts,
+    each mended alone.
     """
 
     image_path: str
@@ -65,6 +66,7 @@ class WorstCase:
     changed_fraction: float | None = None
     alternatives: tuple[Alternative, ...] = ()
     transplants: tuple[Transplant, ...] = ()
+    parts: tuple[MendedPart, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
 
 
@@ -207,6 +209,7 @@ def worst_cases(rows: Iterable[Row], top: int = 12, paths: Mapping[str, str] | N
             ),
             verdicts=part.verdicts,
             transplants=tuple(transplant_of(row, answer, paths or {}) for row, answer in part.transplants),
+            parts=parts_of_row(part.transplants[0][0]) if part.transplants else (),
         )
         for part in parts
     )

@@ -41,9 +41,8 @@ IDENTICAL, WITHIN, DIFFERS, IMPOSSIBLE = "identical", "equal within tolerance", 
 class Replayed:
     """What became of one row.
 
-        `outcome` is COUNTS_OF_DONORS = frozenset({"donors", "donors_missing"})  # metrics of an explanation
-    IDENTICAL, WITHIN, DIFFERS or IMPOSSIBLE; `missing` says what the last one lacks. `conditions` are what
-        could not be as the lineage says, by name; `assumed` is what the lineage does not tell.
+    `outcome` is IDENTICAL, WITHIN, DIFFERS or IMPOSSIBLE; `missing` says what the last one lacks. `conditions` are what
+    could not be as the lineage says, by name; `assumed` is what the lineage does not tell.
     """
 
     table: str
@@ -168,7 +167,7 @@ def _left(
     lineage: Mapping[str, Any],
     detector: Detector,
     original: NDArray[np.uint8],
-    device: str,
+    device: torch.device,
     notes: Notes,
 ) -> dict[str, Any]:
     """The columns of `scores`; the image is scored at its place in a batch of the recorded size, filled up
