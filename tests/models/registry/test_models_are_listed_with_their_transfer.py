@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from xadflow.cli.main import models as commands
+from xadflow.cli import models as commands
 from xadflow.models.versions import ModelSummary, VersionSummary
 
 FIGURES = {
