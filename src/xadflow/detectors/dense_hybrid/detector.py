@@ -171,13 +171,6 @@ class DenseHybrid(CalibratedDetector):
         """[B,K,H,W] at the images' size, for figures of the closed set. Raises as :meth:`score`."""
         return self.reading(images).class_logits
 
-    def to(self, device: str | torch.device) -> Self:
-        """Move to a device, in place."""
-        self._device = resolve_device(str(device))
-        if self._net is not None:
-            self._net = self._net.to(self._device)
-        return self
-
     def save(self, folder: Path) -> None:
         """Write detector.json and weights.safetensors."""
         card = {

@@ -180,13 +180,6 @@ class OneClass(CalibratedDetector, Generic[Kind]):
         """The image scores [B] alone."""
         return self.response.image_score(self.response(self.checked(images)))
 
-    def to(self, device: str | torch.device) -> Self:
-        """Move to a device, in place."""
-        self._device = resolve_device(str(device))
-        if self._response is not None:
-            self._response = self._response.to(self._device)
-        return self
-
     def save(self, folder: Path) -> None:
         """Write detector.json and weights.safetensors."""
         card = {

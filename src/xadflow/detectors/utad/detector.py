@@ -182,13 +182,6 @@ class Utad(CalibratedDetector):
             parts=fitted.parts(seen, e),
         )
 
-    def to(self, device: str | torch.device) -> Self:
-        """Move to a device, in place."""
-        self._device = resolve_device(str(device))
-        if self._fitted is not None:
-            self._fitted = self._fitted.to(self._device)
-        return self
-
     def save(self, folder: Path) -> None:
         """Write detector.json and weights.safetensors; a perceptual network's weights stay in their package."""
         card = {
