@@ -257,8 +257,8 @@ def test_a_weight_file_that_changed_since_its_package_was_built_fails(
 @pytest.mark.usefixtures("project")
 def test_looking_at_an_empty_project_imports_no_heavy_package() -> None:
     code = (
-        "import sys; from xadflow.cli.doctor.command import examine; from xadflow.settings import Home; "
-        "examine(Home.find());"
+        "import sys; from xadflow.cli.doctor.command import examine; from xadflow.project import Project; "
+        "examine(Project.open());"
         "print(sorted({'torch', 'prefect', 'mlflow', 'pandas', 'dvc', 'great_expectations'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

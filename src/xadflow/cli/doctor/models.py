@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from xadflow.cli.doctor.checks import Finding
 from xadflow.errors import BadWeights, RegistryUnavailable
-from xadflow.settings import Home, Settings
+from xadflow.project import Project
+from xadflow.settings import Home
 
 if TYPE_CHECKING:
     from xadflow.models.registry import Registry
@@ -33,19 +34,16 @@ def mlflow_database(home: Home) -> Iterator[Finding]:
         yield Finding("mlflow", "fail", f"{err.wrong}: {err.seen}", err.next_step)
 
 
-def champions(home: Home, settings: Settings) -> Iterator[Finding]:
+def champions(project: Project) -> Iterator[Finding]:
     """What is in service for each data set that is explained, and whether its files are those registered."""
     from xadflow.models.tracking_store import is_server, sqlite_file, sqlite_revision
 
-    uri = home.mlflow_uri
+    settings, uri = project.settings, project.home.mlflow_uri
     names = [(one, detector) for one in settings.explain.datasets for detector in settings.retrain.detectors]
     try:
-        if uri.startswith("sqlite:///") and sqlite_revision(sqlite_file(uri)) is None:
-            registry = None  # looking must not create the database
-        else:
-            from xadflow.models.registry import Registry
-
-            registry = Registry(uri, home.mlflow_artifacts)
+        embedded = uri.startswith("sqlite:///")
+        is_made = not embedded or sqlite_revision(sqlite_file(uri)) is not None  # looking must not create the database
+        registry = project.registry if is_made else None
         for dataset, detector in names:
             name = f"xad.{dataset}.{detector}"
             found = registry.alias(name, "champion") if registry is not None else None
