@@ -149,8 +149,9 @@ def _warm(project) -> None:
 
     import xadflow.datasets.quality
     import xadflow.work.night.finish  # noqa: F401
-    from xadflow.detectors.base import WEIGHTS, as_float
+    from xadflow.detectors.base import WEIGHTS
     from xadflow.digests import sha256_file
+    from xadflow.images import as_float
     from xadflow.work.night.work import _detector
 
     ref = project.registry.champion(f"xad.{DATASET}.{project.settings.retrain.detectors[0]}")
