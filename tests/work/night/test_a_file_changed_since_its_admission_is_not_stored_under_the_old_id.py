@@ -52,7 +52,9 @@ def site(tmp_path: Path, detector_folder: Path) -> SimpleNamespace:
     store = EvidenceStore(home.tables, home.ledger)
     store.prepare()
     settings = load_settings(PROJECT / "params.yaml").model_copy(update={"device": "cpu"})
-    return SimpleNamespace(home=home, settings=settings, manifest=manifest, store=store, folder=detector_folder)
+    return SimpleNamespace(
+        home=home, settings=settings, device=torch.device("cpu"), manifest=manifest, store=store, folder=detector_folder
+    )
 
 
 def night(site: SimpleNamespace) -> tuple[ShardFigures, NightPlan]:
@@ -75,7 +77,7 @@ def night(site: SimpleNamespace) -> tuple[ShardFigures, NightPlan]:
         already=already,
         admitted=3,
     )
-    return explain_shard(site.home, site.settings, site.store, plan, 0), plan
+    return explain_shard(site, plan, 0), plan
 
 
 def file_of(manifest: Manifest, number: int) -> Path:
