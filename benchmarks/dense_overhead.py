@@ -27,8 +27,7 @@ from skimage import data as bundled
 from torch import Tensor, nn
 
 from benchmarks.results import write_results
-from xadflow.detectors.dense_hybrid.multiply_accumulates import multiply_accumulates
-from xadflow.detectors.dense_hybrid.networks import SceneNet, build_net, enlarged
+from xadflow.detectors.dense_hybrid.networks import SceneNet, build_net, enlarged, multiply_accumulates
 from xadflow.detectors.dense_hybrid.reading import read
 from xadflow.detectors.dense_hybrid.tiling import reach_px, score_tiled
 from xadflow.images import as_float

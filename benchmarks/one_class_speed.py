@@ -36,8 +36,7 @@ from benchmarks.results import write_results
 from xadflow.detectors import TrainingData
 from xadflow.detectors.losses import image_level_loss
 from xadflow.detectors.one_class.exposure import Exposure
-from xadflow.detectors.one_class.objectives import FLOOR
-from xadflow.detectors.one_class.responses import DenseResponse
+from xadflow.detectors.one_class.responses import FLOOR, DenseResponse
 from xadflow.detectors.one_class.settings import DenseSettings
 from xadflow.training.devices import resolve_device
 

@@ -32,7 +32,7 @@ from benchmarks.results import write_results
 from benchmarks.textures import Texture, texture_of
 from xadflow.detectors import FitRun, as_float, build_detector
 from xadflow.detectors.base import Detector
-from xadflow.detectors.one_class.robustness import RobustSettings
+from xadflow.detectors.one_class.inputs import RobustSettings
 from xadflow.digests import sha256_json
 from xadflow.explainers.sparse.explainer import SparseExplainer
 from xadflow.lineage import code_digest

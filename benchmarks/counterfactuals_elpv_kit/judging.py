@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.counterfactuals_elpv_kit.cells import cells
 from benchmarks.counterfactuals_elpv_kit.training import scores_of
 from xadflow.detectors.base import Detector
-from xadflow.detectors.one_class.robustness import worst_images
+from xadflow.detectors.one_class.inputs import worst_images
 from xadflow.images import as_float
 from xadflow.metrics.explanation import flip_rate, l1_l2_changed
 from xadflow.metrics.normality import normality

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.counterfactuals_elpv_kit.cells import cells
 from xadflow.detectors import FitRun, as_float, build_detector
 from xadflow.detectors.base import CARD, WEIGHTS, Detector, load_detector
-from xadflow.detectors.one_class.robustness import RobustSettings
+from xadflow.detectors.one_class.inputs import RobustSettings
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.explainers.diverse.explainer import DiverseExplainer
 from xadflow.explainers.diverse.settings import DiverseSettings

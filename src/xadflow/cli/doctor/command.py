@@ -51,6 +51,7 @@ def examine(project: Project) -> Diagnosis:
         doctor_prefect.webhook,
         doctor_data.datasets,
         doctor_models.champions,
+        doctor_models.judges,
         doctor_evidence.anchor_file,
     ]
     works: list[Callable[[], list[Finding]]] = [lambda check=check: list(check(project.home)) for check in of_home]  # type: ignore[misc]
