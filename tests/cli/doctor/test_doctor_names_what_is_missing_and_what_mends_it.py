@@ -24,7 +24,7 @@ from xadflow.cli.printing import printable
 from xadflow.datasets.manifest import ManifestRow, write_manifest, write_quarantine
 from xadflow.errors import BadWeights
 from xadflow.models.versions import ModelRef
-from xadflow.settings import Home, load_settings
+from xadflow.project import Project
 
 MISSING = {"mlflow", "dvc remote", "schedules", "table scores", "table explanations", "data elpv", "champion", "judge"}
 
@@ -277,9 +277,8 @@ def test_the_judge_of_each_data_set_is_named_with_its_version_or_why_there_is_no
 
     def judges(version: int) -> list[doctor_checks.Finding]:
         registry = SimpleNamespace(alias=lambda name, alias: ModelRef(name, version, "run"), detector_folder=files)
-        monkeypatch.setattr(doctor_models, "_registry", lambda home: registry)
-        home = Home.find()
-        return list(doctor_models.judges(home, load_settings(home.params)))
+        monkeypatch.setattr(doctor_models, "_registry", lambda project: registry)
+        return list(doctor_models.judges(Project.open()))
 
     elpv, brick, mosaic = judges(4)
     assert (elpv.level, elpv.said, elpv.mend) == ("ok", "xad.elpv.judge version 4", "")
@@ -293,8 +292,8 @@ def test_the_judge_of_each_data_set_is_named_with_its_version_or_why_there_is_no
 @pytest.mark.usefixtures("project")
 def test_looking_at_an_empty_project_imports_no_heavy_package() -> None:
     code = (
-        "import sys; from xadflow.cli.doctor.command import examine; from xadflow.settings import Home; "
-        "examine(Home.find());"
+        "import sys; from xadflow.cli.doctor.command import examine; from xadflow.project import Project; "
+        "examine(Project.open());"
         "print(sorted({'torch', 'prefect', 'mlflow', 'pandas', 'dvc', 'great_expectations'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

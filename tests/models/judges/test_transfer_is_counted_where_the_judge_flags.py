@@ -33,7 +33,7 @@ class Bright:
 
 
 def judge(threshold: float, number: int = 1) -> Judge:
-    return Judge(JudgeRef("xad.plates.judge", number, "", "", True), Bright(threshold), "cpu")  # type: ignore[arg-type]
+    return Judge(JudgeRef("xad.plates.judge", number, "", "", True), Bright(threshold), torch.device("cpu"))  # type: ignore[arg-type]
 
 
 def grey(level: float) -> np.ndarray:

@@ -71,7 +71,7 @@ def test_mlflow_itself_refuses_another_dtype_by_the_signature(store: Store) -> N
 def test_no_registered_file_is_a_pickle(store: Store) -> None:
     folder = store.registry.detector_folder(store.ref).parent.parent
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert {path.name for path in files} >= {"detector.json", "weights.safetensors", "models/pyfunc.py", "MLmodel"}
+    assert {path.name for path in files} >= {"detector.json", "weights.safetensors", "pyfunc.py", "MLmodel"}
     assert {path.suffix for path in files} <= {"", ".json", ".safetensors", ".py", ".yaml", ".txt"}
     assert not [path.name for path in files if path.read_bytes()[:1] == b"\x80"]
 

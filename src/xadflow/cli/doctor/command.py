@@ -19,7 +19,8 @@ from xadflow.cli.doctor import models as doctor_models
 from xadflow.cli.doctor import prefect as doctor_prefect
 from xadflow.cli.doctor.checks import Finding
 from xadflow.errors import BadSettings
-from xadflow.settings import Home, Settings, load_settings
+from xadflow.project import Project
+from xadflow.settings import Home
 
 _MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
 
@@ -32,9 +33,9 @@ class Diagnosis:
     findings: tuple[Finding, ...]
 
 
-def examine(home: Home) -> Diagnosis:
+def examine(project: Project) -> Diagnosis:
     """Run every check; one that breaks is a finding itself, so that the others are still reported."""
-    plain: list[Callable[[Home], Iterator[Finding]]] = [
+    of_home: list[Callable[[Home], Iterator[Finding]]] = [
         machine.packages,
         machine.device,
         machine.disk,
@@ -46,22 +47,22 @@ def examine(home: Home) -> Diagnosis:
         doctor_evidence.tables,
         doctor_evidence.ledger,
     ]
-    of_settings: list[Callable[[Home, Settings], Iterator[Finding]]] = [
+    of_project: list[Callable[[Project], Iterator[Finding]]] = [
         doctor_prefect.webhook,
         doctor_data.datasets,
         doctor_models.champions,
         doctor_models.judges,
         doctor_evidence.anchor_file,
     ]
-    works: list[Callable[[], list[Finding]]] = [lambda check=check: list(check(home)) for check in plain]  # type: ignore[misc]
+    works: list[Callable[[], list[Finding]]] = [lambda check=check: list(check(project.home)) for check in of_home]  # type: ignore[misc]
     findings: list[Finding] = []
     try:
-        settings = load_settings(home.params)
+        settings = project.settings
     except BadSettings as err:
         findings.append(Finding("params.yaml", "fail", f"{err.wrong}; got {err.seen!r}", err.next_step))
     else:
         findings.append(Finding("params.yaml", "ok", f"{len(settings.catalogue)} data sets"))
-        works += [lambda check=check: list(check(home, settings)) for check in of_settings]  # type: ignore[misc]
+        works += [lambda check=check: list(check(project)) for check in of_project]  # type: ignore[misc]
     with ThreadPoolExecutor(4) as pool:  # most of the time is waiting for disk and servers
         for found in pool.map(_guarded, works):
             findings += found
@@ -86,7 +87,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
     Example:
       xadflow doctor
     """
-    diagnosis = examine(Home.find())
+    diagnosis = examine(Project.open())
     if as_json:
         click.echo(json.dumps({"level": diagnosis.level, "findings": [asdict(one) for one in diagnosis.findings]}))
     else:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from xadflow.cli.doctor.checks import Finding
 from xadflow.errors import BadManifest
-from xadflow.settings import Home, Settings
+from xadflow.project import Project
+from xadflow.settings import Home
 
 
 def data_remote(home: Home) -> Iterator[Finding]:
@@ -23,15 +24,16 @@ def data_remote(home: Home) -> Iterator[Finding]:
         )
 
 
-def datasets(home: Home, settings: Settings) -> Iterator[Finding]:
+def datasets(project: Project) -> Iterator[Finding]:
     """Manifests that are built, with what was refused; one that a flow is set to use must be built."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    settings = project.settings
     used = {*settings.retrain.datasets, *settings.explain.datasets, settings.demo.dataset}
     idle = []
     for name in settings.catalogue:
-        path = home.dataset(name) / "manifest.parquet"
+        path = project.home.dataset(name) / "manifest.parquet"
         mend = f"dvc repro validate@{name}"
         try:
             said = f"{pq.read_metadata(path).num_rows} images"
@@ -44,7 +46,7 @@ def datasets(home: Home, settings: Settings) -> Iterator[Finding]:
         except (OSError, pa.ArrowInvalid) as err:
             yield Finding(f"data {name}", "fail", f"manifest cannot be read: {type(err).__name__}", f"{mend} --force")
             continue
-        yield _with_quarantine(home, name, said)
+        yield _with_quarantine(project.home, name, said)
     if idle:
         yield Finding("other data", "ok", f"not built, used by no flow: {', '.join(idle)} (`dvc repro validate@NAME`)")
 

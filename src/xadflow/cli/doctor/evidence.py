@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from xadflow.cli.doctor.checks import Finding
 from xadflow.errors import BadSettings, RegistryUnavailable, StoreBroken, WrongUse
-from xadflow.settings import Home, Settings
+from xadflow.project import Project
+from xadflow.settings import Home
 
 if TYPE_CHECKING:
     from xadflow.evidence.ledger import LedgerHead, LedgerLine
@@ -46,13 +47,13 @@ def ledger(home: Home) -> Iterator[Finding]:
         yield from _mlflow_anchor(home, lines)
 
 
-def anchor_file(home: Home, settings: Settings) -> Iterator[Finding]:
+def anchor_file(project: Project) -> Iterator[Finding]:
     """The head that evidence.anchor_file holds, if one is named."""
     from xadflow.evidence.anchor_file import AnchorFile
     from xadflow.evidence.ledger import Ledger
     from xadflow.evidence.signing import load_signing_key
 
-    evidence = settings.evidence
+    home, evidence = project.home, project.settings.evidence
     if evidence.anchor_file is None:
         return
     try:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from xadflow.cli.doctor.checks import Finding
 from xadflow.errors import BadWeights, RegistryUnavailable
-from xadflow.settings import Home, Settings
+from xadflow.project import Project
+from xadflow.settings import Home
 
 if TYPE_CHECKING:
     from xadflow.models.registry import Registry
@@ -33,13 +34,14 @@ def mlflow_database(home: Home) -> Iterator[Finding]:
         yield Finding("mlflow", "fail", f"{err.wrong}: {err.seen}", err.next_step)
 
 
-def champions(home: Home, settings: Settings) -> Iterator[Finding]:
+def champions(project: Project) -> Iterator[Finding]:
     """What is in service for each data set that is explained, and whether its files are those registered."""
     from xadflow.models.tracking_store import is_server
 
+    settings = project.settings
     names = [(one, detector) for one in settings.explain.datasets for detector in settings.retrain.detectors]
     try:
-        registry = _registry(home)
+        registry = _registry(project)
         for dataset, detector in names:
             name = f"xad.{dataset}.{detector}"
             found = registry.alias(name, "champion") if registry is not None else None
@@ -55,18 +57,19 @@ def champions(home: Home, settings: Settings) -> Iterator[Finding]:
             for explainer in settings.trained_explainers(dataset, detector):
                 yield _explainer(registry, dataset, found, explainer)
     except RegistryUnavailable as err:
-        if not is_server(home.mlflow_uri):  # of a server that is down mlflow_database tells already
+        if not is_server(project.home.mlflow_uri):  # of a server that is down mlflow_database tells already
             yield Finding("champion", "fail", f"{err.wrong}: {err.seen}", err.next_step)
 
 
-def judges(home: Home, settings: Settings) -> Iterator[Finding]:
+def judges(project: Project) -> Iterator[Finding]:
     """The judge of each data set that is trained for: its version in service and its files, or why there is none."""
     from xadflow.models.tracking_store import is_server
     from xadflow.models.versions import judge_of
     from xadflow.settings.judges import why_no_judge
 
+    settings = project.settings
     try:
-        registry = _registry(home)
+        registry = _registry(project)
         for dataset in settings.retrain.datasets:
             name = judge_of(dataset)
             if (reason := why_no_judge(settings, dataset)) is not None:
@@ -88,20 +91,18 @@ def judges(home: Home, settings: Settings) -> Iterator[Finding]:
             else:
                 yield Finding("judge", "ok", f"{name} version {found.version}")
     except RegistryUnavailable as err:
-        if not is_server(home.mlflow_uri):  # of a server that is down mlflow_database tells already
+        if not is_server(project.home.mlflow_uri):  # of a server that is down mlflow_database tells already
             yield Finding("judge", "fail", f"{err.wrong}: {err.seen}", err.next_step)
 
 
-def _registry(home: Home) -> Registry | None:
+def _registry(project: Project) -> Registry | None:
     """None where there is no database yet: looking must not create it. Raises RegistryUnavailable."""
     from xadflow.models.tracking_store import sqlite_file, sqlite_revision
 
-    uri = home.mlflow_uri
+    uri = project.home.mlflow_uri
     if uri.startswith("sqlite:///") and sqlite_revision(sqlite_file(uri)) is None:
         return None
-    from xadflow.models.registry import Registry
-
-    return Registry(uri, home.mlflow_artifacts)
+    return project.registry
 
 
 def _explainer(registry: Registry, dataset: str, detector: ModelRef, explainer: str) -> Finding:

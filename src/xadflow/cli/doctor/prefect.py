@@ -17,7 +17,8 @@ from urllib.parse import quote, urlsplit
 
 from xadflow.cli.doctor.checks import Finding
 from xadflow.errors import BadSettings
-from xadflow.settings import Home, Settings, webhook_address
+from xadflow.project import Project
+from xadflow.settings import Home, webhook_address
 
 LIMITS = ("gpu", "dvc")  # what tasks take with strict=True; tasks/runtime.py makes them for a run without a server
 _REACH_S = 2.0
@@ -89,20 +90,20 @@ def schedules(home: Home) -> Iterator[Finding]:
         yield Finding("schedules", "ok", "; ".join(crons) or "none")
 
 
-def webhook(home: Home, settings: Settings) -> Iterator[Finding]:
+def webhook(project: Project) -> Iterator[Finding]:
     """Where a failed flow is reported; only the host is shown, the rest of the address is a secret."""
     try:
-        address = webhook_address(home, settings)
+        address = webhook_address(project.home, project.settings)
     except BadSettings as err:
         yield Finding("webhook", "fail", err.wrong, err.next_step)
         return
-    where = "XADFLOW_WEBHOOK" if home.webhook else "notify.webhook"
+    where = "XADFLOW_WEBHOOK" if project.home.webhook else "notify.webhook"
     if address is not None:
         yield Finding("webhook", "ok", f"a failed flow is reported to {urlsplit(address).hostname} ({where})")
     else:
         yield Finding(
             "webhook",
-            "ok" if home.prefect_api_url is None else "warn",
+            "ok" if project.home.prefect_api_url is None else "warn",
             "none: a failed flow is in the log only",
             "set XADFLOW_WEBHOOK, or notify.webhook in params.yaml",
         )
