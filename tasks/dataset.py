@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
-from tasks.runtime import DVC, RETRY_DELAYS, is_transient, slot
+from tasks.runtime import DVC, slot, step
 from xadflow.datasets.reproducing import reproduce
 from xadflow.lineage import dvc_hashes
 from xadflow.settings import Home
 
 
-@task(
-    name="dvc repro",
-    task_run_name="dvc repro {dataset}",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-    timeout_seconds=3600,
-)
+@step("dvc repro", "dvc repro {dataset}", timeout_seconds=3600)
 def build_dataset(dataset: str) -> dict[str, str]:
     """Bring a data set up to date (images, manifest, validation); DVC skips what did not change. Returns DVC hashes."""
     home = Home.find()

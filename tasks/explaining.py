@@ -8,22 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
-from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project, slot
+from tasks.runtime import GPU, open_project, slot, step
 from xadflow.models.registry import CHAMPION
 from xadflow.progress import track
 from xadflow.work.night import explain_shard, plan_night, read_plan
 
 
-@task(
-    name="detectors in service",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-)
+@step("detectors in service")
 def detectors_in_service(dataset: str, named: list[str] | None) -> list[str]:
     """The detectors of `named` that explain a data set; by default those of retrain.detectors that have a champion.
 
@@ -39,14 +30,7 @@ def detectors_in_service(dataset: str, named: list[str] | None) -> list[str]:
     return found
 
 
-@task(
-    name="plan night",
-    task_run_name="plan {dataset} {detector} {run_date}",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-)
+@step("plan night", "plan {dataset} {detector} {run_date}")
 def plan(
     dataset: str,
     detector: str,
@@ -82,14 +66,7 @@ def plan(
     return {"path": str(path), "shards": len(night.shards), "images": night.images, "already": night.already}
 
 
-@task(
-    name="explain shard",
-    task_run_name="shard {index}",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-)
+@step("explain shard", "shard {index}")
 def shard(plan_path: str, index: int) -> dict[str, Any]:
     """Score, explain and publish one shard; doing it again adds nothing. Returns its counts and seconds."""
     project = open_project()

@@ -13,7 +13,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from prefect.cache_policies import NO_CACHE
 from prefect.logging.loggers import flow_run_logger
 
-from tasks.runtime import RETRY_DELAYS, is_transient, open_project
+from tasks.runtime import open_project, step
 from xadflow.errors import XadflowError
 from xadflow.progress import track
 from xadflow.settings import Home, load_settings, webhook_address
@@ -24,13 +24,7 @@ _WEBHOOK_S = 10.0
 _LONGEST_TEXT = 2000
 
 
-@task(
-    name="finish night",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-)
+@step("finish night")
 def finish(plan_path: str, failures: list[str]) -> dict[str, Any]:
     """Write the report page, log explanation quality to MLflow and leave Prefect artifacts that link to both."""
     project = open_project()

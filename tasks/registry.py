@@ -9,7 +9,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.runtime import GPU, RETRY_DELAYS, is_transient, open_project, slot
+from tasks.runtime import GPU, open_project, slot, step
 from tasks.training import order_of
 from xadflow.errors import XadflowError
 from xadflow.progress import track
@@ -33,14 +33,7 @@ def open_registry() -> None:
         open_project().registry.models()
 
 
-@task(
-    name="register",
-    task_run_name="register {detector} of {dataset}, seed {seed}",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-)
+@step("register", "register {detector} of {dataset}, seed {seed}")
 def register(dataset: str, detector: str, seed: int, trained: dict[str, Any]) -> dict[str, Any]:
     """Evaluate on `test` and register as challenger; a training that is registered already is only found again."""
     project = open_project()
@@ -51,14 +44,7 @@ def register(dataset: str, detector: str, seed: int, trained: dict[str, Any]) ->
     return {"model": ref.name, "version": ref.version, "run_id": ref.run_id, "trained": trained["trained"]}
 
 
-@task(
-    name="fit judge",
-    task_run_name="fit the judge of {dataset}",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-)
+@step("fit judge", "fit the judge of {dataset}")
 def judge(dataset: str, dvc_md5: str) -> dict[str, Any] | None:
     """Fit and register the judge of one data set version, or find it registered; None for a data set without one."""
     project = open_project()
@@ -68,14 +54,7 @@ def judge(dataset: str, dvc_md5: str) -> dict[str, Any] | None:
     return None if found is None else {**asdict(found), "dvc_md5": dvc_md5}
 
 
-@task(
-    name="gate",
-    task_run_name="gate {dataset}",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-)
+@step("gate", "gate {dataset}")
 def gate(dataset: str, challenger: dict[str, Any], hold: bool) -> dict[str, Any]:
     """Champion against challenger on split `gate`; moves the alias `champion` when every rule holds, unless `hold`."""
     project = open_project()
@@ -96,14 +75,7 @@ def gate(dataset: str, challenger: dict[str, Any], hold: bool) -> dict[str, Any]
     }
 
 
-@task(
-    name="register explainer",
-    task_run_name="register {explainer} for {model} version {version}",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-)
+@step("register explainer", "register {explainer} for {model} version {version}")
 def register_explainer_of(dataset: str, model: str, version: int, explainer: str, trained: Any) -> dict[str, Any]:
     """Register a trained explainer as a version of its own model, and let the gate say whether it may serve."""
     project = open_project()
@@ -124,14 +96,7 @@ def register_explainer_of(dataset: str, model: str, version: int, explainer: str
     }
 
 
-@task(
-    name="put in service",
-    task_run_name="put in service {outcome[model]} version {outcome[serves]}",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-)
+@step("put in service", "put in service {outcome[model]} version {outcome[serves]}")
 def put_in_service_of(outcome: dict[str, Any]) -> dict[str, int | None]:
     """Put a gate's decision that was held into force, detector and explainers together. Returns the explainers'
     versions.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.concurrency.sync import concurrency
@@ -26,6 +28,8 @@ from xadflow.models.registry import Registry
 from xadflow.progress import waiting
 from xadflow.settings import EvidenceSettings, Home, Settings, load_settings
 
+P = ParamSpec("P")
+R = TypeVar("R")
 GPU, DVC = "gpu", "dvc"
 LEASE_S = 60.0  # Prefect's shortest
 RETRY_DELAYS: list[float] = [1, 5, 15, 60]  # outlasts a server that is away for a minute
@@ -127,6 +131,20 @@ def _turns(name: str) -> BoundedSemaphore:
                 next_step=f"run `prefect gcl create {name} --limit 1`, then the flow again",
             ) from err
     return BoundedSemaphore(max(1, limit.limit))
+
+
+def step(name: str, run_name: str | None = None, **more: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A task that is tried again where its failure may pass by itself, and not cached unless `more` says how."""
+    caching: dict[str, Any] = {} if "cache_key_fn" in more else {"cache_policy": NO_CACHE}
+    return task(
+        name=name,
+        task_run_name=run_name,
+        retries=len(RETRY_DELAYS),
+        retry_delay_seconds=RETRY_DELAYS,
+        retry_condition_fn=is_transient,
+        **caching,
+        **more,
+    )
 
 
 def is_transient(task: Any, task_run: Any, state: Any) -> bool:

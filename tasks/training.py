@@ -8,10 +8,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
-from tasks.runtime import GPU, RETRY_DELAYS, Project, is_transient, open_project, slot
+from tasks.runtime import GPU, Project, open_project, slot, step
 from xadflow.progress import track
 from xadflow.settings import Home, load_settings
 from xadflow.work.week import (
@@ -33,15 +30,12 @@ def training_cache_key(context: Any, parameters: dict[str, Any]) -> str | None:
     return f"train-{order.data_md5.removesuffix('.dir')}-{order.key}" if order.is_done(home) else None
 
 
-@task(
-    name="train",
-    task_run_name="train {detector} on {dataset}, seed {seed}",
+@step(
+    "train",
+    "train {detector} on {dataset}, seed {seed}",
     cache_key_fn=training_cache_key,
     persist_result=True,
     result_serializer="json",
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
 )
 def train(dataset: str, detector: str, seed: int, dvc_md5: str) -> dict[str, Any]:
     """Train one detector on one data set version; goes on from its checkpoint. Returns the training's key
@@ -56,14 +50,7 @@ def train(dataset: str, detector: str, seed: int, dvc_md5: str) -> dict[str, Any
     return {"key": order.key, "folder": str(folder), "trained": not started_done, "dvc_md5": dvc_md5}
 
 
-@task(
-    name="train stage",
-    task_run_name="train {detector} on {dataset}, seed {seed}: {stage}",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-)
+@step("train stage", "train {detector} on {dataset}, seed {seed}: {stage}")
 def train_stage_of(dataset: str, detector: str, seed: int, stage: str) -> dict[str, Any]:
     """Train one detector up to a stage; goes on from its checkpoint, and leaves one. Returns the training's key and
     folder.
@@ -76,14 +63,7 @@ def train_stage_of(dataset: str, detector: str, seed: int, stage: str) -> dict[s
     return {"key": order.key, "folder": str(folder)}
 
 
-@task(
-    name="train explainer",
-    task_run_name="train {explainer} for {model} version {version}",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-)
+@step("train explainer", "train {explainer} for {model} version {version}")
 def train_explainer_of(dataset: str, model: str, version: int, explainer: str) -> dict[str, Any]:
     """Train one explainer for a detector version; goes on from its checkpoint. Returns the training's key
     and folder.

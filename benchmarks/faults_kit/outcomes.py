@@ -23,6 +23,7 @@ from xadflow.evidence.store import EvidenceStore
 from xadflow.evidence.tables import BY_NAME, row_digest
 from xadflow.evidence.verify import verify
 from xadflow.models.registry import Registry
+from xadflow.models.tags import GATE, WEIGHTS_SHA256
 
 Content = dict[str, dict[tuple[Any, ...], tuple[float, str]]]
 
@@ -159,8 +160,8 @@ def registered(state: Path, dataset: str) -> Registered:
             sorted(
                 (
                     int(one.version),
-                    one.tags["xadflow.weights"],
-                    one.tags.get("xadflow.models.gate", ""),
+                    one.tags[WEIGHTS_SHA256],
+                    one.tags.get(GATE, ""),
                     _figures(client.get_run(one.run_id).data.metrics),
                 )
                 for one in found

@@ -26,6 +26,9 @@ XadflowError                  what was wrong, the value seen, the next step
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class XadflowError(Exception):
     """Base of all errors: says what was wrong, the value seen and the next step."""
@@ -57,6 +60,18 @@ class BadSettings(WrongUse):
 
 class UnknownName(WrongUse):
     """Nothing of that name is registered."""
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """What was probably meant by a name that is not known; None where nothing is that like it (0 any, 1 the same)."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
+
+
+def unknown_name(wrong: str, name: str, known: Iterable[str], otherwise: str = "") -> UnknownName:
+    """The one answer to a wrong name: the nearest known one, or else all of them and `otherwise`."""
+    known = sorted(known)
+    near = nearest(name, known)
+    return UnknownName(wrong, seen=name, next_step=f"use {near!r}" if near else f"one of {known}{otherwise}")
 
 
 class WorkFailed(XadflowError):

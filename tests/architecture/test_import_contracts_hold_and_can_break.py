@@ -8,12 +8,15 @@ from tests.checkout import PROJECT
 
 BREAKS = {
     "a task imports a flow": ("tasks/broken.py", "import flows.retrain\n"),
-    "xadflow imports prefect": ("src/xadflow/broken.py", "import prefect\n"),
-    "xadflow imports a task": ("src/xadflow/broken.py", "import tasks.dataset\n"),
-    "a second module imports mlflow": ("src/xadflow/broken.py", "import mlflow\n"),
-    "a second module imports deltalake": ("src/xadflow/broken.py", "import deltalake\n"),
-    "a second module imports great_expectations": ("src/xadflow/data/broken.py", "import great_expectations\n"),
+    "xadflow imports prefect": ("src/xadflow/settings/broken.py", "import prefect\n"),
+    "xadflow imports a task": ("src/xadflow/cli/broken.py", "import tasks.dataset\n"),
+    "a second module imports mlflow": ("src/xadflow/settings/broken.py", "import mlflow\n"),
+    "a second module imports deltalake": ("src/xadflow/settings/broken.py", "import deltalake\n"),
+    "a second module imports great_expectations": ("src/xadflow/datasets/broken.py", "import great_expectations\n"),
     "an explainer imports a detector": ("src/xadflow/explainers/broken.py", "import xadflow.detectors.fcdd.detector\n"),
+    "a room imports from a room above it": ("src/xadflow/networks/broken.py", "import xadflow.evidence.tables\n"),
+    "two rooms of one floor import each other": ("src/xadflow/networks/broken.py", "import xadflow.defects.drawn\n"),
+    "a room that is on no floor": ("src/xadflow/attic.py", '"""Nothing."""\n'),
     "a detector imports an explainer": (
         "src/xadflow/detectors/broken.py",
         "import xadflow.explainers.sparse.explainer\n",

@@ -18,11 +18,11 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     root = tmp_path / "plant"
-    (root / "src/xadflow/data").mkdir(parents=True)
+    (root / "src/xadflow/datasets").mkdir(parents=True)
     for name in ("params.yaml", "dvc.yaml", ".dvcignore", ".dvc/config", "data/.gitignore"):
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(PROJECT / name, root / name)
-    for name in ("images", "data"):
+    for name in ("images", "datasets"):
         source = PROJECT / "src/xadflow" / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, root / "src/xadflow" / name, **({"dirs_exist_ok": True} if source.is_dir() else {}))

@@ -10,7 +10,8 @@ import pytest
 from situations import flipped, weights
 
 from xadflow.errors import BadWeights
-from xadflow.models.registry import CHAMPION, TRAINING_KEY, Registry
+from xadflow.models.registry import CHAMPION, Registry
+from xadflow.models.tags import TRAINING_KEY
 from xadflow.settings import Home, load_settings
 from xadflow.work.week import challenge
 

@@ -150,7 +150,7 @@ def replay(image_id: str, as_json: bool) -> None:
     compares every column: pictures by their pixels, figures exactly. IMAGE_ID may be shortened to its first 6 digits or
     more.
 
-    
+    \b
     Answers, row by row:
       identical                everything is the same, to the bit
       equal within tolerance   not all of the lineage could be put back (it says what: threads, a library, the batch),
@@ -159,12 +159,12 @@ def replay(image_id: str, as_json: bool) -> None:
       differs                  which columns, and by how much
       cannot be replayed       what is missing: the model, the explainer's code, the image
 
-    
+    \b
     Examples:
       xadflow audit replay 3fa94c1b
       xadflow audit replay 3fa94c1b --json | jq '.rows[] | {explainer, outcome}'
 
-    
+    \b
     The object of --json:
       image_id, ok
       rows           list of {table, model_name, model_version, explainer, explainer_version, outcome, differences,
@@ -234,7 +234,7 @@ def export(image_id: str, destination: Path | None, with_donors: bool) -> None:
     transplant shows part of another image, its donor, and names it; the donor itself is handed out only if asked for,
     under the licence of the data set.
 
-    
+    \b
     Examples:
       xadflow audit export 3fa94c1b
       xadflow audit export 3fa94c1b --to ~/for-the-customer/cell-17.zip

@@ -5,21 +5,20 @@ Images are float32 [B,C,H,W] in [0,1]; scores are raw, higher is more anomalous,
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from xadflow.calibration import Calibration
 from xadflow.datasets.training_data import TrainingData as TrainingData
-from xadflow.errors import BadWeights, UnknownName
+from xadflow.errors import BadWeights, unknown_name
 from xadflow.images import VOID as VOID  # detectors of scenes take it from here
 from xadflow.training.run import SAMPLES as SAMPLES
 from xadflow.training.run import FitReport as FitReport
@@ -70,12 +69,44 @@ class Detector(Protocol):
         """Read what `save` wrote."""
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What a detector may say of itself beside the protocol, by members of these names; as here where it does not.
+
+    method                the name it is registered under
+    settings              its settings, of which `trunk` or `network` tells which packaged trunk it looks through
+    differentiable        whether its scores have a gradient in the images
+    score_is              what its loss makes of the score s: `logit`, P(anomaly) = sigmoid(s); `radius`, 1 - exp(-s);
+                          None, neither, and then the calibration alone makes a probability of it
+    synthesiser           what draws the defects that it learns from
+    learns_from_outliers  whether it has a use for the data set's outliers, which are not loaded otherwise
+    anomaly_sources       what it trains against with some data, out of outliers, known and synthetic; () for nothing
+    stages                the pieces of work that its training is, see :class:`Staged`
+    """
+
+    method: str
+    settings: object = None
+    differentiable: bool = True
+    score_is: Literal["logit", "radius", "unsaid"] | None = "unsaid"
+    synthesiser: str = "defects"
+    learns_from_outliers: bool = True
+    anomaly_sources: Callable[[TrainingData], tuple[str, ...]] | None = None
+    stages: tuple[str, ...] = ()
+
+
+def traits(detector: Detector | type[Any]) -> Traits:
+    """What a detector says of itself, or its class."""
+    kind = detector if isinstance(detector, type) else type(detector)
+    said = {one.name: getattr(detector, one.name) for one in fields(Traits) if hasattr(detector, one.name)}
+    return Traits(**{"method": kind.__name__, **said})
+
+
 @runtime_checkable
 class Staged(Protocol):
     """What a detector has beside the protocol whose training is several pieces of work, one after the other.
 
-    A class attribute `stages` names them in order. `fit` runs whatever is missing of all; each leaves its checkpoint in
-    `run.folder`, which is how the next one gets its result. The flow gives each a task of its own.
+    A class attribute `stages` names them in order (:class:`Traits`). `fit` runs whatever is missing of all; each leaves
+    its checkpoint in `run.folder`, which is how the next one gets its result. The flow gives each a task of its own.
     """
 
     def fit_stage(self, stage: str, data: TrainingData, run: FitRun) -> FitReport:
@@ -147,12 +178,7 @@ def detector_names() -> list[str]:
 def detector_class(name: str) -> type[Any]:
     """The class registered under a name. Raises UnknownName."""
     if name not in _methods():
-        near = difflib.get_close_matches(name, detector_names(), n=1)
-        raise UnknownName(
-            "no detector of that name",
-            seen=name,
-            next_step=f"use {near[0]!r}" if near else f"one of {detector_names()}",
-        )
+        raise unknown_name("no detector of that name", name, detector_names())
     kind: type[Any] = _methods()[name].load()
     return kind
 
@@ -165,7 +191,7 @@ def build_detector(name: str, **settings: object) -> Detector:
 
 def training_stages(name: str) -> tuple[str, ...]:
     """The stages of a method's training, in order; none where it is one piece of work. Raises UnknownName."""
-    return tuple(getattr(detector_class(name), "stages", ()))
+    return traits(detector_class(name)).stages
 
 
 def load_detector(folder: Path) -> Detector:

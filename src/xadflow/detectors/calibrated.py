@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -21,13 +21,10 @@ FEWEST_CALIBRATION_DEFECTS = 10  # below this the temperature is fitted on held-
 
 
 class CalibratedDetector(ABC):
-    """Base of this package's detectors. `method` is the name it is registered under.
-
-    `score_is` says what its loss makes of the score s: `logit`, P(anomaly) = sigmoid(s); `radius`, 1 - exp(-s); None,
-    neither, and then the calibration alone makes a probability of it.
-    """
+    """Base of this package's detectors; `method`, `score_is` and `synthesiser` as in :class:`Traits`."""
 
     method: str
+    settings: Any
     score_is: ClassVar[Literal["logit", "radius"] | None] = None
 
     def __init__(self) -> None:
@@ -48,6 +45,11 @@ class CalibratedDetector(ABC):
         if self._calibration is None:
             raise self.not_fitted()
         return self._calibration
+
+    @property
+    def synthesiser(self) -> str:
+        """What draws the defects that it learns from, or is calibrated with where it learns from none."""
+        return str(self.settings.synthesiser)
 
     @abstractmethod
     def score(self, images: Tensor) -> Scores:
@@ -80,7 +82,7 @@ class CalibratedDetector(ABC):
             )
         return images.to(self._device)
 
-    def calibrated(self, data: TrainingData, run: FitRun, synthesiser: str, batch_size: int) -> Calibration:
+    def calibrated(self, data: TrainingData, run: FitRun, batch_size: int) -> Calibration:
         """Threshold from the held-out normals; temperature against held-out known defects, else against drawn ones.
 
         Raises TrainingFailed when the trained detector gives one of them no finite score.
@@ -90,7 +92,7 @@ class CalibratedDetector(ABC):
             defects = self._raw_scores(data.calibration_defects, batch_size)
             return calibrate(normals, defects, run.false_alarm_rate, "known")
         generator = seeded(run.seed, "held-out synthetic", device=self._device)
-        drawn, _ = synthetic_rounds(data.val_normals, synthesiser, 1, batch_size, self._device, generator)
+        drawn, _ = synthetic_rounds(data.val_normals, self.synthesiser, 1, batch_size, self._device, generator)
         return calibrate(normals, self._raw_scores(drawn, batch_size), run.false_alarm_rate, "synthetic")
 
     def _raw_scores(self, images: Tensor, batch_size: int) -> NDArray[np.float64]:

@@ -133,7 +133,7 @@ class PaDiM(CalibratedDetector):
         del features
         self._gaussians, self._shape = gaussians.requires_grad_(False), shape
         fitted = time.monotonic()
-        self._calibration = self.calibrated(data, run, s.synthesiser, s.batch_size)
+        self._calibration = self.calibrated(data, run, s.batch_size)
         ended = time.monotonic()
         figures = {
             "features_s": fitted - started,

@@ -5,7 +5,6 @@ All figures are computed on the stored, decoded 8-bit image, so that anyone can 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xadflow.detectors.base import Detector, detector_class
-from xadflow.errors import UnknownName
+from xadflow.errors import unknown_name
 
 GROUP = "xadflow.explainers"
 
@@ -108,12 +107,7 @@ def explainer_names() -> list[str]:
 def explainer_class(name: str) -> Any:
     """The class registered under a name. Raises UnknownName."""
     if name not in _explainers():
-        near = difflib.get_close_matches(name, explainer_names(), n=1)
-        raise UnknownName(
-            "no explainer of that name",
-            seen=name,
-            next_step=f"use {near[0]!r}" if near else f"one of {explainer_names()}",
-        )
+        raise unknown_name("no explainer of that name", name, explainer_names())
     return _explainers()[name].load()
 
 
@@ -148,4 +142,4 @@ def takes_donors(name: str) -> bool:
 
     Raises UnknownName.
     """
-    return hasattr(explainer_class(name), "with_donors")
+    return issubclass(explainer_class(name), TakesDonors)

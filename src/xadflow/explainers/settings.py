@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Generic, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from xadflow.settings.of_methods import MethodSettings, validated
 
 Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+_NONE = object()
 
 
 class ExplainerSettings(MethodSettings):
@@ -22,9 +24,15 @@ class ExplainerSettings(MethodSettings):
 
     seed: Seed = 0
 
+    came_later: ClassVar[Mapping[str, object]] = {}
+    """Of each setting that rows were written without: the value that does what was done then. It is not in the version,
+    so that those rows keep theirs, and a replay finds the way back."""
+
     def version(self, code_version: str) -> str:
         """`<code version>-<first 8 hex digits of the settings' digest>`."""
-        return f"{code_version}-{sha256_json(self.model_dump(mode='json'))[:8]}"
+        told = self.model_dump(mode="json")
+        told = {name: value for name, value in told.items() if self.came_later.get(name, _NONE) != value}
+        return f"{code_version}-{sha256_json(told)[:8]}"
 
 
 Kind = TypeVar("Kind", bound=ExplainerSettings)
@@ -53,6 +61,14 @@ class SettledExplainer(Generic[Kind]):
     def seed(self) -> int:
         """As set, whether or not anything is drawn."""
         return self.settings.seed
+
+
+def settings_of(explainer: object, given: Mapping[str, object]) -> dict[str, object]:
+    """All settings of an explainer, defaults too, so that a row can be made anew after a default has changed; what was
+    `given` for one of a third party that keeps none.
+    """
+    kept = getattr(explainer, "settings", None)
+    return kept.model_dump(mode="json") if isinstance(kept, ExplainerSettings) else dict(given)
 
 
 def eight_bit(detector: Detector, images: Tensor) -> Tensor:

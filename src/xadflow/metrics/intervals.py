@@ -5,7 +5,6 @@ All of them see the spread over test images only, not over training seeds, split
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
 
-from xadflow.errors import BadInput, UnknownName
+from xadflow.errors import BadInput, unknown_name
 from xadflow.metrics.ranks import FIGURES, Counts, Figure, Floats, Ranked, rank
 
 CELLS_AT_ONCE = 4_000_000  # resamples are drawn in portions of about this many images: some 100 MB
@@ -206,12 +205,7 @@ def _structural_components(scores: ArrayLike, is_anomaly: NDArray[np.bool_]) -> 
 
 def _figure(name: str) -> Figure:
     if name not in FIGURES:
-        near = difflib.get_close_matches(name, list(FIGURES), n=1)
-        raise UnknownName(
-            "no rank figure of that name",
-            seen=name,
-            next_step=f"use {near[0]!r}" if near else f"one of {sorted(FIGURES)}",
-        )
+        raise unknown_name("no rank figure of that name", name, FIGURES)
     return FIGURES[name]
 
 

@@ -18,6 +18,7 @@ from xadflow.datasets.loading import load_images
 from xadflow.datasets.manifest import Manifest, ManifestRow, Split, read_manifest
 from xadflow.detectors.base import CARD as DETECTOR_CARD
 from xadflow.errors import BadImage, BadManifest, NoDonors, UnknownName
+from xadflow.explainers.base import TakesDonors
 from xadflow.explainers.transplant.bank import DonorBank, DonorList
 from xadflow.settings import DatasetSettings, Home, Settings
 
@@ -89,8 +90,7 @@ def given_donors(
 
     Raises NoDonors when there are none.
     """
-    with_donors = getattr(explainer, "with_donors", None)
-    if with_donors is None:
+    if not isinstance(explainer, TakesDonors):
         return explainer, {}
     opened = opened_bank(home, settings, detector_folder, dataset)
     if opened.bank is None:
@@ -99,7 +99,7 @@ def given_donors(
             seen=opened.why_none,
             next_step=f"run `xadflow retrain --dataset {dataset}`",
         )
-    return with_donors(opened.bank), {"donors": opened.bank.digest, "donors_missing": opened.bank.missing}
+    return explainer.with_donors(opened.bank), {"donors": opened.bank.digest, "donors_missing": opened.bank.missing}
 
 
 @lru_cache(maxsize=4)

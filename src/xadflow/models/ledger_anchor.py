@@ -1,6 +1,6 @@
 """The ledger's head, remembered in MLflow: outside the folder that somebody might rewrite.
 
-Every head is a parameter of a run in the experiment `xadflow.evidence.ledger`, and MLflow lets nobody change a
+Every head is a parameter of a run in the experiment `xadflow.ledger`, and MLflow lets nobody change a
 parameter. The metric `seq` (its step is seq too) says which head is the highest, whatever the order in which writers
 came.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from xadflow.errors import AuditFailed
+from xadflow.models.tags import LEDGER_BLOCK
 
 EXPERIMENT = "xadflow.ledger"
-_BLOCK = f"{EXPERIMENT}.block"
 _HEADS_A_RUN = 1000  # a run is read as a whole, so it must stay small
 
 
@@ -23,7 +23,7 @@ def write_anchor(client: Any, experiment_id: str, seq: int, digest: str) -> None
         AuditFailed: another digest is anchored for this number already.
     """
     key, block = _key(seq), str(seq // _HEADS_A_RUN)
-    runs = client.search_runs([experiment_id], f"tags.`{_BLOCK}` = '{block}'")
+    runs = client.search_runs([experiment_id], f"tags.`{LEDGER_BLOCK}` = '{block}'")
     known = {run.data.params[key] for run in runs if key in run.data.params}
     if known - {digest}:
         raise AuditFailed(
@@ -34,7 +34,7 @@ def write_anchor(client: Any, experiment_id: str, seq: int, digest: str) -> None
     if runs:
         run_id = runs[0].info.run_id
     else:
-        run_id = client.create_run(experiment_id, tags={_BLOCK: block}, run_name=f"block {block}").info.run_id
+        run_id = client.create_run(experiment_id, tags={LEDGER_BLOCK: block}, run_name=f"block {block}").info.run_id
         client.set_terminated(run_id, "FINISHED")
     if not known:
         client.log_param(run_id, key, digest, synchronous=True)

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from xadflow.errors import BadWeights, NoChampion, RegistryUnavailable, UnknownName, WrongUse
 from xadflow.models.ledger_anchor import EXPERIMENT, read_anchor, write_anchor
 from xadflow.models.runs import log_batches, log_dataset, log_files, log_model, open_run, quiet
+from xadflow.models.tags import FILES, GATE, KIND, MODEL_NAME, MODEL_VERSION, PREVIOUS, TRAINING_KEY
 from xadflow.models.tracking_store import is_server, prepare_store, shown
 from xadflow.models.versions import (
-    FILES,
     Explains,
     ModelRef,
     ModelSummary,
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-TRAINING_KEY, GATE = "xadflow.training_key", "xadflow.models.gate"
-PREVIOUS = "xadflow.previous_champion"  # tag of the registered model: what rollback goes back to
 LOCAL_UI = "http://127.0.0.1:5000"  # where `make server` shows the embedded store
 
 
@@ -175,9 +173,9 @@ class Registry:
         """Log one night's explanation quality as a run below the version's training run; returns its id."""
         tags = {
             "mlflow.parentRunId": ref.run_id,
-            "xadflow.model_name": ref.name,
-            "xadflow.model_version": str(ref.version),
-            "xadflow.kind": "explanations",
+            MODEL_NAME: ref.name,
+            MODEL_VERSION: str(ref.version),
+            KIND: "explanations",
         }
         with self._explained() as client:
             from mlflow import entities

@@ -11,12 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from xadflow.errors import BadWeights, WrongUse
-from xadflow.models.registry import CHAMPION, GATE, Registry
+from xadflow.models.registry import CHAMPION, Registry
+from xadflow.models.tags import BY_HAND, GATE, GATE_REASONS, PASSED, REFUSED
 from xadflow.models.versions import ModelRef, detector_of
-
-REASONS = "xadflow.gate_reasons"
-PASSED, REFUSED = "passed", "refused"
-BY_HAND = "xadflow.promoted"  # tag of an explainer's version that a person put into service whatever the gate said
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ def why_none(registry: Registry, detector: ModelRef, explainer: str) -> str:
     for one in registry.versions(f"{detector.name}.{explainer}"):
         if one.explains == detector.as_explained:
             if one.tags.get(GATE) == REFUSED:
-                reasons = " ".join(json.loads(one.tags.get(REASONS, "[]")))
+                reasons = " ".join(json.loads(one.tags.get(GATE_REASONS, "[]")))
                 return (
                     f"The gate refused its version {one.version} for {detector.name} version {detector.version}: "
                     f"{reasons}"

@@ -16,6 +16,7 @@ from typing import Literal
 
 from xadflow.digests import sha256_file
 from xadflow.errors import BadWeights, WrongUse
+from xadflow.models.tags import EXPLAINS_VERSION, EXPLAINS_WEIGHTS, FILES
 
 SAFE = frozenset({".json", ".safetensors"})
 Part = Literal["detector", "explainer"]
@@ -24,8 +25,6 @@ NEEDED: Mapping[Part, tuple[str, ...]] = {
     "detector": ("detector.json", DETECTOR_WEIGHTS),
     "explainer": ("explainer.json",),
 }
-FILES = "xadflow.files"  # tag of a version: its files by sha256
-EXPLAINS_VERSION, EXPLAINS_WEIGHTS = "xadflow.explains_version", "xadflow.explains_weights"  # tags of an explainer
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 

@@ -10,7 +10,6 @@ of a ResNet, a stage of EfficientNet-Lite0. The steps of a transformer do not gi
 from __future__ import annotations
 
 import copy
-import difflib
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +17,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from xadflow.errors import BadSettings, UnknownName
+from xadflow.errors import BadSettings, UnknownName, nearest
 from xadflow.networks.pretrained import TRUNKS, architecture
 
 TORCHVISION = "torchvision:"
@@ -120,11 +119,10 @@ def _whole(network: str) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     name = network.removeprefix(TORCHVISION)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
         raise UnknownName(
             "torchvision has no classifier of that name",
             seen=network,
-            next_step=f"use {TORCHVISION}{near[0] if near else 'resnet18'}",
+            next_step=f"use {TORCHVISION}{nearest(name, known) or 'resnet18'}",
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # GoogLeNet and Inception announce another initialisation

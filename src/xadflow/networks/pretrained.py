@@ -11,7 +11,6 @@ block of one output width; both networks have seven, at strides 2, 4, 8, 16, 16,
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from xadflow.digests import sha256_file
-from xadflow.errors import BadInput, BadWeights, DataUnavailable, UnknownName
+from xadflow.errors import BadInput, BadWeights, DataUnavailable, unknown_name
 
 
 @dataclass(frozen=True)
@@ -187,10 +186,7 @@ def _fold_norms(module: nn.Module) -> None:
 def trunk_spec(name: str) -> TrunkSpec:
     """What is known of a trunk. Raises UnknownName."""
     if name not in TRUNKS:
-        near = difflib.get_close_matches(name, list(TRUNKS), n=1)
-        raise UnknownName(
-            "no trunk of that name", seen=name, next_step=f"use {near[0]!r}" if near else f"one of {sorted(TRUNKS)}"
-        )
+        raise unknown_name("no trunk of that name", name, TRUNKS)
     return TRUNKS[name]
 
 

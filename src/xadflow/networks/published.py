@@ -9,7 +9,6 @@ first 21 layers under this page's normalisation and activation, untrained: no pa
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xadflow.errors import UnknownName
+from xadflow.errors import unknown_name
 from xadflow.networks.upsampling import Field, receptive_field
 
 
@@ -92,10 +91,7 @@ NETWORKS = {
 def network_spec(name: str) -> NetworkSpec:
     """What is known of a network. Raises UnknownName."""
     if name not in NETWORKS:
-        near = difflib.get_close_matches(name, list(NETWORKS), n=1)
-        raise UnknownName(
-            "no network of that name", seen=name, next_step=f"use {near[0]!r}" if near else f"one of {sorted(NETWORKS)}"
-        )
+        raise unknown_name("no network of that name", name, NETWORKS)
     return NETWORKS[name]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from xadflow.errors import BadSettings
+from xadflow.settings.params_errors import explained
 
 
 class MethodSettings(BaseModel):
@@ -29,19 +29,7 @@ def validated(kind: type[Kind], given: Mapping[str, object], what: str) -> Kind:
     try:
         return kind.model_validate(dict(given))
     except ValidationError as err:
-        first = err.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"])) or "settings"
-        if first["type"] == "extra_forbidden":
-            known = _known(kind, first["loc"])
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            raise BadSettings(
-                f"{what} has no setting {key!r}",
-                seen=first["input"],
-                next_step=f"did you mean {near[0]!r}?" if near else f"known keys: {known}",
-            ) from err
-        raise BadSettings(
-            f"setting {key} of {what}: {first['msg']}", seen=first["input"], next_step="mend it in params.yaml"
-        ) from err
+        raise explained(err, kind, method=what) from err
 
 
 def configured(
@@ -62,16 +50,3 @@ def configured(
                 )
             merged[block] = {**values, **own}
     return validated(kind, merged, what)
-
-
-def _known(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    """Keys beside the one at `place`, which may lie in a block of settings within the settings."""
-    block, prefix = kind, ""
-    for name in place[:-1]:
-        field = block.model_fields.get(str(name))
-        annotations = (field.annotation, *get_args(field.annotation)) if field else ()
-        inner = [part for part in annotations if isinstance(part, type) and issubclass(part, BaseModel)]
-        if not inner:
-            return sorted(kind.model_fields)
-        block, prefix = inner[0], f"{prefix}{name}."
-    return sorted(prefix + key for key in block.model_fields)

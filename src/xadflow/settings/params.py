@@ -4,7 +4,6 @@ one named.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from xadflow.errors import BadSettings, UnknownName
+from xadflow.errors import BadSettings, unknown_name
 from xadflow.settings.environment import Home
 from xadflow.settings.params_errors import CHECK, NOT_SHOWN, ODD_CATALOGUE, UNKNOWN_NAME, explained
 
@@ -300,33 +299,20 @@ class Settings(_Frozen):
     def dataset(self, name: str) -> DatasetSettings:
         """Settings of a data set. Raises UnknownName."""
         if name not in self.datasets:
-            near = difflib.get_close_matches(name, list(self.datasets), n=1)
-            raise UnknownName(
-                "no data set of that name in params.yaml",
-                seen=name,
-                next_step=f"use {near[0]!r}"
-                if near
-                else f"one of {sorted(self.datasets)}, or add it by `xadflow data add NAME DIR`",
-            )
+            add = ", or add it by `xadflow data add NAME DIR`"
+            raise unknown_name("no data set of that name in params.yaml", name, self.datasets, add)
         return self.datasets[name]
 
     def detector(self, name: str) -> DetectorSettings:
         """Settings of a detector. Raises UnknownName."""
         if name not in self.detectors:
-            near = difflib.get_close_matches(name, list(self.detectors), n=1)
-            raise UnknownName(
-                "no detector of that name in params.yaml",
-                seen=name,
-                next_step=f"use {near[0]!r}" if near else f"one of {sorted(self.detectors)}",
-            )
+            raise unknown_name("no detector of that name in params.yaml", name, self.detectors)
         return self.detectors[name]
 
     def explainer(self, name: str) -> dict[str, Any]:
         """Settings of an explainer. Raises UnknownName."""
         if name not in self.explainers:
-            raise UnknownName(
-                "no explainer of that name in params.yaml", seen=name, next_step=f"use one of {sorted(self.explainers)}"
-            )
+            raise unknown_name("no explainer of that name in params.yaml", name, self.explainers)
         return dict(self.explainers[name])
 
     def trained_explainers(self, dataset: str, detector: str) -> list[str]:

@@ -2,44 +2,54 @@
 
 from __future__ import annotations
 
-import difflib
-from typing import Any, get_args
+from collections.abc import Mapping
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from xadflow.errors import BadSettings
+from xadflow.errors import BadSettings, nearest
 
 NOT_SHOWN = "a value that is not shown"
 CHECK = "`xadflow doctor` checks the file"
 UNKNOWN_NAME, ODD_CATALOGUE = "unknown_name", "odd_catalogue"
 
 
-def explained(err: ValidationError, root: type[BaseModel]) -> BadSettings:
-    """What pydantic found, as the error that a user sees; `root` is the settings model that was validated."""
+def explained(err: ValidationError, root: type[BaseModel], *, place: str = "", method: str = "") -> BadSettings:
+    """What pydantic found, as the error that a user sees; the only translator of pydantic's errors.
+
+    `root` is the settings model that was validated: of params.yaml, of what stands under `place` in it, or of a
+    `method` ("detector hsc"), whose settings may come from elsewhere.
+    """
     first = err.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "[key]") or "params.yaml"
-    more = f" (and {err.error_count() - 1} more)" if err.error_count() > 1 else ""
-    shown = _shown(first["loc"], first["input"])
     if first["type"] in (UNKNOWN_NAME, ODD_CATALOGUE):
         return _explained_names(first)
+    steps = [str(part) for part in first["loc"] if part != "[key]"]
+    where = ".".join([place, *steps] if place else steps) or ("settings" if method else "params.yaml")
+    more = f" (and {err.error_count() - 1} more)" if err.error_count() > 1 else ""
+    shown = _shown(first["loc"], first["input"])
+    checked = not place and not method  # the doctor reads params.yaml, without what only a method or a source knows
     if first["type"] == "extra_forbidden":
-        key = str(first["loc"][-1])
-        known = _known_keys(root, first["loc"][:-1])
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        mend = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
+        known, block = _known_keys(root, first["loc"][:-1]), ".".join([*steps[:-1], ""]) if method else ""
+        near = nearest(steps[-1], known, cutoff=0.5)
+        mend = f"did you mean {block + near!r}?" if near else f"known keys here: {', '.join(known)}"
         return BadSettings(
-            f"unknown key {where} in params.yaml{more}",
+            f"{method} has no setting {where!r}{more}" if method else f"unknown key {where} in params.yaml{more}",
             seen=shown,
-            next_step=f"{mend} {CHECK}" if near else f"{mend}; {CHECK}",
+            next_step=mend + (f"{'' if near else ';'} {CHECK}" if checked else ""),
         )
+    where = f"setting {where} of {method}" if method else where
+    check = f"; {CHECK}" if checked else ""
     if first["type"] == "missing":
-        return BadSettings(f"{where} is missing in params.yaml{more}", seen=shown, next_step=f"add it; {CHECK}")
+        wrong = f"{where} is missing" if method else f"{where} is missing in params.yaml"
+        return BadSettings(wrong + more, seen=shown, next_step=f"add it{check}")
     said = first["msg"].removeprefix("Value error, ")
+    if method:
+        return BadSettings(f"{where}: {said}{more}", seen=shown, next_step="mend it in params.yaml")
     return BadSettings(
         f"{where} in params.yaml: {said}{more}",
         seen=shown,
-        next_step=f"mend it, the comments there say what it means; {CHECK}",
+        next_step=f"mend it, the comments there say what it means{check}",
     )
 
 
@@ -58,8 +68,8 @@ def _explained_names(first: ErrorDetails) -> BadSettings:
             seen=told["seen"],
             next_step=f"add or remove that name on one side; {CHECK}",
         )
-    near = difflib.get_close_matches(told["seen"], told["known"], n=1)
-    mend = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(told['known'])};"
+    near = nearest(told["seen"], told["known"])
+    mend = f"did you mean {near!r}?" if near else f"use one of {', '.join(told['known'])};"
     return BadSettings(
         f"{told['where']} in params.yaml names what is not there", seen=told["seen"], next_step=f"{mend} {CHECK}"
     )
@@ -72,19 +82,16 @@ def _known_keys(root: type[BaseModel], location: tuple[int | str, ...]) -> list[
     while steps:
         annotation = model.model_fields[steps.pop(0)].annotation
         inner = _models_in(annotation)
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-        elif inner:
-            model = inner[0]
-            steps = steps[1:]  # the mapping's own key
-        else:
+        if not inner:
             return []
+        model = inner[0]
+        if any(get_origin(one) in (dict, Mapping) for one in (annotation, *get_args(annotation))):
+            steps = steps[1:]  # the mapping's own key
     return sorted(model.model_fields)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Settings models inside the arguments of a mapping or a tuple, however deep."""
-    found: list[type[BaseModel]] = []
-    for one in get_args(annotation):
-        found += [one] if isinstance(one, type) and issubclass(one, BaseModel) else _models_in(one)
-    return found
+    """The settings model that an annotation is, or those inside its arguments, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for one in get_args(annotation) for model in _models_in(one)]

@@ -69,7 +69,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
         "opencv-photos": {f"{number}.png": a_picture() for number in range(6)},
     }
     for module in ("reading", "photo_crops"):
-        monkeypatch.setattr(f"xadflow.datasets.{module}.read_files", lambda home, name: contents[name].items())
+        monkeypatch.setattr(f"xadflow.datasets.public.{module}.read_files", lambda home, name: contents[name].items())
     monkeypatch.setattr(mosaic, "VAL_OBJECTS", 2)
     return Home.find()
 

@@ -24,9 +24,10 @@ from xadflow.digests import sha256_file
 from xadflow.evidence.store import EvidenceStore
 from xadflow.explainers import build_explainer
 from xadflow.explainers.trained import GeneratorRun
-from xadflow.models.judges.panel import APART, JUDGE
-from xadflow.models.registry import GATE, Registry
-from xadflow.models.service import PASSED, put_in_service
+from xadflow.models.judges.panel import JUDGE
+from xadflow.models.registry import Registry
+from xadflow.models.service import put_in_service
+from xadflow.models.tags import GATE, JUDGE_APART, PASSED
 from xadflow.models.versions import judge_of
 from xadflow.settings import Home, load_settings
 from xadflow.settings.environment import QUIET
@@ -122,7 +123,7 @@ def night(tmp_path_factory, put_mlflow_database) -> Iterator[SimpleNamespace]:
     )
     judge.save(root / "saved-judge")
     asked = log(registry, judge_of("plates"), root / "saved-judge")
-    registry.tag(asked.name, asked.version, APART, "true")
+    registry.tag(asked.name, asked.version, JUDGE_APART, "true")
     registry.set_alias(asked.name, JUDGE, asked.version)
 
     folder = home.dataset("plates")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize
 
 from xadflow.errors import BadInput
-from xadflow.explainers.sparse import oracle
+from xadflow.explainers.sparse import linear_maximisation_oracle, oracle
 from xadflow.explainers.sparse.oracle import bounded_step
 
 POWERS = [1.2, 1.5, 2.0, 4.0]

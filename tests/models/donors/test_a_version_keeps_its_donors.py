@@ -22,7 +22,7 @@ from xadflow.work.week import register
 
 def test_the_list_is_among_the_hashed_files_of_the_version_and_names_ids_only(built) -> None:
     assert {"donors.json", "donors.safetensors"} <= set(built.ref.files)
-    assert built.ref.tags["xadflow.models.donors"] == "12"
+    assert built.ref.tags["xadflow.donors"] == "12"
     listed = DonorList.load(built.folder)
     assert len(listed.ids) == 12
     assert listed.mean_map.shape == (28, 28)

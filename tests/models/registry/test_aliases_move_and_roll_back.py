@@ -10,6 +10,7 @@ from tiny_store import MODEL, Store
 from xadflow.cli.models import models
 from xadflow.errors import NoChampion, UnknownName, WrongUse
 from xadflow.models.service import roll_back
+from xadflow.models.tags import GATE
 
 
 @pytest.fixture
@@ -70,8 +71,8 @@ def test_a_spec_of_another_form_is_refused(store: Store, spec: str) -> None:
 
 
 def test_a_tag_is_seen_by_the_next_reader(store: Store, second_version: int) -> None:
-    store.registry.tag(MODEL, second_version, "xadflow.models.gate", "passed")
-    assert store.registry.resolve(f"{MODEL}/{second_version}").tags["xadflow.models.gate"] == "passed"
+    store.registry.tag(MODEL, second_version, GATE, "passed")
+    assert store.registry.resolve(f"{MODEL}/{second_version}").tags[GATE] == "passed"
     (listed,) = [one for one in store.registry.models() if one.name == MODEL]
     assert [one.verdict for one in listed.versions] == ["passed", ""]
 

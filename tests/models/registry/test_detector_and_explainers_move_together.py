@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from tiny_store import MODEL, Store, training
 
 from xadflow.errors import BadWeights, NoChampion, UnknownName, WrongUse
-from xadflow.models.registry import CHAMPION, GATE, Registry
-from xadflow.models.service import PASSED, explainer_in_service, put_in_service, roll_back, why_none
+from xadflow.models.registry import CHAMPION, Registry
+from xadflow.models.service import explainer_in_service, put_in_service, roll_back, why_none
+from xadflow.models.tags import GATE, PASSED
 from xadflow.models.versions import Explains, ModelRef
 
 EXPLAINER = f"{MODEL}.twice"

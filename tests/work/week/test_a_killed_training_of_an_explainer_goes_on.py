@@ -10,7 +10,8 @@ import torch
 from tests.explainers.conftest import patterned, with_defects
 from xadflow.detectors.base import TrainingData
 from xadflow.explainers import load_explainer
-from xadflow.models.versions import FILES, ModelRef
+from xadflow.models.tags import FILES
+from xadflow.models.versions import ModelRef
 from xadflow.settings import Home
 from xadflow.work.week import train_explainer
 from xadflow.work.week.explainer_training import ExplainerOrder

@@ -10,7 +10,8 @@ from tests.checkout import PROJECT
 from xadflow.detectors import build_detector
 from xadflow.detectors.base import TrainingData
 from xadflow.errors import BadManifest, WrongUse
-from xadflow.models.versions import EXPLAINS_VERSION, FILES, ModelRef
+from xadflow.models.tags import EXPLAINS_VERSION, FILES
+from xadflow.models.versions import ModelRef
 from xadflow.settings import Home, load_settings
 from xadflow.work.week import explainer_order, explainer_training
 from xadflow.work.week.explainer_training import training_anomalies
@@ -34,7 +35,7 @@ DATA = TrainingData(
 
 
 def learning_from(*sources: str) -> SimpleNamespace:
-    return SimpleNamespace(anomaly_sources=lambda data: sources, settings=SimpleNamespace(synthesiser="confetti"))
+    return SimpleNamespace(anomaly_sources=lambda data: sources, synthesiser="confetti")
 
 
 def values(images: torch.Tensor) -> list[int]:

@@ -9,7 +9,7 @@ from xadflow.datasets.public.gtsrb import read_gtsrb
 from xadflow.datasets.public.idx import parse_idx
 from xadflow.datasets.public.raw_files import read_files
 from xadflow.datasets.public.sets import IDX_FILES, RawImages
-from xadflow.errors import UnknownName
+from xadflow.errors import unknown_name
 from xadflow.settings import Home
 
 
@@ -22,7 +22,7 @@ def read_raw(home: Home, name: str) -> RawImages:
         BadInput: a raw file has the known content and another form than we read.
     """
     if name not in READERS:
-        raise UnknownName("no public set with labels has this name", seen=name, next_step=f"one of {sorted(READERS)}")
+        raise unknown_name("no public set with labels has this name", name, READERS)
     return READERS[name](dict(read_files(home, name)))
 
 

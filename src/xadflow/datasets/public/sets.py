@@ -7,7 +7,6 @@ raw_files.py checks those that are there, and reading.py makes images of them.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -15,7 +14,7 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-from xadflow.errors import UnknownName
+from xadflow.errors import unknown_name
 
 
 @dataclass(frozen=True)
@@ -185,10 +184,5 @@ SETS = {
 def public_set(name: str) -> PublicSet:
     """What is known of a public set. Raises UnknownName."""
     if name not in SETS:
-        near = difflib.get_close_matches(name, list(SETS), n=1)
-        raise UnknownName(
-            "no public data set of that name",
-            seen=name,
-            next_step=f"use {near[0]!r}" if near else f"one of {sorted(SETS)}",
-        )
+        raise unknown_name("no public data set of that name", name, SETS)
     return SETS[name]

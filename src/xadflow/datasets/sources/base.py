@@ -5,7 +5,6 @@ A source only says what there is. The border (`xadflow.datasets.border`) reads, 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,8 +14,9 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from xadflow.datasets.manifest import Split
-from xadflow.errors import BadSettings, UnknownName
+from xadflow.errors import unknown_name
 from xadflow.settings import DatasetSettings
+from xadflow.settings.params_errors import explained
 
 
 @dataclass(frozen=True)
@@ -96,23 +96,7 @@ def read_options(kind: type[OptionsKind], name: str, options: Mapping[str, Any])
     try:
         return kind.model_validate(dict(options))
     except ValidationError as err:
-        first = err.errors(include_url=False)[0]
-        key, known = ".".join(map(str, first["loc"])), sorted(kind.model_fields)
-        where = f"datasets.{name}.options"
-        if first["type"] == "missing":
-            raise BadSettings(
-                f"{where}.{key} is missing in params.yaml",
-                seen=dict(options),
-                next_step="add it; `xadflow doctor` checks the file",
-            ) from err
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) if first["type"] == "extra_forbidden" else []
-        raise BadSettings(
-            f"unknown key {where}.{key} in params.yaml"
-            if first["type"] == "extra_forbidden"
-            else f"{where}.{key} in params.yaml: {first['msg']}",
-            seen=first["input"],
-            next_step=f"did you mean {near[0]!r}?" if near else f"known options of this source: {', '.join(known)}",
-        ) from err
+        raise explained(err, kind, place=f"datasets.{name}.options") from err
 
 
 _BUILT_IN = {
@@ -131,12 +115,7 @@ _BUILT_IN = {
 def open_source(name: str, dataset: DatasetSettings) -> Source:
     """The source of data set `name`. Raises UnknownName for a source that is not there, BadSettings for its options."""
     if dataset.source not in _BUILT_IN:
-        near = difflib.get_close_matches(dataset.source, list(_BUILT_IN), n=1)
-        raise UnknownName(
-            f"datasets.{name}.source names no source of images",
-            seen=dataset.source,
-            next_step=f"use {near[0]!r}" if near else f"one of {sorted(_BUILT_IN)}",
-        )
+        raise unknown_name(f"datasets.{name}.source names no source of images", dataset.source, _BUILT_IN)
     module, _, kind = _BUILT_IN[dataset.source].partition(":")
     build: Callable[[str, Mapping[str, Any]], Source] = getattr(import_module(module), kind)
     return build(name, dataset.options)

@@ -35,7 +35,7 @@ from xadflow.detectors.dense_hybrid.scenes import class_names, scenes_of
 from xadflow.detectors.dense_hybrid.settings import DenseHybridSettings, dense_hybrid_settings
 from xadflow.detectors.dense_hybrid.training import closed_steps, new_net, train_closed, train_hybrid
 from xadflow.detectors.dense_hybrid.validation import closed_miou, paste_figures
-from xadflow.errors import UnknownName
+from xadflow.errors import unknown_name
 from xadflow.training.devices import resolve_device
 from xadflow.training.progress import Progress
 from xadflow.training.stages import Trained
@@ -85,7 +85,7 @@ class DenseHybrid(CalibratedDetector):
         started = time.monotonic()
         outcomes, figures = self._trained(self.stages[-1], data, run)
         trained = time.monotonic()
-        self._calibration = self.calibrated(data, run, self.settings.synthesiser, _ONE_PASS)
+        self._calibration = self.calibrated(data, run, _ONE_PASS)
         ended = time.monotonic()
         return _report(
             outcomes,
@@ -109,7 +109,7 @@ class DenseHybrid(CalibratedDetector):
     def _trained(self, last: str, data: TrainingData, run: FitRun) -> tuple[list[Trained], dict[str, float]]:
         s = self.settings
         if last not in self.stages:
-            raise UnknownName("no stage of that name", seen=last, next_step=f"one of {list(self.stages)}")
+            raise unknown_name("no stage of that name", last, self.stages)
         check_training_data(data, run.false_alarm_rate)
         self._device, self._calibration, self._net = resolve_device(run.device), None, None
         scenes, shown = scenes_of(data, s, run.seed, self._device)

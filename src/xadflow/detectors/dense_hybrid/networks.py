@@ -7,7 +7,6 @@ The maps come at the net's own resolution; whoever asks makes them larger by :fu
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xadflow.errors import BadInput, UnknownName
+from xadflow.errors import BadInput, unknown_name
 
 NETS: Mapping[str, str] = {
     "mobile": "xadflow.detectors.dense_hybrid.mobile_net:MobileSceneNet",
@@ -102,12 +101,7 @@ def build_net(name: str, num_classes: int, channels: int, *, pretrained: bool = 
         false.
     """
     if name not in NETS:
-        near = difflib.get_close_matches(name, list(NETS), n=1)
-        raise UnknownName(
-            "no net of scenes of that name",
-            seen=name,
-            next_step=f"use {near[0]!r}" if near else f"one of {sorted(NETS)}",
-        )
+        raise unknown_name("no net of scenes of that name", name, NETS)
     module, _, kind = NETS[name].partition(":")
     net: SceneNet = getattr(import_module(module), kind)(num_classes, channels, pretrained=pretrained)
     # See backbones.Trunk: batch normalisation's backward pass on contiguous activations can be wrong on a CPU.

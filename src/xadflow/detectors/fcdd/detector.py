@@ -128,7 +128,7 @@ class FCDD(CalibratedDetector):
         if banks:
             outcome = self._with_map(outcome, banks.pop(), data.known_masks is not None, run, identity, progress)
         trained = time.monotonic()
-        self._calibration = self.calibrated(data, run, s.synthesiser, s.batch_features)
+        self._calibration = self.calibrated(data, run, s.batch_features)
         ended = time.monotonic()
         figures = {
             "features_s": featured - started,

@@ -139,7 +139,7 @@ class OneClass(CalibratedDetector, Generic[Kind]):
         outcome = train(response, problem, schedule, run, identity, Progress(run, steps), self._device, checked_on)
         self._response = response.requires_grad_(False).eval()
         trained = time.monotonic()
-        self._calibration = self.calibrated(data, run, s.synthesiser, _ONE_PASS)
+        self._calibration = self.calibrated(data, run, _ONE_PASS)
         ended = time.monotonic()
         figures = {
             "training_s": trained - started,

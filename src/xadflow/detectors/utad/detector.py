@@ -35,7 +35,7 @@ from xadflow.detectors.utad.impression_net import Impression, ImpressionNet, str
 from xadflow.detectors.utad.impression_training import train_impression
 from xadflow.detectors.utad.maps import TERMS
 from xadflow.detectors.utad.settings import UtadSettings, utad_settings
-from xadflow.errors import BadInput, UnknownName
+from xadflow.errors import BadInput, unknown_name
 from xadflow.training.devices import resolve_device
 from xadflow.training.progress import Progress
 from xadflow.training.seeds import seeded
@@ -67,6 +67,11 @@ class Utad(CalibratedDetector):
             raise self.not_fitted()
         return self._fitted
 
+    @property
+    def synthesiser(self) -> str:
+        """That of stage 1, the only one that learns from defects."""
+        return self.settings.impression.synthesiser
+
     def anomaly_sources(self, data: TrainingData) -> tuple[str, ...]:
         """What it trains against: drawn defects that the impression is to leave out, unless switched off."""
         return ("synthetic",) if self.settings.impression.corrupt else ()
@@ -85,7 +90,7 @@ class Utad(CalibratedDetector):
         trained = time.monotonic()
         self._fitted = Fitted(self.settings, _shape(data.normals), impress, expert).to(self._device)
         self._fitted.learn(data.normals, data.val_normals, seeded(run.seed, "utad bank"))
-        self._calibration = self.calibrated(data, run, self.settings.impression.synthesiser, _ONE_PASS)
+        self._calibration = self.calibrated(data, run, _ONE_PASS)
         ended = time.monotonic()
         return _report(
             outcomes,
@@ -121,7 +126,7 @@ class Utad(CalibratedDetector):
     ) -> tuple[ImpressionNet, Expert | None, tuple[Trained, ...]]:
         s = self.settings
         if last not in self.stages:
-            raise UnknownName("no stage of that name", seen=last, next_step=f"one of {list(self.stages)}")
+            raise unknown_name("no stage of that name", last, self.stages)
         check_training_data(data, run.false_alarm_rate)
         shape, count = _shape(data.normals), len(data.normals)
         stride_of(shape, s.impression)  # what does not fit is said before any work

@@ -23,6 +23,7 @@ from xadflow.errors import BadImage, BadManifest, BadSettings, BadWeights, Unkno
 from xadflow.evidence.replay.lineages import CannotReplay, Notes, commit_of, lineage_of
 from xadflow.evidence.store import EvidenceStore
 from xadflow.explainers import Explainer, build_explainer, load_explainer
+from xadflow.explainers.base import TakesDonors
 from xadflow.images import ImageLimits, decode_image, decode_png, read_file, to_input
 from xadflow.models.donors import opened_bank
 from xadflow.models.judges import Judge, JudgeRef, open_judges
@@ -107,8 +108,7 @@ class Sources:
         """The explainer with the donors of the row's model version, if it takes any; those of the row must still be
         there.
         """
-        with_donors = getattr(built, "with_donors", None)
-        if with_donors is None:
+        if not isinstance(built, TakesDonors):
             return built
         folder = self._files(self._registered(str(row["model_name"]), int(row["model_version"])))
         try:
@@ -131,7 +131,7 @@ class Sources:
                 if bank.missing or then
                 else "other donors than then"
             )
-        explainer: Explainer = with_donors(bank)
+        explainer: Explainer = built.with_donors(bank)
         return explainer
 
     def _trained(self, lineage: Mapping[str, Any], device: str) -> Explainer:
@@ -150,7 +150,11 @@ class Sources:
             notes.assumed.append(
                 f"the settings of {name} are not recorded: those of params.yaml, which must give its version"
             )
-        return build_explainer(name, **given)
+        built = build_explainer(name, **given)
+        if built.version == row["explainer_version"]:
+            return built
+        later = getattr(getattr(built, "settings", None), "came_later", {})  # the row may be older than a setting
+        return build_explainer(name, **{**later, **given})
 
     def _registered(self, name: str, version: int) -> ModelRef:
         try:

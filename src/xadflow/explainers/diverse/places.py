@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector, as_float, traits
 from xadflow.errors import BadInput, BadSettings
 
 LEVELS = (0.2, 0.15, 0.1, 0.05, 0.02)
@@ -32,7 +32,7 @@ def heat_mask(detector: Detector, images: Tensor) -> Tensor:
     """
     threshold = detector.calibration.threshold
     heat = detector.score(images).map
-    if heat is None or threshold <= 0.0 or getattr(detector, "score_is", "radius") != "radius":
+    if heat is None or threshold <= 0.0 or traits(detector).score_is not in ("radius", "unsaid"):
         raise BadSettings(
             "this detector has no map of distances that could say where to change an image",
             seen=f"map {'none' if heat is None else 'given'}, threshold {threshold:.3g}",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from xadflow.detectors.base import Detector
+from xadflow.detectors.base import Detector, traits
 from xadflow.digests import sha256_json
 from xadflow.explainers.diverse.losses import AnomalyProbability
 from xadflow.explainers.settings import ExplainerSettings, Share
@@ -166,7 +166,7 @@ class DiverseSettings(ExplainerSettings):
         """phi of this detector's scores."""
         calibration, form = detector.calibration, self.probability
         if form == "auto":
-            form = _FORMS.get(getattr(detector, "score_is", None), "calibrated")
+            form = _FORMS.get(traits(detector).score_is, "calibrated")
         if form == "calibrated":
             return AnomalyProbability("logistic", calibration.threshold, calibration.temperature)
         if form == "logit":

@@ -2,8 +2,9 @@
 
     min |M|   s.t.   score((1 - M) x + M d) <= t,        d a normal image of the product that looks like x outside M
 
-Nothing is trained and no gradient is needed: only `score`, and the map where there is one, so it works for every
-detector from the first night on. Each of K alternatives takes its pixels from another donor and names it.
+At the end M takes in what is hot beside it, where the image stays as normal: a detector is often content with half a
+defect. Nothing is trained and no gradient is needed: only `score`, and the map where there is one, so it works for
+every detector from the first night on. Each of K alternatives takes its pixels from another donor and names it.
 
 Kin, none of which explains an anomaly score: Goyal et al., ICML 2019 (arXiv 1904.07451), swap feature cells of another
 image until a class changes; Vandenhende et al., ECCV 2022 (2203.12892), swap what is alike in meaning; Fong and
@@ -127,6 +128,8 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         found.put(picked, better)
         if self.settings.mask_steps:
             found.put(picked, search.optimised(found, picked))
+        if self.settings.complete:
+            found.put(picked, search.completed(found, picked))
         for number, row in enumerate(rows.tolist()):
             its = sorted(chosen[number].tolist(), key=lambda pair: _order(found, pair, goal))
             its = [pair for pair in its if float(found.scores[pair]) <= goal.threshold] or its

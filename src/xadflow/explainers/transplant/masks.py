@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,6 +30,24 @@ def hottest(heat: Tensor, share: float) -> Tensor:
     count = min(flat.shape[1], max(1, round(share * flat.shape[1])))
     order = flat.sort(dim=1, descending=True, stable=True).indices[:, :count]
     return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True).view_as(heat)
+
+
+def completed(cells: Tensor, heat: Tensor, share: float) -> Tensor:
+    """`cells` bool [R,u,v] and what belongs to them: cells joined to them that are hot too, narrow gaps, holes.
+
+    Hot is what has at least `share` of the heat [R,u,v] of the region's hottest cell, and any heat at all; joined, that
+    a chain of such cells, corners included, leads to the region (Canny's hysteresis, IEEE PAMI 1986). Gaps of at most
+    two cells are closed, for the widened borders on either side leave a strip of a few pixels of them.
+    """
+    from scipy.ndimage import binary_closing, binary_fill_holes, binary_propagation
+
+    peak = heat.masked_fill(~cells, -torch.inf).amax(dim=(1, 2), keepdim=True)
+    hot = (heat >= share * peak) & (heat > 0)
+    around, beside = np.ones((1, 3, 3), np.bool_), np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], np.bool_)
+    region = binary_propagation(cells.cpu().numpy(), around, mask=(cells | hot).cpu().numpy())
+    outside = ((0, 0), (1, 1), (1, 1))  # else a closing would take away what lies at the border of the image
+    closed = binary_closing(np.pad(region, outside), around)[:, 1:-1, 1:-1]
+    return torch.from_numpy(binary_fill_holes(closed, beside)).to(cells.device)
 
 
 def blend_of(cells: Tensor, size: tuple[int, int], dilation: float, feather: float) -> Tensor:

@@ -1,9 +1,11 @@
-"""The smallest region whose content has to be replaced: grown where it is still hot, then made smaller again.
+"""The smallest region whose content has to be replaced: grown where it is still hot, then made smaller again and
+completed.
 
 Each pair of an image and a donor has a region of its own; all pairs are scored together. A region starts at the hottest
 cells. The detector's map of each attempt says what is hot now, so the next rung adds those cells: a seam or a defect
 that only shows once its neighbour is gone is reached without a mask that covers everything as hot as it. A detector
-without a map has its regions grown in the order of the heat that was measured before.
+without a map has its regions grown in the order of the heat that was measured before. What a detector is content with
+is often a part of the defect only, so at the end a region takes in the rest of what was hot in the image itself.
 
 Letters: R pairs, u x v cells.
 """
@@ -18,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xadflow.detectors.base import Detector
-from xadflow.explainers.transplant.masks import blend_of, blended, grid_of, hottest, to_cells
+from xadflow.explainers.transplant.masks import blend_of, blended, completed, grid_of, hottest, to_cells
 from xadflow.explainers.transplant.settings import TransplantSettings
 
 PAIRS_AT_ONCE = 64  # images in one pass of the detector
@@ -138,7 +140,7 @@ class RegionSearch:
         """
         kept = found.of(rows)
         step = torch.full((len(rows),), _STEP_OF_SHRINKING, device=rows.device)
-        limit = torch.where(kept.scores <= self._goal.target, self._goal.target, self._goal.threshold)
+        limit = self._limit(kept)
         for _ in range(self._settings.shrink_rounds):
             sizes = kept.cells.flatten(1).sum(dim=1)
             active = ((kept.scores <= limit) & (sizes > 1)).nonzero().flatten()
@@ -160,7 +162,7 @@ class RegionSearch:
         and as normal.
         """
         kept = found.of(rows)
-        limit = torch.where(kept.scores <= self._goal.target, self._goal.target, self._goal.threshold)
+        limit = self._limit(kept)
         for part in torch.split(torch.arange(len(rows), device=rows.device), PAIRS_AT_ONCE):
             cells = self._descended(kept.cells[part], rows[part], limit[part])
             some = cells.flatten(1).any(dim=1) & (kept.scores[part] <= limit[part])
@@ -171,6 +173,32 @@ class RegionSearch:
             good = (tried.scores <= limit[part][some]) & smaller
             kept.put(part[some][good], tried.of(good.nonzero().flatten()))
         return kept
+
+    def completed(self, found: Found, rows: Tensor) -> Found:
+        """Regions of some pairs with all of the defect that the heat of the image shows; only as normal as they were
+        stays.
+
+        Joined cells of at least a share `complete` of the region's highest heat; where that is not as normal, those
+        above the middle between that share and all of it; else none.
+        """
+        kept = found.of(rows)
+        limit, share = self._limit(kept), self._settings.complete
+        left = (kept.scores <= limit).nonzero().flatten()
+        for cut in (share, (1 + share) / 2):
+            cells = completed(kept.cells[left], self._heat[rows[left]], cut)
+            more = (cells & ~kept.cells[left]).flatten(1).any(dim=1)
+            left, cells = left[more], cells[more]
+            if len(left) == 0:
+                break
+            tried, _ = self.attempt(rows[left], cells)
+            good = tried.scores <= limit[left]
+            kept.put(left[good], tried.of(good.nonzero().flatten()))
+            left = left[~good]
+        return kept
+
+    def _limit(self, found: Found) -> Tensor:
+        """What the scores [R] of regions that are changed further must not exceed: the target, where they are there."""
+        return torch.where(found.scores <= self._goal.target, self._goal.target, self._goal.threshold)
 
     def _descended(self, cells: Tensor, rows: Tensor, limit: Tensor) -> Tensor:
         s, x, donors = self._settings, self._x[rows], self._donors[rows]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -24,6 +25,9 @@ class TransplantSettings(ExplainerSettings):
                        blend
     shrink_rounds      attempts to take the coolest cells out of a region that has become normal
     mask_steps         gradient steps on each region's mask (0: none), for detectors that are differentiable
+    complete           at the end cells joined to a region are taken in that have this share of its highest heat, and
+                       its holes and gaps, where the image stays as normal: a person sees a rest that a detector does
+                       not (0: the region as it was found)
     parts              at most so many connected parts of a region are shown mended alone
     bank               at most so many donors are kept with a detector version, chosen by k-centre in trunk features
     """
@@ -46,8 +50,11 @@ class TransplantSettings(ExplainerSettings):
     feather: Annotated[float, Field(ge=0.0, le=0.25)] = 0.03125
     shrink_rounds: Annotated[int, Field(ge=0, le=16)] = 2
     mask_steps: Annotated[int, Field(ge=0, le=1000)] = 0
+    complete: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     parts: Annotated[int, Field(ge=0, le=8)] = 3
     bank: Annotated[int, Field(ge=1, le=4096)] = 256
+
+    came_later: ClassVar[Mapping[str, object]] = {"complete": 0.0}
 
     @field_validator("rungs")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xadflow.detectors.base import build_detector
+from xadflow.detectors.base import build_detector, traits
 from xadflow.networks.pretrained import TRUNKS
 from xadflow.settings import DetectorSettings, Settings
 
@@ -44,7 +44,7 @@ def why_no_judge(settings: Settings, dataset: str) -> str | None:
 def trunk_of(settings: Settings, detector: str) -> str | None:
     """The packaged trunk that a detector of params.yaml looks through, None for one with a network of its own."""
     chosen = settings.detector(detector)
-    return trunk_in(getattr(build_detector(chosen.method, **chosen.settings), "settings", None))
+    return trunk_in(traits(build_detector(chosen.method, **chosen.settings)).settings)
 
 
 def trunk_in(built: Any) -> str | None:

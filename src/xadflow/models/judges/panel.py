@@ -20,11 +20,11 @@ from xadflow.errors import BadWeights
 from xadflow.explainers.base import Counterfactual, Explanation, Judgement
 from xadflow.models.judges.choice import trunk_in, why_no_judge
 from xadflow.models.registry import Registry
+from xadflow.models.tags import JUDGE_APART
 from xadflow.models.versions import DETECTOR_WEIGHTS, ModelRef, judge_of
 from xadflow.settings import Settings
 
 JUDGE = "judge"  # alias of the version that is asked
-APART = "xadflow.judge_apart"  # tag of a version: true, where it was fitted on no image that may give donors
 BATCH = 32  # images of one pass; fixed, because sums of other batches differ in their last bits
 SCORE, FLAGS = "judge_score", "judge_flags"  # metrics of an explanation: what a judge says of the image itself
 
@@ -97,7 +97,7 @@ def _ref(ref: ModelRef, folder: Path, shares_trunk: bool) -> JudgeRef:
         ref.version,
         str(folder),
         ref.files.get(DETECTOR_WEIGHTS, ""),
-        ref.tags.get(APART) == "true",
+        ref.tags.get(JUDGE_APART) == "true",
         shares_trunk,
     )
 

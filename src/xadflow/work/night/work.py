@@ -28,6 +28,7 @@ from xadflow.evidence.rows import as_tables, explanation_row, score_row
 from xadflow.evidence.store import EvidenceStore, shard_app
 from xadflow.explainers import Explainer, build_explainer, load_explainer
 from xadflow.explainers.base import Explanation
+from xadflow.explainers.settings import settings_of
 from xadflow.images import ImageLimits, load_input
 from xadflow.lineage import RunIdentity
 from xadflow.models.donors import given_donors
@@ -203,7 +204,7 @@ def _rows(
         of = plan.trained.get(name, {})
         lineage = {f"explainer_{key}": of[key] for key in ("model_name", "model_version", "files") if key in of}
         if not of:  # a trained one keeps its settings in its files
-            lineage["explainer_settings"] = dict(plan.explainers[name])
+            lineage["explainer_settings"] = settings_of(explainer, plan.explainers[name])
         explainer, given = given_donors(explainer, home, settings, Path(plan.detector_folder), plan.dataset)
         lineage |= given | judges_lineage(plan.judges)
         batches = portions(todo, whole, device)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from xadflow.defects.synthesisers import SYNTHESISERS
-from xadflow.detectors.base import Detector, TrainingData
+from xadflow.detectors.base import Detector, TrainingData, traits
 from xadflow.errors import WrongUse
 from xadflow.training.seeds import seeded
 from xadflow.work.probe.watermark import Watermark
@@ -57,15 +57,10 @@ class TestImages:
     masks: Tensor
 
 
-def anomaly_sources(detector: Detector, data: TrainingData) -> tuple[str, ...]:
-    """What the detector trains against, out of outliers, known and synthetic; a method that does not say: the banks."""
-    says = getattr(detector, "anomaly_sources", None)
-    return BANKS if says is None else tuple(says(data))
-
-
 def ground(detector: Detector, data: TrainingData, side: Side, seed: int) -> Ground:
     """The data to plant on, and where. Raises WrongUse where a mark there could not have any effect."""
-    method, sources = str(getattr(detector, "method", type(detector).__name__)), anomaly_sources(detector, data)
+    said = traits(detector)
+    method, sources = said.method, BANKS if said.anomaly_sources is None else said.anomaly_sources(data)
     banks = tuple(part for part in BANKS if part in sources and len(getattr(data, part)))
     if side == "normals":
         notes = _of_synthetic(banks) if "synthetic" in sources else ()
@@ -84,9 +79,8 @@ def ground(detector: Detector, data: TrainingData, side: Side, seed: int) -> Gro
             seen=sources,
             next_step="add `known` to anomalies of the detector in params.yaml, or use --side normals",
         )
-    kind = str(getattr(getattr(detector, "settings", None), "synthesiser", "defects"))
     generator = seeded(seed, "probe", "drawn defects")
-    drawn = [SYNTHESISERS[kind](batch, generator) for batch in torch.split(data.normals, DRAWN_AT_ONCE)]
+    drawn = [SYNTHESISERS[said.synthesiser](batch, generator) for batch in torch.split(data.normals, DRAWN_AT_ONCE)]
     known, masks = torch.cat([images for images, _ in drawn]), torch.cat([where for _, where in drawn])
     note = (
         f"the data set has neither outliers nor known defects: {len(known)} defects drawn beforehand stand for "

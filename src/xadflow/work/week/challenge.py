@@ -14,13 +14,12 @@ from xadflow.lineage import dvc_hashes
 from xadflow.models.donors import open_bank
 from xadflow.models.gate import FLIP_RATE, Verdict, joined, judge, judge_transfer
 from xadflow.models.judges import Judge, find_judges, open_judges
-from xadflow.models.registry import CHAMPION, GATE, Registry
-from xadflow.models.service import PASSED, REASONS, REFUSED, Moved, put_in_service
+from xadflow.models.registry import CHAMPION, Registry
+from xadflow.models.service import Moved, put_in_service
+from xadflow.models.tags import GATE, GATE_KEY, GATE_REASONS, PASSED, REFUSED
 from xadflow.models.versions import ModelRef
 from xadflow.settings import Home, Settings
 from xadflow.work.week.evaluate import TRANSPLANT, flat, gate_figures
-
-KEY = "xadflow.gate_key"
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ def judge_challenger(
             "judges": [[one.name, one.version] for one in panel.judges],
         }
     )
-    if challenger.tags.get(KEY) == key:
-        reasons = tuple(json.loads(challenger.tags.get(REASONS, "[]")))
+    if challenger.tags.get(GATE_KEY) == key:
+        reasons = tuple(json.loads(challenger.tags.get(GATE_REASONS, "[]")))
         return GateOutcome(
             challenger.name, challenger.version, challenger.tags.get(GATE) == PASSED, reasons, False, {}, in_service
         )
@@ -102,7 +101,7 @@ def judge_challenger(
     verdict = Verdict(judged.passed, (*broken, *judged.reasons))
     registry.log_metrics(challenger.run_id, flat("gate", mine))
     registry.tag(challenger.name, challenger.version, GATE, PASSED if verdict.passed else REFUSED)
-    registry.tag(challenger.name, challenger.version, REASONS, json.dumps(verdict.reasons))
+    registry.tag(challenger.name, challenger.version, GATE_REASONS, json.dumps(verdict.reasons))
     outcome = GateOutcome(
         challenger.name,
         challenger.version,
@@ -125,7 +124,7 @@ def settle(registry: Registry, model: str, version: int, serves: int | None, key
     """
     moved = put_in_service(registry, model, serves) if serves is not None else None
     if key:
-        registry.tag(model, version, KEY, key)  # last: a crash before it asks the question again
+        registry.tag(model, version, GATE_KEY, key)  # last: a crash before it asks the question again
     return moved
 
 

@@ -38,13 +38,13 @@ from xadflow.models.gate import (
     judge_transfer,
 )
 from xadflow.models.judges import Judge, find_judges, open_judges
-from xadflow.models.registry import CHAMPION, GATE, Registry
-from xadflow.models.service import PASSED, REASONS, REFUSED
+from xadflow.models.registry import CHAMPION, Registry
+from xadflow.models.tags import GATE, GATE_FEATURES, GATE_KEY, GATE_REASONS, PASSED, REFUSED
 from xadflow.models.versions import ModelRef
 from xadflow.networks.pretrained import Trunk
 from xadflow.settings import Home, Settings
 from xadflow.training.devices import resolve_device
-from xadflow.work.week.challenge import KEY, GateOutcome
+from xadflow.work.week.challenge import GateOutcome
 from xadflow.work.week.evaluate import flat, score_split, transferred
 
 SMALLEST_PX = 96  # images are enlarged to this for the features: the network's last cells cover 32 px
@@ -71,8 +71,8 @@ def judge_explainer(
             "why_none": panel.why_none,
         }
     )
-    if explainer.tags.get(KEY) == key:
-        reasons = tuple(json.loads(explainer.tags.get(REASONS, "[]")))
+    if explainer.tags.get(GATE_KEY) == key:
+        reasons = tuple(json.loads(explainer.tags.get(GATE_REASONS, "[]")))
         return GateOutcome(explainer.name, explainer.version, explainer.tags.get(GATE) == PASSED, reasons, False, {})
     loaded = load_explainer(registry.explainer_folder(explainer)).to(resolve_device(settings.device))
     opened = open_detector(registry.detector_folder(detector), settings.device)
@@ -86,9 +86,9 @@ def judge_explainer(
     )
     registry.log_metrics(explainer.run_id, flat("gate", figures))
     registry.tag(explainer.name, explainer.version, GATE, PASSED if verdict.passed else REFUSED)
-    registry.tag(explainer.name, explainer.version, REASONS, json.dumps(verdict.reasons))
-    registry.tag(explainer.name, explainer.version, "xadflow.gate_features", rules.features)
-    registry.tag(explainer.name, explainer.version, KEY, key)  # last: a crash before it asks the question again
+    registry.tag(explainer.name, explainer.version, GATE_REASONS, json.dumps(verdict.reasons))
+    registry.tag(explainer.name, explainer.version, GATE_FEATURES, rules.features)
+    registry.tag(explainer.name, explainer.version, GATE_KEY, key)  # last: a crash before it asks the question again
     return GateOutcome(explainer.name, explainer.version, verdict.passed, verdict.reasons, True, figures)
 
 

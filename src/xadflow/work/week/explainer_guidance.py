@@ -18,7 +18,7 @@ from torch import Tensor
 
 from xadflow.datasets.manifest import ManifestRow
 from xadflow.defects.synthesisers import synthetic_rounds
-from xadflow.detectors.base import CARD, Detector, FitRun, TrainingData, as_float, build_detector, load_detector
+from xadflow.detectors.base import CARD, Detector, FitRun, TrainingData, as_float, build_detector, load_detector, traits
 from xadflow.explainers.trained import Guidance, Pairs, Wanted
 from xadflow.explainers.transplant.bank import DonorBank, DonorList, Symmetries
 from xadflow.explainers.transplant.explainer import TransplantExplainer
@@ -54,7 +54,8 @@ def guidance(
         BadInput, TooFewNormals: a companion cannot be fitted on these images.
     """
     device = torch.device(run.device)
-    pairs = synthetic_pairs(data.normals, synthesiser_of(detector), wanted.rounds, run.seed) if wanted.rounds else None
+    drawn_by = traits(detector).synthesiser
+    pairs = synthetic_pairs(data.normals, drawn_by, wanted.rounds, run.seed) if wanted.rounds else None
     if pairs is not None and wanted.transplants and bank is not None:
         found = transplant_pairs(
             detector, data.known[:MOST_TRANSPLANTED].to(device), bank, wanted.transplants, symmetries
@@ -139,11 +140,6 @@ def rows_of_donors(rows: Sequence[ManifestRow]) -> list[int]:
     """
     donors = {row.image_id for row in donor_half(rows).donors}
     return [place for place, row in enumerate(rows) if row.image_id in donors]
-
-
-def synthesiser_of(detector: Detector) -> str:
-    """What draws the defects that a detector learns from; `defects` where it learns from none."""
-    return str(getattr(getattr(detector, "settings", None), "synthesiser", "defects"))
 
 
 def _widened(of: Tensor, width: int) -> Tensor:

@@ -15,6 +15,7 @@ from xadflow.explainers import load_explainer
 from xadflow.explainers.base import Explanation
 from xadflow.lineage import dvc_hashes, git_commit, library_versions
 from xadflow.models.registry import Registry
+from xadflow.models.tags import DATA_MD5, TRAINING_KEY
 from xadflow.models.versions import ModelRef
 from xadflow.pictures.counterfactual_sheet import CounterfactualRow, counterfactual_sheet
 from xadflow.settings import Home, Settings
@@ -77,7 +78,7 @@ def register_explainer(home: Home, settings: Settings, registry: Registry, order
             "parameters": sha256_json(settings.model_dump(mode="json")),
             "libraries": library_versions(),
         },
-        tags={"xadflow.training_key": order.registered_key, "xadflow.data_md5": order.data_md5},
+        tags={TRAINING_KEY: order.registered_key, DATA_MD5: order.data_md5},
         explains=order.detector.as_explained,
     )
 

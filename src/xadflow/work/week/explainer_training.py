@@ -166,16 +166,16 @@ def training_anomalies(detector: Detector, data: TrainingData, seed: int) -> tup
     import torch
 
     from xadflow.defects.synthesisers import synthetic_rounds
+    from xadflow.detectors.base import traits
     from xadflow.training.seeds import seeded
 
-    learned_from = getattr(detector, "anomaly_sources", None)
-    sources = (learned_from(data) if learned_from is not None else ()) or EVERY_KIND
+    said = traits(detector)
+    sources = (said.anomaly_sources(data) if said.anomaly_sources is not None else ()) or EVERY_KIND
     found = {"outliers": data.outliers, "known": data.known}
     banks = {kind: found[kind] for kind in sources if kind in found and len(found[kind])}
     if "synthetic" in sources:
-        kind = getattr(getattr(detector, "settings", None), "synthesiser", "defects")
         drawn, _ = synthetic_rounds(
-            data.normals[:MOST_OF_A_KIND], kind, 1, 64, torch.device("cpu"), seeded(seed, "anomalies")
+            data.normals[:MOST_OF_A_KIND], said.synthesiser, 1, 64, torch.device("cpu"), seeded(seed, "anomalies")
         )
         banks["synthetic"] = drawn
     banks = {kind: bank[:MOST_OF_A_KIND] for kind, bank in banks.items()}

@@ -18,8 +18,9 @@ from xadflow.digests import sha256_file, sha256_json
 from xadflow.lineage import code_digest, dvc_hashes, git_commit, library_versions
 from xadflow.models.judges.choice import judge_choice
 from xadflow.models.judges.halves import donor_half
-from xadflow.models.judges.panel import APART, JUDGE
-from xadflow.models.registry import TRAINING_KEY, Registry
+from xadflow.models.judges.panel import JUDGE
+from xadflow.models.registry import Registry
+from xadflow.models.tags import DATA_MD5, JUDGE_APART, TRAINING_KEY, WEIGHTS_SHA256
 from xadflow.models.versions import ModelRef
 from xadflow.pictures.plots import score_histogram
 from xadflow.settings import Home, Settings
@@ -120,9 +121,9 @@ def _registered(
         },
         tags={
             TRAINING_KEY: order.key,
-            "xadflow.data_md5": order.data_md5,
-            "xadflow.weights": weights,
-            APART: "true" if apart else "false",
+            DATA_MD5: order.data_md5,
+            WEIGHTS_SHA256: weights,
+            JUDGE_APART: "true" if apart else "false",
         },
     )
 

@@ -15,6 +15,7 @@ from xadflow.explainers.transplant import DonorBank
 from xadflow.lineage import dvc_hashes, git_commit, library_versions
 from xadflow.models.donors import open_bank
 from xadflow.models.registry import Registry
+from xadflow.models.tags import DATA_MD5, DONORS, TRAINING_KEY, WEIGHTS_SHA256
 from xadflow.models.versions import ModelRef
 from xadflow.pictures.plots import SheetRow, contact_sheet, roc_with_interval, score_histogram
 from xadflow.settings import Home, Settings
@@ -24,7 +25,6 @@ from xadflow.work.week.scene_figures import scene_figures
 from xadflow.work.week.train import REPORT, TrainingOrder
 
 SHEET_ROWS = 6
-DONORS = "xadflow.models.donors"  # tag: how large a bank of donors the version was asked to keep
 
 
 def register_trained(home: Home, settings: Settings, registry: Registry, order: TrainingOrder) -> ModelRef:
@@ -98,9 +98,9 @@ def register_trained(home: Home, settings: Settings, registry: Registry, order: 
             "libraries": library_versions(),
         },
         tags={
-            "xadflow.training_key": order.key,
-            "xadflow.data_md5": order.data_md5,
-            "xadflow.weights": sha256_file(folder / WEIGHTS),
+            TRAINING_KEY: order.key,
+            DATA_MD5: order.data_md5,
+            WEIGHTS_SHA256: sha256_file(folder / WEIGHTS),
             **({DONORS: str(most)} if donors else {}),
         },
     )

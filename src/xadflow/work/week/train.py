@@ -160,13 +160,13 @@ def _work(home: Home, settings: Settings, order: TrainingOrder, update: Update |
     from xadflow.datasets.loading import training_data
     from xadflow.datasets.manifest import read_manifest
     from xadflow.detectors import FitRun
-    from xadflow.detectors.base import detector_class
+    from xadflow.detectors.base import detector_class, traits
 
     folder = order.folder(home)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = read_manifest(home.dataset(order.dataset))
     dataset = settings.dataset(order.dataset)
-    needed = dataset.outliers if getattr(detector_class(order.method), "learns_from_outliers", True) else None
+    needed = dataset.outliers if traits(detector_class(order.method)).learns_from_outliers else None
     outliers = read_manifest(home.dataset(needed)) if needed else None
     run = FitRun(
         folder=folder, seed=order.seed, false_alarm_rate=order.false_alarm_rate, device=settings.device, progress=update
