@@ -39,11 +39,11 @@ from xadflow.datasets.manifest import Split
 from xadflow.datasets.public.fetching import fetch
 from xadflow.datasets.sources import Candidate, open_source
 from xadflow.datasets.sources.mosaic import CLASSES, SETS, TOWNS
-from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
+from xadflow.detectors import FitRun, TrainingData, build_detector
 from xadflow.detectors.dense_hybrid.detector import DenseHybrid
 from xadflow.detectors.dense_hybrid.reading import read
 from xadflow.detectors.dense_hybrid.tiling import reach_px, score_tiled
-from xadflow.images import VOID, decode_png
+from xadflow.images import VOID, as_float, decode_png
 from xadflow.metrics.scenes import SceneFigures
 from xadflow.metrics.streaming import ScoreRange
 from xadflow.settings import DatasetSettings, Home

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from benchmarks.multiply_accumulates import multiply_accumulates
 from benchmarks.study import Study, ratios, turns
-from xadflow.detectors.base import as_float
 from xadflow.detectors.dense_hybrid.networks import SceneNet, build_net, enlarged
 from xadflow.detectors.dense_hybrid.reading import read
 from xadflow.detectors.dense_hybrid.tiling import reach_px, score_tiled
+from xadflow.images import as_float
 
 CLASSES, SEED, ROUNDS, TURN_S = 19, 0, 7, 2.0
 TIMED = {"mobile": (512, 512), "ladder_densenet121": (256, 512)}

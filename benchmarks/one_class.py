@@ -32,8 +32,8 @@ from xadflow.datasets.public.letters import letters
 from xadflow.datasets.public.photo_crops import PHOTO_SETS, crops, photos
 from xadflow.datasets.public.reading import read_raw
 from xadflow.datasets.public.sets import SETS, RawImages
-from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
-from xadflow.images import to_input
+from xadflow.detectors import FitRun, TrainingData, build_detector
+from xadflow.images import as_float, to_input
 from xadflow.metrics.intervals import resampled_tables
 from xadflow.metrics.ranks import auroc, auroc_of, rank, tied_share
 from xadflow.settings import Home

@@ -26,10 +26,10 @@ from benchmarks.kit.judging import attacked_scores, gap, scores_of
 from benchmarks.kit.models import fitted
 from benchmarks.study import Study, kept
 from benchmarks.textures import Texture, texture_of
-from xadflow.detectors import as_float
 from xadflow.detectors.base import Detector
 from xadflow.detectors.one_class.robustness import RobustSettings
 from xadflow.explainers.sparse.explainer import SparseExplainer
+from xadflow.images import as_float
 from xadflow.lineage import EXPLAINER_CODE
 from xadflow.metrics.ranks import auroc
 

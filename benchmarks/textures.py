@@ -34,9 +34,9 @@ from benchmarks.kit.models import fitted
 from benchmarks.study import Study, kept
 from xadflow.datasets.manifest import Split
 from xadflow.datasets.sources import Candidate, open_source
-from xadflow.detectors import TrainingData, as_float
+from xadflow.detectors import TrainingData
 from xadflow.detectors.fcdd.detector import FCDD
-from xadflow.images import decode_png
+from xadflow.images import as_float, decode_png
 from xadflow.metrics.localisation import aupro, pixel_auroc
 from xadflow.metrics.ranks import auroc
 from xadflow.settings import DatasetSettings

@@ -40,9 +40,10 @@ from benchmarks.tables import averaged
 from benchmarks.textures import TEXTURES
 from benchmarks.utad_sets import CLOTHES, NAMES, TestedSet, tested_set
 from xadflow.defects.perlin import perlin
-from xadflow.detectors import FitRun, as_float
+from xadflow.detectors import FitRun
 from xadflow.detectors.utad.detector import Utad
 from xadflow.explainers import build_explainer
+from xadflow.images import as_float
 from xadflow.metrics.localisation import aupro, pixel_auroc
 from xadflow.metrics.ranks import auroc
 from xadflow.training.seeds import seeded

@@ -20,13 +20,13 @@ from xadflow.datasets.manifest import ManifestRow, Split
 from xadflow.datasets.sources.base import Candidate
 from xadflow.datasets.sources.elpv import Elpv
 from xadflow.datasets.stages import carve
-from xadflow.detectors import FitRun, TrainingData, as_float
+from xadflow.detectors import FitRun, TrainingData
 from xadflow.detectors.base import Detector
 from xadflow.detectors.scoring import score_images
 from xadflow.digests import sha256_file
 from xadflow.explainers.diverse.explainer import DiverseExplainer
 from xadflow.explainers.transplant.bank import DonorBank
-from xadflow.images import load_input
+from xadflow.images import as_float, load_input
 from xadflow.lineage import GENERATOR_CODE
 from xadflow.settings import Settings
 from xadflow.work.week.explainer_guidance import guidance, rows_of_donors

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.kit.judging import scores_of, told
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.explainers.sparse.explainer import SparseExplainer
+from xadflow.images import as_float
 
 Pixels = NDArray[np.uint8]
 

@@ -15,18 +15,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
+from xadflow.work.week.explainer_gate import SMALLEST_PX
 
 from benchmarks.kit.concept_accuracy import concept_accuracy
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.detectors.one_class.robustness import worst_images
 from xadflow.explainers.base import Explainer
+from xadflow.images import as_float
 from xadflow.metrics.edits import edit_cosines, edit_sizes, pairwise_distances
 from xadflow.metrics.explanation import flip_rate
 from xadflow.metrics.ranks import auroc
 from xadflow.metrics.realism import kernel_distance, normalised_frechet
 from xadflow.metrics.stability import noise_stability, noisy_copies
 from xadflow.networks.pretrained import Trunk
-from xadflow.work.week.explainer_gate import SMALLEST_PX
 
 KERNEL_SETS, AT_ONCE = 1000, 64
 FEATURES = "mobilenet_v2"  # whose features distances of real pictures are in: no trunk of what is explained

@@ -26,11 +26,12 @@ from benchmarks.transplant_kit.banks import bank_of
 from benchmarks.transplant_kit.detectors import BlackBox, autoencoder, explained, halved, untrained
 from benchmarks.transplant_kit.measures import elsewhere
 from benchmarks.transplant_kit.sets import tested_set
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.explainers.base import Explainer, Explanation
 from xadflow.explainers.sparse.explainer import SparseExplainer
 from xadflow.explainers.transplant import DonorBank, TransplantExplainer, TransplantSettings
 from xadflow.explainers.transplant.donors import Donors
+from xadflow.images import as_float
 
 Pixels = NDArray[np.uint8]
 Made = Mapping[str, NDArray[Any]]

@@ -23,8 +23,9 @@ from benchmarks.kit.models import AUTOENCODER, NETWORK, fitted, kept_detector
 from benchmarks.study import Study
 from benchmarks.transplant_kit.sets import CLOTHES, COLOURED, tested_set
 from xadflow.detectors import TrainingData
-from xadflow.detectors.base import Detector, Scores, as_float
+from xadflow.detectors.base import Detector, Scores
 from xadflow.detectors.fcdd import detector as fcdd
+from xadflow.images import as_float
 from xadflow.lineage import EXPLAINER_CODE
 from xadflow.networks.pretrained import Trunk
 from xadflow.training.seeds import seeded

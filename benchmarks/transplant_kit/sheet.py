@@ -17,8 +17,8 @@ from benchmarks.transplant_kit.cells import task_of
 from benchmarks.transplant_kit.detectors import explained, judge
 from benchmarks.transplant_kit.sets import TEXTURES, tested_set
 from xadflow.datasets.sources.textures import DEFECTS
-from xadflow.detectors.base import as_float
 from xadflow.explainers.transplant import TransplantExplainer
+from xadflow.images import as_float
 from xadflow.pictures.plots import HEAT, INK, QUIET, RULE, SMALL_PT, TEXT_PT, TITLE_PT, new_figure, save_figure
 
 ROWS, ALTERNATIVES, SEED, JUDGE = 5, 3, 0, "padim"

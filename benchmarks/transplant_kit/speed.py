@@ -21,10 +21,11 @@ from benchmarks.transplant_kit.banks import bank_of
 from benchmarks.transplant_kit.cells import task_of
 from benchmarks.transplant_kit.detectors import explained
 from benchmarks.transplant_kit.sets import ELPV, tested_set
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.explainers.base import Explainer
 from xadflow.explainers.sparse.explainer import SparseExplainer
 from xadflow.explainers.transplant import DonorBank, TransplantExplainer
+from xadflow.images import as_float
 from xadflow.training.lanes import portions, side_by_side
 
 THREADS, IMAGES, ROUNDS, BATCH = 2, 64, 3, 32

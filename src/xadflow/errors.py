@@ -41,7 +41,7 @@ class XadflowError(Exception):
         self.transient = transient  # may pass by itself: worth a retry
 
     def __reduce__(self) -> tuple[object, ...]:  # keyword-only arguments survive a process border
-        return _rebuild, (type(self), self.wrong, self.seen, self.next_step, self.transient)
+        return _rebuild, (type(self), self.wrong, self.seen, self.next_step, self.transient), self.__dict__
 
 
 def _rebuild(kind: type[XadflowError], wrong: str, seen: object, next_step: str, transient: bool) -> XadflowError:
@@ -79,7 +79,25 @@ class WorkFailed(XadflowError):
 
 
 class BadImage(WorkFailed):
-    """A file that cannot be used as an image."""
+    """A file that cannot be used as an image.
+
+    `reason` is the short code that quarantine states and `detail` its sentence there; `size` is the file's, in bytes,
+    where that is known.
+    """
+
+    def __init__(
+        self,
+        wrong: str,
+        *,
+        seen: object,
+        next_step: str,
+        transient: bool = False,
+        reason: str = "undecodable",
+        detail: str | None = None,
+        size: int | None = None,
+    ) -> None:
+        super().__init__(wrong, seen=seen, next_step=next_step, transient=transient)
+        self.reason, self.detail, self.size = reason, detail or f"{wrong}: {seen}", size
 
 
 class DataUnavailable(WorkFailed):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xadflow.datasets import untrusted_files
+from xadflow.datasets import border
 from xadflow.datasets.border import admit
 from xadflow.datasets.manifest import Split
 from xadflow.datasets.sources.base import Candidate, Refused
-from xadflow.datasets.untrusted_files import unsafe_name
-from xadflow.images import ImageLimits
+from xadflow.images import ImageLimits, reading
+from xadflow.images.reading import unsafe_name
 
 
 def candidate(
@@ -123,8 +123,8 @@ def test_bytes_are_read_once_so_that_a_swap_after_the_check_changes_nothing(
         (root / "a.png").write_bytes(b"swapped after it was checked")
         return pixels
 
-    decode = untrusted_files.decode_image
-    monkeypatch.setattr(untrusted_files, "decode_image", swap)
+    decode = border.decode_image
+    monkeypatch.setattr(border, "decode_image", swap)
     (row,) = admit([candidate(root, "a.png")], tmp_path / "images", ImageLimits()).rows
     assert (tmp_path / "images/a.png").read_bytes() == good
     assert row.image_id == hashlib.sha256(good).hexdigest()
@@ -135,7 +135,7 @@ def test_a_file_that_grows_past_the_limit_while_it_is_read_is_refused(root, tmp_
     size = (root / "a.png").stat().st_size
     real = os.fstat
     monkeypatch.setattr(
-        untrusted_files.os,
+        reading.os,
         "fstat",
         lambda handle: os.stat_result([value if n != 6 else 1 for n, value in enumerate(real(handle)[:10])]),
     )
@@ -239,7 +239,7 @@ def test_a_file_that_is_gone_when_its_turn_comes_is_quarantined_and_the_next_one
             (root / "1.png").unlink()
         return real(path, flags, *args, **kwargs)
 
-    monkeypatch.setattr(untrusted_files.os, "open", gone)
+    monkeypatch.setattr(reading.os, "open", gone)
     admission = admit([candidate(root, f"{number}.png") for number in range(3)], tmp_path / "images", ImageLimits())
     assert reasons(admission.refused) == {"1.png": "vanished"}
     assert [row.path for row in admission.rows] == ["images/0.png", "images/2.png"]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from xadflow.detectors import FitRun
-from xadflow.training.loop import Schedule, Trained, train
+from xadflow.training.loop import Trained, run_stage
+from xadflow.training.minimising import Schedule, minimising
 from xadflow.training.progress import Progress
 from xadflow.training.splitting import Problem
 
@@ -88,7 +89,8 @@ def trained(
 
     run = FitRun(folder, seed=0, false_alarm_rate=0.1, device="cpu", progress=progress)
     changed = dataclasses.replace(SCHEDULE, **schedule)  # type: ignore[arg-type]
-    return train(module, problem, changed, run, "id", Progress(run, STEPS), torch.device("cpu"), checked_on)
+    stage = minimising(module, problem, changed, run.seed, torch.device("cpu"), checked_on)
+    return run_stage(stage, folder, "id", Progress(run, STEPS))
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:

@@ -21,7 +21,7 @@ from xadflow.digests import sha256_bytes
 from xadflow.errors import BadInput, BadManifest, BadSettings, TooFewNormals, TrainingFailed, XadflowError
 from xadflow.settings import DatasetSettings
 from xadflow.training.checkpoints import CHECKPOINT
-from xadflow.training.loop import Schedule
+from xadflow.training.minimising import Schedule
 
 METHODS = ("ae", "bce", "deep_sad", "dsvdd", "fcdd", "fcdd_conv", "hsc", "padim", "utad")
 EXPOSED = ("bce", "deep_sad", "fcdd_conv", "hsc")  # these learn from outliers; the others have no use for them

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from xadflow.calibration import calibrate
-from xadflow.detectors.base import Scores, as_float
+from xadflow.detectors.base import Scores
+from xadflow.images import as_float
 
 SIDE = 24
 TOY_WEIGHTS = Path(__file__).parent / "toy.safetensors"

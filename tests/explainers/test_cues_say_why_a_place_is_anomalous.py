@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from xadflow.detectors.base import Cues, Scores, as_float
+from xadflow.detectors.base import Cues, Scores
 from xadflow.errors import BadInput, BadSettings, WrongUse
-from xadflow.evidence.rows import explanation_row, restore_map
+from xadflow.evidence.rows import explanation_row
 from xadflow.explainers import build_explainer, why_unfit
 from xadflow.explainers.cues import CuesExplainer
+from xadflow.images import as_float, restore_map
 from xadflow.pictures.class_colours import class_colour
 from xadflow.work.night.chosen import choose_explainers
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from xadflow.detectors.base import as_float
 from xadflow.errors import BadInput, BadSettings
 from xadflow.explainers.base import Explainer
 from xadflow.explainers.heatmap import HeatmapExplainer, gradient_maps
+from xadflow.images import as_float
 
 
 @pytest.fixture

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from xadflow.detectors.base import Reconstructions, as_float
+from xadflow.detectors.base import Reconstructions
 from xadflow.errors import BadInput, BadSettings, WrongUse
-from xadflow.evidence.rows import explanation_row, restore_map
+from xadflow.evidence.rows import explanation_row
 from xadflow.explainers import build_explainer, why_unfit
 from xadflow.explainers.reconstruction import ReconstructionExplainer
+from xadflow.images import as_float, restore_map
 from xadflow.metrics.explanation import l1_l2_changed
 from xadflow.work.night.chosen import choose_explainers
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from tests.explainers.conftest import TOY_WEIGHTS, patterned, toy_network, with_defects
-from xadflow.detectors.base import as_float
+from xadflow.images import as_float
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ from torch import nn
 
 from xadflow.detectors import FitRun
 from xadflow.training.checkpoints import CHECKPOINT
-from xadflow.training.loop import Schedule, train
+from xadflow.training.loop import run_stage
+from xadflow.training.minimising import Schedule, minimising
 from xadflow.training.progress import Progress
 from xadflow.training.splitting import Problem
 
@@ -28,7 +29,8 @@ def trained(folder, steps=STEPS):
         lambda network, batch, rows: network(torch.ones(2, 400)).square().sum(dim=1)[rows],
     )
     run = FitRun(folder, seed=0, false_alarm_rate=0.1, device="cpu")
-    report = train(module, problem, Schedule(STEPS, 1e-2, 0.0), run, "id", Progress(run, steps), torch.device("cpu"))
+    stage = minimising(module, problem, Schedule(STEPS, 1e-2, 0.0), run.seed, torch.device("cpu"))
+    report = run_stage(stage, folder, "id", Progress(run, steps))
     return module.weight.detach().clone(), report.resumed_from
 
 

@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from xadflow.evidence.rows import quantise_map, restore_map
-from xadflow.images import decode_png, encode_png
+from xadflow.images import decode_png, encode_png, quantise_map, restore_map
 
 
 @given(arrays(np.float32, (5, 7), elements=st.floats(-1e6, 1e6, width=32)))

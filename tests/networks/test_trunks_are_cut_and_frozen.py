@@ -17,7 +17,7 @@ from xadflow.networks.cut import CutTrunk, dense_trunk, vector_trunk
 from xadflow.networks.cut_settings import TrunkSettings
 from xadflow.networks.outline import outline
 from xadflow.networks.pretrained import TRUNKS, load_network
-from xadflow.training.loop import Schedule, _optimiser
+from xadflow.training.minimising import Schedule, optimiser_of
 
 VGG, RESNET = "torchvision:vgg11_bn", "torchvision:resnet18"
 FAMILIES = (
@@ -95,7 +95,7 @@ def test_frozen_steps_are_bit_equal_after_ten_steps(freeze_bn: bool, optimiser: 
     response = DenseResponse(RESNET, (1, 40, 32), DenseSettings(network=RESNET, trunk=trunk, preparation="pretrained"))
     cut = response.network[0]
     before = state(cut)
-    steps, _ = _optimiser(response, Schedule(10, 1e-2, 0.1, optimiser=optimiser))  # type: ignore[arg-type]
+    steps, _ = optimiser_of(response, Schedule(10, 1e-2, 0.1, optimiser=optimiser))  # type: ignore[arg-type]
     frozen = {id(parameter) for parameter in cut.steps[:5].parameters()}
     assert not frozen & {id(parameter) for group in steps.param_groups for parameter in group["params"]}
     response.eval()

@@ -19,7 +19,8 @@ from xadflow.errors import BadSettings, TrainingFailed
 from xadflow.networks.pretrained import Trunk
 from xadflow.training.checkpoints import CHECKPOINT
 from xadflow.training.devices import resolve_device
-from xadflow.training.loop import Schedule, train
+from xadflow.training.loop import run_stage
+from xadflow.training.minimising import Schedule, minimising
 from xadflow.training.progress import Progress
 from xadflow.training.seeds import seeded
 from xadflow.training.splitting import Problem
@@ -107,6 +108,16 @@ def test_a_truncated_checkpoint_is_ignored(small_data: TrainingData, finished: P
     assert FCDD(**SETTINGS).fit(small_data, run_in(finished)).resumed_from == 0
 
 
+def test_a_checkpoint_of_another_version_is_refused_and_the_log_says_so(
+    small_data: TrainingData, finished: Path, caplog: pytest.LogCaptureFixture
+):
+    saved = torch.load(finished / CHECKPOINT, weights_only=True)
+    saved["parts"] = saved.pop("splitting")["parts"]  # as it was
+    torch.save(saved, finished / CHECKPOINT)
+    assert FCDD(**SETTINGS).fit(small_data, run_in(finished)).resumed_from == 0
+    assert "is of another xadflow" in caplog.text
+
+
 def test_progress_counts_up_to_its_total(small_data: TrainingData, tmp_path: Path):
     seen: list[tuple[int, int]] = []
     run = dataclasses.replace(run_in(tmp_path), progress=lambda done, total, figures: seen.append((done, total)))
@@ -124,9 +135,9 @@ def test_the_trunk_is_bit_equal_after_training(whole_fit: tuple[FCDD, FitReport,
 
 def train_scale(folder: Path, cost, steps: int = 20):
     module = nn.Linear(2, 1)
-    run = FitRun(folder, seed=0, false_alarm_rate=0.1, device="cpu")
     problem = Problem(lambda generator: SimpleNamespace(weights={"loss": torch.ones(2)}), cost)
-    return train(module, problem, Schedule(steps, 1e-2, 0.0), run, "id", Progress(run, steps), torch.device("cpu"))
+    stage = minimising(module, problem, Schedule(steps, 1e-2, 0.0), 0, torch.device("cpu"))
+    return run_stage(stage, folder, "id", Progress(run_in(folder), steps))
 
 
 @pytest.mark.parametrize(("bad_step", "advice"), [(13, "lower learning_rate"), (0, "look at the training images")])

@@ -11,10 +11,11 @@ import torch
 
 from tests.detectors.small_problems import PROBLEM, STEPS, Killed, Limited, Points, draw, same_weights, trained
 from xadflow.detectors import FitRun, TrainingData, build_detector
-from xadflow.detectors.base import WEIGHTS, as_float
+from xadflow.detectors.base import WEIGHTS
 from xadflow.detectors.one_class.exposure import held_out
 from xadflow.detectors.one_class.settings import OneClassSettings
 from xadflow.errors import BadSettings, TrainingFailed
+from xadflow.images import as_float
 from xadflow.training.checkpoints import CHECKPOINT
 from xadflow.training.seeds import seeded
 

@@ -78,11 +78,8 @@ def look_at(folder: Path, limits: ImageLimits) -> Look:
     step = max(1, len(normals) // _SAMPLED)
     sides, coloured, greys = [], False, []
     for relative in normals[::step][:_SAMPLED]:
-        path = folder / relative
         try:
-            if path.is_symlink():
-                continue
-            pixels = decode_image(read_file(path, limits), limits)
+            pixels = decode_image(read_file(folder / relative, limits, root=folder), limits)
         except BadImage:
             continue  # the border quarantines it with its reason
         sides.append(min(pixels.shape[:2]))
@@ -175,7 +172,7 @@ def _val_share(folder: Path, look: Look, settings: Settings) -> float:
     for relative in files:
         if relative.startswith(f"train/{GOOD}/") and PurePosixPath(relative).suffix.lower() in IMAGE_SUFFIXES:
             with suppress(BadImage):  # the border quarantines it
-                content = read_file(folder / relative, limits)
+                content = read_file(folder / relative, limits, root=folder)
                 decode_image(content, limits)
                 ids.append(sha256_bytes(content))
     needed = math.ceil(round(1 / settings.calibration.false_alarm_rate, 9)) - 1

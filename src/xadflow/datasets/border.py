@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 
 from xadflow.datasets.manifest import ManifestRow, Split
 from xadflow.datasets.sources.base import Candidate, Refused
-from xadflow.datasets.untrusted_files import Refusal, decoded, read_untrusted
 from xadflow.digests import sha256_bytes
-from xadflow.images import VOID, ImageLimits
+from xadflow.errors import BadImage
+from xadflow.images import VOID, ImageLimits, decode_image
+from xadflow.images.reading import read_offered, refusal
 
 Progress = Callable[[int, int], None]
 """Called as progress(done, total)."""
@@ -78,9 +79,9 @@ def admit(
     finally:
         pool.shutdown(cancel_futures=True)  # a full disk or Ctrl-C does not wait for the files still queued
     kept, doubled = _without_duplicates(passed)
-    for candidate, refusal in doubled:
+    for candidate, twice in doubled:
         written = into / candidate.target
-        refused.append(replace(refusal, bytes=written.stat().st_size))
+        refused.append(replace(twice, bytes=written.stat().st_size))
         written.unlink()
         for beside in filter(None, (candidate.mask_target, candidate.labels_target)):
             (into / beside).unlink()
@@ -111,14 +112,13 @@ def _targets(candidate: Candidate) -> list[str]:
 def _admit_one(candidate: Candidate, into: Path, limits: ImageLimits) -> ManifestRow | Refused:
     image_id, size = None, None
     try:
-        content = read_untrusted(candidate.content, candidate.target, candidate.root, limits)
+        content = read_offered(candidate.content, candidate.target, candidate.root, limits)
         image_id, size = sha256_bytes(content), len(content)
-        pixels = decoded(content, limits)
+        pixels = decode_image(content, limits)
         mask = _mask(candidate, pixels.shape[:2], limits)
         labels = _labels(candidate, pixels.shape[:2], limits)
-    except Refusal as refusal:
-        known_size = size if refusal.size is None else refusal.size
-        return Refused(candidate.origin, refusal.reason, refusal.detail, image_id, known_size)
+    except BadImage as err:
+        return Refused(candidate.origin, err.reason, err.detail, image_id, size if err.size is None else err.size)
     _write(into / candidate.target, content)
     if mask is not None and candidate.mask_target:
         _write(into / candidate.mask_target, mask)
@@ -146,7 +146,7 @@ def _mask(candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits) -> 
         return None
     content, pixels = _beside("mask", candidate.mask, candidate.mask_target, candidate, shape, limits)
     if not np.any(pixels):
-        raise Refusal("mask-empty", f"its mask {candidate.mask_target} marks no pixel")
+        raise refusal("mask-empty", f"its mask {candidate.mask_target} marks no pixel")
     return content
 
 
@@ -158,10 +158,10 @@ def _labels(candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits) -
         return None
     content, pixels = _beside("labels", candidate.labels, candidate.labels_target, candidate, shape, limits)
     if pixels.ndim != 2:
-        raise Refusal("labels-channels", f"its labels {candidate.labels_target} are in colour, expected class ids")
+        raise refusal("labels-channels", f"its labels {candidate.labels_target} are in colour, expected class ids")
     strange = np.unique(pixels[(pixels >= candidate.classes) & (pixels != VOID)])
     if len(strange):
-        raise Refusal(
+        raise refusal(
             "labels-ids",
             f"its labels {candidate.labels_target} hold {', '.join(map(str, strange[:5]))}, expected "
             f"0 to {candidate.classes - 1}, or {VOID} for pixels that are nobody's",
@@ -174,13 +174,13 @@ def _beside(
 ) -> tuple[bytes, NDArray[np.uint8]]:
     """Bytes and pixels of a picture that belongs to an image and has its size."""
     try:
-        content = read_untrusted(given, target, candidate.root, limits)
-        pixels = decoded(content, limits)
-    except Refusal as refusal:
-        raise Refusal(f"{kind}-{refusal.reason}", f"its {kind} {target}: {refusal.detail}") from refusal
+        content = read_offered(given, target, candidate.root, limits)
+        pixels = decode_image(content, limits)
+    except BadImage as err:
+        raise refusal(f"{kind}-{err.reason}", f"its {kind} {target}: {err.detail}") from err
     if pixels.shape[:2] != shape:
         seen, wanted = ("x".join(map(str, side[1::-1])) for side in (pixels.shape, shape))
-        raise Refusal(f"{kind}-size", f"its {kind} {target} is {seen}, the image {wanted}")
+        raise refusal(f"{kind}-size", f"its {kind} {target} is {seen}, the image {wanted}")
     return content, pixels
 
 

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from xadflow.datasets.manifest import Manifest, ManifestRow, Split
 from xadflow.datasets.training_data import TrainingData
-from xadflow.digests import sha256_bytes
 from xadflow.errors import BadImage, BadManifest
-from xadflow.images import VOID, decode_image, labels_to_input, mask_to_input, to_input
+from xadflow.images import VOID, ImageLimits, decode_image, labels_to_input, mask_to_input, read_file, to_input
 from xadflow.settings import DatasetSettings
 
 _WORKERS = max(2, min(16, os.cpu_count() or 2))
@@ -38,7 +37,8 @@ def load_images(
     into = images.numpy()
 
     def load(number: int) -> None:
-        into[number] = to_input(_decoded(manifest.path_of(rows[number]), rows[number]), size, channels)
+        row = rows[number]
+        into[number] = to_input(_decoded(manifest.path_of(row), row, row.image_id), size, channels)
 
     _each(load, len(rows), progress)
     return images
@@ -59,7 +59,7 @@ def load_masks(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Dataset
         row = rows[number]
         path = manifest.mask_of(row)
         if path is not None:
-            into[number] = mask_to_input(_decoded(path, None), size)
+            into[number] = mask_to_input(_decoded(path, row), size)
         elif row.label != 0:
             raise BadManifest(
                 "an image that is not normal has no mask",
@@ -92,14 +92,14 @@ def load_labels(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Datase
                 seen=row.path,
                 next_step="its source must give one; or take `classes` out of the data set in params.yaml",
             )
-        found = labels_to_input(_decoded(path, None), size)
+        found = labels_to_input(_decoded(path, row), size)
         if np.any((found >= len(dataset.classes)) & (found != VOID)):
             raise BadManifest(
                 "a map of class ids names a class that params.yaml does not",
                 seen=f"{row.labels_path}: {np.unique(found[found != VOID]).max()}, classes: {len(dataset.classes)}",
                 next_step="complete `classes` of the data set in params.yaml, or mend the map",
             )
-        into[number] = found if mask is None else np.where(mask_to_input(_decoded(mask, None), size), VOID, found)
+        into[number] = found if mask is None else np.where(mask_to_input(_decoded(mask, row), size), VOID, found)
 
     _each(load, len(rows), None)
     return labels
@@ -158,23 +158,15 @@ def training_data(
     )
 
 
-def _decoded(path: Path, row: ManifestRow | None) -> NDArray[np.uint8]:
+def _decoded(path: Path, row: ManifestRow, image_id: str | None = None) -> NDArray[np.uint8]:
+    """Pixels of one of a row's pictures; with `image_id` only if the file still has those bytes.
+
+    All pictures of a row are of its size: that is the limit here, those of params.yaml were asked at the border.
+    """
+    pixels = row.width * row.height
+    limits = ImageLimits(ImageLimits.max_bytes + 8 * pixels, max(row.width, row.height), pixels)
     try:
-        content = path.read_bytes()
-    except OSError as err:
-        raise BadImage(
-            f"{_shown(path)} cannot be read",
-            seen=err.strerror,
-            next_step="restore the data by `dvc checkout`, or `dvc pull`",
-        ) from err
-    if row is not None and sha256_bytes(content) != row.image_id:
-        raise BadImage(
-            f"{_shown(path)} has other bytes than its manifest says",
-            seen=sha256_bytes(content)[:12],
-            next_step="restore the file by `dvc checkout`, or rebuild the manifest",
-        )
-    try:
-        return decode_image(content)
+        return decode_image(read_file(path, limits, image_id=image_id), limits)
     except BadImage as err:
         raise BadImage(f"{_shown(path)}: {err.wrong}", seen=err.seen, next_step=err.next_step) from err
 

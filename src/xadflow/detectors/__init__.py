@@ -6,11 +6,11 @@ from xadflow.detectors.base import (
     FitRun,
     Scores,
     TrainingData,
-    as_float,
     build_detector,
     detector_names,
     load_detector,
 )
+from xadflow.images import as_float
 
 __all__ = [
     "Detector",

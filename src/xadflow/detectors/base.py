@@ -207,8 +207,3 @@ def load_detector(folder: Path) -> Detector:
         ) from err
     detector: Detector = detector_class(name).load(folder)
     return detector
-
-
-def as_float(images: Tensor) -> Tensor:
-    """uint8 [B,C,H,W] to float32 in [0,1]: the only way pixels become a detector's input."""
-    return images.to(torch.float32) / 255.0

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from xadflow.calibration import Calibration, calibrate, threshold_at
 from xadflow.defects.synthesisers import synthetic_rounds
-from xadflow.detectors.base import FitRun, Scores, TrainingData, as_float
+from xadflow.detectors.base import FitRun, Scores, TrainingData
 from xadflow.errors import BadInput, BadWeights, TrainingFailed
+from xadflow.images import as_float
 from xadflow.training.lanes import side_by_side
 from xadflow.training.seeds import seeded
 

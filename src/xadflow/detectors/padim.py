@@ -31,12 +31,13 @@ from torch import Tensor, nn
 
 from xadflow.defects.synthesisers import Synthesiser
 from xadflow.detectors import saved
-from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData, as_float
+from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData
 from xadflow.detectors.calibrated import CalibratedDetector, check_training_data
 from xadflow.detectors.fcdd.feature_bank import some_of
 from xadflow.detectors.fcdd.heads import Whitening
 from xadflow.detectors.losses import pooled
 from xadflow.errors import BadSettings, BadWeights
+from xadflow.images import as_float
 from xadflow.networks.pretrained import Trunk, trunk_spec
 from xadflow.networks.upsampling import GaussianUpsampling
 from xadflow.settings.of_methods import MethodSettings, validated

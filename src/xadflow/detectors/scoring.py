@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xadflow.detectors.base import Detector, as_float, load_detector
+from xadflow.detectors.base import Detector, load_detector
+from xadflow.images import as_float
 from xadflow.training.devices import resolve_device
 from xadflow.training.lanes import side_by_side
 

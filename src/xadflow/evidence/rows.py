@@ -13,24 +13,7 @@ from numpy.typing import NDArray
 
 from xadflow.evidence.tables import EXPLANATIONS, SCHEMA_VERSION, SCORES, row_digest
 from xadflow.explainers.base import Counterfactual, Explanation, ShownImage
-from xadflow.images import encode_png
-
-
-def quantise_map(raw: NDArray[np.float32]) -> tuple[NDArray[np.uint8], float, float]:
-    """8-bit picture of a raw map with its minimum and maximum; see :func:`restore_map` for the way back.
-
-    The rounding error is at most half a level, (max - min) / 510.
-    """
-    low, high = float(raw.min()), float(raw.max())
-    if high <= low:
-        return np.zeros(raw.shape, dtype=np.uint8), low, high
-    scaled = np.rint((raw.astype(np.float64) - low) * (255.0 / (high - low)))
-    return np.asarray(scaled, dtype=np.uint8), low, high
-
-
-def restore_map(picture: NDArray[np.uint8], low: float, high: float) -> NDArray[np.float64]:
-    """Raw values of a map stored by :func:`quantise_map`, within 1/255 of its range."""
-    return low + picture.astype(np.float64) * ((high - low) / 255.0)
+from xadflow.images import encode_png, quantise_map
 
 
 class Night(Protocol):

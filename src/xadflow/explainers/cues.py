@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xadflow.detectors.base import Cued, Cues, Detector, as_float
+from xadflow.detectors.base import Cued, Cues, Detector
 from xadflow.errors import BadInput
 from xadflow.explainers.base import Explanation, ShownImage
 from xadflow.explainers.settings import ExplainerSettings, SettledExplainer, Share, eight_bit
+from xadflow.images import as_float, quantise_map
 from xadflow.metrics.explanation import top_share
 from xadflow.pictures.class_colours import Named, class_legend, coloured_classes
 from xadflow.pictures.tile_sheet import Tile, tile_sheet
@@ -106,7 +107,7 @@ class CuesExplainer(SettledExplainer[CuesSettings]):
             ShownImage("classes", picture, 0.0, 1.0),
             ShownImage("legend", class_legend(lines, LEGEND_PX), 0.0, 1.0),
         ]
-        shown += [_shown(f"cue.{name}", raw) for name, raw in cues.items()]
+        shown += [ShownImage(f"cue.{name}", *quantise_map(raw)) for name, raw in cues.items()]
         if self.settings.sheet:
             tiles = [
                 Tile("input", original, f"score {score:.3g}, limit {threshold:.3g}"),
@@ -149,13 +150,6 @@ def _lines(classes: NDArray[Any], names: tuple[str, ...]) -> list[Named]:
 
 def _with_legend(sheet: NDArray[np.uint8], lines: list[Named]) -> NDArray[np.uint8]:
     return np.concatenate([sheet, class_legend(lines, sheet.shape[2])], axis=1)
-
-
-def _shown(name: str, raw: NDArray[np.float32]) -> ShownImage:
-    """On 8 bits, from its least to its greatest value."""
-    low, high = float(raw.min()), float(raw.max())
-    scaled = np.zeros(raw.shape) if high <= low else np.rint((raw.astype(np.float64) - low) * (255.0 / (high - low)))
-    return ShownImage(name, np.asarray(scaled, dtype=np.uint8), low, high)
 
 
 def _map_tile(name: str, raw: NDArray[np.float32], share: float | None = None) -> Tile:

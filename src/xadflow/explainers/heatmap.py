@@ -14,9 +14,10 @@ from pydantic import Field
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.explainers.base import Explanation
 from xadflow.explainers.settings import ExplainerSettings, SettledExplainer, Share, eight_bit
+from xadflow.images import as_float
 from xadflow.metrics.explanation import area_above, concentration, peak
 
 

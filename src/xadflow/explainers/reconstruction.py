@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from xadflow.detectors.base import Detector, Reconstructing, Reconstructions, as_float
+from xadflow.detectors.base import Detector, Reconstructing, Reconstructions
 from xadflow.errors import BadInput
 from xadflow.explainers.base import Counterfactual, Explanation, ShownImage
 from xadflow.explainers.settings import ExplainerSettings, SettledExplainer, Share, eight_bit
+from xadflow.images import as_float, quantise_map, to_levels, to_picture
 from xadflow.metrics.explanation import change_inside, l1_l2_changed, top_share
 from xadflow.pictures.tile_sheet import Tile, tile_sheet
 
@@ -84,7 +85,7 @@ class ReconstructionExplainer(SettledExplainer[ReconstructionSettings]):
         with torch.no_grad():
             told = detector.reconstructions(x, self.settings.samples)
             before = detector.score(x).image.double().cpu().numpy()
-            twins = (told.expert_mean.clamp(0.0, 1.0) * 255).round().to(torch.uint8)
+            twins = to_levels(told.expert_mean)
             after = detector.score(as_float(twins)).image.double().cpu().numpy()
         p_values = detector.calibration.p_value(after)
         pixels, originals = twins.cpu().numpy(), original.cpu().numpy()
@@ -107,7 +108,7 @@ class ReconstructionExplainer(SettledExplainer[ReconstructionSettings]):
                 mask = top_share(heatmap, self.settings.heat_share)
                 metrics["change_inside"] = change_inside(originals[row], pixels[row], mask)
             pictures = {name: _raw(value) for name, value in _pictures(told, row).items()}
-            shown = [_shown(name, value) for name, value in pictures.items()]
+            shown = [ShownImage(name, *quantise_map(value)) for name, value in pictures.items()]
             if self.settings.sheet:
                 sheet = _sheet(originals[row], pictures, before[row], detector.calibration.threshold, twin)
                 shown.append(ShownImage("sheet", sheet, 0.0, 1.0))
@@ -145,13 +146,6 @@ def _raw(values: Tensor) -> NDArray[np.float32]:
     return np.asarray(values.float().cpu().numpy(), dtype=np.float32)
 
 
-def _shown(name: str, raw: NDArray[np.float32]) -> ShownImage:
-    """On 8 bits, from its least to its greatest value."""
-    low, high = float(raw.min()), float(raw.max())
-    scaled = np.zeros(raw.shape) if high <= low else np.rint((raw.astype(np.float64) - low) * (255.0 / (high - low)))
-    return ShownImage(name, np.asarray(scaled, dtype=np.uint8), low, high)
-
-
 def _sheet(
     original: NDArray[np.uint8],
     pictures: Mapping[str, NDArray[np.float32]],
@@ -165,10 +159,10 @@ def _sheet(
     change = np.abs(original.astype(np.float32) - twin.image).mean(axis=0) / 255.0
     tiles = [
         Tile(TITLES["original"], original, f"score {score:.3g}, limit {threshold:.3g}"),
-        Tile(TITLES["impression"], _eight(pictures["impression"])),
+        Tile(TITLES["impression"], to_picture(pictures["impression"])),
         Tile(TITLES["expert_mean"], twin.image, f"score {twin.score:.3g}, p {twin.p_value:.2g}"),
         _map_tile(TITLES["map"], pictures["map"]),
-        Tile(TITLES["naive_mean"], _eight(pictures["naive_mean"])),
+        Tile(TITLES["naive_mean"], to_picture(pictures["naive_mean"])),
         _map_tile(TITLES["naive_variance"], pictures["naive_variance"]),
         _map_tile(TITLES["expert_variance"], pictures["expert_variance"]),
         _map_tile(TITLES["counterfactual_change"], change),
@@ -187,7 +181,3 @@ def _readable(term: str) -> str:
 def _map_tile(name: str, raw: NDArray[np.float32]) -> Tile:
     low, high = float(raw.min()), float(raw.max())
     return Tile(name, raw, f"{0.0 if abs(low) < 1e-3 * abs(high) else low:.2g} to {high:.2g}")
-
-
-def _eight(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.asarray(np.rint(np.clip(image, 0.0, 1.0) * 255), dtype=np.uint8)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xadflow.errors import BadInput
+from xadflow.images import to_picture
 from xadflow.metrics.intervals import bootstrap_interval, resampled_tables, wilson_rate
 from xadflow.metrics.ranks import auroc, finite_scores, rank, tpr_at_fpr_of
 
@@ -186,7 +187,7 @@ def heat_overlay(
     colour = np.asarray(colormaps[HEAT](0.25 + 0.7 * strength))[..., :3]  # inferno's black end would hide the picture
     alpha = (0.78 * strength**0.8)[..., None]
     blended = (1 - alpha) * grey[..., None] + alpha * colour  # (H, W, 3)
-    return np.ascontiguousarray(np.rint(255 * blended).astype(np.uint8).transpose(2, 0, 1))
+    return np.ascontiguousarray(to_picture(blended).transpose(2, 0, 1))
 
 
 def difference_picture(
@@ -209,7 +210,7 @@ def difference_picture(
     scale = (float(np.abs(change).max()) if most is None else most) or 1.0
     colour = np.asarray(colormaps[CHANGE](0.5 + 0.5 * np.clip(change / scale, -1.0, 1.0)))[..., :3]
     colour[change == 0.0] = 1.0
-    return np.ascontiguousarray(np.rint(255 * colour).astype(np.uint8).transpose(2, 0, 1))
+    return np.ascontiguousarray(to_picture(colour).transpose(2, 0, 1))
 
 
 def _shown_range(scores: NDArray[np.float64], threshold: float | None) -> tuple[float, float, bool]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from xadflow.errors import BadInput
+from xadflow.images import to_picture
 
 SMALLEST_PX = 128  # side a tile is enlarged to, by whole factors
 TEXT_PX, GAP_PX = 13, 6
@@ -65,7 +66,7 @@ def _coloured(tile: Tile) -> NDArray[np.uint8]:
 
     low, high = tile.limits or (float(tile.picture.min()), float(tile.picture.max()))
     share = np.clip((tile.picture - low) / (high - low), 0.0, 1.0) if high > low else np.zeros_like(tile.picture)
-    return np.asarray(np.rint(255 * np.asarray(colormaps["inferno"](share))[..., :3]), dtype=np.uint8)
+    return to_picture(np.asarray(colormaps["inferno"](share))[..., :3])
 
 
 def _fitting(text: str, font: Any, width: int) -> str:

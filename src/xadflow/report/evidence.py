@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xadflow.images import decode_png
+from xadflow.images import decode_png, restore_map
 from xadflow.models.gate import CHANGE_INSIDE
 from xadflow.models.judges.transfer import REGION, TRANSFER, cases_of_rows, figures_of
 from xadflow.report.transplanted import Transplant, Verdict, transplant_of, verdicts_on
@@ -274,9 +274,7 @@ def _has(image: Row | None) -> bool:
 
 def _raw_heat(row: Row) -> NDArray[np.float64]:
     """Raw values of a stored 8-bit heatmap, from its minimum and maximum."""
-    stored = decode_png(row["heatmap"]["bytes"])[0].astype(np.float64) / 255.0
-    low, high = float(row["heatmap_min"]), float(row["heatmap_max"])
-    return np.asarray(low + stored * (high - low), dtype=np.float64)
+    return restore_map(decode_png(row["heatmap"]["bytes"])[0], row["heatmap_min"], row["heatmap_max"])
 
 
 def _common_change(parts: Sequence[_Joined]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"
 
 
-def read_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
-    """What `write_checkpoint` wrote under this identity; None where there is nothing, damage or other work."""
+def read_checkpoint(path: Path, identity: str, names: Set[str]) -> dict[str, Any] | None:
+    """What `write_checkpoint` wrote under this identity, which holds these names; None where there is nothing, damage,
+    other work or the same work of another version of xadflow.
+    """
     if not path.is_file():
         return None
     try:
@@ -29,6 +31,9 @@ def read_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
         return None
     if saved.get("identity") != identity:
         log.info("checkpoint %s is of other work; training starts over", path.name)
+        return None
+    if (held := saved.keys() - {"identity"}) != names:
+        log.warning("checkpoint %s is of another xadflow: it holds %s; training starts over", path.name, sorted(held))
         return None
     return saved
 

@@ -1,53 +1,81 @@
-"""The training loop that detectors share: steps on Lightning Fabric, seeds, checkpoints, progress.
+"""The one training loop: steps of a stage, its rates, checkpoints, checks and sample sheets.
 
-Everything random in a step comes from generators that are functions of (seed, purpose, step), so a checkpoint holds
-no random state and a training that was killed and resumed ends with the same weights as one that was not.
+Everything random in a step is a function of (seed, purpose, step), so that a checkpoint holds no random state and a
+training that was killed and resumed ends with the same weights as one that was not. Where a method has several stages,
+the checkpoint of one, its last step's included, is also how the next gets its weights.
 """
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from xadflow.errors import TrainingFailed
 from xadflow.training.checkpoints import CHECKPOINT, read_checkpoint, write_checkpoint
-from xadflow.training.compiling import Compiled
 from xadflow.training.early_stop import Stopping
 from xadflow.training.progress import LOWER, History, Progress
-from xadflow.training.run import FitRun
-from xadflow.training.seeds import seeded
-from xadflow.training.splitting import Batch, Network, Problem, Splitting
+from xadflow.training.run import SAMPLES, FitReport
+from xadflow.training.splitting import Splitting
+
+CHECKPOINT_EVERY = 50  # steps, where whole networks and their optimisers are written
+
+
+class Stateful(Protocol):
+    """What goes on from a checkpoint: a module, an optimiser, a curve of rates, and whatever is made like them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and containers of them alone."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> object:
+        """Take what :meth:`state_dict` gave."""
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How one training goes; `learning_rate` is the highest.
+class Stage:
+    """One stage of a training.
 
-    `optimiser` is adamw (weight decay decoupled) or sgd (Nesterov momentum .9); `curve` one cosine cycle, or
-    exponential: the rate times `decay` after each step. A checkpoint every `checkpoint_every` steps: the default suits
-    a head, whose checkpoint is small and written in milliseconds. `patience`, in checks of which each checkpoint has
-    one, ends it earlier (see stopping.py); `compile` runs the network through torch.compile.
+    name              its folder, and what stands before the names of its losses; "" where a training has no other stage
+    module            all that learns; changed in place
+    optimisers        by the names they have in the checkpoint
+    step              trains once, the steps counted from 0; returns the losses, detached
+    rate              the rate of an optimiser at a step, of the one it was made with; None: `curve` has it in hand, or
+                      nothing changes it. Rates are no schedulers of torch here: those count steps of their optimiser,
+                      and a judge takes none while its makers warm up
+    curve, splitting  what else goes on from a checkpoint
+    stopping          looked at where a checkpoint is due
+    sheet             writes a PNG of what it makes of some images after so many steps; `sheets` times, evenly spread
+    checkpoint_every  steps; None: CHECKPOINT_EVERY
     """
 
+    name: str
     steps: int
-    learning_rate: float
-    weight_decay: float
-    optimiser: Literal["adamw", "sgd"] = "adamw"
-    curve: Literal["cosine", "exponential"] = "cosine"
-    decay: float = 1.0
-    checkpoint_every: int = 10
-    patience: int | None = None
-    compile: bool = False
+    module: nn.Module
+    optimisers: Mapping[str, torch.optim.Optimizer]
+    step: Callable[[int], dict[str, Tensor]]
+    rate: Callable[[int, float], float] | None = None
+    curve: torch.optim.lr_scheduler.LRScheduler | None = None
+    splitting: Splitting | None = None
+    stopping: Stopping | None = None
+    sheet: Callable[[Path, int], object] | None = None
+    sheets: int = 0
+    checkpoint_every: int | None = None
+
+    @property
+    def kept(self) -> dict[str, Stateful]:
+        """What its checkpoints hold beside the step and the history."""
+        others = {"curve": self.curve, "splitting": self.splitting, "stopping": self.stopping}
+        named = {"module": self.module, **self.optimisers, **others}
+        return {name: one for name, one in named.items() if one is not None}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a loop did: the step a checkpoint gave (0 without one), how many were done, (step, name, value) of each.
+    """What a stage did: the step a checkpoint gave (0 without one), how many were done, (step, name, value) of each.
 
     `parts` is in how many parts the last batch went through the network.
     """
@@ -55,100 +83,69 @@ class Trained:
     resumed_from: int
     steps: int
     history: tuple[tuple[int, str, float], ...]
-    parts: int
+    parts: int = 1
 
 
-def train(
-    module: nn.Module,
-    problem: Problem[Batch],
-    schedule: Schedule,
-    run: FitRun,
-    identity: str,
-    progress: Progress,
-    device: torch.device,
-    checked_on: Batch | None = None,
-) -> Trained:
-    """Minimise the sum of the problem's losses, step by step; in place.
+def run_stage(stage: Stage, folder: Path, identity: str, progress: Progress) -> Trained:
+    """Train to the end; in place.
 
-    The forward pass runs in bfloat16 autocast on a GPU and in float32 on a CPU. Checkpoints, the last step's included,
-    are written to `run.folder`; one there with the same `identity` (digest of data, settings and seed) is continued,
-    any other is ignored and overwritten. On a GPU the losses are looked at where a checkpoint is due, so that no step
-    waits for the one before. A batch that does not fit into memory is split, see :class:`Splitting`; the checkpoint
-    remembers into how many parts. With `schedule.patience` the loss on `checked_on` is looked at there too, and the
-    weights of the best check are those that the training ends with.
+    Checkpoints, the last step's included, are written to `folder`/<stage>; one there with the same `identity` (digest
+    of data, settings and seed) is continued, any other is ignored and overwritten. On a GPU the losses are looked at
+    where a checkpoint is due, so that no step waits for the one before.
 
     Raises:
-        TrainingFailed: a loss or a weight is not a number, or memory does not hold two images; the checkpoint of before
-            stays.
+        TrainingFailed: a loss or a weight is not a number; the checkpoint of before stays.
     """
-    on_gpu = device.type == "cuda"
-    fabric = Fabric(
-        accelerator="cuda" if on_gpu else "cpu",
-        devices=[device.index or 0] if on_gpu else 1,
-        precision="bf16-mixed" if on_gpu else "32-true",
-    )
-    module.to(device)
-    optimiser, curve = _optimiser(module, schedule)
-    splitting, stopping = Splitting(module), Stopping(schedule.patience if checked_on is not None else None)
+    path, kept = folder / stage.name / CHECKPOINT, stage.kept
     start, history = 0, History([])
-    path = run.folder / CHECKPOINT
-    if (saved := read_checkpoint(path, identity)) is not None:
-        module.load_state_dict(saved["module"])
-        optimiser.load_state_dict(saved["optimiser"])
-        curve.load_state_dict(saved["curve"])
-        stopping.restore(saved["stopping"], device)
-        start, splitting.parts, history = int(saved["step"]), int(saved["parts"]), History(saved["history"])
-    plain, fabric_optimiser = fabric.setup(module, optimiser)
-    network: Network = plain
-    if schedule.compile:
-        network = Compiled(fabric.setup_module(cast(nn.Module, torch.compile(module))), plain)
+    if (saved := read_checkpoint(path, identity, {"step", "history", *kept})) is not None:
+        for name, one in kept.items():
+            one.load_state_dict(saved[name])
+        start, history = int(saved["step"]), History(saved["history"])
     progress.advance(units=start)
     done, figures = start, {}
-    while done < schedule.steps and not stopping.is_over:
-        generator = functools.partial(seeded, run.seed, "step", done, device=device)
-        losses = splitting.gradients(problem, network, generator, fabric_optimiser, fabric.backward)
-        done = history.add(done, losses)
-        is_due = done % schedule.checkpoint_every == 0 or done == schedule.steps
-        if is_due or not on_gpu:
+    shown = shown_after(stage.steps, stage.sheets)
+    before = f"{stage.name}." if stage.name else ""
+    while done < stage.steps and not (stage.stopping and stage.stopping.is_over):
+        if stage.rate is not None:
+            for optimiser in stage.optimisers.values():
+                optimiser.param_groups[0]["lr"] = stage.rate(done, optimiser.defaults["lr"])
+        losses = stage.step(done)
+        done = history.add(done, {before + name: value for name, value in losses.items()})
+        is_due = done % (stage.checkpoint_every or CHECKPOINT_EVERY) == 0 or done == stage.steps
+        if is_due or not any(value.is_cuda for value in losses.values()):
             figures = history.look()
-        fabric_optimiser.step()
-        curve.step()
         if is_due:
-            if not all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values()):
-                raise TrainingFailed("a weight stopped being a number", seen=f"step {done - 1}", next_step=LOWER)
-            if checked_on is not None and schedule.patience is not None:
-                history.note(done, "check", stopping.check(problem, plain, checked_on, splitting.parts, module))
-            write_checkpoint(
-                path,
-                identity,
-                {
-                    "step": done,
-                    "module": module.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "curve": curve.state_dict(),
-                    "history": history.seen,
-                    "parts": splitting.parts,
-                    "stopping": stopping.state(),
-                },
-            )
+            if not all(bool(tensor.isfinite().all()) for tensor in stage.module.state_dict().values()):
+                where = f"step {done - 1}" + (f" of {stage.name}" if stage.name else "")
+                raise TrainingFailed("a weight stopped being a number", seen=where, next_step=LOWER)
+            if stage.stopping:
+                history.note(done, "check", stage.stopping.check())
+            state = {name: one.state_dict() for name, one in kept.items()}
+            write_checkpoint(path, identity, {"step": done, "history": history.seen, **state})
+        if stage.sheet is not None and done in shown:
+            sheet = folder / SAMPLES / f"{stage.name or 'step'}-{done:06d}.png"
+            sheet.parent.mkdir(parents=True, exist_ok=True)
+            stage.sheet(sheet, done)
         progress.advance(figures)
-    if done < schedule.steps:
-        progress.advance(figures, schedule.steps - done)
-    if stopping.weights:
-        module.load_state_dict(stopping.weights)
-    return Trained(start, done, tuple((step, name, value) for step, name, value in history.seen), splitting.parts)
+    if done < stage.steps:
+        progress.advance(figures, stage.steps - done)
+    if stage.stopping:
+        stage.stopping.restore_best()
+    return Trained(start, done, tuple(history.seen), stage.splitting.parts if stage.splitting else 1)
 
 
-def _optimiser(
-    module: nn.Module, schedule: Schedule
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    rate, decay = schedule.learning_rate, schedule.weight_decay
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]  # a frozen trunk's are not
-    optimiser: torch.optim.Optimizer
-    if schedule.optimiser == "sgd":
-        optimiser = torch.optim.SGD(trained, lr=rate, momentum=0.9, nesterov=True, weight_decay=decay)
-    else:
-        optimiser = torch.optim.AdamW(trained, lr=rate, weight_decay=decay)
-    if schedule.curve == "exponential":
-        return optimiser, torch.optim.lr_scheduler.ExponentialLR(optimiser, schedule.decay)
-    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=rate, total_steps=schedule.steps)
+def shown_after(steps: int, sheets: int) -> set[int]:
+    """After how many steps a sheet is due."""
+    return {round(steps * (number + 1) / sheets) for number in range(sheets)}
+
+
+def report_of(outcomes: Sequence[Trained], seconds: float, figures: Mapping[str, float]) -> FitReport:
+    """What the stages of a training did together."""
+    return FitReport(
+        seconds,
+        sum(one.steps for one in outcomes),
+        sum(one.resumed_from for one in outcomes),
+        tuple(row for one in outcomes for row in one.history),
+        figures,
+    )

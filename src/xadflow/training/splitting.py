@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,14 @@ class Splitting:
         self.parts = parts
         kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
         self._statistics = [value for one in module.modules() if isinstance(one, kinds) for value in one.buffers()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"parts": self.parts}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what :meth:`state_dict` gave."""
+        self.parts = int(state_dict["parts"])
 
     def gradients(
         self,

@@ -16,10 +16,9 @@ from xadflow.datasets.public.photo_crops import Photo, crops, photos
 from xadflow.datasets.public.raw_files import raw_folder
 from xadflow.datasets.public.sets import SETS
 from xadflow.datasets.sources import Candidate, open_source
-from xadflow.datasets.stored_png import stored_png
 from xadflow.digests import sha256_bytes
 from xadflow.errors import BadInput, BadSettings, DataUnavailable
-from xadflow.images import decode_image
+from xadflow.images import decode_image, stored_png
 from xadflow.settings import DatasetSettings, Home
 
 RNG = np.random.default_rng(0)

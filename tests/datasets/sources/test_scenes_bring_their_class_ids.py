@@ -12,9 +12,8 @@ from xadflow.datasets.loading import load_labels, training_data
 from xadflow.datasets.manifest import SCENES_SCHEMA, SCHEMA, Split, read_manifest, write_manifest
 from xadflow.datasets.quality import validate_manifest
 from xadflow.datasets.sources.base import Candidate
-from xadflow.datasets.stored_png import stored_png
 from xadflow.errors import BadManifest, ValidationFailed
-from xadflow.images import VOID, ImageLimits
+from xadflow.images import VOID, ImageLimits, stored_png
 from xadflow.settings import DatasetSettings
 
 SCENES = DatasetSettings(source="folder", size_px=16, channels=1, known_used=0, classes=("road", "sky"))

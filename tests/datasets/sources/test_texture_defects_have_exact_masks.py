@@ -7,8 +7,9 @@ from PIL import Image
 from skimage import data
 
 from xadflow.datasets.sources.base import Candidate, open_source
-from xadflow.datasets.sources.textures import BANDS, DEFECTS, LADDER, MAX_CROP_PX, _crops, stored_png
+from xadflow.datasets.sources.textures import BANDS, DEFECTS, LADDER, MAX_CROP_PX, _crops
 from xadflow.errors import BadSettings
+from xadflow.images import stored_png
 from xadflow.settings import DatasetSettings
 
 SMALL = {"train": 12, "val": 6, "test": 6, "defects_per_kind": 5}

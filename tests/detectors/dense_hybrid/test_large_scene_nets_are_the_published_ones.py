@@ -15,7 +15,7 @@ from torchvision.models import densenet121, resnet50
 
 from benchmarks.multiply_accumulates import multiply_accumulates
 from tests.detectors.dense_hybrid.conftest import run_in, scenes, training_data
-from xadflow.detectors.base import as_float, load_detector
+from xadflow.detectors.base import load_detector
 from xadflow.detectors.dense_hybrid import multiply_accumulates as counting
 from xadflow.detectors.dense_hybrid.detector import DenseHybrid
 from xadflow.detectors.dense_hybrid.ladder_densenet import LadderDenseNet, PyramidPooling
@@ -23,6 +23,7 @@ from xadflow.detectors.dense_hybrid.networks import NETS, build_net
 from xadflow.digests import sha256_file
 from xadflow.errors import BadInput
 from xadflow.explainers.cues import CuesExplainer
+from xadflow.images import as_float
 from xadflow.networks.weight_files import pretrain
 
 LARGE = {name: 514 if name.startswith("ladder") else 1218 for name in NETS if name != "mobile"}

@@ -18,7 +18,6 @@ from xadflow.detectors.dense_hybrid.training import new_net, training_mode
 from xadflow.detectors.dense_hybrid.validation import closed_miou, paste_figures, validation_batches
 from xadflow.errors import TrainingFailed
 from xadflow.images import decode_png
-from xadflow.training import stages as stage_loop
 from xadflow.training.checkpoints import CHECKPOINT
 
 STEPS = (7, 6)
@@ -26,7 +25,7 @@ STEPS = (7, 6)
 
 @pytest.fixture(autouse=True)
 def _checkpoints_come_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage_loop, "CHECKPOINT_EVERY", 4)
+    monkeypatch.setattr("xadflow.training.loop.CHECKPOINT_EVERY", 4)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +87,7 @@ def test_another_score_keeps_both_stages_and_other_negatives_or_losses_the_first
 def test_frozen_batch_normalisation_keeps_its_statistics_but_for_the_new_head(tmp_path: Path):
     DenseHybrid(**TINY).fit(training_data(), run_in(tmp_path))
     before, after = (
-        torch.load(tmp_path / stage / CHECKPOINT, weights_only=True)["players"] for stage in DenseHybrid.stages
+        torch.load(tmp_path / stage / CHECKPOINT, weights_only=True)["module"] for stage in DenseHybrid.stages
     )
     running = [name for name in before if "running_mean" in name]
     moved = {name for name in running if not torch.equal(before[name], after[name])}
@@ -136,7 +135,7 @@ def test_the_closed_miou_is_the_hand_value():
 
 @pytest.mark.parametrize("stage", ["closed", "hybrid"])
 def test_a_training_that_blows_up_says_so(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stage_loop, "CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr("xadflow.training.loop.CHECKPOINT_EVERY", 1)
     broken = {**TINY, stage: {**TINY[stage], "learning_rate": 1e30, "learning_rate_trunk": 1e30, "warm_up": 0.0}}
     with pytest.raises(TrainingFailed, match=r"stopped being a number; got .*lower learning_rate"):
         DenseHybrid(**broken).fit(training_data(), run_in(tmp_path))
@@ -151,7 +150,7 @@ def test_bfloat16_trains_with_finite_losses_in_float32(tmp_path: Path):
         "hybrid.lse_in",
     }
     assert (
-        torch.load(tmp_path / "hybrid" / CHECKPOINT, weights_only=True)["players"]["narrow.weight"].dtype
+        torch.load(tmp_path / "hybrid" / CHECKPOINT, weights_only=True)["module"]["narrow.weight"].dtype
         == torch.float32
     )
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from xadflow.detectors.base import as_float
 from xadflow.detectors.dense_hybrid.networks import build_net, enlarged
 from xadflow.detectors.dense_hybrid.tiling import reach_px, score_tiled, windows_of
 from xadflow.errors import BadInput
+from xadflow.images import as_float
 
 
 def settled(name):

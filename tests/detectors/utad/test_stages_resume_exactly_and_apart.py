@@ -13,14 +13,14 @@ from xadflow.detectors import FitReport
 from xadflow.detectors.base import SAMPLES, WEIGHTS, training_stages
 from xadflow.detectors.utad.batches import corrupted, moved
 from xadflow.detectors.utad.detector import Utad
-from xadflow.detectors.utad.expert_training import train_expert
+from xadflow.detectors.utad.expert_training import ExpertGame
 from xadflow.detectors.utad.impression_net import ImpressionNet
 from xadflow.detectors.utad.rates import StageName, rate_share
 from xadflow.detectors.utad.settings import ExpertSettings, ImpressionSettings, StageSettings
 from xadflow.errors import TrainingFailed
 from xadflow.images import decode_png
-from xadflow.training import stages as stage_loop
 from xadflow.training.checkpoints import CHECKPOINT
+from xadflow.training.loop import run_stage
 from xadflow.training.progress import Progress
 
 STEPS = (12, 9)
@@ -28,7 +28,7 @@ STEPS = (12, 9)
 
 @pytest.fixture(autouse=True)
 def _checkpoints_come_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage_loop, "CHECKPOINT_EVERY", 5)
+    monkeypatch.setattr("xadflow.training.loop.CHECKPOINT_EVERY", 5)
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +90,14 @@ def test_the_second_stage_leaves_the_first_bit_equal_and_forms_no_gradient_in_it
     impress.train()(torch.rand(4, 1, 32, 32))  # its statistics have moved
     before = copy.deepcopy(impress.state_dict())
     settings = ExpertSettings(form=form, width=4, min_steps=3, batch_size=2, warm_up=0.0)
-    run = run_in(tmp_path)
-    expert, trained = train_expert((1, 32, 32), settings, impress, crops(6, 1), run, "id", Progress(run, 3), 0)
+    game = ExpertGame((1, 32, 32), settings, impress, crops(6, 1), 0)
+    trained = run_stage(game.stage(sheets=0), tmp_path, "id", Progress(run_in(tmp_path), 3))
     assert all(torch.equal(value, before[name]) for name, value in impress.state_dict().items())
     assert all(parameter.grad is None for parameter in impress.parameters())
     told = {name for _, name, _ in trained.history}
     assert {"expert.judge", "expert.adversarial", "expert.code", "expert.paired_image"} <= told
     assert ("expert.content" in told) == ("expert.reconstruction" in told) == (form == "munit")
-    assert all(parameter.isfinite().all() for parameter in expert.parameters())
+    assert all(parameter.isfinite().all() for parameter in game.players.expert.parameters())
 
 
 def test_every_loss_of_the_first_stage_can_enter(tmp_path: Path):
@@ -114,13 +114,13 @@ def test_every_loss_of_the_first_stage_can_enter(tmp_path: Path):
 def test_a_training_that_blows_up_says_so_and_keeps_the_last_good_checkpoint(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(stage_loop, "CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr("xadflow.training.loop.CHECKPOINT_EVERY", 1)
     settings = {**TINY, stage: {**TINY[stage], "learning_rate": 1e30, "warm_up": 0.0}}  # type: ignore[dict-item]
     with pytest.raises(TrainingFailed, match=r"stopped being a number; got .*lower learning_rate"):
         Utad(**settings).fit(training_data(), run_in(tmp_path))
     kept = tmp_path / stage / CHECKPOINT
     if kept.exists():
-        players = torch.load(kept, weights_only=True)["players"]
+        players = torch.load(kept, weights_only=True)["module"]
         assert all(tensor.isfinite().all() for tensor in players.values())
     assert Utad(**TINY).fit(training_data(), run_in(tmp_path)).resumed_from == (
         0 if stage == "impression" else STEPS[0]

@@ -14,7 +14,7 @@ from tests.detectors.utad.conftest import TINY, crops, run_in, training_data
 from xadflow.detectors import as_float, build_detector, load_detector
 from xadflow.detectors.base import WEIGHTS, Reconstructing, Staged
 from xadflow.detectors.utad.detector import Utad
-from xadflow.detectors.utad.expert_training import build_expert, train_expert
+from xadflow.detectors.utad.expert_training import ExpertGame, build_expert
 from xadflow.detectors.utad.fitted import PARTS
 from xadflow.detectors.utad.impression_net import ImpressionNet
 from xadflow.detectors.utad.latent import nearest_distance
@@ -24,6 +24,7 @@ from xadflow.errors import BadInput, BadWeights, UnknownName
 from xadflow.explainers import build_explainer
 from xadflow.metrics.localisation import pixel_auroc
 from xadflow.networks.pretrained import Trunk
+from xadflow.training.loop import run_stage
 from xadflow.training.progress import Progress
 
 Defective = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -126,8 +127,10 @@ def test_the_expert_learns_to_be_closer_to_held_out_normals_than_the_impression_
     torch.manual_seed(0)
     impress = ImpressionNet((1, 32, 32), ImpressionSettings(width=2, code=4)).eval()
     settings = ExpertSettings(width=8, min_steps=60, batch_size=8)
-    run, x = run_in(tmp_path), as_float(crops(48, 11))
-    expert, _ = train_expert((1, 32, 32), settings, impress, crops(48, 1), run, "id", Progress(run, 60), 0)
+    x = as_float(crops(48, 11))
+    game = ExpertGame((1, 32, 32), settings, impress, crops(48, 1), 0)
+    run_stage(game.stage(sheets=0), tmp_path, "id", Progress(run_in(tmp_path), 60))
+    expert = game.players.expert.eval()
     with torch.no_grad():
         m = impress(x).m
         x_hat = expert.image(m, expert.detail(x).flatten(1))

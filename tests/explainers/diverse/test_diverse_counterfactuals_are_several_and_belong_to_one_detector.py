@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.explainers.conftest import patterned, with_defects
-from xadflow.detectors.base import as_float
 from xadflow.errors import BadInput, BadWeights
 from xadflow.explainers.diverse.explainer import WEIGHTS, DiverseExplainer
 from xadflow.explainers.trained import CARD, GeneratorRun
+from xadflow.images import as_float
 
 SHA = "ab" * 32
 

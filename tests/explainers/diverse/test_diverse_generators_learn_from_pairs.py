@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 
 from tests.explainers.conftest import ToyDetector, patterned, with_defects
 from xadflow.calibration import conformal_p_value
-from xadflow.detectors.base import as_float
 from xadflow.errors import BadInput, BadSettings, BadWeights
 from xadflow.explainers.diverse.explainer import USUAL, WEIGHTS, DiverseExplainer
 from xadflow.explainers.diverse.game import Game, Players
@@ -26,6 +25,7 @@ from xadflow.explainers.diverse.places import FEWEST, LEVELS, p_value_mask, usua
 from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.explainers.diverse.training import train_generator
 from xadflow.explainers.trained import CARD, GeneratorRun, Guidance, Pairs, Wanted
+from xadflow.images import as_float
 
 SMALL = {"width": 8, "images": 4, "steps": 6, "patch": 2}
 TAUGHT = {**SMALL, "pairs": 10.0, "pair_images": 4, "paint": "mask"}
@@ -220,7 +220,7 @@ def test_pretraining_asks_no_detector_and_is_followed_by_every_term(trained, tmp
 
 
 def test_a_killed_training_with_all_of_it_goes_on_to_the_same_weights(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr("xadflow.explainers.diverse.training.CHECK_EVERY", 2)
+    monkeypatch.setattr("xadflow.training.loop.CHECKPOINT_EVERY", 2)
     settings, given = everything(trained)
     whole = train_generator(trained, *banks(), settings, run(tmp_path / "whole"), given)
 

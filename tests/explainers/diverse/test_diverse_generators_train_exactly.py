@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from tests.explainers.conftest import patterned, with_defects
-from xadflow.detectors.base import as_float
-from xadflow.errors import BadInput
+from xadflow.errors import BadInput, TrainingFailed
 from xadflow.explainers.diverse.game import Game, Players, _one_concept_each
 from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.explainers.diverse.training import train_generator
 from xadflow.explainers.trained import GeneratorRun
+from xadflow.images import as_float
+from xadflow.training.checkpoints import CHECKPOINT
 from xadflow.training.progress import Listener
 
 SMALL = {"width": 8, "images": 4, "steps": 6}
@@ -52,7 +53,7 @@ def test_same_seed_same_generator_and_another_seed_another(trained, tmp_path):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_killed_training_goes_on_to_the_same_weights(trained, tmp_path, monkeypatch, precision):
-    monkeypatch.setattr("xadflow.explainers.diverse.training.CHECK_EVERY", 2)
+    monkeypatch.setattr("xadflow.training.loop.CHECKPOINT_EVERY", 2)
     settings = DiverseSettings(**SMALL, precision=precision)
     whole = train_generator(trained, *banks(), settings, run(tmp_path / "whole"))
 
@@ -66,6 +67,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(trained, tmp_path, monkey
     assert resumed.resumed_from == 4
     assert_same(weights(whole), weights(resumed))
     assert resumed.history == whole.history
+
+
+def test_a_weight_that_is_not_a_number_stops_the_training_and_leaves_no_checkpoint(trained, tmp_path, monkeypatch):
+    """The average is in no loss: nothing but a look at the weights notices."""
+    monkeypatch.setattr(Players, "follow", lambda players, step: players.average.enter.weight.mul_(float("nan")))
+    with pytest.raises(TrainingFailed, match="a weight stopped being a number; got 'step 5'"):
+        train_generator(trained, *banks(), DiverseSettings(**SMALL), run(tmp_path))
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 @pytest.mark.parametrize("term", ["adversarial", "score", "reconstruction", "concept", "diversity", "proximity"])

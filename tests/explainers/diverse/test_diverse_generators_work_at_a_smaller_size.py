@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import load_file
 
 from tests.explainers.conftest import ToyDetector, patterned, with_defects
-from xadflow.detectors.base import as_float
 from xadflow.errors import BadInput, BadSettings
 from xadflow.explainers.diverse.canvas import Canvas
 from xadflow.explainers.diverse.explainer import WEIGHTS, DiverseExplainer
 from xadflow.explainers.diverse.game import Game, Players
 from xadflow.explainers.diverse.places import heat_mask
-from xadflow.explainers.diverse.samples import due
+from xadflow.explainers.diverse.samples import SHEETS
 from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.explainers.trained import CARD, GeneratorRun
-from xadflow.images import decode_png
+from xadflow.images import as_float, decode_png
+from xadflow.training.loop import shown_after
 
 SMALL = {"width": 8, "images": 4, "steps": 4, "patch": 2}
 
@@ -161,4 +161,4 @@ def test_sheets_are_written_each_quarter_and_change_no_weight(trained, tmp_path)
     sheets = sorted((tmp_path / "True" / "samples").glob("*.png"))
     assert [sheet.name for sheet in sheets] == [f"step-{step:06d}.png" for step in (1, 2, 3, 4)]
     assert decode_png(sheets[0].read_bytes()).ndim == 3
-    assert [done for done in range(1, 601) if due(done, 600)] == [150, 300, 450, 600]
+    assert shown_after(600, SHEETS) == {150, 300, 450, 600}

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from xadflow.detectors.base import Scores, as_float
+from xadflow.detectors.base import Scores
 from xadflow.errors import BadInput, BadSettings
 from xadflow.explainers.base import Explainer
 from xadflow.explainers.sparse.explainer import SparseExplainer, SparseSettings
+from xadflow.images import as_float
 from xadflow.metrics.explanation import change_inside, flip_rate, top_share
 
 SCALE = (24 * 24 / (3 * 224 * 224)) ** (1 / 1.5)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.explainers.conftest import ToyDetector, patterned
-from xadflow.detectors.base import Scores, as_float
+from xadflow.detectors.base import Scores
 from xadflow.explainers.transplant import DonorBank
+from xadflow.images import as_float
 
 
 def bank_of(detector, count=24, **settings):

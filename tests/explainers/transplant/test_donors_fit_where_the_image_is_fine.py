@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from xadflow.detectors.base import as_float
 from xadflow.errors import BadWeights
 from xadflow.explainers.transplant import DonorBank, DonorList
 from xadflow.explainers.transplant import donors as choice
 from xadflow.explainers.transplant.donors import GAINS, Donors
+from xadflow.images import as_float
 
 SIDE = 32
 

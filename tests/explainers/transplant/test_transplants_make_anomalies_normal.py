@@ -10,10 +10,10 @@ import torch
 
 from tests.explainers.conftest import SIDE, patterned
 from tests.explainers.transplant.conftest import bank_of
-from xadflow.detectors.base import as_float
 from xadflow.errors import BadInput, BadSettings, NoDonors
 from xadflow.explainers.base import Explainer, takes_donors
 from xadflow.explainers.transplant import TransplantExplainer
+from xadflow.images import as_float
 
 
 @pytest.fixture(scope="module")

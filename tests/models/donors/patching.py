@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from xadflow.detectors.base import as_float
 from xadflow.explainers import base
 from xadflow.explainers.base import Counterfactual, Explanation, ShownImage
 from xadflow.explainers.settings import ExplainerSettings, SettledExplainer, eight_bit
+from xadflow.images import as_float
 from xadflow.metrics.explanation import l1_l2_changed
 
 

@@ -30,7 +30,7 @@ def order(trained, monkeypatch, tmp_path: Path):
         ("xadflow.datasets.manifest.read_manifest", None),
     ):
         monkeypatch.setattr(name, lambda *_, made=made, **__: made)
-    monkeypatch.setattr("xadflow.explainers.diverse.training.CHECK_EVERY", 2)
+    monkeypatch.setattr("xadflow.training.loop.CHECKPOINT_EVERY", 2)
     detector = ModelRef("xad.stripes.toy", 3, "run", {FILES: '{"weights.safetensors": "%s"}' % ("ab" * 32)})
     return lambda key: ExplainerOrder("stripes", "diverse", SETTINGS, detector, "md5", key)
 

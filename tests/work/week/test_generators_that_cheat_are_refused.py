@@ -13,9 +13,9 @@ from PIL import Image
 
 from tests.explainers.conftest import patterned, with_defects
 from xadflow.datasets.manifest import ManifestRow, Split, write_manifest
-from xadflow.detectors.base import as_float
 from xadflow.explainers.base import Counterfactual, Explanation
 from xadflow.explainers.diverse.explainer import _between
+from xadflow.images import as_float
 from xadflow.metrics.explanation import l1_l2_changed
 from xadflow.models.gate import APART, CHANGE_OF_NORMALS, FRECHET, LIKENESS, SHARE_NORMAL, judge_generator
 from xadflow.settings import GeneratorGateSettings, Home

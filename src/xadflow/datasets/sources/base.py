@@ -60,15 +60,6 @@ class Refused:
     bytes: int | None = None
 
 
-def not_a_file(path: Path) -> tuple[str, str] | None:
-    """Reason and detail of quarantine for what a walk lists although it is no file; None for a file, or nothing."""
-    if path.is_symlink():
-        return "link", "symbolic links are not followed; copy what it points to"
-    if path.is_dir():
-        return "unreadable", "a folder that cannot be listed"
-    return None
-
-
 class Source(Protocol):
     """Where the images of one data set come from."""
 

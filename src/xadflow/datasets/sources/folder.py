@@ -22,10 +22,10 @@ from typing import Any
 from pydantic import Field
 
 from xadflow.datasets.manifest import Split
-from xadflow.datasets.sources.base import Candidate, Options, Refused, not_a_file, read_options
+from xadflow.datasets.sources.base import Candidate, Options, Refused, read_options
 from xadflow.digests import sha256_json
 from xadflow.errors import DataUnavailable
-from xadflow.images import IMAGE_SUFFIXES
+from xadflow.images.reading import IMAGE_SUFFIXES, not_a_file
 
 GOOD = "good"
 _EXPECTED = "train/good/<images>, test/<defect>/<images>, optionally test/good and ground_truth/<defect>"

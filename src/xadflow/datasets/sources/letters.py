@@ -16,8 +16,8 @@ from xadflow.datasets.manifest import Split
 from xadflow.datasets.public.colours import COLOURS, painted
 from xadflow.datasets.public.letters import letters
 from xadflow.datasets.sources.base import Candidate, Options, Refused, read_options
-from xadflow.datasets.stored_png import stored_png
 from xadflow.errors import DataUnavailable
+from xadflow.images import stored_png
 
 LICENCE = "drawn here; DejaVu, STIX and Computer Modern fonts, all free, come with Matplotlib"
 

@@ -30,8 +30,8 @@ from xadflow.datasets.public.sets import RawImages, public_set
 from xadflow.datasets.sources.base import Candidate, Options, Refused, read_options
 from xadflow.datasets.sources.textures import LICENCE as TEXTURE_LICENCE
 from xadflow.datasets.sources.textures import TEXTURES, Textures, texture_picture
-from xadflow.datasets.stored_png import stored_png
 from xadflow.digests import sha256_json
+from xadflow.images import stored_png
 from xadflow.settings import Home
 
 CLOTHES, GAME, PHOTOS = "fashion-mnist", "openarena-textures", "opencv-photos"

@@ -18,8 +18,8 @@ from xadflow.datasets.manifest import Split
 from xadflow.datasets.public.reading import read_raw
 from xadflow.datasets.public.sets import public_set
 from xadflow.datasets.sources.base import Candidate, Options, Refused, read_options
-from xadflow.datasets.stored_png import stored_png
 from xadflow.errors import BadSettings
+from xadflow.images import stored_png
 from xadflow.settings import Home
 
 

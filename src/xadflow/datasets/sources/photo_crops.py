@@ -14,9 +14,9 @@ from xadflow.datasets.manifest import Split
 from xadflow.datasets.public.photo_crops import LEAST_SIDE_PX, PHOTO_SETS, crops, photos
 from xadflow.datasets.public.sets import public_set
 from xadflow.datasets.sources.base import Candidate, Options, Refused, read_options
-from xadflow.datasets.stored_png import stored_png
 from xadflow.digests import sha256_json
 from xadflow.errors import BadSettings
+from xadflow.images import stored_png
 from xadflow.settings import Home
 
 TEST_EVERY = 10  # each tenth picture is for the test split: no picture is in both

@@ -31,11 +31,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from xadflow.datasets.manifest import Split
-from xadflow.datasets.sources.base import Candidate, Options, Refused, not_a_file, read_options
+from xadflow.datasets.sources.base import Candidate, Options, Refused, read_options
 from xadflow.datasets.sources.folder import state_of, walk_files
-from xadflow.datasets.untrusted_files import Refusal, decoded, read_untrusted
-from xadflow.errors import DataUnavailable
-from xadflow.images import VOID, ImageLimits, encode_png
+from xadflow.errors import BadImage, DataUnavailable
+from xadflow.images import VOID, ImageLimits, decode_image, encode_png
+from xadflow.images.reading import not_a_file, read_offered, refusal
 
 ANOMALY = "anomaly"  # the one kind of defect: none of these sets names others
 _IS_ANOMALY = 254  # between reading and writing; no layout has so many classes
@@ -203,8 +203,8 @@ class Scenes:
         image, groups, layout = match.string, match.groupdict(), self._layout
         try:
             found = self._ids(root, labels)
-        except Refusal as refusal:
-            return Refused(image, refusal.reason, refusal.detail)
+        except BadImage as err:
+            return Refused(image, err.reason, err.detail)
         anomalous = found == _IS_ANOMALY
         below = PurePosixPath(image).with_suffix(".png")
         any_anomaly = bool(anomalous.any())
@@ -229,23 +229,23 @@ class Scenes:
         )
 
     def _ids(self, root: Path, labels: str) -> Ids:
-        """Class ids [H,W], VOID and _IS_ANOMALY of a map on disk. Raises Refusal, also for an id that the set does not
+        """Class ids [H,W], VOID and _IS_ANOMALY of a map on disk. Raises BadImage, also for an id that the set does not
         have.
         """
         try:
-            content = read_untrusted(root / labels, labels, root, ImageLimits())
-            pixels = decoded(content, ImageLimits())
-        except Refusal as refusal:
-            raise Refusal(f"labels-{refusal.reason}", f"its labels {labels}: {refusal.detail}") from refusal
+            content = read_offered(root / labels, labels, root, ImageLimits())
+            pixels = decode_image(content)
+        except BadImage as err:
+            raise refusal(f"labels-{err.reason}", f"its labels {labels}: {err.detail}") from err
         if (
             content[24:26] != _GREY_OF_8_BITS or pixels.ndim != 2
         ):  # others are scaled when they are decoded: no ids any more
-            raise Refusal(
+            raise refusal(
                 "labels-channels", f"its labels {labels} are in colour or not of 8 bits, expected a grey PNG of ids"
             )
         known = self._layout.ids
         if strange := sorted({*np.unique(pixels).tolist()} - known.keys()):
-            raise Refusal(
+            raise refusal(
                 "labels-ids",
                 f"its labels {labels} hold {', '.join(map(str, strange[:5]))}; "
                 f"{self._options.layout} has {_listed(known)}",

@@ -24,9 +24,8 @@ from pydantic import Field
 
 from xadflow.datasets.manifest import Split
 from xadflow.datasets.sources.base import Candidate, Options, Refused, read_options
-from xadflow.datasets.stored_png import stored_png
 from xadflow.errors import BadSettings, DataUnavailable
-from xadflow.images import decode_image
+from xadflow.images import decode_image, read_file, stored_png
 
 PACKAGE = "scikit-image"
 LICENCE = "CC0 (texture); defects are generated"
@@ -173,7 +172,7 @@ def texture_picture(name: str) -> Pixels:
         raise DataUnavailable(
             "the textures are not installed", seen=f"no {name}.png of {PACKAGE}", next_step=f"pip install {PACKAGE}"
         )
-    return decode_image(path.read_bytes())
+    return decode_image(read_file(path))
 
 
 def _crops(rng: np.random.Generator, band: Pixels, count: int, size: int, name: str) -> Iterator[Pixels]:

@@ -18,7 +18,6 @@ Train it: `xadflow retrain --dataset mosaic --detector dense_hybrid`
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
@@ -33,12 +32,12 @@ from xadflow.detectors.dense_hybrid.networks import SceneNet, build_net
 from xadflow.detectors.dense_hybrid.reading import Reading, image_score, read
 from xadflow.detectors.dense_hybrid.scenes import class_names, scenes_of
 from xadflow.detectors.dense_hybrid.settings import DenseHybridSettings, dense_hybrid_settings
-from xadflow.detectors.dense_hybrid.training import closed_steps, new_net, train_closed, train_hybrid
+from xadflow.detectors.dense_hybrid.training import SceneTraining, closed_steps, new_net
 from xadflow.detectors.dense_hybrid.validation import closed_miou, paste_figures
 from xadflow.errors import unknown_name
 from xadflow.training.devices import resolve_device
+from xadflow.training.loop import Trained, report_of, run_stage
 from xadflow.training.progress import Progress
-from xadflow.training.stages import Trained
 
 _ONE_PASS = 16  # images at once while calibrating
 
@@ -87,7 +86,7 @@ class DenseHybrid(CalibratedDetector):
         trained = time.monotonic()
         self._calibration = self.calibrated(data, run, _ONE_PASS)
         ended = time.monotonic()
-        return _report(
+        return report_of(
             outcomes,
             ended - started,
             figures
@@ -104,7 +103,7 @@ class DenseHybrid(CalibratedDetector):
         """
         started = time.monotonic()
         outcomes, figures = self._trained(stage, data, run)
-        return _report(outcomes, time.monotonic() - started, figures)
+        return report_of(outcomes, time.monotonic() - started, figures)
 
     def _trained(self, last: str, data: TrainingData, run: FitRun) -> tuple[list[Trained], dict[str, float]]:
         s = self.settings
@@ -130,7 +129,9 @@ class DenseHybrid(CalibratedDetector):
         }
         without = replace(data, outliers=data.outliers[:0])
         identity = saved.work_identity(f"{self.method} closed", decides, run.seed, without)
-        outcomes = [train_closed(net, s, scenes, shown, run, identity, progress)]
+        training = SceneTraining(net, s, scenes, shown, run.seed)
+        outcomes = [run_stage(training.closed(), run.folder, identity, progress)]
+        net.requires_grad_(False).eval()
         figures = {"closed_miou": closed_miou(net, shown)}
         if last == "hybrid":
             decides |= {
@@ -139,7 +140,8 @@ class DenseHybrid(CalibratedDetector):
                 "negatives": [s.negatives, s.synthesiser],
             }
             identity = saved.work_identity(f"{self.method} hybrid", decides, run.seed, data)
-            outcomes.append(train_hybrid(net, s, scenes, shown, run, identity, progress))
+            outcomes.append(run_stage(training.hybrid(), run.folder, identity, progress))
+            net.requires_grad_(False).eval()
             figures = {
                 "closed_miou_before": figures["closed_miou"],
                 "closed_miou": closed_miou(net, shown),
@@ -204,13 +206,3 @@ class DenseHybrid(CalibratedDetector):
         )
         detector._calibration = calibration
         return detector
-
-
-def _report(outcomes: Sequence[Trained], seconds: float, figures: dict[str, float]) -> FitReport:
-    return FitReport(
-        seconds,
-        sum(one.steps for one in outcomes),
-        sum(one.resumed_from for one in outcomes),
-        tuple(row for one in outcomes for row in one.history),
-        figures,
-    )

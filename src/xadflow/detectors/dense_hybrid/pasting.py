@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from xadflow.detectors.base import VOID, as_float
+from xadflow.detectors.base import VOID
 from xadflow.detectors.dense_hybrid.settings import PasteSettings
+from xadflow.images import as_float
 
 STEP_PX = 8  # between two sides that can be drawn
 BANDS = 4  # of brightness, where a negative brings no regions

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from xadflow.defects.synthesisers import SYNTHESISERS
-from xadflow.detectors.base import VOID, TrainingData, as_float
+from xadflow.detectors.base import VOID, TrainingData
 from xadflow.detectors.dense_hybrid.pasting import Mixed, Negatives, mixed
 from xadflow.detectors.dense_hybrid.settings import DenseHybridSettings, StageSettings
 from xadflow.errors import BadInput, BadSettings
+from xadflow.images import as_float
 from xadflow.training.seeds import seeded
 
 HELD_OUT = 10  # one negative in so many is kept for the pastes of the validation

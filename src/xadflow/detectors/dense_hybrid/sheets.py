@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xadflow.detectors.base import VOID, as_float
+from xadflow.detectors.base import VOID
 from xadflow.detectors.dense_hybrid.networks import SceneNet
 from xadflow.detectors.dense_hybrid.reading import LN_P_OUT, MINUS_LN_P_HAT, read
 from xadflow.detectors.dense_hybrid.scenes import Scenes
 from xadflow.detectors.dense_hybrid.settings import DenseHybridSettings
 from xadflow.detectors.dense_hybrid.validation import validation_batches
-from xadflow.images import encode_png
+from xadflow.images import as_float, encode_png, to_levels
 from xadflow.pictures.tile_sheet import Tile, tile_sheet
 
 IMAGES = 4
@@ -53,7 +53,7 @@ def _drawn(net: SceneNet, rows: Sequence[tuple[str, Tensor]]) -> bytes:
 
 def _tile(net: SceneNet, name: str, value: Tensor) -> Tile:
     if value.ndim == 3:
-        return Tile(name, np.asarray((value.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()))
+        return Tile(name, to_levels(value).cpu().numpy())
     if value.is_floating_point():
         return Tile(name, np.asarray(value.cpu().numpy()))
     ids = torch.where(value == VOID, net.num_classes, value.long())  # void is the brightest

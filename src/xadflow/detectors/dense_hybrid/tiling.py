@@ -22,9 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xadflow.detectors.base import as_float
 from xadflow.detectors.dense_hybrid.networks import SceneNet, enlarged
 from xadflow.errors import BadInput
+from xadflow.images import as_float
 from xadflow.networks.receptive_fields import seeing_twin
 
 LARGEST_PX = 1 << 12  # of the canvas on which a reach is looked for

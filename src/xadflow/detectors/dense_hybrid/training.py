@@ -6,23 +6,21 @@ the forms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
 
-from xadflow.detectors.base import FitRun
 from xadflow.detectors.dense_hybrid.losses import closed_loss, hybrid_terms, weighted
 from xadflow.detectors.dense_hybrid.networks import SceneNet, build_net, enlarged
 from xadflow.detectors.dense_hybrid.scenes import Scenes
 from xadflow.detectors.dense_hybrid.settings import DenseHybridSettings, StageSettings
 from xadflow.detectors.dense_hybrid.sheets import closed_sheet, hybrid_sheet
-from xadflow.training.progress import Progress
-from xadflow.training.seeds import seeded
-from xadflow.training.stages import Stage, Trained, run_stage, weights_from
-
-Terms = Callable[[Generator], tuple[dict[str, Tensor], Tensor]]
+from xadflow.training.games import leave_gradients
+from xadflow.training.loop import Stage
+from xadflow.training.seeds import seeded, weights_from
 
 
 def new_net(settings: DenseHybridSettings, classes: int, channels: int, seed: int) -> SceneNet:
@@ -31,56 +29,94 @@ def new_net(settings: DenseHybridSettings, classes: int, channels: int, seed: in
         return build_net(settings.net, classes, channels)
 
 
-def train_closed(
-    net: SceneNet,
-    settings: DenseHybridSettings,
-    scenes: Scenes,
-    shown: Scenes,
-    run: FitRun,
-    identity: str,
-    progress: Progress,
-) -> Trained:
-    """Stage 1, in place, ending in evaluation mode. Raises TrainingFailed."""
-    s = settings.closed
+class SceneTraining:
+    """Both stages of one net, in place: `scenes` are learned from, `shown` are for the sheets."""
 
-    def terms(generator: Generator) -> tuple[dict[str, Tensor], Tensor]:
-        images, labels = scenes.drawn(s, generator)
-        class_logits, _ = _logits(net, images, settings)
-        loss = closed_loss(class_logits, labels)
-        return {"classes": loss}, loss
+    def __init__(self, net: SceneNet, settings: DenseHybridSettings, scenes: Scenes, shown: Scenes, seed: int) -> None:
+        self.net, self.settings, self.scenes, self.shown, self.seed = net, settings, scenes, shown, seed
 
-    groups = {"trunk": net.trunk_parameters(), "rest": net.other_parameters()}
-    rates = {"trunk": s.learning_rate_trunk, "rest": s.learning_rate}
-    sheet = partial(closed_sheet, net, shown)
-    return _run(
-        "closed", net, settings, s, groups, rates, terms, sheet, run, identity, progress, closed_steps(net, s, scenes)
-    )
+    def closed(self) -> Stage:
+        """Stage 1; the net goes into training mode."""
+        s, net = self.settings.closed, self.net
+
+        def terms(generator: Generator) -> tuple[dict[str, Tensor], Tensor]:
+            images, labels = self.scenes.drawn(s, generator)
+            class_logits, _ = self._logits(images)
+            loss = closed_loss(class_logits, labels)
+            return {"classes": loss}, loss
+
+        optimisers = {
+            "trunk": _optimiser(net.trunk_parameters(), s.learning_rate_trunk, s),
+            "rest": _optimiser(net.other_parameters(), s.learning_rate, s),
+        }
+        sheet = partial(closed_sheet, net, self.shown)
+        return self._stage("closed", s, closed_steps(net, s, self.scenes), optimisers, terms, sheet)
+
+    def hybrid(self) -> Stage:
+        """Stage 2; the net goes into training mode."""
+        s, net = self.settings.hybrid, self.net
+
+        def terms(generator: Generator) -> tuple[dict[str, Tensor], Tensor]:
+            mixed = self.scenes.with_pastes(*self.scenes.drawn(s, generator), self.settings, generator)
+            class_logits, dataset_logits = self._logits(mixed.images)
+            found = hybrid_terms(class_logits, dataset_logits, mixed.labels, mixed.pasted, s)
+            return found, weighted(found, s)
+
+        optimisers = {
+            "trunk": _optimiser(net.trunk_parameters(), s.learning_rate_trunk, s),
+            "rest": _optimiser(net.other_parameters(), s.learning_rate, s),
+            "head": _optimiser(net.head_parameters(), s.learning_rate_head, s),
+        }
+        sheet = partial(hybrid_sheet, net, self.settings, self.shown, self.seed)
+        return self._stage("hybrid", s, s.steps(len(self.scenes.images)), optimisers, terms, sheet)
+
+    def _stage(
+        self,
+        name: str,
+        s: StageSettings,
+        steps: int,
+        optimisers: dict[str, torch.optim.Optimizer],
+        terms: Callable[[Generator], tuple[dict[str, Tensor], Tensor]],
+        sheet: Callable[[], bytes],
+    ) -> Stage:
+        net = self.net
+        learned = [one for optimiser in optimisers.values() for one in optimiser.param_groups[0]["params"]]
+        training_mode(net.requires_grad_(True), frozen_bn=s.frozen_bn)
+
+        def step(number: int) -> dict[str, Tensor]:
+            found, loss = terms(seeded(self.seed, "dense_hybrid", name, number, device=net.mean.device))
+            leave_gradients(loss, learned)
+            for optimiser in optimisers.values():
+                optimiser.step()
+            return {term: value.detach() for term, value in found.items()}
+
+        @torch.no_grad()
+        def drawn_sheet(path: Path, done: int) -> None:
+            net.eval()
+            path.write_bytes(sheet())
+            training_mode(net, frozen_bn=s.frozen_bn)
+
+        return Stage(
+            name=name,
+            steps=steps,
+            module=net,
+            optimisers=optimisers,
+            step=step,
+            rate=lambda number, highest: highest * s.rate_share(steps, number),
+            sheet=drawn_sheet,
+            sheets=self.settings.sheets,
+        )
+
+    def _logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Both maps, float32, at the images' size."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            class_logits, dataset_logits = self.net(images)
+        size = images.shape[2:]
+        return enlarged(class_logits.float(), size), enlarged(dataset_logits.float(), size)
 
 
-def train_hybrid(
-    net: SceneNet,
-    settings: DenseHybridSettings,
-    scenes: Scenes,
-    shown: Scenes,
-    run: FitRun,
-    identity: str,
-    progress: Progress,
-) -> Trained:
-    """Stage 2, in place, ending in evaluation mode. Raises TrainingFailed."""
-    s = settings.hybrid
-
-    def terms(generator: Generator) -> tuple[dict[str, Tensor], Tensor]:
-        mixed = scenes.with_pastes(*scenes.drawn(s, generator), settings, generator)
-        class_logits, dataset_logits = _logits(net, mixed.images, settings)
-        found = hybrid_terms(class_logits, dataset_logits, mixed.labels, mixed.pasted, s)
-        return found, weighted(found, s)
-
-    groups = {"trunk": net.trunk_parameters(), "rest": net.other_parameters(), "head": net.head_parameters()}
-    rates = {"trunk": s.learning_rate_trunk, "rest": s.learning_rate, "head": s.learning_rate_head}
-    sheet = partial(hybrid_sheet, net, settings, shown, run.seed)
-    return _run(
-        "hybrid", net, settings, s, groups, rates, terms, sheet, run, identity, progress, s.steps(len(scenes.images))
-    )
+def _optimiser(parameters: list[nn.Parameter], rate: float, s: StageSettings) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, rate, s.betas, s.adam_eps, s.weight_decay)
 
 
 def closed_steps(net: SceneNet, settings: StageSettings, scenes: Scenes) -> int:
@@ -96,57 +132,3 @@ def training_mode(net: SceneNet, *, frozen_bn: bool) -> None:
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d) and id(module) not in own:
                 module.eval()
-
-
-def _logits(net: SceneNet, images: Tensor, settings: DenseHybridSettings) -> tuple[Tensor, Tensor]:
-    """Both maps, float32, at the images' size."""
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-        class_logits, dataset_logits = net(images)
-    size = images.shape[2:]
-    return enlarged(class_logits.float(), size), enlarged(dataset_logits.float(), size)
-
-
-def _run(
-    name: str,
-    net: SceneNet,
-    settings: DenseHybridSettings,
-    s: StageSettings,
-    groups: dict[str, list[nn.Parameter]],
-    rates: dict[str, float],
-    terms: Terms,
-    sheet: Callable[[], bytes],
-    run: FitRun,
-    identity: str,
-    progress: Progress,
-    steps: int,
-) -> Trained:
-    device = net.mean.device
-    optimisers = {
-        part: torch.optim.AdamW(parameters, rates[part], s.betas, s.adam_eps, s.weight_decay)
-        for part, parameters in groups.items()
-    }
-    learned: Sequence[nn.Parameter] = [one for parameters in groups.values() for one in parameters]
-    training_mode(net.requires_grad_(True), frozen_bn=s.frozen_bn)
-
-    def step(number: int) -> dict[str, Tensor]:
-        found, loss = terms(seeded(run.seed, "dense_hybrid", name, number, device=device))
-        for parameter, gradient in zip(learned, torch.autograd.grad(loss, learned, allow_unused=True), strict=True):
-            parameter.grad = gradient
-        for optimiser in optimisers.values():
-            optimiser.step()
-        return {term: value.detach() for term, value in found.items()}
-
-    def drawn_sheet() -> bytes:
-        net.eval()
-        with torch.no_grad():
-            drawing = sheet()
-        training_mode(net, frozen_bn=s.frozen_bn)
-        return drawing
-
-    def share(number: int) -> float:
-        return s.rate_share(steps, number)
-
-    stage = Stage(name, steps, net, optimisers, rates, share, step, drawn_sheet)
-    outcome = run_stage(stage, run, identity, progress, settings.sheets)
-    net.requires_grad_(False).eval()
-    return outcome

@@ -12,12 +12,13 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from xadflow.detectors.base import VOID, as_float
+from xadflow.detectors.base import VOID
 from xadflow.detectors.dense_hybrid.networks import SceneNet
 from xadflow.detectors.dense_hybrid.pasting import Mixed
 from xadflow.detectors.dense_hybrid.reading import read
 from xadflow.detectors.dense_hybrid.scenes import Scenes
 from xadflow.detectors.dense_hybrid.settings import DenseHybridSettings, Part
+from xadflow.images import as_float
 from xadflow.metrics.ranks import average_precision
 from xadflow.training.seeds import seeded
 

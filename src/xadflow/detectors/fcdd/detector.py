@@ -40,7 +40,8 @@ from xadflow.detectors.losses import pooled
 from xadflow.errors import BadSettings, BadWeights
 from xadflow.networks.pretrained import Trunk, trunk_spec
 from xadflow.training.devices import resolve_device
-from xadflow.training.loop import Schedule, Trained, train
+from xadflow.training.loop import Trained, run_stage
+from xadflow.training.minimising import Schedule, minimising
 from xadflow.training.progress import Progress
 from xadflow.training.seeds import seeded
 
@@ -280,10 +281,8 @@ def _trained(
 ) -> Trained:
     schedule = Schedule(s.steps(len(bank.normals) // s.normal_copies), s.learning_rate, s.weight_decay)
     problem = response_problem(s, cell_map, bank)
-    device = bank.normals.device
-    return train(
-        cell_map.head.response, problem, schedule, run, identity, progress or Progress(run, schedule.steps), device
-    )
+    stage = minimising(cell_map.head.response, problem, schedule, run.seed, bank.normals.device)
+    return run_stage(stage, run.folder, identity, progress or Progress(run, schedule.steps))
 
 
 def _wanted(s: FCDDSettings, normals: int, generator: Generator) -> list[Wanted]:

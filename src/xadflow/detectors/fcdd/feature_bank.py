@@ -10,9 +10,10 @@ import torch
 from torch import Generator, Tensor
 
 from xadflow.defects.synthesisers import synthetic_rounds
-from xadflow.detectors.base import TrainingData, as_float
+from xadflow.detectors.base import TrainingData
 from xadflow.detectors.fcdd.heads import Whitening
 from xadflow.detectors.fcdd.settings import FCDDSettings
+from xadflow.images import as_float
 from xadflow.networks.pretrained import Trunk
 from xadflow.training.lanes import side_by_side
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from xadflow.detectors import saved
-from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData, as_float
+from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData
 from xadflow.detectors.calibrated import CalibratedDetector, check_training_data
 from xadflow.detectors.one_class.exposure import Batch, Exposure, anomaly_sources, held_out
 from xadflow.detectors.one_class.objectives import BinaryCrossEntropy, DeepSAD, DeepSVDD, HypersphereClassifier
@@ -34,15 +34,16 @@ from xadflow.detectors.one_class.settings import (
     VectorSettings,
     one_class_settings,
 )
+from xadflow.images import as_float
 from xadflow.networks.published import network_for
 from xadflow.networks.weight_files import pretrain
 from xadflow.training.devices import resolve_device
-from xadflow.training.loop import Schedule, train
+from xadflow.training.loop import CHECKPOINT_EVERY, run_stage
+from xadflow.training.minimising import Schedule, minimising
 from xadflow.training.progress import Progress
-from xadflow.training.seeds import seeded
+from xadflow.training.seeds import drawing_from, seeded
 from xadflow.training.splitting import Network, Problem
 
-CHECKPOINT_EVERY = 50  # steps; a whole network and its optimiser are written
 _ONE_PASS = 256  # images scored at once while fitting
 
 Kind = TypeVar("Kind", bound=OneClassSettings)
@@ -136,7 +137,8 @@ class OneClass(CalibratedDetector, Generic[Kind]):
         identity = saved.work_identity(self.method, decides, run.seed, data)
         response.train()
         problem = Problem(draw, cost)
-        outcome = train(response, problem, schedule, run, identity, Progress(run, steps), self._device, checked_on)
+        stage = minimising(response, problem, schedule, run.seed, self._device, checked_on)
+        outcome = run_stage(stage, run.folder, identity, Progress(run, steps))
         self._response = response.requires_grad_(False).eval()
         trained = time.monotonic()
         self._calibration = self.calibrated(data, run, _ONE_PASS)
@@ -151,8 +153,7 @@ class OneClass(CalibratedDetector, Generic[Kind]):
 
     def _built(self, seed: int) -> Response:
         shape = self.input_shape
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=seeded(seed, "network"))))
+        with drawing_from(seeded(seed, "network")):
             response = self.build(self.settings.network or network_for(*shape[1:]), shape)
         # See backbones.Trunk: batch normalisation's backward pass on contiguous activations can be wrong on a CPU.
         return response.to(memory_format=torch.channels_last)

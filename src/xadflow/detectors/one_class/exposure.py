@@ -13,9 +13,10 @@ import torch
 from torch import Generator, Tensor
 
 from xadflow.defects.synthesisers import SYNTHESISERS
-from xadflow.detectors.base import TrainingData, as_float
+from xadflow.detectors.base import TrainingData
 from xadflow.detectors.one_class.settings import OneClassSettings
 from xadflow.errors import BadSettings
+from xadflow.images import as_float
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from xadflow.detectors.base import as_float
 from xadflow.errors import BadSettings
+from xadflow.images import as_float
 
 Preparation = Literal["contrast", "standard", "pretrained"]
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from xadflow.defects.synthesisers import SYNTHESISERS
-from xadflow.detectors.base import as_float
 from xadflow.detectors.utad.settings import ImpressionSettings, StageSettings
+from xadflow.images import as_float
 
 
 def drawn(normals: Tensor, settings: StageSettings, generator: Generator) -> Tensor:

@@ -18,7 +18,6 @@ Train it: `xadflow retrain --dataset textures-brick --detector utad`
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -29,17 +28,17 @@ from xadflow.detectors import saved
 from xadflow.detectors.base import FitReport, FitRun, Reconstructions, Scores, TrainingData
 from xadflow.detectors.calibrated import CalibratedDetector, check_training_data
 from xadflow.detectors.utad.expert_net import Expert
-from xadflow.detectors.utad.expert_training import build_expert, train_expert
+from xadflow.detectors.utad.expert_training import ExpertGame, build_expert
 from xadflow.detectors.utad.fitted import Fitted
 from xadflow.detectors.utad.impression_net import Impression, ImpressionNet, stride_of
-from xadflow.detectors.utad.impression_training import train_impression
+from xadflow.detectors.utad.impression_training import ImpressionGame
 from xadflow.detectors.utad.maps import TERMS
 from xadflow.detectors.utad.settings import UtadSettings, utad_settings
 from xadflow.errors import BadInput, unknown_name
 from xadflow.training.devices import resolve_device
+from xadflow.training.loop import Trained, report_of, run_stage
 from xadflow.training.progress import Progress
 from xadflow.training.seeds import seeded
-from xadflow.training.stages import Trained
 
 _ONE_PASS = 64  # images at once while calibrating
 
@@ -92,7 +91,7 @@ class Utad(CalibratedDetector):
         self._fitted.learn(data.normals, data.val_normals, seeded(run.seed, "utad bank"))
         self._calibration = self.calibrated(data, run, _ONE_PASS)
         ended = time.monotonic()
-        return _report(
+        return report_of(
             outcomes,
             ended - started,
             {
@@ -119,7 +118,7 @@ class Utad(CalibratedDetector):
         """
         started = time.monotonic()
         _, _, outcomes = self._trained(stage, data, run)
-        return _report(outcomes, time.monotonic() - started, {})
+        return report_of(outcomes, time.monotonic() - started, {})
 
     def _trained(
         self, last: str, data: TrainingData, run: FitRun
@@ -136,13 +135,16 @@ class Utad(CalibratedDetector):
         parts = [("impression", s.impression.steps(count)), ("expert", s.expert.steps(count))]
         progress = Progress(run, sum(steps for _, steps in parts[: self.stages.index(last) + 1]))
         identity = saved.work_identity(f"{self.method} impression", of_impression, run.seed, data)
-        impress, first = train_impression(shape, s.impression, normals, run, identity, progress, s.sheets)
+        first = ImpressionGame(shape, s.impression, normals, run.seed)
+        outcome = run_stage(first.stage(s.sheets), run.folder, identity, progress)
+        impress = first.players.net.requires_grad_(False).eval()
         if last == "impression":
-            return impress, None, (first,)
+            return impress, None, (outcome,)
         decides = {"impression": of_impression, "expert": s.expert.model_dump(mode="json")}
         identity = saved.work_identity(f"{self.method} expert", decides, run.seed, data)
-        expert, second = train_expert(shape, s.expert, impress, normals, run, identity, progress, s.sheets)
-        return impress, expert, (first, second)
+        second = ExpertGame(shape, s.expert, impress, normals, run.seed)
+        outcomes = (outcome, run_stage(second.stage(s.sheets), run.folder, identity, progress))
+        return impress, second.players.expert.requires_grad_(False).eval(), outcomes
 
     def score(self, images: Tensor) -> Scores:
         """Raw scores [B] and maps [B,H,W] of float32 [B,C,H,W] in [0,1]; differentiable in `images`.
@@ -217,13 +219,3 @@ class Utad(CalibratedDetector):
 def _shape(normals: Tensor) -> tuple[int, int, int]:
     channels, height, width = normals.shape[1:]
     return channels, height, width
-
-
-def _report(outcomes: Sequence[Trained], seconds: float, figures: dict[str, float]) -> FitReport:
-    return FitReport(
-        seconds,
-        sum(one.steps for one in outcomes),
-        sum(one.resumed_from for one in outcomes),
-        tuple(row for one in outcomes for row in one.history),
-        figures,
-    )

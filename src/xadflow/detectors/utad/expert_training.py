@@ -9,13 +9,12 @@ is (no gradient): S could otherwise please the term by saying the same of every 
 
 from __future__ import annotations
 
-from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xadflow.detectors.base import FitRun
 from xadflow.detectors.utad.batches import drawn
 from xadflow.detectors.utad.expert_net import Expert
 from xadflow.detectors.utad.impression_net import ImpressionNet
@@ -26,9 +25,9 @@ from xadflow.detectors.utad.rates import is_warm, rate_share
 from xadflow.detectors.utad.residual_expert import ResidualExpert
 from xadflow.detectors.utad.settings import ExpertSettings
 from xadflow.detectors.utad.sheets import expert_sheet
-from xadflow.training.progress import Progress
-from xadflow.training.seeds import seeded
-from xadflow.training.stages import Stage, Trained, run_stage, weights_from
+from xadflow.training.games import judged, leave_gradients, weighted_sum
+from xadflow.training.loop import Stage
+from xadflow.training.seeds import seeded, weights_from
 
 
 def build_expert(shape: tuple[int, int, int], settings: ExpertSettings) -> Expert:
@@ -48,24 +47,39 @@ class ExpertPlayers(nn.Module):
 
 
 class ExpertGame:
-    """One step of both sides; `normals` are uint8 [N,C,H,W] on the device, `impress` is frozen."""
+    """Expert-Net against its judges, from the seed; `normals` are uint8 [N,C,H,W] on the device, `impress` is frozen
+    and not changed.
+    """
 
     def __init__(
-        self,
-        players: ExpertPlayers,
-        settings: ExpertSettings,
-        impress: ImpressionNet,
-        normals: Tensor,
-        seed: int,
-        steps: int,
+        self, shape: tuple[int, int, int], settings: ExpertSettings, impress: ImpressionNet, normals: Tensor, seed: int
     ) -> None:
-        self.players, self.settings, self.impress, self.normals = players, settings, impress, normals
-        self.seed, self.steps = seed, steps
-        s = settings
-        judges = [*players.of_images.parameters(), *players.of_impressions.parameters()]
-        self.made_by = list(players.expert.parameters())
+        s, self.settings, self.normals, self.seed = settings, settings, normals, seed
+        self.steps, self.impress = s.steps(len(normals)), impress.requires_grad_(False).eval()
+        with weights_from(seed, "utad", "expert"):
+            self.players = ExpertPlayers(shape, s).to(normals.device).train()
+        judges = [*self.players.of_images.parameters(), *self.players.of_impressions.parameters()]
+        self.made_by = list(self.players.expert.parameters())
         self.maker = torch.optim.Adam(self.made_by, s.learning_rate, s.betas, weight_decay=s.weight_decay)
         self.judge = torch.optim.Adam(judges, s.learning_rate_judge, s.betas, weight_decay=s.weight_decay)
+
+    def stage(self, sheets: int) -> Stage:
+        """The whole game."""
+        return Stage(
+            name="expert",
+            steps=self.steps,
+            module=self.players,
+            optimisers={"maker": self.maker, "judge": self.judge},
+            step=self.step,
+            rate=lambda number, highest: highest * rate_share("expert", self.settings, self.steps, number),
+            sheet=self.sheet,
+            sheets=sheets,
+        )
+
+    @torch.no_grad()
+    def sheet(self, path: Path, done: int) -> None:
+        """Write what the players make of a few normals."""
+        path.write_bytes(expert_sheet(self.impress, self.players.expert, self.normals))
 
     def step(self, number: int) -> dict[str, Tensor]:
         """Train once; returns the losses, detached."""
@@ -81,24 +95,13 @@ class ExpertGame:
         x_hat, m_hat = expert.image(m, own), expert.impression(x, d)
         told: dict[str, Tensor] = {}
         if warm and s.adversarial:
-            told["judge"] = self._judge(x, m, x_hat.detach(), m_hat.detach())
+            images, impressions = self.players.of_images, self.players.of_impressions
+            of_images = judge_loss(images(x), images(x_hat.detach()))
+            told["judge"] = judged(of_images + judge_loss(impressions(m), impressions(m_hat.detach())), self.judge)
         terms = self.terms(x, m, own, d, x_hat, m_hat, warm=warm)
-        weights = s.model_dump()
-        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-        for parameter, gradient in zip(
-            self.made_by, torch.autograd.grad(total, self.made_by, allow_unused=True), strict=True
-        ):
-            parameter.grad = gradient
+        leave_gradients(weighted_sum(terms, s.model_dump()), self.made_by)
         self.maker.step()
         return told | {name: value.detach() for name, value in terms.items()}
-
-    def _judge(self, x: Tensor, m: Tensor, x_hat: Tensor, m_hat: Tensor) -> Tensor:
-        images, impressions = self.players.of_images, self.players.of_impressions
-        loss = judge_loss(images(x), images(x_hat)) + judge_loss(impressions(m), impressions(m_hat))
-        self.judge.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.judge.step()
-        return loss.detach()
 
     def terms(
         self, x: Tensor, m: Tensor, own: Tensor, d: Tensor, x_hat: Tensor, m_hat: Tensor, *, warm: bool
@@ -123,37 +126,3 @@ class ExpertGame:
             made = maker_loss(self.players.of_images(x_hat))
             terms["adversarial"] = made + maker_loss(self.players.of_impressions(m_hat))
         return terms
-
-
-def train_expert(
-    shape: tuple[int, int, int],
-    settings: ExpertSettings,
-    impress: ImpressionNet,
-    normals: Tensor,
-    run: FitRun,
-    identity: str,
-    progress: Progress,
-    sheets: int,
-) -> tuple[Expert, Trained]:
-    """Expert-Net, frozen and in evaluation mode; `impress` is not changed. Raises TrainingFailed."""
-    with weights_from(run.seed, "utad", "expert"):
-        players = ExpertPlayers(shape, settings).to(normals.device)
-    steps = settings.steps(len(normals))
-    game = ExpertGame(players.train(), settings, impress.requires_grad_(False).eval(), normals, run.seed, steps)
-
-    def sheet() -> bytes:
-        with torch.no_grad():
-            return expert_sheet(impress, players.expert, normals)
-
-    stage = Stage(
-        "expert",
-        steps,
-        players,
-        {"maker": game.maker, "judge": game.judge},
-        {"maker": settings.learning_rate, "judge": settings.learning_rate_judge},
-        partial(rate_share, "expert", settings, steps),
-        game.step,
-        sheet,
-    )
-    outcome = run_stage(stage, run, identity, progress, sheets)
-    return players.expert.requires_grad_(False).eval(), outcome

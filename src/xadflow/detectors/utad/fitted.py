@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from xadflow.detectors.base import as_float
 from xadflow.detectors.fcdd.feature_bank import some_of
 from xadflow.detectors.utad.expert_net import Expert
 from xadflow.detectors.utad.impression_net import Impression, ImpressionNet
 from xadflow.detectors.utad.latent import nearest_distance
 from xadflow.detectors.utad.maps import LEAST_SPREAD, PERCEPTUAL_STAGES, Combination, Measure, Views, entering, hottest
 from xadflow.detectors.utad.settings import Term, UtadSettings
+from xadflow.images import as_float
 from xadflow.networks.pretrained import Trunk
 from xadflow.training.seeds import seeded
 

@@ -9,13 +9,12 @@ by its own loss. The code that they see is drawn, mu + sigma * noise: otherwise 
 
 from __future__ import annotations
 
-from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from xadflow.detectors.base import FitRun
 from xadflow.detectors.utad.batches import corrupted, drawn
 from xadflow.detectors.utad.impression_net import Impression, ImpressionNet
 from xadflow.detectors.utad.judges import CodeJudge, impression_judge
@@ -31,9 +30,9 @@ from xadflow.detectors.utad.losses import (
 from xadflow.detectors.utad.rates import is_warm, rate_share
 from xadflow.detectors.utad.settings import ImpressionSettings
 from xadflow.detectors.utad.sheets import impression_sheet
-from xadflow.training.progress import Progress
-from xadflow.training.seeds import seeded
-from xadflow.training.stages import Stage, Trained, drops_from, run_stage, weights_from
+from xadflow.training.games import judged, leave_gradients, weighted_sum
+from xadflow.training.loop import Stage
+from xadflow.training.seeds import drawing_from, seeded, weights_from
 
 
 class ImpressionPlayers(nn.Module):
@@ -49,43 +48,57 @@ class ImpressionPlayers(nn.Module):
 
 
 class ImpressionGame:
-    """One step of all players; `normals` are uint8 [N,C,H,W] on the device."""
+    """IE-Net with its judges, from the seed; `normals` are uint8 [N,C,H,W] on the device.
 
-    def __init__(
-        self, players: ImpressionPlayers, settings: ImpressionSettings, normals: Tensor, seed: int, steps: int
-    ) -> None:
-        self.players, self.settings, self.normals, self.seed, self.steps = players, settings, normals, seed, steps
-        s = settings
-        self.made_by = [*players.net.parameters(), *players.codes.parameters()]
-        self.maker = torch.optim.Adam(players.net.parameters(), s.learning_rate, s.betas, weight_decay=s.weight_decay)
-        self.reader = torch.optim.Adam(
-            players.codes.parameters(), s.learning_rate_code, s.betas, weight_decay=s.weight_decay
-        )
+    Raises BadInput for sides the net cannot take.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], settings: ImpressionSettings, normals: Tensor, seed: int) -> None:
+        s, self.settings, self.normals, self.seed = settings, settings, normals, seed
+        self.steps = s.steps(len(normals))
+        with weights_from(seed, "utad", "impression"):
+            self.players = ImpressionPlayers(shape, s).to(normals.device).train()
+        net, codes = list(self.players.net.parameters()), list(self.players.codes.parameters())
+        self.made_by = [*net, *codes]
+        self.maker = torch.optim.Adam(net, s.learning_rate, s.betas, weight_decay=s.weight_decay)
+        self.reader = torch.optim.Adam(codes, s.learning_rate_code, s.betas, weight_decay=s.weight_decay)
         self.judge = torch.optim.Adam(
-            players.judge.parameters(), s.learning_rate_judge, s.betas, weight_decay=s.weight_decay
+            self.players.judge.parameters(), s.learning_rate_judge, s.betas, weight_decay=s.weight_decay
         )
+
+    def stage(self, sheets: int) -> Stage:
+        """The whole game."""
+        return Stage(
+            name="impression",
+            steps=self.steps,
+            module=self.players,
+            optimisers={"maker": self.maker, "reader": self.reader, "judge": self.judge},
+            step=self.step,
+            rate=lambda number, highest: highest * rate_share("impression", self.settings, self.steps, number),
+            sheet=self.sheet,
+            sheets=sheets,
+        )
+
+    @torch.no_grad()
+    def sheet(self, path: Path, done: int) -> None:
+        """Write what the net makes of a few normals."""
+        self.players.eval()
+        path.write_bytes(impression_sheet(self.players.net, self.normals))
+        self.players.train()
 
     def step(self, number: int) -> dict[str, Tensor]:
         """Train once; returns the losses, detached."""
         generator = seeded(self.seed, "utad impression", number, device=self.normals.device)
         x = drawn(self.normals, self.settings, generator)
         warm = is_warm(self.settings, self.steps, number)
-        with drops_from(generator, x.device):
+        with drawing_from(generator, x.device):
             seen = self.players.net(corrupted(x, self.settings, generator))
         told: dict[str, Tensor] = {}
         if warm and self.settings.adversarial:
             loss = judge_loss(self.players.judge(x), self.players.judge(seen.m.detach()))
-            self.judge.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.judge.step()
-            told["judge"] = loss.detach()
+            told["judge"] = judged(loss, self.judge)
         terms = self.terms(x, seen, generator, warm=warm)
-        weights = self.settings.model_dump()
-        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-        for parameter, gradient in zip(
-            self.made_by, torch.autograd.grad(total, self.made_by, allow_unused=True), strict=True
-        ):
-            parameter.grad = gradient
+        leave_gradients(weighted_sum(terms, self.settings.model_dump()), self.made_by)
         self.maker.step()
         self.reader.step()
         return told | {name: value.detach() for name, value in terms.items()}
@@ -111,39 +124,3 @@ class ImpressionGame:
             foreign = self.players.codes(code, seen.z.roll(1, dims=0))  # the neighbour's map: never its own
             terms["mi_local"], terms["mi_global"] = (information_loss(*pair) for pair in zip(own, foreign, strict=True))
         return terms
-
-
-def train_impression(
-    shape: tuple[int, int, int],
-    settings: ImpressionSettings,
-    normals: Tensor,
-    run: FitRun,
-    identity: str,
-    progress: Progress,
-    sheets: int,
-) -> tuple[ImpressionNet, Trained]:
-    """IE-Net, frozen and in evaluation mode. Raises BadInput for sides the net cannot take, TrainingFailed."""
-    with weights_from(run.seed, "utad", "impression"):
-        players = ImpressionPlayers(shape, settings).to(normals.device)
-    steps = settings.steps(len(normals))
-    game = ImpressionGame(players.train(), settings, normals, run.seed, steps)
-
-    def sheet() -> bytes:
-        players.eval()
-        with torch.no_grad():
-            drawing = impression_sheet(players.net, normals)
-        players.train()
-        return drawing
-
-    stage = Stage(
-        "impression",
-        steps,
-        players,
-        {"maker": game.maker, "reader": game.reader, "judge": game.judge},
-        {"maker": settings.learning_rate, "reader": settings.learning_rate_code, "judge": settings.learning_rate_judge},
-        partial(rate_share, "impression", settings, steps),
-        game.step,
-        sheet,
-    )
-    outcome = run_stage(stage, run, identity, progress, sheets)
-    return players.net.requires_grad_(False).eval(), outcome

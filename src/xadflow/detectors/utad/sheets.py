@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xadflow.defects.drawn import synthetic_defects
-from xadflow.detectors.base import as_float
 from xadflow.detectors.utad.expert_net import Expert
 from xadflow.detectors.utad.impression_net import ImpressionNet
 from xadflow.detectors.utad.maps import grey
-from xadflow.images import encode_png
+from xadflow.images import as_float, encode_png, to_levels
 from xadflow.pictures.tile_sheet import Tile, tile_sheet
 from xadflow.training.seeds import seeded
 
@@ -66,4 +65,4 @@ def _picture(values: Tensor) -> NDArray[Any]:
     """Images as 8 bits, maps as they are."""
     if values.ndim == 2:
         return np.asarray(values.float().cpu().numpy())
-    return np.asarray((values.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+    return np.asarray(to_levels(values).cpu().numpy())

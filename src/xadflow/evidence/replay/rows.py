@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.detectors.scoring import score_images
 from xadflow.evidence.comparing import Difference, differences
 from xadflow.evidence.decisions import rows_of_image
@@ -28,7 +28,7 @@ from xadflow.evidence.replay.sources import Sources, original_of
 from xadflow.evidence.rows import explanation_row
 from xadflow.evidence.store import EvidenceStore
 from xadflow.evidence.tables import SCHEMA_VERSION, SCORES
-from xadflow.images import encode_png
+from xadflow.images import as_float, encode_png
 from xadflow.models.judges import with_words
 from xadflow.models.registry import Registry
 from xadflow.settings import Home, Settings

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from xadflow.datasets.manifest import inside, read_manifest
 from xadflow.detectors.base import WEIGHTS, Detector
 from xadflow.detectors.scoring import open_detector
-from xadflow.digests import sha256_bytes, sha256_file, sha256_json
+from xadflow.digests import sha256_file, sha256_json
 from xadflow.errors import BadImage, BadManifest, BadSettings, BadWeights, UnknownName, WrongUse
 from xadflow.evidence.replay.lineages import CannotReplay, Notes, commit_of, lineage_of
 from xadflow.evidence.store import EvidenceStore
 from xadflow.explainers import Explainer, build_explainer, load_explainer
 from xadflow.explainers.base import TakesDonors
-from xadflow.images import ImageLimits, decode_image, decode_png, read_file, to_input
+from xadflow.images import ImageLimits, decode_png, load_input
 from xadflow.models.donors import opened_bank
 from xadflow.models.judges import Judge, JudgeRef, open_judges
 from xadflow.models.registry import Registry
@@ -217,9 +217,7 @@ class Sources:
         channels, height, width = shape
         for path in self._files_of(row):
             try:
-                content = read_file(path, limits)
-                if sha256_bytes(content) == row["image_id"]:
-                    return to_input(decode_image(content, limits), (height, width), channels)
+                return load_input(path, (height, width), channels, limits, image_id=str(row["image_id"]))
             except BadImage:
                 continue
         return None

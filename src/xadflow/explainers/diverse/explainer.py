@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.digests import sha256_file
 from xadflow.errors import BadWeights
 from xadflow.explainers.base import Counterfactual, Explanation
@@ -33,6 +33,7 @@ from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.explainers.diverse.training import TrainedGenerator, train_generator
 from xadflow.explainers.settings import eight_bit
 from xadflow.explainers.trained import CARD, Explained, GeneratorRun, Guidance, Wanted
+from xadflow.images import as_float, to_levels
 from xadflow.metrics.explanation import l1_l2_changed
 from xadflow.settings.of_methods import validated
 
@@ -163,7 +164,7 @@ class DiverseExplainer:
         concept = torch.arange(concepts, device=x.device).repeat(len(original))
         canvas = Canvas(self.explained.shape, self.settings.size_px)
         made = canvas.painted(self._generator, x, torch.zeros(len(x), device=x.device), concept, mask)
-        levels: Tensor = ((made + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        levels = to_levels((made + 1.0) / 2.0)
         return levels.reshape(len(original), concepts, *original.shape[1:]).to(original.device)
 
     def _told(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.errors import BadInput
 from xadflow.explainers.diverse.canvas import Canvas
 from xadflow.explainers.diverse.losses import (
@@ -27,6 +27,8 @@ from xadflow.explainers.diverse.pairs import PairBatch
 from xadflow.explainers.diverse.places import place_mask
 from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.explainers.trained import Guidance
+from xadflow.images import as_float
+from xadflow.training.games import judged, leave_gradients, weighted_sum
 
 
 class Players(nn.Module):
@@ -127,11 +129,7 @@ class Game:
         judge, reduced = self.players.discriminator, self.players.canvas.reduced
         real = judge(reduced(batch.images), batch.probability)
         made = judge(reduced(batch.made.detach()), batch.wanted)
-        loss = discriminator_hinge(real.float(), made.float())
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        return {"discriminator": loss.detach()}
+        return {"discriminator": judged(discriminator_hinge(real.float(), made.float()), optimiser)}
 
     def maker_step(
         self,
@@ -155,11 +153,7 @@ class Game:
     def _made_step(
         self, terms: dict[str, Tensor], optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter]
     ) -> dict[str, Tensor]:
-        weights = self.settings.model_dump()
-        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+        leave_gradients(weighted_sum(terms, self.settings.model_dump()), parameters)
         nn.utils.clip_grad_norm_(list(self.players.generator.parameters()), self.settings.clip)
         optimiser.step()
         return {name: value.detach() for name, value in terms.items()}

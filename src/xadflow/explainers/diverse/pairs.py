@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xadflow.detectors.base import as_float
 from xadflow.explainers.trained import Pairs
+from xadflow.images import as_float
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xadflow.detectors.base import Detector, as_float, traits
+from xadflow.detectors.base import Detector, traits
 from xadflow.errors import BadInput, BadSettings
+from xadflow.images import as_float
 
 LEVELS = (0.2, 0.15, 0.1, 0.05, 0.02)
 FEWEST = math.ceil(1.0 / LEVELS[-1]) - 1  # normals for the smallest level to be reached at all

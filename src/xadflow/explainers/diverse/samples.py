@@ -9,34 +9,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.explainers.diverse.game import Players
 from xadflow.explainers.diverse.places import place_mask
 from xadflow.explainers.diverse.settings import DiverseSettings
+from xadflow.images import as_float, to_levels
 from xadflow.pictures.counterfactual_sheet import CounterfactualRow, counterfactual_sheet
 
 SHEETS = 4
 SHOWN_ANOMALIES, SHOWN_NORMALS = 6, 2
 
 
-def due(done: int, steps: int) -> bool:
-    """Whether a sheet is written after this many steps."""
-    return done in {max(1, round(steps * quarter / SHEETS)) for quarter in range(1, SHEETS + 1)}
-
-
 @torch.no_grad()
 def write_samples(
-    folder: Path,
-    done: int,
     detector: Detector,
     players: Players,
     banks: tuple[Tensor, Tensor],
     settings: DiverseSettings,
     usual: Tensor | None,
+    path: Path,
+    done: int,
 ) -> None:
-    """Write `samples/step-<done>.png` of images spread over both banks, uint8 [N,C,H,W]: always the same, nothing is
-    drawn.
-    """
+    """Write a PNG of images spread over both banks, uint8 [N,C,H,W]: always the same, nothing is drawn."""
     rows: list[CounterfactualRow] = []
     concepts = settings.concepts
     for bank, shown, kind in ((banks[1], SHOWN_ANOMALIES, "anomaly"), (banks[0], SHOWN_NORMALS, "normal")):
@@ -46,7 +40,7 @@ def write_samples(
         mask = place_mask(settings.within, detector, usual, as_float(pixels))
         mask = None if mask is None else mask.repeat_interleave(concepts, dim=0)
         made = players.canvas.painted(players.average, x, torch.zeros(len(x), device=x.device), which, mask).float()
-        stored = ((made + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        stored = to_levels((made + 1.0) / 2.0)
         before = detector.score(as_float(pixels)).image.tolist()
         after = detector.score(as_float(stored)).image.tolist()
         for number, image in enumerate(pixels.cpu().numpy()):
@@ -55,6 +49,4 @@ def write_samples(
             rows.append(
                 CounterfactualRow(image, list(stored[mine].cpu().numpy()), labels, f"{kind} {before[number]:.2f}")
             )
-    path = folder / "samples" / f"step-{done:06d}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     counterfactual_sheet(rows, path, f"training images after {done} steps", changes=True)

@@ -11,9 +11,8 @@ step), so a training that was killed goes on exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,14 +23,13 @@ from xadflow.explainers.diverse.game import Game, Players
 from xadflow.explainers.diverse.networks import Generator
 from xadflow.explainers.diverse.pairs import drawn_pairs
 from xadflow.explainers.diverse.places import usual_heat
-from xadflow.explainers.diverse.samples import due, write_samples
+from xadflow.explainers.diverse.samples import SHEETS, write_samples
 from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.explainers.trained import GeneratorRun, Guidance, Pairs, Wanted
-from xadflow.training.checkpoints import CHECKPOINT, read_checkpoint, write_checkpoint
-from xadflow.training.progress import History, Progress
-from xadflow.training.seeds import seeded
+from xadflow.training.loop import Stage, run_stage
+from xadflow.training.progress import Progress
+from xadflow.training.seeds import seeded, weights_from
 
-CHECK_EVERY = 50  # steps between checkpoints; the losses are looked at there
 BETAS = (0.0, 0.9)
 
 
@@ -62,7 +60,7 @@ def train_generator(
 
     Raises:
         BadInput: one of the two is empty, a side the generator cannot take, or guidance that the settings want is
-        missing. TrainingFailed: a loss is not a number; the last checkpoint stays.
+        missing. TrainingFailed: a loss or a weight is not a number; the last checkpoint stays.
     """
     if not len(normals) or not len(anomalies):
         raise BadInput(
@@ -72,60 +70,42 @@ def train_generator(
         )
     guidance = _complete(guidance or Guidance(), settings)
     usual = usual_heat(detector, guidance.held_out.to(run.device)) if guidance.held_out is not None else None
-    with _drawn_from(run.seed):
+    with weights_from(run.seed, "diverse", "weights"):
         players = Players(detector.input_shape, settings).to(run.device)
     players.train()
     made_by = [*players.generator.parameters(), *players.classifier.parameters()]
     makers = torch.optim.Adam(made_by, settings.learning_rate, betas=BETAS)
     judge = torch.optim.Adam(players.discriminator.parameters(), settings.learning_rate, betas=BETAS)
-    start, history = 0, History([])
-    path = run.folder / CHECKPOINT
-    if (saved := read_checkpoint(path, run.identity)) is not None:
-        players.load_state_dict(saved["players"])
-        makers.load_state_dict(saved["makers"])
-        judge.load_state_dict(saved["judge"])
-        start, history = int(saved["step"]), History(saved["history"])
-    progress = Progress(run, settings.steps)
-    progress.advance(units=start)
     game = Game(detector, settings, players, guidance, usual)
     banks = (normals.to(run.device), anomalies.to(run.device))
     pairs = None if guidance.pairs is None else Pairs(*(one.to(run.device) for one in vars(guidance.pairs).values()))
-    figures: dict[str, float] = {}
-    for step in range(start, settings.steps):
-        for optimiser in (makers, judge):
-            optimiser.param_groups[0]["lr"] = _rate(settings, step)
+
+    def step(number: int) -> dict[str, Tensor]:
         with torch.autocast(run.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            some = (
-                None
-                if pairs is None
-                else drawn_pairs(
-                    pairs, banks[0], settings.pair_images, seeded(run.seed, "pairs", step, device=run.device)
-                )
-            )
-            if some is not None and step < settings.pretrain:
+            some = None
+            if pairs is not None:
+                generator = seeded(run.seed, "pairs", number, device=run.device)
+                some = drawn_pairs(pairs, banks[0], settings.pair_images, generator)
+            if some is not None and number < settings.pretrain:
                 losses = game.pair_step(some, makers, made_by)
             else:
-                batch = game.batch(banks, seeded(run.seed, "diverse", step, device=run.device))
+                batch = game.batch(banks, seeded(run.seed, "diverse", number, device=run.device))
                 losses = game.judge_step(batch, judge) | game.maker_step(batch, makers, made_by, some)
-        players.follow(step)
-        done = history.add(step, losses)
-        if done % CHECK_EVERY == 0 or done == settings.steps:
-            figures = history.look()
-            write_checkpoint(
-                path,
-                run.identity,
-                {
-                    "step": done,
-                    "players": players.state_dict(),
-                    "history": history.seen,
-                    "makers": makers.state_dict(),
-                    "judge": judge.state_dict(),
-                },
-            )
-        if run.samples and due(done, settings.steps):
-            write_samples(run.folder, done, detector, players, banks, settings, usual)
-        progress.advance(figures)
-    return TrainedGenerator(players.average.eval(), start, tuple(history.seen), usual)
+        players.follow(number)
+        return losses
+
+    stage = Stage(
+        name="",
+        steps=settings.steps,
+        module=players,
+        optimisers={"makers": makers, "judge": judge},
+        step=step,
+        rate=partial(_rate, settings),
+        sheet=partial(write_samples, detector, players, banks, settings, usual),
+        sheets=SHEETS if run.samples else 0,
+    )
+    outcome = run_stage(stage, run.folder, run.identity, Progress(run, settings.steps))
+    return TrainedGenerator(players.average.eval(), outcome.resumed_from, outcome.history, usual)
 
 
 def _complete(guidance: Guidance, settings: DiverseSettings) -> Guidance:
@@ -146,17 +126,9 @@ def _complete(guidance: Guidance, settings: DiverseSettings) -> Guidance:
     return Guidance(companions=guidance.companions, **kept)  # type: ignore[arg-type]
 
 
-def _rate(settings: DiverseSettings, step: int) -> float:
+def _rate(settings: DiverseSettings, step: int, highest: float) -> float:
     """That of `pretrain`, then constant for the first half of the others, then linear towards `final` of it."""
     if step < settings.pretrain:
         return settings.pretrain_rate
     past = max(0.0, 2.0 * (step - settings.pretrain) / (settings.steps - settings.pretrain) - 1.0)
-    return settings.learning_rate * (1.0 - past * (1.0 - settings.final))
-
-
-@contextmanager
-def _drawn_from(seed: int) -> Iterator[None]:
-    """Initial weights from this seed, whatever was drawn before; the global state is given back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seeded(seed, "diverse", "weights").initial_seed()))
-        yield
+    return highest * (1.0 - past * (1.0 - settings.final))

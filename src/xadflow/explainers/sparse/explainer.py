@@ -35,11 +35,12 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from xadflow.calibration import Calibration
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.explainers.base import Counterfactual, Explanation
 from xadflow.explainers.settings import ExplainerSettings, SettledExplainer, Share, eight_bit
 from xadflow.explainers.sparse.frank_wolfe import auto_frank_wolfe
 from xadflow.explainers.sparse.oracle import linear_maximisation_oracle
+from xadflow.images import as_float, on_levels, to_levels
 from xadflow.metrics.explanation import change_inside, l1_l2_changed, lp_norm, top_share
 
 __all__ = ["SparseExplainer", "SparseSettings", "linear_maximisation_oracle"]
@@ -130,7 +131,7 @@ class SparseExplainer(SettledExplainer[SparseSettings]):
         masks = None if maps is None else np.stack([top_share(one, self.settings.heat_share) for one in maps])
         region = self._region(detector, first.map, masks, x)
         answers = self._shrunk(detector, x, before, self._climbed(detector, x, before, region))
-        stored = torch.round(answers.z * 255).to(torch.uint8)
+        stored = to_levels(answers.z)
         with torch.no_grad():
             shown = as_float(stored)
             score = detector.score(shown).image.double().cpu().numpy()
@@ -259,7 +260,7 @@ def _between(origin: Tensor, far: Tensor, share: Tensor) -> Tensor:
 
 def _rounded(z: Tensor) -> Tensor:
     """z rounded to 8 bit, with the gradient of z."""
-    return z + (torch.round(z.detach() * 255) / 255 - z.detach())
+    return z + (on_levels(z.detach()) - z.detach())
 
 
 def _p_of_median_normal(calibration: Calibration) -> float:

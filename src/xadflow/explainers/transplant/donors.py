@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xadflow.detectors.base import as_float
 from xadflow.explainers.transplant.bank import DonorBank
 from xadflow.explainers.transplant.masks import blurred
+from xadflow.images import as_float, on_levels
 
 THUMBNAIL_PX = 32
 SHIFTED_DONORS = 48  # of a product that is not aligned: every shift of one is a donor of its own, and each costs 3 FFTs
@@ -230,4 +230,4 @@ def _fitted(pixels: Tensor, x: Tensor, weights: Tensor) -> Tensor:
     mean_x = x - centred_x
     centred, spread, _ = _standardised(pixels, w[:, None])
     gain = (spread_x[:, None] / spread).clamp(*GAINS)
-    return torch.round((centred * gain + mean_x[:, None]).clamp(0.0, 1.0) * 255) / 255
+    return on_levels((centred * gain + mean_x[:, None]).clamp(0.0, 1.0))

@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.errors import BadInput, NoDonors
 from xadflow.explainers.base import Counterfactual, Explanation, ShownImage
 from xadflow.explainers.settings import SettledExplainer, eight_bit
@@ -36,6 +36,7 @@ from xadflow.explainers.transplant.donors import Donors, Matches
 from xadflow.explainers.transplant.heat import heat_of
 from xadflow.explainers.transplant.search import Found, Goal, RegionSearch, parts_of
 from xadflow.explainers.transplant.settings import TransplantSettings
+from xadflow.images import as_float, to_levels
 from xadflow.metrics.explanation import l1_l2_changed
 
 WHOLE_SHARE = 0.9  # a region larger than this is said to be the whole image
@@ -215,7 +216,7 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         scores = [float(found.scores[pair]) for pair in its]
         p_values = detector.calibration.p_value(np.array(scores))
         for concept, pair in enumerate(its):
-            after = _stored(found.images[pair])
+            after = to_levels(found.images[pair]).cpu().numpy()
             size = l1_l2_changed(before, after)
             alternatives.append(
                 Counterfactual(
@@ -232,7 +233,7 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
             )
             blend = found.blends[pair]
             shares.append(_share(blend))
-            shown.append(ShownImage(f"transplant.{concept}.region", _stored(blend), 0.0, 1.0))
+            shown.append(ShownImage(f"transplant.{concept}.region", to_levels(blend).cpu().numpy(), 0.0, 1.0))
         parts, its_metrics = self._parts(found, its[0], search, goal)
         metrics = {
             "reached": float(scores[0] <= goal.threshold),
@@ -259,7 +260,8 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
             return [], {}
         tried, _ = search.attempt(torch.full((len(each),), pair, device=found.scores.device), torch.stack(each))
         shown = [
-            ShownImage(f"transplant.part.{number}", _stored(one), 0.0, 1.0) for number, one in enumerate(tried.images)
+            ShownImage(f"transplant.part.{number}", to_levels(one).cpu().numpy(), 0.0, 1.0)
+            for number, one in enumerate(tried.images)
         ]
         metrics = {"parts": float(len(each))}
         for number, score in enumerate(tried.scores.tolist()):
@@ -312,11 +314,6 @@ def _order(found: Found, pair: int, goal: Goal) -> tuple[bool, float, int]:
     """Normal ones by the size of their regions, then the others by their scores."""
     score = float(found.scores[pair])
     return score > goal.threshold, score if score > goal.threshold else _share(found.blends[pair]), pair
-
-
-def _stored(values: Tensor) -> NDArray[np.uint8]:
-    """Values in [0,1] as the 8-bit picture that is stored."""
-    return np.asarray(torch.round(values * 255).to(torch.uint8).cpu().numpy())
 
 
 def _diversity(before: NDArray[np.uint8], images: list[NDArray[np.uint8]]) -> dict[str, float]:

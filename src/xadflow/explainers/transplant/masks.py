@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xadflow.images import on_levels
+
 CELLS = 32  # a side of the grid that regions are made of, at most; the soft border is about as wide as a cell
 
 
@@ -79,4 +81,4 @@ def blended(x: Tensor, donors: Tensor, blend: Tensor) -> Tensor:
     """x [R,C,H,W] with the donors' pixels where `blend` [R,H,W] says, rounded to 8 bit: what is judged is what is
     stored.
     """
-    return torch.round((x + blend[:, None] * (donors - x)) * 255) / 255
+    return on_levels(x + blend[:, None] * (donors - x))

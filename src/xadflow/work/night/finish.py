@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from xadflow.evidence.rows import restore_map
 from xadflow.evidence.store import EvidenceStore
 from xadflow.evidence.transplants import donor_paths
-from xadflow.images import decode_png
+from xadflow.images import decode_png, restore_map
 from xadflow.metrics.validity import distance_for, nearest_valid
 from xadflow.models.judges.transfer import Case, cases_of_rows, curve_figure, figures_of, transfer_curve
 from xadflow.models.registry import Registry

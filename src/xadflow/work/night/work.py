@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.detectors.scoring import open_detector, score_images
 from xadflow.digests import sha256_json
 from xadflow.errors import BadImage, BadWeights
@@ -29,7 +29,7 @@ from xadflow.evidence.store import EvidenceStore, shard_app
 from xadflow.explainers import Explainer, build_explainer, load_explainer
 from xadflow.explainers.base import Explanation
 from xadflow.explainers.settings import settings_of
-from xadflow.images import ImageLimits, load_input
+from xadflow.images import ImageLimits, as_float, load_input
 from xadflow.lineage import RunIdentity
 from xadflow.models.donors import given_donors
 from xadflow.models.judges import judges_lineage, open_judges, with_words
@@ -121,7 +121,8 @@ def explain_shard(
 ) -> ShardFigures:
     """Do shard `index` of a plan and publish it; doing it again adds nothing.
 
-    An image that cannot be decoded any more is reported in `refused` and gets no row; the others are done.
+    An image that cannot be read any more, or has other bytes than its image_id says, is reported in `refused` and gets
+    no row, so that a later night does it once its file is back; the others are done.
     `device_slot` is entered for the work on the device only: another shard decodes or writes meanwhile.
 
     Raises:
@@ -153,7 +154,8 @@ def _decode(
 
     def load(image: PlannedImage) -> NDArray[np.uint8] | BadImage:
         try:
-            return load_input(resolve_root(home, image.root) / image.path, (height, width), channels, limits)
+            path = resolve_root(home, image.root) / image.path
+            return load_input(path, (height, width), channels, limits, image_id=image.image_id)
         except BadImage as err:
             return err
 

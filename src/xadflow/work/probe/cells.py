@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.errors import WorkFailed
 from xadflow.explainers.heatmap import HeatmapSettings, gradient_maps
+from xadflow.images import as_float
 from xadflow.metrics.explanation import heat_inside
 from xadflow.training.devices import resolve_device
 from xadflow.work.probe.planting import TestImages

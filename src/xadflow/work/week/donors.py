@@ -17,10 +17,11 @@ from torch import Tensor
 
 from xadflow.datasets.loading import load_images
 from xadflow.datasets.manifest import Manifest, Split
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.detectors.scoring import score_images
 from xadflow.explainers.base import build_explainer, takes_donors
 from xadflow.explainers.transplant.bank import DonorList
+from xadflow.images import as_float
 from xadflow.models.judges import donor_half
 from xadflow.networks.pretrained import Trunk
 from xadflow.settings import Settings

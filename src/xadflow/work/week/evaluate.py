@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from xadflow.datasets.loading import load_images
 from xadflow.datasets.manifest import Manifest, ManifestRow, Split, read_manifest
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.detectors.scoring import score_images
 from xadflow.explainers.base import Explanation, TakesDonors, build_explainer
 from xadflow.explainers.transplant import DonorBank
+from xadflow.images import as_float
 from xadflow.metrics.detection import DetectionSummary, summarise_detection
 from xadflow.models.gate import AUROC, CHANGE_INSIDE, FLIP_RATE
 from xadflow.models.judges import Judge, ask, transfer_figures

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xadflow.datasets.manifest import Split, read_manifest
-from xadflow.detectors.base import Detector, as_float
+from xadflow.detectors.base import Detector
 from xadflow.detectors.scoring import open_detector, score_images
 from xadflow.digests import sha256_json
 from xadflow.errors import BadInput
 from xadflow.explainers import TrainedExplainer, load_explainer
 from xadflow.explainers.base import Explanation
 from xadflow.explainers.trained import Placed
+from xadflow.images import as_float
 from xadflow.lineage import dvc_hashes
 from xadflow.metrics.perceptual import perceptual_distances
 from xadflow.metrics.realism import normalised_frechet

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from xadflow.datasets.manifest import ManifestRow
 from xadflow.defects.synthesisers import synthetic_rounds
-from xadflow.detectors.base import CARD, Detector, FitRun, TrainingData, as_float, build_detector, load_detector, traits
+from xadflow.detectors.base import CARD, Detector, FitRun, TrainingData, build_detector, load_detector, traits
 from xadflow.explainers.trained import Guidance, Pairs, Wanted
 from xadflow.explainers.transplant.bank import DonorBank, DonorList, Symmetries
 from xadflow.explainers.transplant.explainer import TransplantExplainer
+from xadflow.images import as_float
 from xadflow.models.judges import donor_half
 from xadflow.networks.pretrained import Trunk
 from xadflow.training.seeds import seeded

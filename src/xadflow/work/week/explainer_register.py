@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from xadflow.datasets.manifest import Split, read_manifest
-from xadflow.detectors.base import as_float
 from xadflow.detectors.scoring import open_detector
 from xadflow.digests import sha256_json
 from xadflow.explainers import load_explainer
 from xadflow.explainers.base import Explanation
+from xadflow.images import as_float
 from xadflow.lineage import dvc_hashes, git_commit, library_versions
 from xadflow.models.registry import Registry
 from xadflow.models.tags import DATA_MD5, TRAINING_KEY

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from xadflow.datasets.loading import load_labels, load_masks
 from xadflow.datasets.manifest import Manifest, ManifestRow
-from xadflow.detectors.base import Cued, Cues, Detector, as_float
-from xadflow.images import VOID
+from xadflow.detectors.base import Cued, Cues, Detector
+from xadflow.images import VOID, as_float
 from xadflow.metrics.scenes import SceneFigures
 from xadflow.metrics.streaming import ScoreRange
 from xadflow.settings import Settings
