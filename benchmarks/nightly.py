@@ -118,9 +118,9 @@ def _open():
     from xadflow.settings import Home, quiet_environment
 
     quiet_environment(Home.find())  # before Prefect is imported, which reads its settings then
-    from tasks.runtime import open_project
+    from xadflow.project import Project
 
-    project = open_project()
+    project = Project.open()
     project.registry.prepare()
     return project
 
@@ -132,10 +132,10 @@ def _prepare(inbox: Path) -> dict[str, Any]:
 
     project = _open()
     reproduce(project.home.project, f"validate@{DATASET}")
-    order = training_order(project.home, project.settings, DATASET, project.settings.retrain.detectors[0])
-    train_detector(project.home, project.settings, order)
-    ref = register_trained(project.home, project.settings, project.registry, order)
-    judge_challenger(project.home, project.settings, project.registry, DATASET, ref)
+    order = training_order(project, DATASET, project.settings.retrain.detectors[0])
+    train_detector(project, order)
+    ref = register_trained(project, order)
+    judge_challenger(project, DATASET, ref)
     project.registry.set_alias(ref.name, "champion", ref.version)
     return {"model": ref.name}
 
@@ -147,50 +147,39 @@ def _warm(project) -> None:
 
     import xadflow.datasets.quality
     import xadflow.work.night.finish  # noqa: F401
-    from xadflow.detectors.base import WEIGHTS, as_float
+    from xadflow.detectors.base import WEIGHTS
     from xadflow.digests import sha256_file
+    from xadflow.images import as_float
     from xadflow.work.night.work import _detector
 
     ref = project.registry.champion(f"xad.{DATASET}.{project.settings.retrain.detectors[0]}")
     folder = project.registry.detector_folder(ref)
-    detector = _detector(str(folder), sha256_file(folder / WEIGHTS), project.settings.device)
+    detector = _detector(str(folder), sha256_file(folder / WEIGHTS), project.device)
     detector.score(as_float(torch.zeros(8, *detector.input_shape, dtype=torch.uint8)))
 
 
 def _by_calls(inbox: Path, explainers: list[str] | None) -> dict[str, Any]:
     from xadflow.datasets.reproducing import reproduce
-    from xadflow.work.night import explain_shard, plan_night, read_plan
+    from xadflow.work.night import NightOrder, explain_shard, plan_night, read_plan
     from xadflow.work.night.finish import finish_night
 
     project = _open()
     _warm(project)
-    home, settings, registry, store = project.home, project.settings, project.registry, project.store
     started = time.perf_counter()
-    reproduce(home.project, f"validate@{DATASET}")
-    store.prepare()
-    path = plan_night(
-        home,
-        settings,
-        registry,
-        store,
-        dataset=DATASET,
-        run_date=DAY,
-        run_id="bench",
-        inbox=inbox,
-        only_inbox=True,
-        explainers=explainers,
-    )
-    plan = read_plan(path)
+    reproduce(project.home.project, f"validate@{DATASET}")
+    project.store.prepare()
+    order = NightOrder(DATASET, DAY, "bench", inbox=inbox, only_inbox=True, explainers=explainers)
+    plan = read_plan(plan_night(project, order))
     planned_s = time.perf_counter() - started
-    shards = [explain_shard(home, settings, store, plan, index) for index in range(len(plan.shards))]
+    shards = [explain_shard(project, plan, index) for index in range(len(plan.shards))]
     worked_s = time.perf_counter() - started - planned_s
-    finish_night(home, settings, registry, store, plan, [])
+    finish_night(project, plan, [])
     seconds = time.perf_counter() - started
     phases: dict[str, float] = {"admit and plan": planned_s, "report": seconds - planned_s - worked_s}
     for shard in shards:
         for name, value in shard.seconds.items():
             phases[name] = phases.get(name, 0.0) + value
-    return {"seconds": seconds, "phases": phases, **_counts(store), "shards": len(shards)}
+    return {"seconds": seconds, "phases": phases, **_counts(project.store), "shards": len(shards)}
 
 
 def _flow(inbox: Path) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from typing import Any
 
 from benchmarks.study import Study
 from xadflow.progress import progress_board, track
-from xadflow.settings import Home, Settings, load_settings, quiet_environment
+from xadflow.project import Project
+from xadflow.settings import Settings, quiet_environment
 from xadflow.work.probe import ProbePlan, run_probe
 
 PARTS = "dataset detector side seeds settings mark test rates alarm least notes".split()
@@ -71,19 +72,18 @@ def main() -> None:
     """Run everything and write benchmarks/results/probe.json (probe-quick.json with --quick)."""
     study = Study("probe")
     quick = study.start(__doc__, "rates 0 and 1, one seed, 100 test images of each class").quick
-    home = Home.find()
-    quiet_environment(home)
-    settings = load_settings(home.params)
+    project = Project.open()
+    quiet_environment(project.home)
     figures: dict[str, Any] = {}
     for case in CASES:
-        probed = _with_outliers(settings, case)
+        probed = Project(project.home, _with_outliers(project.settings, case))
         for detector in DETECTORS:
             rates, seeds, most = ((0.0, 1.0), case.seeds[:1], 100) if quick else (case.rates, case.seeds, None)
             plan = ProbePlan(
                 case.dataset, detector, rates=rates, seeds=seeds, settings=case.settings, most_test_images=most
             )
             with progress_board():
-                outcome = run_probe(home, probed, plan, track)
+                outcome = run_probe(probed, plan, track)
             study.note(f"{case.title}, {detector}: {outcome.trained} trained")
             figures[f"{case.title}: {detector}"] = {name: outcome.report[name] for name in PARTS}
             if detector in case.pictures and not quick:

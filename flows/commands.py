@@ -99,6 +99,8 @@ def explain(
       xadflow explain --dataset screws --inbox /camera/today
       xadflow explain --dataset fashion-mnist-3 --detector hsc
       xadflow explain --dataset screws --backfill 2026-11-01 2026-11-07
+    \f
+    Many parameters: one for each option of the command.
     """
     if inbox is not None and len(datasets) != 1:
         raise WrongUse("--inbox needs exactly one --dataset", seen=list(datasets), next_step="name the data set")

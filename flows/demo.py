@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,10 @@ from flows.running import run_explain, run_retrain
 from xadflow.errors import BadSettings
 from xadflow.models.gate import APART, CHANGE_OF_NORMALS, FRECHET, LIKENESS
 from xadflow.progress import PartTimes
-from xadflow.settings import Home, load_settings
+from xadflow.project import Project
+
+if TYPE_CHECKING:
+    from xadflow.models.registry import Registry
 
 
 @click.command()
@@ -36,8 +39,8 @@ def demo(diverse: bool) -> None:
       xadflow demo
       xadflow demo --diverse
     """
-    home = Home.find()
-    settings = load_settings(home.params)
+    project = Project.open()
+    home, settings = project.home, project.settings
     chosen = settings.demo.diverse if diverse else settings.demo
     if chosen is None:
         raise BadSettings(
@@ -50,18 +53,18 @@ def demo(diverse: bool) -> None:
     click.echo(f"1/3  data and detector: {dataset}, {detector}")
     outcomes = run_retrain([dataset], [detector], times=times)
     say_gate(outcomes)
-    _say_quality(outcomes)
+    _say_quality(project.registry, outcomes)
     click.echo(f"2/3  a night: {chosen.anomalies} anomalous and {chosen.normals} normal test images")
     results = run_explain(
         [dataset], None, None, (chosen.anomalies, chosen.normals), detectors=[detector], is_built=True, times=times
     )
     say_explained(results)
-    by_all, of_each = _anomalies_explained(dataset, detector)
+    by_all, of_each = _anomalies_explained(project, dataset, detector)
     counts = ", ".join(f"{name} ({count})" for name, count in of_each.items())
     click.echo(f"  anomalies explained          {by_all}, by each of {counts}")
     click.echo("3/3  where everything is")
     for what, where in (
-        ("report, opens offline", _report_to_open(home, dataset, detector, results[0]).as_uri()),
+        ("report, opens offline", _report_to_open(project, dataset, detector, results[0]).as_uri()),
         ("tables", home.tables),
         ("MLflow", f"mlflow ui --backend-store-uri {home.mlflow_uri}"),
         ("data", home.dataset(dataset)),
@@ -80,13 +83,10 @@ def _say_times(times: PartTimes, seconds: float) -> None:
     click.echo(f"work {seconds:.0f} s")
 
 
-def _report_to_open(home: Home, dataset: str, detector: str, night: Mapping[str, Any]) -> Path:
+def _report_to_open(project: Project, dataset: str, detector: str, night: Mapping[str, Any]) -> Path:
     """The night's own report; the newest one that shows explanations where this night had nothing to do."""
-    from tasks.runtime import open_project
-
     if night["figures"]["images"]:
         return Path(night["report"])
-    project = open_project()
     champion = project.registry.champion(f"xad.{dataset}.{detector}")
     rows = project.store.read(
         "explanations", columns=["model_name", "model_version", "run_date", "run_id", "created_at"]
@@ -97,17 +97,14 @@ def _report_to_open(home: Home, dataset: str, detector: str, night: Mapping[str,
         if (row["model_name"], row["model_version"]) == (champion.name, champion.version)
     ]
     for row in sorted(ours, key=lambda row: row["created_at"], reverse=True):
-        path = home.reports / f"{dataset}-{detector}-{row['run_date']}-{row['run_id'][:8]}.html"
+        path = project.home.reports / f"{dataset}-{detector}-{row['run_date']}-{row['run_id'][:8]}.html"
         if path.is_file():
             return path
     return Path(night["report"])
 
 
-def _say_quality(outcomes: list[dict[str, Any]]) -> None:
+def _say_quality(registry: Registry, outcomes: list[dict[str, Any]]) -> None:
     """Figures on split `test` of each version, as its MLflow run holds them."""
-    from tasks.runtime import open_project
-
-    registry = open_project().registry
     for one in outcomes:
         logged = registry.figures(registry.resolve(f"{one['model']}/{one['version']}"))
         if "explains" in one:  # a trained explainer: test images are shown to people, no figure of them is kept
@@ -131,7 +128,7 @@ def _say_generator(name: str, logged: Mapping[str, float]) -> None:
 
     click.echo(
         f"  {name}, on the gate split ({gate.get('anomalies', 0):.0f} anomalies, {gate.get('normals', 0):.0f} "
-        f"normals), trained  in {logged.get('fit.seconds', float('nan')):.0f} s"
+        f"normals), trained in {logged.get('fit.seconds', float('nan')):.0f} s"
     )
     for what, value in (
         ("share normal, by concept", told("share_normal_of.")),
@@ -150,18 +147,16 @@ def _say_generator(name: str, logged: Mapping[str, float]) -> None:
         click.echo(f"    {what:<26} {value}")
 
 
-def _anomalies_explained(dataset: str, detector: str) -> tuple[int, dict[str, int]]:
+def _anomalies_explained(project: Project, dataset: str, detector: str) -> tuple[int, dict[str, int]]:
     """How many labelled anomalies of a data set have a row of every explainer in use, of the present champion; and of
     each.
     """
-    from tasks.runtime import open_project
     from xadflow.datasets.manifest import read_manifest
     from xadflow.work.night.chosen import choose_explainers
 
-    project = open_project()
     champion = project.registry.champion(f"xad.{dataset}.{detector}")
     explained = project.store.explained(champion.name, champion.version)
-    versions = choose_explainers(project.home, project.settings, project.registry, dataset, detector, champion).versions
+    versions = choose_explainers(project, dataset, detector, champion).versions
     anomalous = {row.image_id for row in read_manifest(project.home.dataset(dataset)).rows(label=1)}
     of_each = {name: sum((one, name, version) in explained for one in anomalous) for name, version in versions.items()}
     return sum(

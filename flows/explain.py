@@ -5,17 +5,21 @@ prefect deployment run 'explain/nightly'     or      xadflow explain --dataset e
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow, runtime, unmapped
+from prefect.futures import PrefectFuture, PrefectFutureList
+from prefect.task_runners import TaskRunner
 
 from tasks.dataset import build_dataset
 from tasks.explaining import detectors_in_service, plan, shard
 from tasks.publishing import finish, notify_failure
-from tasks.runtime import ensure_limits, local_runner
+from tasks.runtime import cluster_runner, ensure_limits, local_runner
 from xadflow.errors import WorkFailed
-from xadflow.settings import Home, load_settings, quiet_environment
+from xadflow.project import Project
+from xadflow.settings import quiet_environment
 
 
 @flow(name="explain", task_runner=local_runner(), on_failure=[notify_failure], on_crashed=[notify_failure])
@@ -41,10 +45,12 @@ def explain(
         explainers: which of them to run; by default explain.explainers and those trained for the detector.
         detectors: whose champions; those of retrain.detectors that have one by default.
         is_built: the data sets have just been brought up to date; DVC does not look at them again.
+
+    Many parameters: Prefect shows, schedules and sets each of them by its name.
     """
-    home = Home.find()
-    quiet_environment(home)
-    settings = load_settings(home.params)
+    project = Project.open()
+    quiet_environment(project.home)
+    settings = project.settings
     wanted = datasets or list(settings.explain.datasets)
     for name in wanted:
         settings.dataset(name)
@@ -52,6 +58,7 @@ def explain(
         settings.explainer(name)
     for name in detectors or ():
         settings.detector(name)
+    cluster = None if settings.task_runner == "local" else cluster_runner(settings.task_runner)
     ensure_limits()
     day = run_date or scheduled_day()
     run = str(runtime.flow_run.id or datetime.now(UTC).strftime("%Y%m%dT%H%M%S"))
@@ -64,9 +71,7 @@ def explain(
             night = plan(
                 dataset, detector, day, f"{run}-{dataset}-{detector}", inbox, sample, only_dates, only_inbox, explainers
             )
-            shards = shard.map(unmapped(night["path"]), list(range(night["shards"])))
-            shards.wait()
-            failures = [str(one.state.message) for one in shards if not one.state.is_completed()]
+            failures = _failures(night, cluster)
             results.append(finish(night["path"], failures))
             failed += [f"{dataset}, {detector}: {message}" for message in failures]
     if failed:
@@ -76,6 +81,19 @@ def explain(
             next_step="mend the cause and run the same command again: only what is missing is done",
         )
     return results
+
+
+def _failures(night: dict[str, Any], cluster: TaskRunner[PrefectFuture[Any]] | None) -> list[str]:
+    """Do every shard of a planned night, on a cluster or else on the flow's own threads; what the failed ones said."""
+    indices = list(range(night["shards"]))
+    with cluster.duplicate() if cluster is not None else nullcontext() as runner:
+        shards: PrefectFutureList[Any]
+        if runner is None:
+            shards = shard.map(unmapped(night["path"]), indices)
+        else:
+            shards = runner.map(cast(Any, shard), {"plan_path": unmapped(night["path"]), "index": indices})
+        shards.wait()
+        return [str(one.state.message) for one in shards if not one.state.is_completed()]
 
 
 def scheduled_day() -> date:

@@ -16,7 +16,8 @@ from tasks.registry import gate, judge, open_registry, put_in_service_of, regist
 from tasks.runtime import ensure_limits, local_runner
 from tasks.training import train, train_explainer_of, train_stage_of
 from xadflow.errors import WorkFailed
-from xadflow.settings import Home, load_settings, quiet_environment
+from xadflow.project import Project
+from xadflow.settings import quiet_environment
 from xadflow.work.week import earlier_stages
 
 
@@ -35,9 +36,9 @@ def retrain(
     Where a detector gets explainers of its own (retrain.explainers), they are trained for the version that the gate
     lets serve, and both move into service together. An explainer whose training fails leaves the detector without it.
     """
-    home = Home.find()
-    quiet_environment(home)
-    settings = load_settings(home.params)
+    project = Project.open()
+    quiet_environment(project.home)
+    settings = project.settings
     wanted = datasets or list(settings.retrain.datasets)
     methods = detectors or list(settings.retrain.detectors)
     drawn = list(dict.fromkeys(seeds or settings.retrain.seeds or (settings.seed,)))

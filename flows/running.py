@@ -15,7 +15,8 @@ from typing import Any
 
 from xadflow.errors import WorkFailed, XadflowError
 from xadflow.progress import PartTimes, progress_board, track
-from xadflow.settings import Home, interactive_environment, load_settings
+from xadflow.project import Project
+from xadflow.settings import interactive_environment
 
 _REACH_S = 5.0
 
@@ -45,6 +46,8 @@ def run_explain(
 ) -> list[dict[str, Any]]:
     """The flow `explain`; None and empty lists are its defaults. `is_built`: the data sets are known to be
     up to date.
+
+    Many parameters: those of the flow.
     """
     _check_first(datasets, detectors or (), explainers or ())
     with _started(times):
@@ -78,8 +81,8 @@ def _check_first(datasets: Iterable[str], detectors: Iterable[str] = (), explain
     """Settings, names and servers, before Prefect is imported and starts: what is wrong is said in a second."""
     from xadflow.models.tracking_store import ask_health, is_server, shown
 
-    home = Home.find()
-    settings = load_settings(home.params)
+    project = Project.open()
+    home, settings = project.home, project.settings
     for look_up, names in (
         (settings.dataset, datasets),
         (settings.detector, detectors),

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks.runtime import GPU, open_project, slot, step
+from tasks.runtime import GPU, slot, step
 from xadflow.models.registry import CHAMPION
 from xadflow.progress import track
-from xadflow.work.night import explain_shard, plan_night, read_plan
+from xadflow.project import Project
+from xadflow.work.night import NightOrder, explain_shard, plan_night, read_plan
 
 
 @step("detectors in service")
@@ -20,7 +21,7 @@ def detectors_in_service(dataset: str, named: list[str] | None) -> list[str]:
 
     Raises NoChampion when a named one has none, or none of the default ones has.
     """
-    project = open_project()
+    project = Project.open()
     project.registry.prepare()
     wanted = named or list(project.settings.retrain.detectors)
     found = [name for name in wanted if project.registry.alias(f"xad.{dataset}.{name}", CHAMPION) is not None]
@@ -42,16 +43,15 @@ def plan(
     only_inbox: bool,
     explainers: list[str] | None,
 ) -> dict[str, Any]:
-    """Repair the tables, resolve the champion once and list the work. Returns the plan's path and its counts."""
-    project = open_project()
+    """Repair the tables, resolve the champion once and list the work. Returns the plan's path and its counts.
+
+    Many parameters: Prefect shows each of them by its name; they are the fields of a NightOrder.
+    """
+    project = Project.open()
     with track(f"plan the night of {dataset} {detector}", "night"):
         project.registry.prepare()
         project.store.prepare()
-        path = plan_night(
-            project.home,
-            project.settings,
-            project.registry,
-            project.store,
+        order = NightOrder(
             dataset=dataset,
             detector=detector,
             run_date=run_date,
@@ -62,6 +62,7 @@ def plan(
             only_inbox=only_inbox,
             explainers=explainers,
         )
+        path = plan_night(project, order)
     night = read_plan(path)
     return {"path": str(path), "shards": len(night.shards), "images": night.images, "already": night.already}
 
@@ -69,10 +70,8 @@ def plan(
 @step("explain shard", "shard {index}")
 def shard(plan_path: str, index: int) -> dict[str, Any]:
     """Score, explain and publish one shard; doing it again adds nothing. Returns its counts and seconds."""
-    project = open_project()
+    project = Project.open()
     night = read_plan(Path(plan_path))
     with track(f"explain {night.dataset}, shard {index + 1} of {len(night.shards)}", "night") as update:
-        figures = explain_shard(
-            project.home, project.settings, project.store, night, index, update, device_slot=partial(slot, GPU)
-        )
+        figures = explain_shard(project, night, index, update, device_slot=partial(slot, GPU))
     return asdict(figures)

@@ -13,10 +13,11 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from prefect.cache_policies import NO_CACHE
 from prefect.logging.loggers import flow_run_logger
 
-from tasks.runtime import open_project, step
+from tasks.runtime import step
 from xadflow.errors import XadflowError
 from xadflow.progress import track
-from xadflow.settings import Home, load_settings, webhook_address
+from xadflow.project import Project
+from xadflow.settings import webhook_address
 from xadflow.work.night import read_plan
 from xadflow.work.night.finish import finish_night
 
@@ -27,10 +28,10 @@ _LONGEST_TEXT = 2000
 @step("finish night")
 def finish(plan_path: str, failures: list[str]) -> dict[str, Any]:
     """Write the report page, log explanation quality to MLflow and leave Prefect artifacts that link to both."""
-    project = open_project()
+    project = Project.open()
     night = read_plan(Path(plan_path))
     with track(f"report of {night.dataset}", "report"):
-        done = finish_night(project.home, project.settings, project.registry, project.store, night, failures)
+        done = finish_night(project, night, failures)
     key = f"{night.dataset}-explained"
     create_table_artifact(
         key=key,
@@ -101,9 +102,9 @@ def notify_failure(flow: Any, flow_run: Any, state: Any) -> None:
 
 
 def _webhook() -> str | None:
-    home = Home.find()
+    project = Project.open()
     # A params.yaml that cannot be read may be the very failure to report.
-    return webhook_address(home, None if home.webhook else load_settings(home.params))
+    return webhook_address(project.home, None if project.home.webhook else project.settings)
 
 
 def _post(address: str, content: dict[str, str]) -> None:

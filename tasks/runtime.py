@@ -1,12 +1,12 @@
-"""What every task shares: opening the project's parts, the two global limits, and which failures are worth a retry."""
+"""What every task shares: the two global limits, and which failures are worth a retry."""
 
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -21,12 +21,10 @@ from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from xadflow.errors import WorkFailed, XadflowError
-from xadflow.evidence.anchored_store import open_anchored_store
-from xadflow.evidence.store import EvidenceStore
-from xadflow.models.registry import Registry
+from xadflow.errors import BadSettings, WorkFailed, XadflowError
 from xadflow.progress import waiting
-from xadflow.settings import EvidenceSettings, Home, Settings, load_settings
+from xadflow.settings import Home
+from xadflow.settings.environment import dask_scheduler
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,35 +33,38 @@ LEASE_S = 60.0  # Prefect's shortest
 RETRY_DELAYS: list[float] = [1, 5, 15, 60]  # outlasts a server that is away for a minute
 
 
-@dataclass(frozen=True)
-class Project:
-    """The project's parts, opened in the process that runs a task."""
-
-    home: Home
-    settings: Settings
-    registry: Registry
-    store: EvidenceStore
-
-
-def open_project() -> Project:
-    """The project of the working folder (or $XADFLOW_PROJECT); settings are read anew, stores are opened once a
-    process.
-    """
-    home = Home.find()
-    settings = load_settings(home.params)
-    registry, store = _stores(home, home.mlflow_uri, settings.evidence)
-    return Project(home, settings, registry, store)
-
-
-@cache
-def _stores(home: Home, mlflow_uri: str, evidence: EvidenceSettings) -> tuple[Registry, EvidenceStore]:
-    registry = Registry(mlflow_uri, home.mlflow_artifacts)
-    return registry, open_anchored_store(home, registry, evidence)
-
-
 def local_runner() -> TaskRunner[PrefectFuture[Any]]:
     """Threads: torch, zlib and pyarrow release the GIL, and a thread starts a hundred times faster than a process."""
     return cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=2))
+
+
+def cluster_runner(name: str) -> TaskRunner[PrefectFuture[Any]]:
+    """The runner of a cluster that params.yaml names by task_runner: `dask` or `ray`.
+
+    The cluster is the one of $DASK_SCHEDULER_ADDRESS or $RAY_ADDRESS; its workers see the project's folder at the same
+    place, and one Prefect server, which counts who holds a slot. Raises BadSettings where there is none, or where
+    Prefect's package for the cluster is not installed.
+    """
+    if Home.find().prefect_api_url is None:
+        raise BadSettings(
+            "a cluster needs one Prefect server: without, each of its workers would start its own",
+            seen=f"task_runner {name}, and no PREFECT_API_URL",
+            next_step="run `make server` and set PREFECT_API_URL here and for the workers, or set task_runner: local",
+        )
+    module, kind, address = {
+        "dask": ("prefect_dask", "DaskTaskRunner", dask_scheduler()),
+        "ray": ("prefect_ray", "RayTaskRunner", None),  # Ray looks for its address by itself
+    }[name]
+    try:
+        runner = getattr(importlib.import_module(module), kind)
+    except ImportError as err:
+        package = module.replace("_", "-")
+        raise BadSettings(
+            "Prefect's package for this task_runner is not installed",
+            seen=f"task_runner {name}, and no {package}",
+            next_step=f"run `pip install {package}`, or set task_runner: local in params.yaml",
+        ) from err
+    return cast("TaskRunner[PrefectFuture[Any]]", runner(address=address))
 
 
 def ensure_limits() -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from tasks.runtime import GPU, Project, open_project, slot, step
+from tasks.runtime import GPU, slot, step
 from xadflow.progress import track
-from xadflow.settings import Home, load_settings
+from xadflow.project import Project
 from xadflow.work.week import (
     ExplainerOrder,
     explainer_order,
@@ -23,11 +23,9 @@ from xadflow.work.week import (
 
 def training_cache_key(context: Any, parameters: dict[str, Any]) -> str | None:
     """Key of a training whose files are there, else None (no cache): data, parameters, seed and code decide it."""
-    home = Home.find()
-    order = training_order(
-        home, load_settings(home.params), parameters["dataset"], parameters["detector"], parameters["seed"]
-    )
-    return f"train-{order.data_md5.removesuffix('.dir')}-{order.key}" if order.is_done(home) else None
+    project = Project.open()
+    order = training_order(project, parameters["dataset"], parameters["detector"], parameters["seed"])
+    return f"train-{order.data_md5.removesuffix('.dir')}-{order.key}" if order.is_done(project.home) else None
 
 
 @step(
@@ -41,12 +39,12 @@ def train(dataset: str, detector: str, seed: int, dvc_md5: str) -> dict[str, Any
     """Train one detector on one data set version; goes on from its checkpoint. Returns the training's key
     and folder.
     """
-    project = open_project()
-    order = training_order(project.home, project.settings, dataset, detector, seed)
+    project = Project.open()
+    order = training_order(project, dataset, detector, seed)
     started_done = order.is_done(project.home)
     limit = contextlib.nullcontext() if started_done else slot(GPU)
     with limit, track(f"train {detector} on {dataset}, seed {seed}", "training") as update:
-        folder = train_detector(project.home, project.settings, order, update)
+        folder = train_detector(project, order, update)
     return {"key": order.key, "folder": str(folder), "trained": not started_done, "dvc_md5": dvc_md5}
 
 
@@ -55,11 +53,11 @@ def train_stage_of(dataset: str, detector: str, seed: int, stage: str) -> dict[s
     """Train one detector up to a stage; goes on from its checkpoint, and leaves one. Returns the training's key and
     folder.
     """
-    project = open_project()
-    order = training_order(project.home, project.settings, dataset, detector, seed)
+    project = Project.open()
+    order = training_order(project, dataset, detector, seed)
     limit = contextlib.nullcontext() if order.is_done(project.home) else slot(GPU)
     with limit, track(f"train {detector} on {dataset}, seed {seed}: {stage}", "training") as update:
-        folder = train_stage(project.home, project.settings, order, stage, update)
+        folder = train_stage(project, order, stage, update)
     return {"key": order.key, "folder": str(folder)}
 
 
@@ -68,17 +66,15 @@ def train_explainer_of(dataset: str, model: str, version: int, explainer: str) -
     """Train one explainer for a detector version; goes on from its checkpoint. Returns the training's key
     and folder.
     """
-    project = open_project()
+    project = Project.open()
     order = order_of(project, dataset, model, version, explainer)
     started_done = order.is_done(project.home)
     limit = contextlib.nullcontext() if started_done else slot(GPU)
     with limit, track(f"train {explainer} for {model} version {version}", "training") as update:
-        folder = train_explainer(project.home, project.settings, project.registry, order, update)
+        folder = train_explainer(project, order, update)
     return {"key": order.key, "folder": str(folder), "trained": not started_done}
 
 
 def order_of(project: Project, dataset: str, model: str, version: int, explainer: str) -> ExplainerOrder:
     """The training of an explainer for a registered detector version."""
-    return explainer_order(
-        project.home, project.settings, dataset, project.registry.resolve(f"{model}/{version}"), explainer
-    )
+    return explainer_order(project, dataset, project.registry.resolve(f"{model}/{version}"), explainer)

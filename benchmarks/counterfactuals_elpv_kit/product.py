@@ -132,7 +132,7 @@ def judge_of(cells: Cells) -> Detector:
 def bank_of(detector: Detector, cells: Cells) -> DonorBank:
     """Donors of transplants: the quiet ones of their half, all of them."""
     donors = torch.from_numpy(cells.donors)
-    scores = score_images(detector, donors, 64, "cpu")
+    scores = score_images(detector, donors, 64, torch.device("cpu"))
     rows = np.flatnonzero(scores <= min(np.quantile(scores, QUIET), detector.calibration.threshold))
     ids = [cells.rows[row].image_id for row in companion_rows(cells)]
     with torch.no_grad():

@@ -283,10 +283,10 @@ def grow_to_a_checkpoint(state: Path) -> None:
     import pyarrow as pa
 
     os.environ["XADFLOW_HOME"] = str(state)
-    from tasks.runtime import open_project
     from xadflow.evidence.tables import SCORES
+    from xadflow.project import Project
 
-    store = open_project().store
+    store = Project.open().store
     row = next(row for row in store.read("scores").to_pylist() if not row["is_anomaly"])  # it needs no explanation
     for version in range(2, 110):
         rows = pa.Table.from_pylist([{**row, "model_version": version}], schema=SCORES)

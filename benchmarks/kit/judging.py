@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
-from xadflow.work.week.explainer_gate import SMALLEST_PX
 
 from benchmarks.kit.concept_accuracy import concept_accuracy
 from xadflow.detectors.base import Detector
@@ -28,6 +27,7 @@ from xadflow.metrics.ranks import auroc
 from xadflow.metrics.realism import kernel_distance, normalised_frechet
 from xadflow.metrics.stability import noise_stability, noisy_copies
 from xadflow.networks.pretrained import Trunk
+from xadflow.work.week.generator_figures import SMALLEST_PX
 
 KERNEL_SETS, AT_ONCE = 1000, 64
 FEATURES = "mobilenet_v2"  # whose features distances of real pictures are in: no trunk of what is explained

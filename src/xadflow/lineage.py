@@ -31,7 +31,7 @@ DETECTOR_CODE = (
 )
 EXPLAINER_CODE = (*DETECTOR_CODE, "explainers", "pictures/class_colours.py")
 NIGHT_CODE = (*EXPLAINER_CODE, "evidence/rows.py", "models/judges", "models/donors.py", "work/night/work.py")
-PROBE_CODE = (*EXPLAINER_CODE, "work/probe", "work/week/train.py")
+PROBE_CODE = (*EXPLAINER_CODE, "work/probe")
 GENERATOR_CODE = (
     *EXPLAINER_CODE,
     "models/judges/halves.py",
@@ -42,7 +42,6 @@ GENERATOR_CODE = (
 # What the code above imports and no digest names, with the reason why a change of it changes no answer. What these
 # import in turn is not looked at.
 NOT_HASHED = {
-    "__init__.py": "the version, which is among the libraries of a lineage",
     "errors.py": "words for people",
     "progress.py": "words for people",
     "digests.py": "names bytes; another name for the same bytes shows as a change of data, weights or parameters",
@@ -58,7 +57,9 @@ NOT_HASHED = {
     "models/tags.py": "finds models, whose files a lineage names by sha256",
     "models/versions.py": "finds models, whose files a lineage names by sha256",
     "work/night/plan.py": "says which images by which model and explainer, all of which a row names",
-    "work/week/train.py": "says which settings and data, all of which the key of a training names",
+    "project.py": "opens what is there; settings, models and the device stand in a key or lineage",
+    "work/week/order.py": "says which settings and data, all of which the key of a training names",
+    "work/week/train.py": "calls the fit of a detector with what its order says",
 }
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "xadflow")

@@ -21,6 +21,9 @@ from xadflow.errors import BadInput, BadSettings, BadWeights, TooFewNormals, Unk
 Trials = Callable[[str], Trial]
 Fitted = Callable[[str], tuple[Detector, Path]]
 
+CONTINUED = dict.fromkeys(("ae", "bce", "deep_sad", "dsvdd", "fcdd_conv", "hsc"), 8)
+"""The checkpoint from which a training goes on that is killed at step 9 and keeps one every 4 steps."""
+
 every_detector = pytest.mark.parametrize("name", detector_names())
 
 
@@ -142,13 +145,14 @@ def test_a_folder_that_is_damaged_or_another_method_s_is_refused(
 def test_a_killed_and_resumed_training_equals_an_uninterrupted_one(
     name: str, trial: Trials, fitted: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("xadflow.detectors.one_class.detector.CHECKPOINT_EVERY", 4)
+    monkeypatch.setattr("xadflow.training.loop.CHECKPOINT_EVERY", 4)
     tried = trial(name)
     try:
         tried.fit(tmp_path / "run", kill_at=9)
     except KeyboardInterrupt:
         pass  # a method that calls no progress cannot be killed by it, and then is trained a second time
-    resumed, _ = tried.fit(tmp_path / "run")
+    resumed, step = tried.fit(tmp_path / "run")
+    assert step == CONTINUED.get(name, step)
     resumed.save(tmp_path / "resumed")
     for path in fitted(name)[1].iterdir():
         assert path.read_bytes() == (tmp_path / "resumed" / path.name).read_bytes()

@@ -105,3 +105,20 @@ def test_outliers_are_the_train_images_of_another_data_set_that_are_not_here_too
     assert len(training_data(own, DATASET).outliers) == 0
     with pytest.raises(BadManifest, match="no train image of its own"):
         training_data(manifest, DATASET, outliers=own)
+
+
+def test_what_raised_limits_let_in_is_loaded_and_nothing_larger_put_in_its_place(home, product, settings_with) -> None:
+    long = io.BytesIO()
+    Image.fromarray(np.zeros((2, 20_001), np.uint8)).save(long, format="PNG")  # over the default of 20,000 px
+    (product / "train" / "good" / "long.png").write_bytes(long.getvalue())
+    settings = settings_with(options={"path": str(product), "known_per_defect": 5})
+    limits = settings.limits.model_copy(update={"max_side_px": 30_000})
+    collect_images(home, settings.model_copy(update={"limits": limits}), "bolt")
+    build_manifest(home, settings, "bolt")
+    manifest = read_manifest(home.dataset("bolt"))
+    (row,) = [row for row in manifest.rows() if row.width == 20_001]
+    assert load_images(manifest, [row], DATASET).shape == (1, 3, 16, 16)
+    known = manifest.rows(Split.KNOWN)[:1]
+    manifest.mask_of(known[0]).write_bytes(long.getvalue())
+    with pytest.raises(BadImage, match="too many pixels; got '20001x2'"):
+        load_masks(manifest, known, DATASET)

@@ -1,8 +1,7 @@
-"""PaDiM as a Detector: Mahalanobis distances as anybody computes them, raw, differentiable, the same after saving."""
+"""What is PaDiM's own beside the contract: Mahalanobis distances as anybody computes them, on either trunk."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from xadflow.detectors import Detector, FitRun, TrainingData, as_float, build_detector, load_detector
+from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
 from xadflow.detectors.padim import PaDiM
-from xadflow.errors import BadInput, BadSettings, BadWeights, TooFewNormals
+from xadflow.errors import BadSettings, BadWeights
 from xadflow.networks.pretrained import Trunk
 
 SIDE = 64
@@ -55,11 +54,6 @@ def by_hand(detector: PaDiM, normals: torch.Tensor, images: torch.Tensor) -> np.
     return distances
 
 
-def test_it_is_a_detector(padim: PaDiM):
-    assert isinstance(padim, Detector)
-    assert padim.input_shape == (1, SIDE, SIDE)
-
-
 def test_distances_are_those_of_an_independent_computation(
     padim: PaDiM, small_data: TrainingData, images: torch.Tensor
 ):
@@ -92,23 +86,6 @@ def test_defects_score_higher_than_held_out_normals(padim: PaDiM, small_data: Tr
     assert (normals > padim.calibration.threshold).float().mean() <= 0.1
 
 
-def test_scores_are_finite_raw_and_untied(padim: PaDiM, images: torch.Tensor):
-    with torch.no_grad():
-        scores = padim.score(images)
-    assert scores.map is not None
-    assert scores.image.isfinite().all()
-    assert scores.map.isfinite().all()
-    assert len(scores.image.unique()) == len(images)
-
-
-def test_scores_do_not_depend_on_the_batch(padim: PaDiM, images: torch.Tensor):
-    with torch.no_grad():
-        whole = padim.score(images)
-        parts = [padim.score(batch) for batch in images.split(3)]
-    torch.testing.assert_close(torch.cat([part.image for part in parts]), whole.image, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(torch.cat([part.map for part in parts]), whole.map, rtol=1e-4, atol=1e-5)
-
-
 def test_gradient_flows_to_the_images_and_not_to_the_weights(padim: PaDiM, images: torch.Tensor):
     inputs = images[:3].clone().requires_grad_()
     padim.normal_logit(inputs).sum().backward()
@@ -128,13 +105,6 @@ def test_the_gradient_says_how_the_score_changes(padim: PaDiM, images: torch.Ten
     assert measured == pytest.approx(2 * float((x.grad * step).sum()), rel=0.1)
 
 
-def test_normal_logit_is_the_distance_to_the_threshold_over_the_temperature(padim: PaDiM, images: torch.Tensor):
-    with torch.no_grad():
-        logit, score = padim.normal_logit(images), padim.score(images).image
-    expected = (padim.calibration.threshold - score.double()) / padim.calibration.temperature
-    torch.testing.assert_close(logit.double(), expected, rtol=1e-4, atol=1e-4)
-
-
 def test_constant_images_are_scored(padim: PaDiM):
     flat = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 1, SIDE, SIDE).clone().requires_grad_()
     scores = padim.score(flat).image
@@ -145,59 +115,17 @@ def test_constant_images_are_scored(padim: PaDiM):
     assert (scores[[0, 2]] > padim.calibration.threshold).all()  # no wall is black or white
 
 
-def test_a_saved_detector_scores_equally_and_saves_to_equal_bytes(padim: PaDiM, images: torch.Tensor, tmp_path: Path):
-    padim.save(tmp_path / "one")
-    loaded = load_detector(tmp_path / "one")
-    loaded.save(tmp_path / "two")
-    with torch.no_grad():
-        before, after = padim.score(images), loaded.score(images)
-    assert torch.equal(before.image, after.image)
-    assert torch.equal(before.map, after.map)  # type: ignore[arg-type]
-    assert loaded.input_shape == padim.input_shape
-    assert loaded.calibration.threshold == padim.calibration.threshold
-    for name in ("detector.json", "weights.safetensors"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-
-
-def test_the_same_fit_gives_the_same_bytes(padim: PaDiM, small_data: TrainingData, tmp_path: Path):
-    again = PaDiM(**SMALL, trunk=padim.settings.trunk)
-    again.fit(small_data, FitRun(tmp_path / "fit", seed=0, false_alarm_rate=0.1, device="cpu"))
-    for number, one in enumerate((padim, again)):
-        one.save(tmp_path / str(number))
-    assert (tmp_path / "0" / "weights.safetensors").read_bytes() == (
-        tmp_path / "1" / "weights.safetensors"
-    ).read_bytes()
-
-
-@pytest.mark.parametrize("change", ["trunk", "truncated", "card", "stages"])
-def test_a_damaged_saved_detector_is_refused(padim: PaDiM, tmp_path: Path, change: str):
+@pytest.mark.parametrize("change", ["trunk", "stages"])
+def test_a_saved_detector_of_another_trunk_is_refused(padim: PaDiM, tmp_path: Path, change: str):
     padim.save(tmp_path)
-    card, weights = tmp_path / "detector.json", tmp_path / "weights.safetensors"
+    card = tmp_path / "detector.json"
     content = json.loads(card.read_text())
     if change == "trunk":
         card.write_text(json.dumps({**content, "trunk_sha256": "0" * 64}))
-    elif change == "stages":
-        card.write_text(json.dumps({**content, "settings": {**content["settings"], "stages": [3]}}))
-    elif change == "card":
-        card.write_text("{")
     else:
-        weights.write_bytes(weights.read_bytes()[:1000])
+        card.write_text(json.dumps({**content, "settings": {**content["settings"], "stages": [3]}}))
     with pytest.raises(BadWeights, match="xadflow retrain"):
         PaDiM.load(tmp_path)
-
-
-def test_images_of_another_shape_or_type_are_refused(padim: PaDiM):
-    for wrong in (torch.zeros(1, 3, SIDE, SIDE), torch.zeros(1, 1, SIDE, 32), torch.zeros(1, SIDE, SIDE)):
-        with pytest.raises(BadInput, match="this detector scores"):
-            padim.score(wrong)
-
-
-def test_an_unfitted_detector_says_so(tmp_path: Path):
-    detector = build_detector("padim")
-    with pytest.raises(BadWeights, match="not fitted"):
-        detector.score(torch.zeros(1, 1, SIDE, SIDE))
-    with pytest.raises(BadWeights, match="not fitted"):
-        detector.save(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -213,14 +141,6 @@ def test_an_unfitted_detector_says_so(tmp_path: Path):
 def test_wrong_settings_are_refused_with_the_nearest_right_one(settings: dict[str, object], message: str):
     with pytest.raises(BadSettings, match=message):
         build_detector("padim", **settings)
-
-
-def test_data_that_cannot_be_learned_from_is_refused_before_any_work(small_data: TrainingData, tmp_path: Path):
-    run = FitRun(tmp_path, seed=0, false_alarm_rate=0.1, device="cpu")
-    with pytest.raises(TooFewNormals):
-        PaDiM(**SMALL).fit(dataclasses.replace(small_data, val_normals=small_data.val_normals[:5]), run)
-    with pytest.raises(BadInput, match="at least two normal images"):
-        PaDiM(**SMALL).fit(dataclasses.replace(small_data, normals=small_data.normals[:1]), run)
 
 
 @pytest.mark.parametrize("shape", [(3, 28, 28), (1, 28, 40), (1, 96, 64)])

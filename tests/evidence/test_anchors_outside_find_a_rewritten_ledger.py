@@ -21,12 +21,11 @@ from tests.checkout import PROJECT
 from xadflow.cli import audit as audit_commands
 from xadflow.errors import AuditFailed, BadSettings, StoreBroken, WrongUse
 from xadflow.evidence.anchor_file import AnchorFile, AnchorLine, examine
-from xadflow.evidence.anchored_store import open_anchored_store
 from xadflow.evidence.ledger import LedgerHead
 from xadflow.evidence.signing import load_public_key, load_signing_key
 from xadflow.evidence.verify import verify
-from xadflow.models.registry import Registry
-from xadflow.settings import Home, load_settings
+from xadflow.project import Project
+from xadflow.settings import load_settings
 
 PARAMS = PROJECT / "params.yaml"
 
@@ -373,10 +372,7 @@ def test_a_project_anchors_in_both_places_and_finds_a_rewritten_mlflow(
     for name in ("XADFLOW_HOME", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     put_mlflow_database(tmp_path / "var")
-    home = Home.find()
-    store = open_anchored_store(
-        home, Registry(home.mlflow_uri, home.mlflow_artifacts), load_settings(home.params).evidence
-    )
+    store = Project.open().store
     store.prepare()
     publish_shard(store, range(4))
     before = json.loads(run("--json", "--public-key", str(keys[1])).stdout)

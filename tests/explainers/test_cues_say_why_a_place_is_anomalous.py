@@ -149,8 +149,9 @@ def test_a_night_passes_it_over_for_other_detectors_and_refuses_it_by_name():
         explainer_for=lambda *named: {},
         detector=lambda name: SimpleNamespace(method=name),
     )
+    project = SimpleNamespace(home=None, settings=settings, registry=None)
     champion = SimpleNamespace(name="xad.plates.hsc", version=3)
-    chosen = choose_explainers(None, settings, None, "plates", "hsc", champion)
+    chosen = choose_explainers(project, "plates", "hsc", champion)
     assert (set(chosen.settings), set(chosen.left_out)) == ({"heatmap"}, set())
     with pytest.raises(WrongUse, match=r"nothing to say of xad.plates.hsc.*leave out --explainer cues"):
-        choose_explainers(None, settings, None, "plates", "hsc", champion, ["cues"])
+        choose_explainers(project, "plates", "hsc", champion, ["cues"])

@@ -127,15 +127,13 @@ def test_a_night_passes_it_over_for_other_detectors_and_refuses_it_by_name():
         explainer_for=lambda *named: {},
         detector=lambda name: SimpleNamespace(method=name),
     )
+    project = SimpleNamespace(home=None, settings=settings, registry=None)
     champion = SimpleNamespace(name="xad.plates.hsc", version=3)
-    chosen = choose_explainers(None, settings, None, "plates", "hsc", champion)
+    chosen = choose_explainers(project, "plates", "hsc", champion)
     assert (set(chosen.settings), set(chosen.left_out)) == ({"heatmap"}, set())
-    assert set(choose_explainers(None, settings, None, "plates", "utad", champion).settings) == {
-        "heatmap",
-        "reconstruction",
-    }
+    assert set(choose_explainers(project, "plates", "utad", champion).settings) == {"heatmap", "reconstruction"}
     with pytest.raises(WrongUse, match=r"nothing to say of xad.plates.hsc.*leave out --explainer reconstruction"):
-        choose_explainers(None, settings, None, "plates", "hsc", champion, ["reconstruction"])
+        choose_explainers(project, "plates", "hsc", champion, ["reconstruction"])
 
 
 def test_variances_come_from_as_many_samples_as_asked_for(mender, anomalies):

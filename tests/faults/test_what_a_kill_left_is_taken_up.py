@@ -31,6 +31,7 @@ class Registry:
 @pytest.mark.parametrize(("before", "after"), [(None, 2), (1, 2), (2, 2), (3, 3)])
 def test_a_version_that_a_kill_left_without_alias_becomes_challenger(before, after):
     registry = Registry(before)
-    order = SimpleNamespace(model_name="xad.plates.fcdd", key="key")
-    assert register_trained(None, SimpleNamespace(explainers={}), registry, order).version == 2
+    project = SimpleNamespace(home=None, settings=SimpleNamespace(explainers={}), registry=registry)
+    order = SimpleNamespace(model_name="xad.plates.fcdd", registered_key="key")
+    assert register_trained(project, order).version == 2
     assert registry.challenger == after

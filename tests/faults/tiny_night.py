@@ -71,12 +71,12 @@ def register_champion() -> None:
     import pandas as pd
     import torch
 
-    from tasks.runtime import open_project
     from xadflow.detectors import FitRun, TrainingData
     from xadflow.detectors.fcdd.detector import FCDD
+    from xadflow.project import Project
 
     torch.set_num_threads(1)
-    opened = open_project()
+    opened = Project.open()
     nothing = torch.zeros(0, 1, SIDE, SIDE, dtype=torch.uint8)
     data = TrainingData(
         normals=gravel_crops(32, 1),
@@ -118,37 +118,29 @@ def explain(run_id: str, inbox: Path, options: dict[str, Any]) -> None:
     import torch
 
     import xadflow.work.night.finish as finish
-    from tasks.runtime import open_project
-    from xadflow.work.night import explain_shard, plan_night, read_plan
+    from xadflow.project import Project
+    from xadflow.work.night import NightOrder, explain_shard, plan_night, read_plan
 
     torch.set_num_threads(1)
     if "point" in options:
         arm(options["point"])
     together = options.get("together")
-    opened = open_project()
+    opened = Project.open()
     opened.registry.prepare()
     opened.store.prepare()
     if together is not None:
         together.wait(120)
     plan = read_plan(
         plan_night(
-            opened.home,
-            opened.settings,
-            opened.registry,
-            opened.store,
-            dataset=PLATES,
-            run_date=DAY,
-            run_id=run_id,
-            inbox=inbox,
-            only_inbox=True,
-            explainers=options.get("explainers", BOTH),
+            opened,
+            NightOrder(PLATES, DAY, run_id, inbox=inbox, only_inbox=True, explainers=options.get("explainers", BOTH)),
         )
     )
     if together is not None:
         together.wait(120)
     for index in sorted(range(len(plan.shards)), reverse=options.get("backwards", False)):
-        explain_shard(opened.home, opened.settings, opened.store, plan, index)
-    finish.finish_night(opened.home, opened.settings, opened.registry, opened.store, plan, [])
+        explain_shard(opened, plan, index)
+    finish.finish_night(opened, plan, [])
 
 
 def gravel_crops(count: int, seed: int) -> Any:

@@ -12,10 +12,8 @@ import pytest
 
 from tests.flows.test_a_users_folder_becomes_explained_rows_with_three_commands import pixels, table
 from xadflow.errors import BadWeights, NoChampion
-from xadflow.evidence.store import EvidenceStore
 from xadflow.evidence.verify import verify
-from xadflow.models.registry import Registry
-from xadflow.settings import Home, load_settings
+from xadflow.project import Project
 from xadflow.work.night.chosen import choose_explainers
 from xadflow.work.week import judge_explainer, settle
 
@@ -48,14 +46,14 @@ def opened(night, explained: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNam
     monkeypatch.setenv("XADFLOW_PROJECT", str(explained))
     for name in ("XADFLOW_HOME", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    home = Home.find()
-    registry = Registry(home.mlflow_uri, home.mlflow_artifacts)
+    project = Project.open()
     return SimpleNamespace(
-        home=home,
-        registry=registry,
-        store=EvidenceStore(home.tables, home.ledger),
-        settings=load_settings(home.params),
-        champion=registry.champion("xad.screws.fcdd"),
+        home=project.home,
+        registry=project.registry,
+        store=project.records,
+        settings=project.settings,
+        device=project.device,
+        champion=project.registry.champion("xad.screws.fcdd"),
     )
 
 
@@ -147,27 +145,25 @@ def test_a_night_with_another_versions_explainer_does_not_start(opened) -> None:
     registry.tag(MODEL, tagged.version, "xadflow.explains_weights", "0" * 64)
     try:
         with pytest.raises(BadWeights, match=f"xadflow models promote xad.screws.fcdd {champion.version}"):
-            choose_explainers(opened.home, opened.settings, registry, "screws", "fcdd", champion)
+            choose_explainers(opened, "screws", "fcdd", champion)
     finally:
         registry.tag(MODEL, tagged.version, "xadflow.explains_weights", champion.as_explained.weights)
-    assert choose_explainers(opened.home, opened.settings, registry, "screws", "fcdd", champion).versions.keys() >= {
-        "diverse"
-    }
+    assert choose_explainers(opened, "screws", "fcdd", champion).versions.keys() >= {"diverse"}
 
 
 def test_a_generator_that_breaks_a_rule_leaves_service_while_its_detector_stays(opened) -> None:
     set_rules(opened.home.project, {"max_frechet": 1e-6})
-    settings, registry, champion = load_settings(opened.home.params), opened.registry, opened.champion
-    outcome = judge_explainer(opened.home, settings, registry, "screws", registry.champion(MODEL), champion)
+    changed, registry, champion = Project(opened.home), opened.registry, opened.champion
+    outcome = judge_explainer(changed, "screws", registry.champion(MODEL), champion)
     assert not outcome.passed
     assert "gate.generator.max_frechet" in outcome.reasons[0]
     settle(registry, champion.name, champion.version, champion.version, "")
     assert registry.alias(MODEL, "champion") is None
     assert registry.champion(champion.name).version == champion.version
-    chosen = choose_explainers(opened.home, settings, registry, "screws", "fcdd", champion)
+    chosen = choose_explainers(changed, "screws", "fcdd", champion)
     assert set(chosen.versions) == {"heatmap", "transplant", "sparse"}
     assert chosen.left_out["diverse"].startswith("The gate refused its version 1 for xad.screws.fcdd version")
     with pytest.raises(NoChampion, match="The gate refused its version 1"):
-        choose_explainers(opened.home, settings, registry, "screws", "fcdd", champion, ["diverse"])
-    again = judge_explainer(opened.home, settings, registry, "screws", registry.resolve(f"{MODEL}/1"), champion)
+        choose_explainers(changed, "screws", "fcdd", champion, ["diverse"])
+    again = judge_explainer(changed, "screws", registry.resolve(f"{MODEL}/1"), champion)
     assert (again.passed, again.judged) == (False, False)

@@ -72,7 +72,8 @@ def settings_models() -> dict[str, type[BaseModel]]:
 
 def judged(folder: Path, weights: str, told: list[Any], images: Tensor) -> list[Any]:
     """Explanations with the words of the detector in `folder` as a judge."""
-    return with_words(open_judges([JudgeRef("xad.golden.judge", 1, str(folder), weights, True)], "cpu"), told, images)
+    ref = JudgeRef("xad.golden.judge", 1, str(folder), weights, True)
+    return with_words(open_judges([ref], images.device), told, images)
 
 
 def row(

@@ -134,10 +134,10 @@ def no_champion(plant: Any) -> Iterator[None]:
 @contextmanager
 def empty_tables(plant: Any) -> Iterator[None]:
     """The tables are there, as after a night that found nothing to do."""
-    from tasks.runtime import open_project
+    from xadflow.project import Project
 
     with plant.inside():
-        open_project().store.prepare()
+        Project.open().store.prepare()
     yield
 
 

@@ -10,10 +10,11 @@ import pytest
 from situations import flipped, weights
 
 from xadflow.errors import BadWeights
-from xadflow.models.registry import CHAMPION, Registry
+from xadflow.models.registry import CHAMPION
 from xadflow.models.tags import TRAINING_KEY
-from xadflow.settings import Home, load_settings
-from xadflow.work.week import challenge
+from xadflow.project import Project
+from xadflow.settings import Home
+from xadflow.work.week import gate
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 
@@ -30,26 +31,27 @@ def opened(plant, champion) -> Iterator[SimpleNamespace]:
 
 def _opened(plant) -> Iterator[SimpleNamespace]:
     home = Home.find(plant.project)
-    registry = Registry(home.mlflow_uri, home.mlflow_artifacts)
+    project = Project(home)
+    registry = project.registry
     first = registry.champion(NAME)
     copied = home.mlflow_artifacts / "copied"
     shutil.copytree(registry.detector_folder(first).parents[1], copied)
     second = registry._client.create_model_version(
         NAME, copied.as_uri(), first.run_id, tags={**first.tags, TRAINING_KEY: "k"}
     )
-    yield SimpleNamespace(home=home, settings=load_settings(home.params), registry=registry, second=int(second.version))
+    yield SimpleNamespace(
+        home=home, settings=project.settings, registry=registry, device=project.device, second=int(second.version)
+    )
     registry.set_alias(NAME, CHAMPION, first.version)
     registry._client.delete_model_version(NAME, second.version)
     shutil.rmtree(copied)
 
 
-def judged(
-    opened: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, figures: dict[str, float]
-) -> challenge.GateOutcome:
-    monkeypatch.setattr(challenge, "gate_figures", lambda *_: figures)
-    monkeypatch.setattr(challenge, "dvc_hashes", lambda *_: {})
+def judged(opened: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, figures: dict[str, float]) -> gate.GateOutcome:
+    monkeypatch.setattr(gate, "gate_figures", lambda *_: figures)
+    monkeypatch.setattr(gate, "dvc_hashes", lambda *_: {})
     challenger = opened.registry.resolve(f"{NAME}/{opened.second}")
-    return challenge.judge_challenger(opened.home, opened.settings, opened.registry, "bolts", challenger)
+    return gate.judge_challenger(opened, "bolts", challenger)
 
 
 def test_a_training_whose_registered_files_changed_is_not_taken_for_done(plant, opened) -> None:

@@ -16,7 +16,7 @@ from xadflow.errors import BadSettings, BadWeights, DataUnavailable, XadflowErro
 from xadflow.networks.cut import CutTrunk
 from xadflow.networks.cut_settings import TrunkSettings
 from xadflow.networks.weight_files import pretrain
-from xadflow.work.week.train import _weights_of
+from xadflow.work.week.order import _weights_of
 
 RESNET = "torchvision:resnet18"
 SHORT = {"network": RESNET, "min_steps": 10, "epochs": 0.01, "batch_size": 8}

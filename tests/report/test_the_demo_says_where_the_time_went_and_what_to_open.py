@@ -24,7 +24,7 @@ def test_each_part_is_said_with_its_seconds_in_the_order_of_the_work(capsys) -> 
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch) -> Home:
+def project(tmp_path, monkeypatch) -> Home:
     """A state folder with the reports of three nights of the champion, version 2, and of one of version 1."""
     home = Home(tmp_path, tmp_path / "var")
     home.reports.mkdir(parents=True)
@@ -38,24 +38,25 @@ def home(tmp_path, monkeypatch) -> Home:
     ]
     for row in rows:
         (home.reports / f"elpv-fcdd-{row['run_date']}-{row['run_id'][:8]}.html").touch()
-    project = SimpleNamespace(
+    return SimpleNamespace(
+        home=home,
         registry=SimpleNamespace(champion=lambda name: SimpleNamespace(name=name, version=2)),
         store=SimpleNamespace(read=lambda table, columns: pa.Table.from_pylist(rows).select(columns)),
     )
-    monkeypatch.setattr("tasks.runtime.open_project", lambda: project)
-    return home
 
 
-def test_a_night_with_images_shows_its_own_report(home: Home) -> None:
+def test_a_night_with_images_shows_its_own_report(project: SimpleNamespace) -> None:
     night = {"report": "/somewhere/tonight.html", "figures": {"images": 3}}
-    assert demo._report_to_open(home, "elpv", "fcdd", night).name == "tonight.html"
+    assert demo._report_to_open(project, "elpv", "fcdd", night).name == "tonight.html"
 
 
-def test_a_night_without_images_shows_the_newest_report_that_the_champion_explained_something_in(home: Home) -> None:
+def test_a_night_without_images_shows_the_newest_report_that_the_champion_explained_something_in(
+    project: SimpleNamespace,
+) -> None:
     night = {"report": "/somewhere/tonight.html", "figures": {"images": 0}}
-    assert demo._report_to_open(home, "elpv", "fcdd", night).name == "elpv-fcdd-2026-11-03-bbbbbbbb.html"
-    (home.reports / "elpv-fcdd-2026-11-03-bbbbbbbb.html").unlink()
-    assert demo._report_to_open(home, "elpv", "fcdd", night).name == "elpv-fcdd-2026-11-01-aaaaaaaa.html"
+    assert demo._report_to_open(project, "elpv", "fcdd", night).name == "elpv-fcdd-2026-11-03-bbbbbbbb.html"
+    (project.home.reports / "elpv-fcdd-2026-11-03-bbbbbbbb.html").unlink()
+    assert demo._report_to_open(project, "elpv", "fcdd", night).name == "elpv-fcdd-2026-11-01-aaaaaaaa.html"
 
 
 def test_the_demo_trains_no_generator_and_the_other_one_does() -> None:

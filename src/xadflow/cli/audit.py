@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from xadflow.evidence.ledger import LedgerHead
     from xadflow.evidence.replay import Replayed
     from xadflow.evidence.verify import AuditResult
+    from xadflow.project import Project
     from xadflow.settings import Home
 
 _MOST_LINES = 100
@@ -74,12 +75,11 @@ def verify(since_anchor: bool, anchor_file: Path | None, public_key: Path | None
     """
     from xadflow.evidence import verify as auditing
     from xadflow.evidence.signing import load_public_key
-    from xadflow.evidence.store import EvidenceStore
     from xadflow.progress import progress_board, track
-    from xadflow.settings import Home
+    from xadflow.project import Project
 
-    home = Home.find()
-    file = anchor_file or _anchor_file(home)
+    project = Project.open()
+    file = anchor_file or _anchor_file(project)
     if public_key is not None and file is None:
         raise WrongUse(
             "a public key checks the lines of an anchor file, and there is none",
@@ -89,8 +89,8 @@ def verify(since_anchor: bool, anchor_file: Path | None, public_key: Path | None
     key = load_public_key(public_key) if public_key is not None else None
     with progress_board(), track("verify") as update:
         result = auditing.verify(
-            EvidenceStore(home.tables, home.ledger),
-            _anchored_head(home),
+            project.records,
+            _anchored_head(project),
             since_anchor,
             lambda done, total: update(done, total, {}),
             anchor_file=file,
@@ -120,13 +120,12 @@ def verify(since_anchor: bool, anchor_file: Path | None, public_key: Path | None
 def show(image_id: str, as_json: bool, images: Path | None) -> None:
     """Every row of one image; IMAGE_ID may be shortened to its first 6 digits or more."""
     from xadflow.evidence import decisions
-    from xadflow.evidence.store import EvidenceStore
-    from xadflow.settings import Home
+    from xadflow.project import Project
 
-    home = Home.find()
-    store = EvidenceStore(home.tables, home.ledger)
+    project = Project.open()
+    store = project.records
     image_id = decisions.find_image(store, image_id)
-    for row in decisions.show(store, image_id, home):
+    for row in decisions.show(store, image_id, project.home):
         if as_json:
             click.echo(json.dumps(row, sort_keys=True))
         else:
@@ -135,7 +134,7 @@ def show(image_id: str, as_json: bool, images: Path | None) -> None:
                 click.echo(f"  {sentence}")
             click.echo("\n".join(_indented(row, 1)))
     if images is not None:
-        written = decisions.export_images(store, image_id, images, home)
+        written = decisions.export_images(store, image_id, images, project.home)
         click.echo(f"{len(written)} pictures in {images}", err=as_json)
 
 
@@ -174,15 +173,13 @@ def replay(image_id: str, as_json: bool) -> None:
     """
     from xadflow.evidence import decisions
     from xadflow.evidence.replay import replay as replay_rows
-    from xadflow.evidence.store import EvidenceStore
-    from xadflow.models.registry import Registry
     from xadflow.progress import progress_board, track
-    from xadflow.settings import Home, load_settings
+    from xadflow.project import Project
 
-    home = Home.find()
-    store = EvidenceStore(home.tables, home.ledger)
+    project = Project.open()
+    store = project.records
     image_id = decisions.find_image(store, image_id)
-    if _without_mlflow(home):
+    if _without_mlflow(project.home):
         raise RegistryUnavailable(
             "a replay needs the registered models, and there is no MLflow store",
             seen="no mlflow.db",
@@ -190,9 +187,9 @@ def replay(image_id: str, as_json: bool) -> None:
         )
     with progress_board(), track(f"replay {image_id[:12]}") as update:
         told = replay_rows(
-            home,
-            load_settings(home.params),
-            Registry(home.mlflow_uri, home.mlflow_artifacts),
+            project.home,
+            project.settings,
+            project.registry,
             store,
             image_id,
             lambda done, total: update(done, total, {}),
@@ -241,32 +238,30 @@ def export(image_id: str, destination: Path | None, with_donors: bool) -> None:
     """
     from xadflow.evidence import decisions
     from xadflow.evidence import export as exporting
-    from xadflow.evidence.store import EvidenceStore
-    from xadflow.settings import Home
+    from xadflow.project import Project
 
-    home = Home.find()
-    store = EvidenceStore(home.tables, home.ledger)
+    project = Project.open()
+    store = project.records
     image_id = decisions.find_image(store, image_id)
     done = exporting.export(
         store,
         image_id,
         destination or Path(f"decision-{image_id[:12]}"),
-        _anchored_head(home),
-        _anchor_file(home),
-        home=home,
+        _anchored_head(project),
+        _anchor_file(project),
+        home=project.home,
         with_donors=with_donors,
     )
     held = f"held by {' and '.join(done.anchors)}" if done.anchors else "not yet held by any anchor"
     click.echo(f"{done.path}: {done.rows} rows, {done.pictures} pictures, {done.lines} lines of the ledger, {held}")
 
 
-def _anchored_head(home: Home) -> LedgerHead | None:
+def _anchored_head(project: Project) -> LedgerHead | None:
     from xadflow.evidence.ledger import LedgerHead
-    from xadflow.models.registry import Registry
 
-    if _without_mlflow(home):
+    if _without_mlflow(project.home):
         return None  # an auditor's copy has none, and verifying makes none
-    head = Registry(home.mlflow_uri, home.mlflow_artifacts).anchored_head()
+    head = project.registry.anchored_head()
     return None if head is None else LedgerHead(int(head["seq"]), str(head["digest"]))
 
 
@@ -276,11 +271,9 @@ def _without_mlflow(home: Home) -> bool:
     return home.mlflow_uri.startswith("sqlite:") and sqlite_revision(sqlite_file(home.mlflow_uri)) is None
 
 
-def _anchor_file(home: Home) -> Path | None:
-    from xadflow.settings import load_settings
-
-    named = load_settings(home.params).evidence.anchor_file
-    return None if named is None else home.project / named
+def _anchor_file(project: Project) -> Path | None:
+    named = project.settings.evidence.anchor_file
+    return None if named is None else project.home.project / named
 
 
 def _report(result: AuditResult) -> None:

@@ -215,10 +215,10 @@ def _told(name: str, added: Added, stated: Mapping[str, Any]) -> list[str]:
 
 
 def _project() -> tuple[Home, Settings]:
-    from xadflow.settings import Home, load_settings
+    from xadflow.project import Project
 
-    home = Home.find()
-    return home, load_settings(home.params)
+    project = Project.open()
+    return project.home, project.settings
 
 
 @contextmanager

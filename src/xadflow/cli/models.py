@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from xadflow.settings import Home
+from xadflow.project import Project
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -144,10 +144,7 @@ def _print(table: Table) -> None:
 
 
 def _registry() -> Registry:
-    from xadflow.models.registry import Registry
-
-    home = Home.find()
-    return Registry(home.mlflow_uri, home.mlflow_artifacts)
+    return Project.open().registry
 
 
 def _aliases(model: ModelSummary, version: int) -> list[str]:

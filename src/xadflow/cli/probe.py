@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xadflow.errors import WrongUse
-from xadflow.settings import Home, load_settings
+from xadflow.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,13 +65,15 @@ def probe(
     Writes under var/probe/<dataset>-<detector>/:
       probe.json   every figure, with intervals and the control beside it
       probe.png    marked images, heatmaps with the mark outlined, curves over the rates
+    \f
+    Many parameters: one for each option of the command.
     """
     if more_rates and not rates:
         raise WrongUse(
             "a number without an option in front of it", seen=more_rates[0], next_step="write --rate 0 0.5 1"
         )
-    home = Home.find()
-    settings = load_settings(home.params)
+    project = Project.open()
+    settings = project.settings
     settings.dataset(dataset)
     chosen = settings.detector(detector)
 
@@ -89,7 +91,7 @@ def probe(
         most_test_images=QUICK_TEST_IMAGES if quick else None,
     )
     with progress_board():
-        outcome = run_probe(home, settings, plan, track)
+        outcome = run_probe(project, plan, track)
     if as_json:
         click.echo(json.dumps(outcome.report, sort_keys=True))
         return

@@ -12,7 +12,7 @@ import click
 
 from xadflow.cli.printing import printable
 from xadflow.errors import BadImage, WrongUse
-from xadflow.settings import Home, load_settings
+from xadflow.project import Project
 
 THREADS = 4
 
@@ -31,12 +31,12 @@ def score(paths: tuple[Path, ...], spec: str | None, as_json: bool) -> int:
       xadflow score cell.png
       xadflow score /camera/today --json --model xad.elpv.fcdd@champion
     """
-    home = Home.find()
-    settings = load_settings(home.params)
+    project = Project.open()
+    settings = project.settings
     files = _files(paths)
     spec = spec or f"xad.{settings.explain.datasets[0]}.{settings.retrain.detectors[0]}@champion"
     failed = False
-    for line in score_files(home, spec, files, settings.explain.batch_size):
+    for line in score_files(project, spec, files, settings.explain.batch_size):
         failed |= "error" in line
         if as_json:
             click.echo(json.dumps(line))
@@ -69,7 +69,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def score_files(home: Home, spec: str, files: Sequence[Path], batch_size: int) -> Iterator[dict[str, Any]]:
+def score_files(project: Project, spec: str, files: Sequence[Path], batch_size: int) -> Iterator[dict[str, Any]]:
     """One dict a file, in order, as `xadflow score --json` prints it: contract, section 5 of the architecture page."""
     import numpy as np
     import torch
@@ -77,13 +77,10 @@ def score_files(home: Home, spec: str, files: Sequence[Path], batch_size: int) -
     from xadflow.detectors.scoring import open_detector, score_images
     from xadflow.digests import sha256_bytes
     from xadflow.images import ImageLimits, decode_image, read_file, to_input
-    from xadflow.models.registry import Registry
 
-    registry = Registry(home.mlflow_uri, home.mlflow_artifacts)
-    ref = registry.resolve(spec)
-    settings = load_settings(home.params)
-    limits = ImageLimits(**settings.limits.model_dump())
-    detector = open_detector(registry.detector_folder(ref), settings.device)
+    ref = project.registry.resolve(spec)
+    limits = ImageLimits(**project.settings.limits.model_dump())
+    detector = open_detector(project.registry.detector_folder(ref), project.device)
     channels, height, width = detector.input_shape
 
     def load(path: Path) -> tuple[str, Any] | str:
@@ -98,7 +95,7 @@ def score_files(home: Home, spec: str, files: Sequence[Path], batch_size: int) -
             loaded = list(pool.map(load, some))
             good = [one[1] for one in loaded if not isinstance(one, str)]
             stacked = np.stack(good) if good else np.zeros((0, channels, height, width), np.uint8)
-            scores = score_images(detector, torch.from_numpy(stacked), batch_size, settings.device)
+            scores = score_images(detector, torch.from_numpy(stacked), batch_size, project.device)
             p_values = detector.calibration.p_value(scores)
             position = 0
             for path, one in zip(some, loaded, strict=True):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xadflow.calibration import Calibration, calibrate, threshold_at
 from xadflow.defects.synthesisers import synthetic_rounds
-from xadflow.detectors.base import FitRun, Scores, TrainingData
+from xadflow.detectors.base import FitRun, Scores, TrainingData, Traits
 from xadflow.errors import BadInput, BadWeights, TrainingFailed
 from xadflow.images import as_float
 from xadflow.training.lanes import side_by_side
@@ -50,7 +50,7 @@ class CalibratedDetector(ABC):
     @property
     def synthesiser(self) -> str:
         """What draws the defects that it learns from, or is calibrated with where it learns from none."""
-        return str(self.settings.synthesiser)
+        return str(getattr(self.settings, "synthesiser", Traits.synthesiser))
 
     @abstractmethod
     def score(self, images: Tensor) -> Scores:

@@ -13,22 +13,20 @@ from torch import Tensor
 
 from xadflow.detectors.base import Detector, load_detector
 from xadflow.images import as_float
-from xadflow.training.devices import resolve_device
 from xadflow.training.lanes import side_by_side
 
 
-def open_detector(folder: Path, device: str) -> Detector:
-    """The detector saved in `folder`, on a device named as in params.yaml (auto | cpu | cuda)."""
-    return load_detector(folder).to(resolve_device(device))
+def open_detector(folder: Path, device: torch.device) -> Detector:
+    """The detector saved in `folder`, on a device."""
+    return load_detector(folder).to(device)
 
 
-def score_images(detector: Detector, images: Tensor, batch_size: int, device: str) -> NDArray[np.float64]:
+def score_images(detector: Detector, images: Tensor, batch_size: int, device: torch.device) -> NDArray[np.float64]:
     """Raw scores [N] of uint8 images [N,C,H,W], batch by batch; one host sync at the end."""
-    where = resolve_device(device)
 
     def score(batch: Tensor) -> Tensor:
         with torch.no_grad():  # a thread has its own
-            return detector.score(as_float(batch.to(where))).image
+            return detector.score(as_float(batch.to(device))).image
 
-    parts = list(side_by_side(score, torch.split(images, batch_size), where))
+    parts = list(side_by_side(score, torch.split(images, batch_size), device))
     return np.asarray(torch.cat(parts).double().cpu().numpy() if parts else np.zeros(0), dtype=np.float64)

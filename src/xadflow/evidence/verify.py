@@ -118,6 +118,8 @@ def verify(
     Raises:
         StoreBroken: there is nothing to verify yet.
         StoreConflict: a writer held the lock for too long.
+
+    Many parameters: each anchor is optional, and an auditor names those that there are.
     """
     started = time.monotonic()
     findings = _Findings()

@@ -34,20 +34,39 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
 
-def judge(rules: GateSettings, challenger: Mapping[str, float], champion: Mapping[str, float] | None) -> Verdict:
+def judge(
+    rules: GateSettings,
+    challenger: Mapping[str, float],
+    champion: Mapping[str, float] | None,
+    *,
+    unexplained: str | None = None,
+) -> Verdict:
     """Judge a challenger's figures on the gate split.
 
     `champion` holds the present champion's figures on the same images, re-evaluated now; None when there is none, and
     then the absolute rules alone decide. All figures are higher-is-better shares named by `FIGURES`. A figure that is
     missing or not a finite number breaks its rule: nothing is promoted on what was not measured.
+
+    `unexplained` says why this project has no counterfactuals to measure: the rules about them are then not asked,
+    AUROC alone decides, and the verdict notes it.
     """
     broken: list[str] = []
     kept: list[str] = []
-    for name, least, key in (
+    absolute = [
         (AUROC, rules.min_auroc, "gate.min_auroc"),
         (FLIP_RATE, rules.min_flip_rate, "gate.min_flip_rate"),
         (CHANGE_INSIDE, rules.min_change_inside, "gate.min_change_inside"),
-    ):
+    ]
+    drops = [
+        (AUROC, rules.max_auroc_drop, "gate.max_auroc_drop"),
+        (FLIP_RATE, rules.max_flip_rate_drop, "gate.max_flip_rate_drop"),
+    ]
+    notes: tuple[str, ...] = ()
+    if unexplained is not None:
+        skipped = ", ".join(key for _, _, key in (*absolute[1:], *drops[1:]))
+        notes = (f"{FLIP_RATE} and {CHANGE_INSIDE} were not measured, so {skipped} are not asked: {unexplained}",)
+        absolute, drops = absolute[:1], drops[:1]
+    for name, least, key in absolute:
         value = challenger.get(name, math.nan)
         if not math.isfinite(value):
             broken.append(f"{name} was not measured ({_seen(challenger, name)}), so {key} cannot be judged.")
@@ -56,10 +75,7 @@ def judge(rules: GateSettings, challenger: Mapping[str, float], champion: Mappin
         else:
             kept.append(f"{name} is {value:.4f}, at least {least:g} ({key}).")
     if champion is not None:
-        for name, most, key in (
-            (AUROC, rules.max_auroc_drop, "gate.max_auroc_drop"),
-            (FLIP_RATE, rules.max_flip_rate_drop, "gate.max_flip_rate_drop"),
-        ):
+        for name, most, key in drops:
             ours, theirs = challenger.get(name, math.nan), champion.get(name, math.nan)
             if not math.isfinite(theirs):
                 broken.append(
@@ -74,7 +90,7 @@ def judge(rules: GateSettings, challenger: Mapping[str, float], champion: Mappin
                 )
             else:
                 kept.append(f"{name} is {ours:.4f}, the champion's {theirs:.4f}; allowed drop {most:g} ({key}).")
-    return Verdict(not broken, tuple(broken or kept))
+    return Verdict(not broken, tuple(broken or kept), notes)
 
 
 def judge_generator(rules: GeneratorGateSettings, figures: Mapping[str, float], concepts: int) -> Verdict:

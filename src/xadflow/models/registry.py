@@ -133,6 +133,8 @@ class Registry:
         Raises:
             BadWeights: the folder holds anything but JSON and safetensors.
             RegistryUnavailable: as everywhere; the run is then marked FAILED and no version is registered.
+
+        Many parameters: what MLflow keeps of a run, each given by its name.
         """
         checked_name(model_name)
         part: Part = "detector" if explains is None else "explainer"

@@ -141,6 +141,11 @@ class Home:
         return self.state / "mlartifacts"
 
 
+def dask_scheduler() -> str | None:
+    """$DASK_SCHEDULER_ADDRESS, which Dask itself reads; None without."""
+    return os.environ.get("DASK_SCHEDULER_ADDRESS")
+
+
 def child_environment(**changes: str) -> dict[str, str]:
     """This process's environment with changes, for a child."""
     return {**os.environ, **changes}

@@ -232,7 +232,7 @@ class Settings(_Frozen):
 
     seed: Count = 0
     device: str = "auto"
-    task_runner: Literal["local"] = "local"
+    task_runner: Literal["local", "dask", "ray"] = "local"
     catalogue: tuple[Name, ...]
     datasets: dict[Name, DatasetSettings]
     detectors: dict[MethodName, DetectorSettings]

@@ -1,4 +1,4 @@
-"""FCDD as a Detector: raw, finite, untied, differentiable scores that survive saving."""
+"""What is FCDD's own beside the contract: its score and map, gradients, calibration, trunk, heads."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from xadflow.detectors import Detector, FitRun, TrainingData, as_float, build_detector, load_detector
+from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
 from xadflow.detectors.fcdd.detector import FCDD
-from xadflow.errors import BadInput, BadSettings, BadWeights, TooFewNormals
+from xadflow.errors import BadSettings, BadWeights
 
 SIDE = 64
 SMALL = {"stages": (2,), "min_steps": 12, "epochs": 1.0, "batch_normals": 16, "batch_synthetic": 16}
@@ -22,11 +22,6 @@ def images(small_data: TrainingData) -> torch.Tensor:
     return as_float(torch.cat([small_data.val_normals[:14], small_data.known]))
 
 
-def test_it_is_a_detector(fitted: FCDD):
-    assert isinstance(fitted, Detector)
-    assert fitted.input_shape == (1, SIDE, SIDE)
-
-
 def test_score_is_the_pooled_low_resolution_map(fitted: FCDD, images: torch.Tensor):
     with torch.no_grad():
         low = fitted.fitted.head(fitted.fitted.trunk.trunk_features(images))
@@ -35,25 +30,6 @@ def test_score_is_the_pooled_low_resolution_map(fitted: FCDD, images: torch.Tens
     torch.testing.assert_close(scores.image, expected, rtol=1e-6, atol=0)
     assert scores.map is not None
     assert scores.map.shape == (20, SIDE, SIDE)
-
-
-def test_scores_are_finite_raw_and_untied(fitted: FCDD, images: torch.Tensor):
-    with torch.no_grad():
-        scores = fitted.score(images)
-    assert scores.image.isfinite().all()
-    assert scores.map is not None
-    assert scores.map.isfinite().all()
-    assert len(scores.image.unique()) == len(images)
-
-
-@pytest.mark.parametrize("size", [1, 3])
-def test_scores_do_not_depend_on_the_batch(fitted: FCDD, images: torch.Tensor, size: int):
-    with torch.no_grad():
-        whole = fitted.score(images)
-        parts = [fitted.score(batch) for batch in images.split(size)]
-    # Matrix products of other shapes add in another order: 1e-5 relative, of the batch's typical value.
-    torch.testing.assert_close(torch.cat([part.image for part in parts]), whole.image, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(torch.cat([part.map for part in parts]), whole.map, rtol=1e-4, atol=1e-6)
 
 
 def test_gradient_flows_to_the_images_and_not_to_the_weights(fitted: FCDD, images: torch.Tensor):
@@ -72,14 +48,6 @@ def test_gradient_of_one_image_does_not_see_the_others(fitted: FCDD, images: tor
     assert together.grad is not None
     assert torch.equal(together.grad[0], torch.zeros_like(together.grad[0]))
     torch.testing.assert_close(together.grad[1:2], alone.grad, rtol=1e-3, atol=1e-6)
-
-
-def test_normal_logit_is_the_distance_to_the_threshold_over_the_temperature(fitted: FCDD, images: torch.Tensor):
-    with torch.no_grad():
-        logit, score = fitted.normal_logit(images), fitted.score(images).image
-    expected = (fitted.calibration.threshold - score.double()) / fitted.calibration.temperature
-    torch.testing.assert_close(logit.double(), expected, rtol=1e-4, atol=1e-5)
-    assert ((logit < 0) == (score > fitted.calibration.threshold)).all()
 
 
 def test_calibration_uses_validation_normals_and_held_out_synthetic_defects(fitted: FCDD, small_data: TrainingData):
@@ -102,22 +70,6 @@ def test_constant_images_are_scored(fitted: FCDD):
     assert (scores > fitted.calibration.threshold).all()  # no wall is flat
 
 
-def test_a_saved_detector_scores_equally_and_saves_to_equal_bytes(fitted: FCDD, images: torch.Tensor, tmp_path: Path):
-    fitted.save(tmp_path / "one")
-    loaded = load_detector(tmp_path / "one")
-    loaded.save(tmp_path / "two")
-    with torch.no_grad():
-        before, after = fitted.score(images), loaded.score(images)
-    assert torch.equal(before.image, after.image)
-    assert torch.equal(before.map, after.map)  # type: ignore[arg-type]
-    assert loaded.input_shape == fitted.input_shape
-    assert vars(loaded.calibration).keys() == vars(fitted.calibration).keys()
-    assert loaded.calibration.threshold == fitted.calibration.threshold
-    for name in ("detector.json", "weights.safetensors"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["detector.json", "weights.safetensors"]
-
-
 def test_trunk_weights_are_named_by_hash_and_not_stored(fitted: FCDD, tmp_path: Path):
     fitted.save(tmp_path)
     card = json.loads((tmp_path / "detector.json").read_text())
@@ -125,38 +77,17 @@ def test_trunk_weights_are_named_by_hash_and_not_stored(fitted: FCDD, tmp_path: 
     assert (tmp_path / "weights.safetensors").stat().st_size < 1_000_000  # 64 locations x 820 numbers, and little more
 
 
-@pytest.mark.parametrize("change", ["trunk", "weights", "truncated", "card", "method"])
-def test_a_damaged_saved_detector_is_refused(fitted: FCDD, tmp_path: Path, change: str):
+@pytest.mark.parametrize("change", ["trunk", "format"])
+def test_a_saved_detector_of_another_trunk_or_format_is_refused(fitted: FCDD, tmp_path: Path, change: str):
     fitted.save(tmp_path)
-    card, weights = tmp_path / "detector.json", tmp_path / "weights.safetensors"
+    card = tmp_path / "detector.json"
     content = json.loads(card.read_text())
     if change == "trunk":
         card.write_text(json.dumps({**content, "trunk_sha256": "0" * 64}))
-    elif change == "method":
-        card.write_text(json.dumps({**content, "format": 99}))
-    elif change == "card":
-        card.write_text("{")
     else:
-        raw = weights.read_bytes()
-        weights.write_bytes(raw[: len(raw) // 2] if change == "truncated" else raw[:-1] + bytes([raw[-1] ^ 1]))
+        card.write_text(json.dumps({**content, "format": 99}))
     with pytest.raises(BadWeights, match="xadflow retrain"):
         FCDD.load(tmp_path)
-
-
-def test_images_of_another_shape_or_type_are_refused(fitted: FCDD):
-    for wrong in (torch.zeros(1, 3, SIDE, SIDE), torch.zeros(1, 1, SIDE, 32), torch.zeros(1, SIDE, SIDE)):
-        with pytest.raises(BadInput, match="this detector scores"):
-            fitted.score(wrong)
-    with pytest.raises(BadInput, match="as_float"):
-        fitted.score(torch.zeros(1, 1, SIDE, SIDE, dtype=torch.uint8))
-
-
-def test_an_unfitted_detector_says_so(tmp_path: Path):
-    detector = build_detector("fcdd")
-    with pytest.raises(BadWeights, match="not fitted"):
-        detector.score(torch.zeros(1, 1, SIDE, SIDE))
-    with pytest.raises(BadWeights, match="not fitted"):
-        detector.save(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -174,17 +105,8 @@ def test_wrong_settings_are_refused_with_the_nearest_right_one(settings: dict[st
         build_detector("fcdd", **settings)
 
 
-def test_data_that_cannot_be_learned_from_is_refused_before_any_work(small_data: TrainingData, tmp_path: Path):
+def test_data_without_anything_anomalous_are_refused(small_data: TrainingData, tmp_path: Path):
     run = FitRun(tmp_path, seed=0, false_alarm_rate=0.1, device="cpu")
-    few = dataclasses.replace(small_data, val_normals=small_data.val_normals[:5])
-    with pytest.raises(TooFewNormals):
-        FCDD(**SMALL).fit(few, run)
-    as_floats = dataclasses.replace(small_data, normals=as_float(small_data.normals))
-    with pytest.raises(BadInput, match="normals must be uint8"):
-        FCDD(**SMALL).fit(as_floats, run)
-    other = dataclasses.replace(small_data, known=small_data.known[..., :32], known_masks=None)
-    with pytest.raises(BadInput, match="known must be uint8"):
-        FCDD(**SMALL).fit(other, run)
     none = dataclasses.replace(small_data, known=small_data.known[:0], known_masks=None)
     with pytest.raises(BadSettings, match="nothing anomalous"):
         FCDD(**SMALL, synthetic_rounds=0).fit(none, run)

@@ -12,7 +12,7 @@ import torch
 from tests.detectors.family_contract import check_gradient, check_same, check_scores
 from tests.detectors.utad.conftest import TINY, crops, run_in, training_data
 from xadflow.detectors import as_float, build_detector, load_detector
-from xadflow.detectors.base import WEIGHTS, Reconstructing, Staged
+from xadflow.detectors.base import Reconstructing
 from xadflow.detectors.utad.detector import Utad
 from xadflow.detectors.utad.expert_training import ExpertGame, build_expert
 from xadflow.detectors.utad.fitted import PARTS
@@ -30,11 +30,8 @@ from xadflow.training.progress import Progress
 Defective = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def test_scores_are_finite_untied_raw_and_have_a_map(trained: Utad, defective: Defective):
-    images = as_float(torch.cat([defective[0][:6], defective[1][:6]]))
-    assert not check_scores(trained, images).requires_grad
+def test_it_has_reconstructions_and_learns_from_what_it_draws_itself(trained: Utad):
     assert isinstance(trained, Reconstructing)
-    assert isinstance(trained, Staged)
     assert trained.anomaly_sources(training_data()) == ("synthetic",)
 
 
@@ -78,9 +75,6 @@ def test_saving_keeps_every_score_and_every_reconstruction(trained: Utad, defect
         one, other = trained.reconstructions(images, 4), again.reconstructions(images, 4)
     assert torch.equal(one.naive_variance, other.naive_variance)
     assert all(torch.equal(one.parts[name], other.parts[name]) for name in PARTS)
-    (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:-1] + b"\x01")
-    with pytest.raises(BadWeights):
-        load_detector(tmp_path)
 
 
 @pytest.mark.parametrize("explainer", ["heatmap", "sparse"])

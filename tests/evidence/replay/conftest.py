@@ -29,9 +29,10 @@ from xadflow.models.registry import Registry
 from xadflow.models.service import put_in_service
 from xadflow.models.tags import GATE, JUDGE_APART, PASSED
 from xadflow.models.versions import judge_of
-from xadflow.settings import Home, load_settings
+from xadflow.project import Project
+from xadflow.settings import Home
 from xadflow.settings.environment import QUIET
-from xadflow.work.night.plan import plan_night, read_plan
+from xadflow.work.night.plan import NightOrder, plan_night, read_plan
 from xadflow.work.night.work import explain_shard
 
 MODEL, SIDE = "xad.plates.hsc", 28
@@ -95,8 +96,8 @@ def night(tmp_path_factory, put_mlflow_database) -> Iterator[SimpleNamespace]:
     torch.set_num_threads(1)
     (root / "params.yaml").write_text(PARAMS)
     (root / "dvc.yaml").touch()
-    settings = load_settings(home.params)
-    registry = Registry(home.mlflow_uri, home.mlflow_artifacts)
+    project = Project(home)
+    settings, registry, store = project.settings, project.registry, project.store
 
     nothing = torch.zeros(0, 1, SIDE, SIDE, dtype=torch.uint8)
     normals, spotted = plates(32, 1), plates(16, 2, spots=True)
@@ -149,12 +150,9 @@ def night(tmp_path_factory, put_mlflow_database) -> Iterator[SimpleNamespace]:
             )
         )
     write_manifest(folder / "manifest.parquet", rows)
-    store = EvidenceStore(home.tables, home.ledger, anchor=lambda head: registry.anchor_head(head.seq, head.digest))
     store.prepare()
-    plan = read_plan(
-        plan_night(home, settings, registry, store, dataset="plates", run_date=date(2026, 11, 27), run_id="run-1")
-    )
-    explain_shard(home, settings, store, plan, 0)
+    plan = read_plan(plan_night(project, NightOrder("plates", date(2026, 11, 27), "run-1")))
+    explain_shard(project, plan, 0)
     scored = store.scored(MODEL, ref.version)
     flagged = sorted(one for one, is_anomaly in scored.items() if is_anomaly)
     assert len(flagged) >= 5  # a full batch of four and another one
@@ -163,6 +161,7 @@ def night(tmp_path_factory, put_mlflow_database) -> Iterator[SimpleNamespace]:
         settings=settings,
         registry=registry,
         store=store,
+        device=project.device,
         ref=ref,
         flagged=flagged,
         normal=sorted(set(scored) - set(flagged)),

@@ -66,14 +66,14 @@ def test_a_row_without_counterfactuals_says_nothing_of_judges(rows) -> None:
 def test_the_night_tells_mlflow_how_many_anomalies_the_judge_flags_too(night, rows) -> None:
     plan = read_plan(night.home.runs / "explain" / "run-1" / "plan.json")
     assert [one.name for one in plan.judges] == [JUDGE]
-    done = finish_night(night.home, night.settings, night.registry, night.store, plan, [])
+    done = finish_night(night, plan, [])
     flags = [one["value"] for row in rows["sparse"] for one in row["metrics"] if one["name"] == "judge_flags"]
     assert done.figures["sparse.judge_flagged"] == sum(flags)
     assert done.figures["sparse.judge_recall"] == pytest.approx(np.mean(flags))
     assert "sparse.transfer" not in done.figures  # of fewer than ten nothing is told
     assert "No judge was asked" not in done.report.read_text()
     alone = dataclasses.replace(plan, judges=(), no_judge="No judge of plates is registered.")
-    page = finish_night(night.home, night.settings, night.registry, night.store, alone, []).report.read_text()
+    page = finish_night(night, alone, []).report.read_text()
     assert "No judge was asked about the counterfactuals. No judge of plates is registered." in page
 
 

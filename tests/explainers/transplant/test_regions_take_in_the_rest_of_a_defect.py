@@ -10,11 +10,12 @@ import torch
 from scipy.ndimage import label
 
 from tests.explainers.transplant.conftest import bank_of
-from xadflow.detectors.base import Scores, as_float
+from xadflow.detectors import Scores
 from xadflow.digests import sha256_json
 from xadflow.explainers.transplant import TransplantExplainer, TransplantSettings
 from xadflow.explainers.transplant.masks import completed
 from xadflow.explainers.transplant.search import Goal, RegionSearch
+from xadflow.images import as_float
 
 SIDE = 32  # px, and so cells: each is a pixel
 

@@ -22,15 +22,14 @@ from tests.models.donors.patching import patch_registered
 from xadflow.datasets.loading import training_data
 from xadflow.datasets.manifest import ManifestRow, read_manifest, write_manifest
 from xadflow.detectors import FitRun, build_detector
-from xadflow.evidence.store import EvidenceStore
-from xadflow.models.registry import Registry
 from xadflow.models.service import put_in_service
-from xadflow.settings import Home, load_settings
+from xadflow.project import Project
+from xadflow.settings import Home
 from xadflow.settings.environment import QUIET
-from xadflow.work.night.plan import plan_night, read_plan
+from xadflow.work.night.plan import NightOrder, plan_night, read_plan
 from xadflow.work.night.work import explain_shard
+from xadflow.work.week.order import REPORT, TrainingOrder
 from xadflow.work.week.register import register_trained
-from xadflow.work.week.train import REPORT, TrainingOrder
 
 MODEL, DAY = "xad.plates.hsc", date(2026, 11, 27)
 PARAMS = """\
@@ -75,7 +74,7 @@ def write_plates(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory, put_mlflow_database) -> Iterator[SimpleNamespace]:
-    """home, settings, registry, store, the order of the training, its version, the plan of one night, and
+    """home, settings, registry, store, device, the order of the training, its version, the plan of one night, and
     flagged ids.
     """
     root = tmp_path_factory.mktemp("plates")
@@ -86,36 +85,35 @@ def built(tmp_path_factory, put_mlflow_database) -> Iterator[SimpleNamespace]:
     torch.set_num_threads(1)
     (root / "params.yaml").write_text(PARAMS)
     (root / "dvc.yaml").touch()
-    settings = load_settings(home.params)
+    project = Project(home)
     write_plates(home.dataset("plates"))
-    registry = Registry(home.mlflow_uri, home.mlflow_artifacts)
     with patch_registered():
         order = TrainingOrder("plates", "hsc", "hsc", {}, 0, 0.2, "d" * 32, "k1")
         detector = build_detector("hsc", network="cnn28", min_steps=30, epochs=1.0, batch_size=16)
-        data = training_data(read_manifest(home.dataset("plates")), settings.dataset("plates"))
+        data = training_data(read_manifest(home.dataset("plates")), project.settings.dataset("plates"))
         detector.fit(data, FitRun(order.folder(home), 0, 0.2, "cpu"))
         detector.save(order.saved(home))
         (order.folder(home) / REPORT).write_text(
             json.dumps({"figures": {}, "seconds": 1.0, "steps": 30, "history": []})
         )
-        ref = register_trained(home, settings, registry, order)
-        put_in_service(registry, MODEL, ref.version)
-        store = EvidenceStore(home.tables, home.ledger, anchor=lambda head: registry.anchor_head(head.seq, head.digest))
-        store.prepare()
-        plan = read_plan(plan_night(home, settings, registry, store, dataset="plates", run_date=DAY, run_id="run-1"))
-        explain_shard(home, settings, store, plan, 0)
-        flagged = sorted(one for one, is_anomaly in store.scored(MODEL, ref.version).items() if is_anomaly)
+        ref = register_trained(project, order)
+        put_in_service(project.registry, MODEL, ref.version)
+        project.store.prepare()
+        plan = read_plan(plan_night(project, NightOrder("plates", DAY, "run-1")))
+        explain_shard(project, plan, 0)
+        flagged = sorted(one for one, is_anomaly in project.store.scored(MODEL, ref.version).items() if is_anomaly)
         assert len(flagged) >= 5
         yield SimpleNamespace(
             home=home,
-            settings=settings,
-            registry=registry,
-            store=store,
+            settings=project.settings,
+            registry=project.registry,
+            store=project.store,
+            device=project.device,
             order=order,
             ref=ref,
             plan=plan,
             flagged=flagged,
-            folder=registry.detector_folder(ref),
+            folder=project.registry.detector_folder(ref),
         )
     torch.set_num_threads(threads)
     os.environ.clear()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,16 +49,17 @@ def test_a_changed_list_is_refused_as_a_changed_weight_is(built) -> None:
 def test_registering_the_same_training_again_makes_no_version_unless_the_bank_has_another_size(
     built, monkeypatch
 ) -> None:
-    again = register.register_trained(built.home, built.settings, built.registry, built.order)
+    again = register.register_trained(built, built.order)
     assert again.version == built.ref.version
     asked = []
     monkeypatch.setattr(register, "score_split", lambda *_: asked.append("evaluated") or pytest.fail("enough"))
     larger = built.settings.model_copy(update={"explainers": {**built.settings.explainers, "patch": {"bank": 20}}})
     with pytest.raises(pytest.fail.Exception):
-        register.register_trained(built.home, larger, built.registry, built.order)
+        register.register_trained(SimpleNamespace(**{**vars(built), "settings": larger}), built.order)
     assert asked == ["evaluated"]
     without = built.settings.model_copy(update={"explainers": {"heatmap": {}}})
-    assert register.register_trained(built.home, without, built.registry, built.order).version == built.ref.version
+    project = SimpleNamespace(**{**vars(built), "settings": without})
+    assert register.register_trained(project, built.order).version == built.ref.version
 
 
 def test_the_bank_holds_the_pixels_of_its_ids_in_their_order(built) -> None:

@@ -44,11 +44,11 @@ def data(tmp_path_factory):
     train = manifest.rows("train")
     means = load_images(manifest, train, settings.dataset("plates")).float().mean(dim=(1, 2, 3)) / 255
     scores = dict(zip([row.image_id for row in train], means.tolist(), strict=True))
-    return SimpleNamespace(manifest=manifest, settings=settings, scores=scores)
+    return SimpleNamespace(manifest=manifest, settings=settings, device=torch.device("cpu"), scores=scores)
 
 
 def chosen(data, most=256, manifest=None, **detector):
-    return choose_donors(Bright(**detector), manifest or data.manifest, data.settings, "plates", most)
+    return choose_donors(data, Bright(**detector), manifest or data.manifest, "plates", most)
 
 
 def test_every_donor_is_a_train_normal_of_the_donor_half_below_the_quantile(data) -> None:

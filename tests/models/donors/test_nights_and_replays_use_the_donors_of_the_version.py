@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import date
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,7 @@ from xadflow.evidence.replay.sources import Sources
 from xadflow.evidence.store import EvidenceStore
 from xadflow.explainers import build_explainer
 from xadflow.models.donors import given_donors, open_bank
-from xadflow.work.night.plan import plan_night, read_plan
+from xadflow.work.night.plan import NightOrder, plan_night, read_plan
 from xadflow.work.night.work import explain_shard
 
 
@@ -56,13 +57,13 @@ def test_a_night_without_donors_leaves_the_explainer_out_with_the_reason_and_doe
     night = {"dataset": "plates", "run_date": date(2026, 11, 28), "run_id": "run-2", "detector": "hsc"}
     store = EvidenceStore(tmp_path / "tables", tmp_path / "ledger")
     store.prepare()
-    where = copied.home, copied.settings, copied.registry, store
-    plan = read_plan(plan_night(*where, **night))
+    project = SimpleNamespace(**{**vars(copied), "store": store})
+    plan = read_plan(plan_night(project, NightOrder(**night)))
     assert set(plan.explainers) == {"heatmap"}
     assert plan.left_out["patch"].startswith("All of its 12 donors are gone from plates")
     with pytest.raises(NoDonors, match="patch has no donors for xad.plates.hsc version 1"):
-        plan_night(*where, **night, explainers=["patch"])
-    explain_shard(copied.home, copied.settings, store, plan, 0)
+        plan_night(project, NightOrder(**night, explainers=["patch"]))
+    explain_shard(project, plan, 0)
     told = store.read("explanations", ["image_id", "explainer"]).to_pylist()
     assert sorted((one["image_id"], one["explainer"]) for one in told) == [(one, "heatmap") for one in copied.flagged]
 

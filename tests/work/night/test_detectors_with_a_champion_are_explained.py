@@ -30,7 +30,7 @@ class Registry:
 def found(monkeypatch: pytest.MonkeyPatch, in_service: tuple[str, ...], named: list[str] | None) -> list[str]:
     settings = SimpleNamespace(retrain=SimpleNamespace(detectors=["fcdd", "hsc", "bce"]))
     project = SimpleNamespace(registry=Registry(*in_service), settings=settings)
-    monkeypatch.setattr(explaining, "open_project", lambda: project)
+    monkeypatch.setattr(explaining.Project, "open", lambda: project)
     return explaining.detectors_in_service.fn("plates", named)
 
 

@@ -21,7 +21,7 @@ def cell(data: TrainingData, rate: float, run: FitRun, side="outliers", seed: in
     test = marked_test(gravel(len(LABELS), 7), LABELS, MARK, 0)
     detector = TemplateDetector()
     detector.fit(planted(ground(detector, data, side, 0), rate, MARK, seed), run)
-    return measured(detector, test, [0, 70], 32, "cpu"), float(test.masks.float().mean())
+    return measured(detector, test, [0, 70], 32, torch.device("cpu")), float(test.masks.float().mean())
 
 
 def verdict(data: TrainingData, rate: float, run: FitRun, side="outliers"):
@@ -75,7 +75,7 @@ def test_each_copy_of_the_test_set_is_scored_as_if_it_had_been_made(same_kind: T
     test = marked_test(gravel(len(LABELS), 7), LABELS, MARK, 0)
     detector = TemplateDetector()
     detector.fit(planted(ground(detector, same_kind, "outliers", 0), 0.5, MARK, 0), run_here)
-    one = measured(detector, test, [], 32, "cpu")
+    one = measured(detector, test, [], 32, torch.device("cpu"))
     carrying = carriers(LABELS, "outliers", 0.5, 0)
     copy = torch.where(torch.from_numpy(carrying)[:, None, None, None], test.marked, test.images)
     expected = detector.score(copy.float() / 255).image.double().numpy()
@@ -113,8 +113,8 @@ def test_a_detector_without_a_map_is_measured_by_its_gradient(same_kind: Trainin
     detector = Mapless()
     detector.fit(planted(ground(detector, same_kind, "outliers", 0), 1.0, MARK, 0), run_here)
     test = marked_test(gravel(len(LABELS), 7), LABELS, MARK, 0)
-    assert measured(detector, test, [3], 32, "cpu").maps.shape == (1, SIDE, SIDE)
-    assert measured(detector, test, [3], 32, "cpu").heat.mean() > 0.7
+    assert measured(detector, test, [3], 32, torch.device("cpu")).maps.shape == (1, SIDE, SIDE)
+    assert measured(detector, test, [3], 32, torch.device("cpu")).heat.mean() > 0.7
 
 
 def test_a_cell_comes_back_as_it_was_saved_and_a_broken_one_is_named(same_kind, run_here, tmp_path: Path):

@@ -19,11 +19,10 @@ from xadflow.datasets.manifest import ManifestRow, Split, read_manifest, write_m
 from xadflow.detectors import as_float
 from xadflow.errors import WrongUse
 from xadflow.models.judges import ask, donor_half, find_judges, open_judges
-from xadflow.models.registry import Registry
 from xadflow.models.service import put_in_service
-from xadflow.settings import Home, load_settings
-from xadflow.work.week import fit_judge, judge_challenger
-from xadflow.work.week.judge import judge_order
+from xadflow.project import Project
+from xadflow.settings import Home
+from xadflow.work.week import fit_judge, judge_challenger, judge_order
 
 JUDGE = "xad.plates.judge"
 PARAMS = """\
@@ -65,17 +64,23 @@ def project(tmp_path_factory: pytest.TempPathFactory, put_mlflow_database) -> Si
                 )
             )
     write_manifest(folder / "manifest.parquet", rows)
-    settings = load_settings(home.params)
-    registry = Registry(home.mlflow_uri, home.mlflow_artifacts)
-    none_yet = find_judges(settings, registry, "plates")
-    found = fit_judge(home, settings, registry, "plates")
+    project = Project(home)
+    none_yet = find_judges(project.settings, project.registry, "plates")
+    found = fit_judge(project, "plates")
     assert found is not None
-    return SimpleNamespace(home=home, settings=settings, registry=registry, found=found, none_yet=none_yet)
+    return SimpleNamespace(
+        home=home,
+        settings=project.settings,
+        registry=project.registry,
+        device=project.device,
+        found=found,
+        none_yet=none_yet,
+    )
 
 
-def with_judge(project: SimpleNamespace, judge: object):
+def with_judge(project: SimpleNamespace, judge: object) -> Project:
     dataset = project.settings.datasets["plates"].model_copy(update={"judge": judge})
-    return project.settings.model_copy(update={"datasets": {"plates": dataset}})
+    return Project(project.home, project.settings.model_copy(update={"datasets": {"plates": dataset}}))
 
 
 def test_before_it_is_fitted_the_reason_names_the_command(project) -> None:
@@ -87,13 +92,13 @@ def test_it_is_fitted_on_the_normals_that_give_no_donors_and_calibrated_on_val(p
     assert (project.found.model_name, project.found.version, project.found.fitted) == (JUDGE, 1, True)
     assert project.found.apart
     half = donor_half(read_manifest(project.home.dataset("plates")).rows(Split.TRAIN, label=0))
-    order = judge_order(project.home, project.settings, "plates")
+    order = judge_order(project, "plates")
     assert order is not None
     assert order.normals == {row.image_id for row in half.judged}
     ref = project.registry.resolve(f"{JUDGE}/1")
     card = json.loads((project.registry.detector_folder(ref) / "detector.json").read_text())
     assert card["normals"] == len(half.judged) < 90
-    (judge,) = open_judges(find_judges(project.settings, project.registry, "plates").judges, "cpu")
+    (judge,) = open_judges(find_judges(project.settings, project.registry, "plates").judges, project.device)
     val = torch.cat([plates(12, 2)])
     with torch.no_grad():
         own = judge.detector.score(as_float(val)).image
@@ -105,18 +110,18 @@ def test_it_is_fitted_on_the_normals_that_give_no_donors_and_calibrated_on_val(p
 
 
 def test_when_nothing_changed_the_registered_version_stays(project) -> None:
-    again = fit_judge(project.home, project.settings, project.registry, "plates")
+    again = fit_judge(project, "plates")
     assert again == dataclasses.replace(project.found, fitted=False)
     assert [one.version for one in project.registry.versions(JUDGE)] == [1]
 
 
 def test_other_settings_make_another_version_and_going_back_asks_the_first_again(project) -> None:
     other = project.settings.datasets["plates"].judge.model_copy(update={"settings": {"stages": [3], "least_px": 32}})
-    second = fit_judge(project.home, with_judge(project, other), project.registry, "plates")
+    second = fit_judge(with_judge(project, other), "plates")
     assert second is not None
     assert (second.version, second.fitted) == (2, True)
     assert find_judges(project.settings, project.registry, "plates").judges[0].version == 2
-    first = fit_judge(project.home, project.settings, project.registry, "plates")
+    first = fit_judge(project, "plates")
     assert first is not None
     assert (first.version, first.fitted) == (1, False)
     assert find_judges(project.settings, project.registry, "plates").judges[0].version == 1
@@ -124,8 +129,8 @@ def test_other_settings_make_another_version_and_going_back_asks_the_first_again
 
 def test_a_judge_that_is_switched_off_is_neither_fitted_nor_asked(project) -> None:
     off = with_judge(project, None)
-    assert fit_judge(project.home, off, project.registry, "plates") is None
-    panel = find_judges(off, project.registry, "plates")
+    assert fit_judge(off, "plates") is None
+    panel = find_judges(off.settings, project.registry, "plates")
     assert (panel.judges, panel.wanted) == ((), False)
     assert "switched off" in (panel.why_none or "")
 
@@ -136,7 +141,7 @@ def test_it_never_becomes_champion_by_any_way(project) -> None:
     ways = (
         lambda: registry.set_alias(JUDGE, "champion", 1),
         lambda: put_in_service(registry, JUDGE, 1),
-        lambda: judge_challenger(project.home, project.settings, registry, "plates", ref),
+        lambda: judge_challenger(project, "plates", ref),
     )
     for way in ways:
         with pytest.raises(WrongUse, match="never becomes champion.*models list"):
@@ -161,7 +166,7 @@ def test_a_detector_on_the_same_trunk_is_told(project, tmp_path: Path) -> None:
 
 
 def test_what_it_flags_is_what_is_odd(project) -> None:
-    judges = open_judges(find_judges(project.settings, project.registry, "plates").judges, "cpu")
+    judges = open_judges(find_judges(project.settings, project.registry, "plates").judges, project.device)
     odd = ask(judges, plates(12, 9, spots=True))
     fine = ask(judges, plates(12, 8))
     assert sum(words[0].is_normal for words in odd) < 3

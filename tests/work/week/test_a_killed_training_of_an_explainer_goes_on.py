@@ -13,8 +13,7 @@ from xadflow.explainers import load_explainer
 from xadflow.models.tags import FILES
 from xadflow.models.versions import ModelRef
 from xadflow.settings import Home
-from xadflow.work.week import train_explainer
-from xadflow.work.week.explainer_training import ExplainerOrder
+from xadflow.work.week import ExplainerOrder, train_explainer
 
 SETTINGS = {"width": 8, "images": 4, "steps": 6}
 
@@ -38,9 +37,13 @@ def order(trained, monkeypatch, tmp_path: Path):
 @pytest.fixture
 def run(tmp_path: Path):
     home = Home(tmp_path, tmp_path / "var")
-    settings = SimpleNamespace(device="cpu", dataset=lambda name: SimpleNamespace(outliers=None))
-    registry = SimpleNamespace(detector_folder=lambda ref: None)
-    return home, lambda order, update=None: train_explainer(home, settings, registry, order, update)
+    project = SimpleNamespace(
+        home=home,
+        settings=SimpleNamespace(dataset=lambda name: SimpleNamespace(outliers=None)),
+        registry=SimpleNamespace(detector_folder=lambda ref: None),
+        device=torch.device("cpu"),
+    )
+    return home, lambda order, update=None: train_explainer(project, order, update)
 
 
 def test_it_ends_with_the_same_bytes_and_is_not_done_before(order, run) -> None:

@@ -12,8 +12,10 @@ from xadflow.detectors.base import TrainingData
 from xadflow.errors import BadManifest, WrongUse
 from xadflow.models.tags import EXPLAINS_VERSION, FILES
 from xadflow.models.versions import ModelRef
+from xadflow.project import Project
 from xadflow.settings import Home, load_settings
-from xadflow.work.week import explainer_order, explainer_training
+from xadflow.work.week import explainer_order
+from xadflow.work.week import order as ordering
 from xadflow.work.week.explainer_training import training_anomalies
 
 PARAMS = PROJECT / "params.yaml"
@@ -88,10 +90,10 @@ def detector(version: int = 1, weights: str = "aa") -> ModelRef:
 
 @pytest.fixture
 def order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(explainer_training, "dvc_hashes", lambda project, name: {"manifest": f"md5 of {name}"})
+    monkeypatch.setattr(ordering, "dvc_hashes", lambda project, name: {"manifest": f"md5 of {name}"})
     settings = load_settings(PARAMS)
     return lambda ref, explainer="diverse", settings=settings: explainer_order(
-        Home(tmp_path, tmp_path / "var"), settings, "coloured-mnist", ref, explainer
+        Project(Home(tmp_path, tmp_path / "var"), settings), "coloured-mnist", ref, explainer
     )
 
 
@@ -120,7 +122,7 @@ def test_an_explainer_that_needs_no_training_and_data_that_are_not_there_are_ref
     with pytest.raises(WrongUse, match="explain.explainers"):
         order(detector(), "sparse")
     built = {"coloured-mnist": {"manifest": "md5"}}
-    monkeypatch.setattr(explainer_training, "dvc_hashes", lambda project, name: built.get(name, {}))
+    monkeypatch.setattr(ordering, "dvc_hashes", lambda project, name: built.get(name, {}))
     with pytest.raises(BadManifest, match="validate@coloured-mnist-outliers"):
         order(detector())
 

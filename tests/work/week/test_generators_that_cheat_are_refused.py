@@ -20,7 +20,7 @@ from xadflow.metrics.explanation import l1_l2_changed
 from xadflow.models.gate import APART, CHANGE_OF_NORMALS, FRECHET, LIKENESS, SHARE_NORMAL, judge_generator
 from xadflow.settings import GeneratorGateSettings, Home
 from xadflow.settings.params import DatasetSettings
-from xadflow.work.week.explainer_gate import generator_figures
+from xadflow.work.week.generator_figures import generator_figures
 
 
 class Painter:
@@ -108,23 +108,23 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def settings():
-    return SimpleNamespace(
+def project(home):
+    settings = SimpleNamespace(
         gate=SimpleNamespace(generator=GeneratorGateSettings()),
-        device="cpu",
         explain=SimpleNamespace(batch_size=32),
         dataset=lambda name: DatasetSettings(source="drawn", size_px=24, channels=1),
     )
+    return SimpleNamespace(home=home, settings=settings, device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def measured(home, settings, trained):
+def measured(project, trained):
     """Figures of one painter."""
 
     @cache
     def measure(paint, beside=False):
         others = {"twin": trained} if beside else {}
-        figures, concepts = generator_figures(home, settings, "stripes", Painter(paint), trained, others)
+        figures, concepts = generator_figures(project, "stripes", Painter(paint), trained, others)
         assert concepts == 2
         return figures
 
@@ -191,11 +191,11 @@ class Masked(Painter):
         return np.abs(original.astype(float) - np.median(original, axis=1, keepdims=True)) > 40
 
 
-def test_a_mask_does_not_hide_what_a_generator_does_to_normals(home, settings, trained) -> None:
-    figures, _ = generator_figures(home, settings, "stripes", Masked(redrawn), trained, {})
+def test_a_mask_does_not_hide_what_a_generator_does_to_normals(project, trained) -> None:
+    figures, _ = generator_figures(project, "stripes", Masked(redrawn), trained, {})
     assert figures["change_of_normals_as_served"] < 0.1
     assert CHANGE_OF_NORMALS in broken(figures)
-    honestly, _ = generator_figures(home, settings, "stripes", Masked(honest), trained, {})
+    honestly, _ = generator_figures(project, "stripes", Masked(honest), trained, {})
     assert CHANGE_OF_NORMALS not in broken(honestly)
 
 

@@ -46,15 +46,16 @@ def scenes(monkeypatch):
     return images, labels, anomaly
 
 
-def settings(classes=("road", "sky")):
-    return SimpleNamespace(
-        dataset=lambda name: SimpleNamespace(classes=classes), device="cpu", explain=SimpleNamespace(batch_size=3)
+def project(classes=("road", "sky")):
+    settings = SimpleNamespace(
+        dataset=lambda name: SimpleNamespace(classes=classes), explain=SimpleNamespace(batch_size=3)
     )
+    return SimpleNamespace(settings=settings, device=torch.device("cpu"))
 
 
 def test_pixels_are_ranked_by_the_sum_of_the_cues_and_void_is_in_no_figure(scenes):
     images, labels, anomaly = scenes
-    found = scene_figures(Grey(), None, ROWS, images, settings(), "plates")
+    found = scene_figures(project(), Grey(), None, ROWS, images, "plates")
     kept = (labels != VOID) | anomaly
     expected = average_precision_score(anomaly[kept], images[:, 0][kept])
     assert found["average_precision"] == pytest.approx(expected, abs=max(found["average_precision_bound"], 1e-9))
@@ -68,7 +69,7 @@ def test_pixels_are_ranked_by_the_sum_of_the_cues_and_void_is_in_no_figure(scene
 
 def test_other_data_sets_detectors_and_splits_without_anomalies_have_none(scenes):
     images, _, _ = scenes
-    assert scene_figures(Grey(), None, ROWS, images, settings(classes=()), "plates") == {}
-    assert scene_figures(object(), None, ROWS, images, settings(), "plates") == {}
+    assert scene_figures(project(classes=()), Grey(), None, ROWS, images, "plates") == {}
+    assert scene_figures(project(), object(), None, ROWS, images, "plates") == {}
     normal = [SimpleNamespace(category="town-1", label=0)] * 8
-    assert scene_figures(Grey(), None, normal, images, settings(), "plates") == {}
+    assert scene_figures(project(), Grey(), None, normal, images, "plates") == {}

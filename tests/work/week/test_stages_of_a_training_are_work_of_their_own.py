@@ -61,23 +61,23 @@ def test_a_stage_leaves_its_checkpoint_and_the_training_goes_on_from_it(
     home: Any = SimpleNamespace(runs=tmp_path)
     order = TrainingOrder("plates", "utad", "utad", TINY, 0, 0.1, "md5", "key")
 
-    def work(
-        home: object, settings: object, order: TrainingOrder, update: Callable[..., None] | None
-    ) -> tuple[Any, FitRun]:
+    project: Any = SimpleNamespace(home=home, settings=settings)
+
+    def work(project: object, order: TrainingOrder, update: Callable[..., None] | None) -> tuple[Any, FitRun]:
         return training_data(), FitRun(order.folder(home), order.seed, order.false_alarm_rate, "cpu", update)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "_work", work)
     assert (earlier_stages(settings, "utad"), earlier_stages(settings, "fcdd")) == (["impression"], [])
-    folder = train_stage(home, settings, order, "impression")
+    folder = train_stage(project, order, "impression")
     assert torch.load(folder / "impression" / CHECKPOINT, weights_only=True)["step"] == 12
     assert not (folder / "expert").exists()
     assert not order.is_done(home)
     progress: list[int] = []
-    saved = train_detector(home, settings, order, lambda done, total, figures: progress.append(done))
+    saved = train_detector(project, order, lambda done, total, figures: progress.append(done))
     assert progress[0] == 12  # nothing of the first stage is done again
     assert order.is_done(home)
     assert (saved / "weights.safetensors").is_file()
     assert len(list((folder / SAMPLES).glob("*.png"))) == 2
     before = (folder / "impression" / CHECKPOINT).stat().st_mtime_ns
-    train_stage(home, settings, order, "impression")  # a retraining where nothing changed
+    train_stage(project, order, "impression")  # a retraining where nothing changed
     assert (folder / "impression" / CHECKPOINT).stat().st_mtime_ns == before

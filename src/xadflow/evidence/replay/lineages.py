@@ -57,13 +57,12 @@ def lineage_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return lineage
 
 
-def as_recorded(lineage: Mapping[str, Any], device: str, notes: Notes) -> str:
+def as_recorded(lineage: Mapping[str, Any], device: str, notes: Notes) -> torch.device:
     """The device to replay on, `device` where the recorded one is not here; what differs now goes to the notes."""
-    here = str(resolve_device(device))
+    here = there = resolve_device(device)
     try:
-        there = str(resolve_device(lineage.get("device", here)))
+        there = resolve_device(lineage.get("device", str(here)))
     except BadSettings:
-        there = here
         notes.conditions["device"] = f"{lineage['device']} then, {here} now"
     installed = library_versions()
     for name, then in lineage.get("libraries", {}).items():

@@ -168,7 +168,7 @@ def _left(
     lineage: Mapping[str, Any],
     detector: Detector,
     original: NDArray[np.uint8],
-    device: str,
+    device: torch.device,
     notes: Notes,
 ) -> dict[str, Any]:
     """The columns of `scores`; the image is scored at its place in a batch of the recorded size, filled up

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
 
 from xadflow.datasets.manifest import inside, read_manifest
@@ -44,9 +45,9 @@ class Sources:
 
     def __init__(self, home: Home, settings: Settings, registry: Registry, store: EvidenceStore) -> None:
         self._home, self._settings, self._registry, self._store = home, settings, registry, store
-        self._detectors: dict[tuple[str, int, str], tuple[Detector, str]] = {}
+        self._detectors: dict[tuple[str, int, torch.device], tuple[Detector, str]] = {}
 
-    def detector(self, row: Mapping[str, Any], lineage: Mapping[str, Any], device: str) -> Detector:
+    def detector(self, row: Mapping[str, Any], lineage: Mapping[str, Any], device: torch.device) -> Detector:
         """The detector version that a row names, its weights those of the lineage."""
         name, version = str(row["model_name"]), int(row["model_version"])
         if (name, version) != (lineage.get("model_name", name), lineage.get("model_version", version)):
@@ -68,7 +69,7 @@ class Sources:
             )
         return detector
 
-    def judges(self, lineage: Mapping[str, Any], device: str) -> tuple[Judge, ...]:
+    def judges(self, lineage: Mapping[str, Any], device: torch.device) -> tuple[Judge, ...]:
         """The judges that were asked, in the versions and with the weights that the lineage names."""
         refs = []
         told = lineage.get("judges", [])
@@ -88,7 +89,9 @@ class Sources:
         except (BadWeights, UnknownName, OSError) as err:
             raise CannotReplay(f"a judge cannot be opened: {err}"[:300]) from err
 
-    def explainer(self, row: Mapping[str, Any], lineage: Mapping[str, Any], device: str, notes: Notes) -> Explainer:
+    def explainer(
+        self, row: Mapping[str, Any], lineage: Mapping[str, Any], device: torch.device, notes: Notes
+    ) -> Explainer:
         """The explainer in the very version of the row."""
         try:
             trained = "explainer_model_name" in lineage
@@ -134,7 +137,7 @@ class Sources:
         explainer: Explainer = built.with_donors(bank)
         return explainer
 
-    def _trained(self, lineage: Mapping[str, Any], device: str) -> Explainer:
+    def _trained(self, lineage: Mapping[str, Any], device: torch.device) -> Explainer:
         ref = self._registered(str(lineage["explainer_model_name"]), int(lineage.get("explainer_model_version", 0)))
         if sha256_json(ref.files) != lineage.get("explainer_files"):
             raise CannotReplay(f"the files of {ref.name} version {ref.version} are not those of its lineage")

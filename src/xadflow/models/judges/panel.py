@@ -66,7 +66,7 @@ class Judge:
 
     ref: JudgeRef
     detector: Detector
-    device: str
+    device: torch.device
 
 
 def find_judges(settings: Settings, registry: Registry, dataset: str, detector: Path | None = None) -> Panel:
@@ -126,13 +126,13 @@ def judges_lineage(refs: Sequence[JudgeRef]) -> dict[str, Any]:
     return {"judges": [ref.lineage() for ref in refs], "judge_apart": all(ref.apart for ref in refs)} if refs else {}
 
 
-def open_judges(refs: Sequence[JudgeRef], device: str) -> tuple[Judge, ...]:
+def open_judges(refs: Sequence[JudgeRef], device: torch.device) -> tuple[Judge, ...]:
     """Judges ready to be asked; one a process. Raises BadWeights."""
     return tuple(Judge(ref, _opened(ref.folder, ref.weights, device), device) for ref in refs)
 
 
 @lru_cache(maxsize=4)
-def _opened(folder: str, weights: str, device: str) -> Detector:
+def _opened(folder: str, weights: str, device: torch.device) -> Detector:
     from xadflow.digests import sha256_file
 
     if (found := sha256_file(Path(folder) / DETECTOR_WEIGHTS)) != weights:

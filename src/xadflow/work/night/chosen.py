@@ -10,10 +10,9 @@ from typing import Any
 
 from xadflow.digests import sha256_json
 from xadflow.errors import NoChampion, NoDonors, WrongUse
-from xadflow.models.registry import Registry
 from xadflow.models.service import explainer_in_service, why_none
 from xadflow.models.versions import ModelRef
-from xadflow.settings import Home, Settings
+from xadflow.project import Project
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,7 @@ class Chosen:
 
 
 def choose_explainers(
-    home: Home,
-    settings: Settings,
-    registry: Registry,
-    dataset: str,
-    detector: str,
-    champion: ModelRef,
-    named: Sequence[str] | None = None,
+    project: Project, dataset: str, detector: str, champion: ModelRef, named: Sequence[str] | None = None
 ) -> Chosen:
     """The explainers of a night; by default those of params.yaml that have something to say of detectors of this
     method, less the trained ones that have nothing in service and, where this version has no donors, those that need
@@ -52,6 +45,7 @@ def choose_explainers(
     from xadflow.explainers.base import takes_donors
     from xadflow.models.donors import opened_bank
 
+    settings, registry = project.settings, project.registry
     given: dict[str, Mapping[str, Any]] = {}
     versions: dict[str, str] = {}
     trained: dict[str, Mapping[str, Any]] = {}
@@ -67,7 +61,7 @@ def choose_explainers(
                 )
             continue
         if takes_donors(name):
-            opened = opened_bank(home, settings, registry.detector_folder(champion), dataset)
+            opened = opened_bank(project.home, settings, registry.detector_folder(champion), dataset)
             if opened.bank is None:
                 left_out[name] = opened.why_none
                 if named:

@@ -21,9 +21,9 @@ from xadflow.models.judges.transfer import Case, cases_of_rows, curve_figure, fi
 from xadflow.models.registry import Registry
 from xadflow.pictures.curves import validity_figure
 from xadflow.pictures.plots import SheetRow, contact_sheet
+from xadflow.project import Project
 from xadflow.report.evidence import HEATMAP, drift_of, explainer_figures, score_quantiles, worst_cases
 from xadflow.report.page import Link, NightCounts, NightlyReport, Quarantined, Query, write_nightly_report
-from xadflow.settings import Home, Settings
 from xadflow.work.night.plan import NightPlan
 from xadflow.work.night.work import ShardFigures, read_figures
 
@@ -60,19 +60,14 @@ class FinishedNight:
     sheet: Path | None
 
 
-def finish_night(
-    home: Home, settings: Settings, registry: Registry, store: EvidenceStore, plan: NightPlan, failures: Sequence[str]
-) -> FinishedNight:
+def finish_night(project: Project, plan: NightPlan, failures: Sequence[str]) -> FinishedNight:
     """Write var/reports/<dataset>-<detector>-<date>-<run>.html and log the night's figures to the model version's run.
 
     `failures` are the messages of shards that failed; they head the page's warnings.
     """
-    shards = read_figures(home, plan.run_id)
-    scores = _of_run(store, "scores", plan, None)
-    explained = _of_run(store, "explanations", plan, WITHOUT_PICTURES)
-    shown = _rows_of_worst(store, plan, explained)
-    report = _report(home, settings, registry, store, plan, shards, scores, explained, shown, failures)
-    path = home.reports / f"{plan.dataset}-{plan.detector}-{plan.run_date}-{plan.run_id[:8]}.html"
+    written = _written(project, plan)
+    report = _report(project, plan, written, failures)
+    path = project.home.reports / f"{plan.dataset}-{plan.detector}-{plan.run_date}-{plan.run_id[:8]}.html"
     write_nightly_report(report, path)
 
     figures: dict[str, float | int] = {
@@ -82,18 +77,17 @@ def finish_night(
         "already_there": report.counts.already_there,
         "quarantined": len(report.quarantined),
     }
-    measured = _measured(store, plan)
-    for one in explainer_figures(measured):
+    for one in report.explainers:
         for name in ("flip_rate", "changed_fraction", "change_inside"):
             value = float(getattr(one, name))
             if np.isfinite(value):
                 figures[f"{one.explainer}.{name}"] = value
-    cases = _judged(measured)
+    cases = _judged(written.measured)
     for explainer, its in cases.items():
         figures |= {f"{explainer}.{name}": value for name, value in figures_of(its).items() if np.isfinite(value)}
-    sheet = _sheet(path.with_suffix(".png"), report, shown)
+    sheet = _sheet(path.with_suffix(".png"), report, written.worst)
     pictures = {f"worst-{plan.run_date}": sheet} if sheet else {}
-    if nearest := _nearest(measured):
+    if nearest := _nearest(written.measured):
         figures |= {
             f"{name}.median_l2": far for name, each in nearest.items() if np.isfinite(far := distance_for(each))
         }
@@ -103,10 +97,35 @@ def finish_night(
     if curves:
         pictures[f"transfer-{plan.run_date}"] = path.with_suffix(".transfer.png")
         curve_figure(curves, pictures[f"transfer-{plan.run_date}"])
-    if report.counts.scored or explained.num_rows:
-        ref = registry.resolve(f"{plan.model_name}/{plan.model_version}")
-        registry.log_explanations(ref, {f"night.{name}": float(value) for name, value in figures.items()}, pictures)
-    return FinishedNight(path, figures, _link(registry, plan), sheet)
+    if report.counts.scored or written.explained.num_rows:
+        ref = project.registry.resolve(f"{plan.model_name}/{plan.model_version}")
+        project.registry.log_explanations(
+            ref, {f"night.{name}": float(value) for name, value in figures.items()}, pictures
+        )
+    return FinishedNight(path, figures, _link(project.registry, plan), sheet)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What the night wrote, read once: scores, what was explained, figures, and whole rows of the worst images."""
+
+    shards: Sequence[ShardFigures]
+    scores: pa.Table
+    explained: pa.Table
+    measured: list[dict[str, Any]]
+    worst: list[dict[str, Any]]
+
+
+def _written(project: Project, plan: NightPlan) -> _Written:
+    store = project.store
+    explained = _of_run(store, "explanations", plan, WITHOUT_PICTURES)
+    return _Written(
+        shards=read_figures(project.home, plan.run_id),
+        scores=_of_run(store, "scores", plan, None),
+        explained=explained,
+        measured=_measured(store, plan),
+        worst=_rows_of_worst(store, plan, explained),
+    )
 
 
 def _of_run(store: EvidenceStore, table: str, plan: NightPlan, columns: list[str] | None) -> pa.Table:
@@ -159,25 +178,14 @@ def _nearest(rows: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]
     return {name: np.array(each) for name, each in sorted(found.items())}
 
 
-def _report(
-    home: Home,
-    settings: Settings,
-    registry: Registry,
-    store: EvidenceStore,
-    plan: NightPlan,
-    shards: Sequence[ShardFigures],
-    scores: pa.Table,
-    explained: pa.Table,
-    shown: list[dict[str, Any]],
-    failures: Sequence[str],
-) -> NightlyReport:
+def _report(project: Project, plan: NightPlan, written: _Written, failures: Sequence[str]) -> NightlyReport:
     from xadflow.detectors.base import load_detector
 
     calibration = load_detector(Path(plan.detector_folder)).calibration
-    refused = [Quarantined(path, reason) for shard in shards for path, reason in sorted(shard.refused.items())]
+    refused = [Quarantined(path, reason) for shard in written.shards for path, reason in sorted(shard.refused.items())]
     refused += [Quarantined(path, reason) for path, reason in plan.quarantined.items()]
-    complete = _complete(explained, plan)
-    earlier = store.read(
+    scores = written.scores
+    earlier = project.store.read(
         "scores",
         columns=["p_value"],
         where=(pc.field("model_name") == plan.model_name)
@@ -185,7 +193,7 @@ def _report(
         & (pc.field("dataset") == plan.dataset)
         & (pc.field("run_id") != plan.run_id),
     )
-    new_images = plan.images - sum(len(shard.refused) for shard in shards)
+    new_images = plan.images - sum(len(shard.refused) for shard in written.shards)
     return NightlyReport(
         title="Nightly anomaly report",
         run_date=dt.date.fromisoformat(plan.run_date),
@@ -198,7 +206,7 @@ def _report(
             new_images=new_images if not _only_explains(plan) else 0,
             scored=scores.num_rows,
             anomalous=int(pc.sum(scores["is_anomaly"]).as_py() or 0),
-            explained=complete if scores.num_rows else 0,
+            explained=_complete(written.explained, plan) if scores.num_rows else 0,
             already_there=plan.already,
         ),
         threshold=calibration.threshold,
@@ -207,12 +215,12 @@ def _report(
         quarantined=tuple(refused),
         quantiles=score_quantiles(scores["score"].to_numpy(), calibration.normal_scores),
         drift=drift_of(scores["p_value"].to_numpy(), earlier["p_value"].to_numpy()),
-        explainers=explainer_figures(_measured(store, plan)),
-        seconds=_seconds(shards),
-        worst_cases=worst_cases(shown, WORST_SHOWN, donor_paths(home, shown)),
+        explainers=explainer_figures(written.measured),
+        seconds=_seconds(written.shards),
+        worst_cases=worst_cases(written.worst, WORST_SHOWN, donor_paths(project.home, written.worst)),
         links=(
-            Link("MLflow run", _link(registry, plan), "metrics, plots, lineage of this model version"),
-            Link("Tables", str(home.tables), "scores and explanations, Delta Lake"),
+            Link("MLflow run", _link(project.registry, plan), "metrics, plots, lineage of this model version"),
+            Link("Tables", str(project.home.tables), "scores and explanations, Delta Lake"),
             Link("Audit", "xadflow audit verify", "checks every commit against the ledger"),
         ),
         queries=QUERIES,

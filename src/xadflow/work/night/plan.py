@@ -16,13 +16,12 @@ from typing import Any
 from xadflow.datasets.manifest import Manifest, Split, read_manifest
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.errors import WorkFailed
-from xadflow.evidence.store import EvidenceStore
 from xadflow.images import ImageLimits
 from xadflow.lineage import NIGHT_CODE, RunIdentity, code_digest, dvc_hashes, git_commit, library_versions
 from xadflow.models.judges import JudgeRef, find_judges
-from xadflow.models.registry import Registry
 from xadflow.models.versions import ModelRef
-from xadflow.settings import Home, Settings
+from xadflow.project import Project
+from xadflow.settings import Home
 from xadflow.work.night.chosen import choose_explainers
 
 
@@ -77,63 +76,68 @@ class NightPlan:
         return sum(len(shard) for shard in self.shards)
 
 
-def plan_night(
-    home: Home,
-    settings: Settings,
-    registry: Registry,
-    store: EvidenceStore,
-    *,
-    dataset: str,
-    run_date: date,
-    run_id: str,
-    detector: str | None = None,
-    inbox: Path | None = None,
-    sample: tuple[int, int] | None = None,
-    only_dates: Sequence[date] | None = None,
-    only_inbox: bool = False,
-    explainers: Sequence[str] | None = None,
-) -> Path:
-    """Resolve the champion once, admit new images, list the work and write plan.json; returns its path.
+@dataclass(frozen=True)
+class NightOrder:
+    """What one night is asked to do.
 
-    Args:
-        detector: which detector's champion; the first of retrain.detectors by default.
-        inbox: folder of new images; var/inbox/<dataset> by default. They enter by the border checks into a dated
-        manifest. sample: (anomalies, normals): only so many labelled images of split `test`, by image_id, and no inbox.
-        only_dates: only images that the inbox brought on these dates (a backfill), nothing new. only_inbox: leave out
-        the data set's test images. explainers: names of the explainers to run; explain.explainers and those trained for
-        this detector by default.
-            What is left out now is done by a later night that names it.
+    detector    whose champion; None is the first of retrain.detectors
+    inbox       folder of new images, None is var/inbox/<dataset>; they enter by the border checks into a dated manifest
+    sample      (anomalies, normals): only so many labelled images of split `test`, by image_id, and no inbox
+    only_dates  only images that the inbox brought on these dates (a backfill), nothing new
+    only_inbox  leave out the data set's test images
+    explainers  which to run, None is explain.explainers and those trained for this detector; what is left out now is
+                done by a later night that names it
+    """
+
+    dataset: str
+    run_date: date
+    run_id: str
+    detector: str | None = None
+    inbox: Path | None = None
+    sample: tuple[int, int] | None = None
+    only_dates: Sequence[date] | None = None
+    only_inbox: bool = False
+    explainers: Sequence[str] | None = None
+
+
+def plan_night(project: Project, order: NightOrder) -> Path:
+    """Resolve the champion once, admit new images, list the work and write plan.json; returns its path.
 
     Raises:
         NoChampion, BadManifest, WorkFailed (an inbox that is not a folder), BadWeights (files that are not those
         registered, or an explainer of another detector version).
     """
-    detector = detector or settings.retrain.detectors[0]
+    settings, registry = project.settings, project.registry
+    dataset, detector = order.dataset, order.detector or settings.retrain.detectors[0]
     champion = registry.champion(f"xad.{dataset}.{detector}")
     folder = registry.detector_folder(champion)
-    chosen = choose_explainers(home, settings, registry, dataset, detector, champion, explainers)
+    chosen = choose_explainers(project, dataset, detector, champion, order.explainers)
     panel = find_judges(settings, registry, dataset, folder)
 
-    manifests, quarantined, admitted = _manifests(home, settings, dataset, run_date, inbox, sample, only_dates)
-    if only_inbox:
+    manifests, quarantined, admitted = _manifests(project, order)
+    if order.only_inbox:
         manifests = manifests[1:]
-    done = store.scored(champion.name, champion.version)
-    explained = store.explained(champion.name, champion.version)
+    done = project.store.scored(champion.name, champion.version)
+    explained = project.store.explained(champion.name, champion.version)
     shards, already = _shards(
-        _candidates(home, manifests, sample), done, explained, chosen.versions, settings.explain.shard_size
+        _candidates(project.home, manifests, order.sample),
+        done,
+        explained,
+        chosen.versions,
+        settings.explain.shard_size,
     )
     plan = NightPlan(
         dataset=dataset,
         detector=detector,
-        run_date=run_date.isoformat(),
-        run_id=run_id,
+        run_date=order.run_date.isoformat(),
+        run_id=order.run_id,
         model_name=champion.name,
         model_version=champion.version,
         model_run=champion.run_id,
         detector_folder=str(folder),
         explainers=chosen.settings,
         explainer_versions=chosen.versions,
-        identity=asdict(_identity(home, settings, dataset, champion, folder)),
+        identity=asdict(_identity(project, dataset, champion, folder)),
         shards=shards,
         already=already,
         admitted=admitted,
@@ -143,7 +147,7 @@ def plan_night(
         judges=panel.judges,
         no_judge=panel.why_none,
     )
-    path = home.runs / "explain" / run_id / "plan.json"
+    path = project.home.runs / "explain" / order.run_id / "plan.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(plan), sort_keys=True))
     return path
@@ -165,57 +169,47 @@ def resolve_root(home: Home, root: str) -> Path:
     return {"project": home.project, "state": home.state}[root]
 
 
-def _identity(home: Home, settings: Settings, dataset: str, champion: ModelRef, folder: Path) -> RunIdentity:
+def _identity(project: Project, dataset: str, champion: ModelRef, folder: Path) -> RunIdentity:
     import torch
 
     from xadflow.detectors.base import WEIGHTS
-    from xadflow.training.devices import resolve_device
 
-    device = resolve_device(settings.device)
     return RunIdentity(
-        commit=git_commit(home.project),
+        commit=git_commit(project.home.project),
         code=code_digest(*NIGHT_CODE),
-        data=dvc_hashes(home.project, dataset),
-        parameters=sha256_json(settings.model_dump(mode="json")),
+        data=dvc_hashes(project.home.project, dataset),
+        parameters=sha256_json(project.settings.model_dump(mode="json")),
         model_name=champion.name,
         model_version=champion.version,
         weights=sha256_file(folder / WEIGHTS),
-        seed=settings.seed,
-        device=str(device),
-        threads=1 if device.type == "cpu" else torch.get_num_threads(),  # see xadflow.training.lanes
+        seed=project.settings.seed,
+        device=str(project.device),
+        threads=1 if project.device.type == "cpu" else torch.get_num_threads(),  # see xadflow.training.lanes
         libraries=library_versions(),
     )
 
 
-def _manifests(
-    home: Home,
-    settings: Settings,
-    dataset: str,
-    run_date: date,
-    inbox: Path | None,
-    sample: tuple[int, int] | None,
-    only_dates: Sequence[date] | None,
-) -> tuple[list[Manifest], dict[str, str], int]:
+def _manifests(project: Project, order: NightOrder) -> tuple[list[Manifest], dict[str, str], int]:
     """The data set's own manifest and those of admitted inboxes; also tonight's refused files with reasons, and
     arrivals.
     """
-    nights = home.state / "inbox-runs" / dataset
-    if only_dates is not None:
-        return [read_manifest(nights / day.isoformat()) for day in only_dates if _is_night(nights, day)], {}, 0
-    own = read_manifest(home.dataset(dataset))
-    if sample is not None:
+    nights = project.home.state / "inbox-runs" / order.dataset
+    if order.only_dates is not None:
+        return [read_manifest(nights / day.isoformat()) for day in order.only_dates if _is_night(nights, day)], {}, 0
+    own = read_manifest(project.home.dataset(order.dataset))
+    if order.sample is not None:
         return [own], {}, 0
     quarantined: dict[str, str] = {}
     admitted = 0
-    folder = inbox or home.inbox(dataset)
-    if inbox is not None and not inbox.is_dir():
-        raise WorkFailed("the inbox is not a folder", seen=str(inbox), next_step="name a folder of images")
+    folder = order.inbox or project.home.inbox(order.dataset)
+    if order.inbox is not None and not folder.is_dir():
+        raise WorkFailed("the inbox is not a folder", seen=str(folder), next_step="name a folder of images")
     if folder.is_dir():
         from xadflow.datasets.inbox import admit_inbox
 
-        tonight = admit_inbox(folder, ImageLimits(**settings.limits.model_dump()), nights / run_date.isoformat())
-        admitted = len(tonight.rows())
-        quarantined = quarantined_files(nights / run_date.isoformat())
+        tonight = nights / order.run_date.isoformat()
+        admitted = len(admit_inbox(folder, ImageLimits(**project.settings.limits.model_dump()), tonight).rows())
+        quarantined = quarantined_files(tonight)
     earlier = sorted(path.parent for path in nights.glob("*/manifest.parquet"))
     return [own, *(read_manifest(path) for path in earlier)], quarantined, admitted
 

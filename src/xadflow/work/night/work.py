@@ -33,8 +33,8 @@ from xadflow.images import ImageLimits, as_float, load_input
 from xadflow.lineage import RunIdentity
 from xadflow.models.donors import given_donors
 from xadflow.models.judges import judges_lineage, open_judges, with_words
-from xadflow.settings import Home, Settings
-from xadflow.training.devices import resolve_device
+from xadflow.project import Project
+from xadflow.settings import Home
 from xadflow.training.lanes import portions, side_by_side
 from xadflow.work.night.plan import NightPlan, PlannedImage, resolve_root
 
@@ -68,24 +68,39 @@ class ShardFigures:
 
 @dataclass(frozen=True)
 class _Scored:
-    """Raw figures of a shard's images, in order."""
+    """The images of a shard that could be read, uint8 [N,C,H,W], with the detector that scored them and raw figures."""
 
+    plan: NightPlan
+    planned: Sequence[PlannedImage]
+    images: torch.Tensor
+    detector: Detector
     scores: NDArray[np.float64]
-    p_values: NDArray[np.float64]
-    flagged: NDArray[np.bool_]
-    threshold: float
+
+    @property
+    def flagged(self) -> NDArray[np.bool_]:
+        """Which are anomalous."""
+        return self.scores > self.detector.calibration.threshold
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Their rows of `scores`, those that are stored already included."""
+        now, calibration = dt.datetime.now(dt.UTC), self.detector.calibration
+        p_values = calibration.p_value(self.scores)
+        return [
+            score_row(self.plan, image, float(score), calibration.threshold, float(p_value), now)
+            for image, score, p_value in zip(self.planned, self.scores, p_values, strict=True)
+        ]
 
 
 @lru_cache(maxsize=4)
-def _detector(folder: str, weights: str, device: str) -> Detector:
+def _detector(folder: str, weights: str, device: torch.device) -> Detector:
     """One detector a process; the weights' digest is part of the key, so a folder written anew is read anew."""
     return open_detector(Path(folder), device)
 
 
 @lru_cache(maxsize=4)
-def _trained(folder: str, files: str, weights: str, device: str) -> Explainer:
+def _trained(folder: str, files: str, weights: str, device: torch.device) -> Explainer:
     """One trained explainer a process; `files`, the digest of its files, makes a folder written anew be read anew."""
-    explainer = load_explainer(Path(folder)).to(resolve_device(device))
+    explainer = load_explainer(Path(folder)).to(device)
     if explainer.explained.weights != weights:
         raise BadWeights(
             "the explainer was trained for another detector",
@@ -95,7 +110,7 @@ def _trained(folder: str, files: str, weights: str, device: str) -> Explainer:
     return explainer
 
 
-def _explainer(plan: NightPlan, name: str, weights: str, device: str) -> Explainer:
+def _explainer(plan: NightPlan, name: str, weights: str, device: torch.device) -> Explainer:
     """An explainer of the plan, in the very version that was planned. Raises BadWeights."""
     of = plan.trained.get(name)
     if of is None:
@@ -111,13 +126,7 @@ def _explainer(plan: NightPlan, name: str, weights: str, device: str) -> Explain
 
 
 def explain_shard(
-    home: Home,
-    settings: Settings,
-    store: EvidenceStore,
-    plan: NightPlan,
-    index: int,
-    update: Update | None = None,
-    device_slot: DeviceSlot = nullcontext,
+    project: Project, plan: NightPlan, index: int, update: Update | None = None, device_slot: DeviceSlot = nullcontext
 ) -> ShardFigures:
     """Do shard `index` of a plan and publish it; doing it again adds nothing.
 
@@ -130,31 +139,33 @@ def explain_shard(
         StoreConflict, StoreBroken: the tables could not be written.
     """
     figures = ShardFigures(index)
-    identity = RunIdentity(**plan.identity)
-    detector = _detector(plan.detector_folder, identity.weights, settings.device)
+    detector = _detector(plan.detector_folder, plan.identity["weights"], project.device)
     with figures.phase("decode"):
-        planned, images = _decode(home, settings, detector, plan.shards[index], figures)
+        planned, images = _decode(project, detector, plan.shards[index], figures)
     figures.images = len(planned)
     if planned:
         with device_slot():
             with figures.phase("score"):
-                scored = _score(detector, images, settings)
-            rows = _rows(home, settings, plan, identity, detector, planned, images, scored, figures, update)
+                scores = score_images(detector, images, project.settings.explain.batch_size, project.device)
+            scored = _Scored(plan, planned, images, detector, scores)
+            left = scored.rows()
+            explanations = _explanations(project, scored, left, figures, update)
         figures.anomalous = int(scored.flagged.sum())
-        _publish(store, plan, planned, figures, *rows)
-    _write_figures(home, plan, figures)
+        new = [row for row, image in zip(left, planned, strict=True) if not image.scored]
+        _publish(project.store, plan, planned, figures, new, explanations)
+    _write_figures(project.home, plan, figures)
     return figures
 
 
 def _decode(
-    home: Home, settings: Settings, detector: Detector, shard: Sequence[PlannedImage], figures: ShardFigures
+    project: Project, detector: Detector, shard: Sequence[PlannedImage], figures: ShardFigures
 ) -> tuple[list[PlannedImage], torch.Tensor]:
     channels, height, width = detector.input_shape
-    limits = ImageLimits(**settings.limits.model_dump())
+    limits = ImageLimits(**project.settings.limits.model_dump())
 
     def load(image: PlannedImage) -> NDArray[np.uint8] | BadImage:
         try:
-            path = resolve_root(home, image.root) / image.path
+            path = resolve_root(project.home, image.root) / image.path
             return load_input(path, (height, width), channels, limits, image_id=image.image_id)
         except BadImage as err:
             return err
@@ -169,100 +180,93 @@ def _decode(
     return [image for image, _ in good], torch.from_numpy(stacked)
 
 
-def _score(detector: Detector, images: torch.Tensor, settings: Settings) -> _Scored:
-    scores = score_images(detector, images, settings.explain.batch_size, settings.device)
-    calibration = detector.calibration
-    return _Scored(scores, calibration.p_value(scores), scores > calibration.threshold, calibration.threshold)
-
-
-def _rows(
-    home: Home,
-    settings: Settings,
-    plan: NightPlan,
-    identity: RunIdentity,
-    detector: Detector,
-    planned: Sequence[PlannedImage],
-    images: torch.Tensor,
-    scored: _Scored,
-    figures: ShardFigures,
-    update: Update | None,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    now = dt.datetime.now(dt.UTC)
-    left = [
-        score_row(plan, image, float(scored.scores[i]), scored.threshold, float(scored.p_values[i]), now)
-        for i, image in enumerate(planned)
-    ]
-    explanations: list[dict[str, Any]] = []
-    device = resolve_device(settings.device)
-    judges = open_judges(plan.judges, settings.device)
-    whole = settings.explain.batch_size  # of a batch, of scoring and of explaining
+def _explanations(
+    project: Project, scored: _Scored, left: Sequence[Mapping[str, Any]], figures: ShardFigures, update: Update | None
+) -> list[dict[str, Any]]:
+    """Rows of `explanations` for what is flagged, explainer by explainer; `left` are the rows of `scores`."""
+    plan, identity, device = scored.plan, RunIdentity(**scored.plan.identity), project.device
+    judges = open_judges(plan.judges, device)
+    whole = project.settings.explain.batch_size  # of a batch, of scoring and of explaining
+    flagged = scored.flagged
     todos = {
-        name: [i for i, image in enumerate(planned) if scored.flagged[i] and name in image.missing]
+        name: [i for i, image in enumerate(scored.planned) if flagged[i] and name in image.missing]
         for name in plan.explainers
     }
     done, total = 0, sum(map(len, todos.values()))
+    rows: list[dict[str, Any]] = []
     for name, todo in todos.items():
-        explainer = _explainer(plan, name, identity.weights, settings.device)
+        explainer = _explainer(plan, name, identity.weights, device)
         of = plan.trained.get(name, {})
         lineage = {f"explainer_{key}": of[key] for key in ("model_name", "model_version", "files") if key in of}
         if not of:  # a trained one keeps its settings in its files
             lineage["explainer_settings"] = settings_of(explainer, plan.explainers[name])
-        explainer, given = given_donors(explainer, home, settings, Path(plan.detector_folder), plan.dataset)
+        explainer, given = given_donors(
+            explainer, project.home, project.settings, Path(plan.detector_folder), plan.dataset
+        )
         lineage |= given | judges_lineage(plan.judges)
         batches = portions(todo, whole, device)
         told: list[list[Explanation]] = []
         with figures.phase(f"explain {name}"):
-            for one in side_by_side(partial(_told, explainer, detector, images, device), batches, device):
+            for one in side_by_side(partial(_told, explainer, scored, device), batches, device):
                 told.append(one)
                 done += len(one)
                 if update is not None:
                     update(done, total, {})
         for batch, one in zip(batches, told, strict=True):
             with figures.phase("ask judges"):
-                judged = with_words(judges, one, images[list(batch)])
+                judged = with_words(judges, one, scored.images[list(batch)])
             with figures.phase("encode"):
-                explanations += _encode(left, planned, images, batch, judged, identity, name, explainer, lineage, whole)
-    return [row for row, image in zip(left, planned, strict=True) if not image.scored], explanations
+                lineages = _lineages(scored, identity, batch, judged, lineage, whole)
+                rows += _encoded(scored, left, batch, judged, name, explainer, lineages)
+    return rows
 
 
-def _told(
-    explainer: Explainer, detector: Detector, images: torch.Tensor, device: torch.device, batch: Sequence[int]
-) -> list[Explanation]:
-    return explainer.explain(detector, as_float(images[list(batch)].to(device)))
+def _told(explainer: Explainer, scored: _Scored, device: torch.device, batch: Sequence[int]) -> list[Explanation]:
+    return explainer.explain(scored.detector, as_float(scored.images[list(batch)].to(device)))
 
 
-def _encode(
-    left: Sequence[Mapping[str, Any]],
-    planned: Sequence[PlannedImage],
-    images: torch.Tensor,
+def _lineages(
+    scored: _Scored,
+    identity: RunIdentity,
     batch: Sequence[int],
     told: Sequence[Explanation],
-    identity: RunIdentity,
-    name: str,
-    explainer: Explainer,
     lineage: Mapping[str, Any],
     whole: int,
-) -> list[dict[str, Any]]:
-    members = sha256_json([planned[i].image_id for i in batch])
+) -> list[str]:
+    """What the explanations of one batch follow from; judges only where there are counterfactuals that they saw."""
+    members = sha256_json([scored.planned[i].image_id for i in batch])
+    return [
+        identity.to_json(
+            batch_members=members,
+            batch_size=len(batch),
+            batch_position=position,
+            score_batch_size=min(whole, len(scored.planned) - i // whole * whole),
+            score_batch_position=i % whole,
+            **{key: value for key, value in lineage.items() if one.counterfactuals or not key.startswith("judge")},
+        )
+        for position, (i, one) in enumerate(zip(batch, told, strict=True))
+    ]
 
+
+def _encoded(
+    scored: _Scored,
+    left: Sequence[Mapping[str, Any]],
+    batch: Sequence[int],
+    told: Sequence[Explanation],
+    name: str,
+    explainer: Explainer,
+    lineages: Sequence[str],
+) -> list[dict[str, Any]]:
     def encode(position: int) -> dict[str, Any]:
         i = batch[position]
-        judged = bool(told[position].counterfactuals)
-        own = {key: value for key, value in lineage.items() if judged or not key.startswith("judge")}
-        scored_in = {
-            "score_batch_size": min(whole, len(planned) - i // whole * whole),
-            "score_batch_position": i % whole,
-        }
         return explanation_row(
             left[i],
             explainer=name,
             explainer_version=explainer.version,
             seed=explainer.seed,
-            original=images[i].numpy(),
+            original=scored.images[i].numpy(),
             explanation=told[position],
-            lineage=identity.to_json(
-                batch_members=members, batch_size=len(batch), batch_position=position, **scored_in, **own
-            ),
+            lineage=lineages[position],
         )
 
     with ThreadPoolExecutor(DECODE_THREADS) as pool:  # zlib releases the GIL

@@ -21,7 +21,6 @@ from xadflow.errors import WorkFailed
 from xadflow.explainers.heatmap import HeatmapSettings, gradient_maps
 from xadflow.images import as_float
 from xadflow.metrics.explanation import heat_inside
-from xadflow.training.devices import resolve_device
 from xadflow.work.probe.planting import TestImages
 
 Floats = NDArray[np.float64]
@@ -66,7 +65,7 @@ class Cell:
 
 
 def measured(
-    detector: Detector, test: TestImages, shown: list[int], batch_size: int, device: str, seconds: float = 0.0
+    detector: Detector, test: TestImages, shown: list[int], batch_size: int, device: torch.device, seconds: float = 0.0
 ) -> Cell:
     """Score all test images without and with the mark; heat shares of both, and the maps of the images `shown`."""
     raw, heat_raw, _ = _passed(detector, test.images, test.masks, [], batch_size, device)
@@ -75,12 +74,11 @@ def measured(
 
 
 def _passed(
-    detector: Detector, images: Tensor, masks: Tensor, shown: list[int], batch_size: int, device: str
+    detector: Detector, images: Tensor, masks: Tensor, shown: list[int], batch_size: int, device: torch.device
 ) -> tuple[Floats, Floats, NDArray[np.float32]]:
-    where = resolve_device(device)
     scores, heat, kept = list[Floats](), list[Floats](), list[NDArray[np.float32]]()
     for rows in torch.split(torch.arange(len(images)), batch_size):
-        image_scores, maps = _scored(detector, as_float(images[rows].to(where)))
+        image_scores, maps = _scored(detector, as_float(images[rows].to(device)))
         scores.append(image_scores)
         heat.append(heat_inside(maps, masks[rows].numpy()))
         kept += [maps[row - int(rows[0])] for row in shown if int(rows[0]) <= row <= int(rows[-1])]

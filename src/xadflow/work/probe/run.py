@@ -25,7 +25,8 @@ from xadflow.digests import sha256_json
 from xadflow.errors import BadManifest, WrongUse
 from xadflow.lineage import PROBE_CODE, code_digest, git_commit
 from xadflow.progress import Update
-from xadflow.settings import DetectorSettings, Home, Settings
+from xadflow.project import Project
+from xadflow.settings import DetectorSettings
 from xadflow.training.seeds import seeded
 from xadflow.work.probe.cells import Cell, measured
 from xadflow.work.probe.picture import draw_probe
@@ -44,7 +45,7 @@ from xadflow.work.probe.planting import (
 from xadflow.work.probe.planting import side_label as label_of
 from xadflow.work.probe.verdict import LEAST, judged
 from xadflow.work.probe.watermark import Watermark
-from xadflow.work.week.train import TrainingOrder, training_order
+from xadflow.work.week.order import TrainingOrder, training_order
 
 SHOWN = 3
 FAMILY = {"network": "cnn28", "trunk": None, "min_steps": 200, "epochs": 0.01, "batch_size": 64}
@@ -101,7 +102,7 @@ class Outcome:
     trained: int
 
 
-def run_probe(home: Home, settings: Settings, plan: ProbePlan, track: Track) -> Outcome:
+def run_probe(project: Project, plan: ProbePlan, track: Track) -> Outcome:
     """Train what is missing, measure, write probe.json and probe.png.
 
     Raises:
@@ -109,14 +110,14 @@ def run_probe(home: Home, settings: Settings, plan: ProbePlan, track: Track) -> 
         BadManifest: the data set has not been built, or its test split lacks a class.
     """
     plan = plan.checked()
-    chosen_settings = settings.detector(plan.detector)
+    chosen_settings = project.settings.detector(plan.detector)
     mine = chosen_settings.model_copy(update={"settings": {**chosen_settings.settings, **plan.settings}})
     orders = {
-        seed: training_order(home, _with(settings, plan.detector, mine, seed), plan.dataset, plan.detector)
+        seed: training_order(_with(project, plan.detector, mine, seed), plan.dataset, plan.detector)
         for seed in plan.seeds
     }
-    folder = home.probes / f"{plan.dataset}-{plan.detector}"
-    work = _Work(home, settings, plan, orders, folder / "cells", track)
+    folder = project.home.probes / f"{plan.dataset}-{plan.detector}"
+    work = _Work(project, plan, orders, folder / "cells", track)
     cells = {(rate, seed): work.cell(rate, seed) for seed in plan.seeds for rate in plan.rates}
     labels, area = work.test.labels, float(work.test.masks.float().mean())
     control = [cells[0.0, seed] for seed in plan.seeds]
@@ -141,7 +142,7 @@ def run_probe(home: Home, settings: Settings, plan: ProbePlan, track: Track) -> 
         "alarm": any(row["alarm"] for row in rows),
         "least": LEAST,
         "notes": list(work.ground.notes),
-        "commit": git_commit(home.project),
+        "commit": git_commit(project.home.project),
         "data": {seed: order.data_md5 for seed, order in orders.items()}[plan.seeds[0]],
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,29 +154,24 @@ def run_probe(home: Home, settings: Settings, plan: ProbePlan, track: Track) -> 
     return Outcome(report, folder, work.trained)
 
 
-def _with(settings: Settings, name: str, detector: DetectorSettings, seed: int) -> Settings:
-    return settings.model_copy(update={"seed": seed, "detectors": {**settings.detectors, name: detector}})
+def _with(project: Project, name: str, detector: DetectorSettings, seed: int) -> Project:
+    detectors = {**project.settings.detectors, name: detector}
+    return Project(project.home, project.settings.model_copy(update={"seed": seed, "detectors": detectors}))
 
 
 class _Work:
     """Data loaded once, and one cell after the other."""
 
     def __init__(
-        self,
-        home: Home,
-        settings: Settings,
-        plan: ProbePlan,
-        orders: Mapping[int, TrainingOrder],
-        folder: Path,
-        track: Track,
+        self, project: Project, plan: ProbePlan, orders: Mapping[int, TrainingOrder], folder: Path, track: Track
     ) -> None:
-        self.settings, self.plan, self.orders, self.folder, self.track = settings, plan, orders, folder, track
+        self.project, self.plan, self.orders, self.folder, self.track = project, plan, orders, folder, track
         self.trained = 0
-        dataset = settings.dataset(plan.dataset)
+        dataset = project.settings.dataset(plan.dataset)
         order = orders[plan.seeds[0]]
         detector = build_detector(order.method, **order.settings)  # wrong settings are said before any image is read
-        manifest = read_manifest(home.dataset(plan.dataset))
-        outliers = read_manifest(home.dataset(dataset.outliers)) if dataset.outliers else None
+        manifest = read_manifest(project.home.dataset(plan.dataset))
+        outliers = read_manifest(project.home.dataset(dataset.outliers)) if dataset.outliers else None
         with track(f"{plan.dataset}: training images") as update:
             data = training_data(manifest, dataset, lambda done, total: update(done, total, {}), outliers=outliers)
         self.ground: Ground = ground(detector, data, plan.side, 0)
@@ -204,7 +200,7 @@ class _Work:
                 "side": plan.side,
                 "mark": asdict(plan.mark),
                 "most_test_images": plan.most_test_images,
-                "batch_size": self.settings.explain.batch_size,
+                "batch_size": self.project.settings.explain.batch_size,
                 "code": code_digest(*PROBE_CODE),
             }
         )[:32]
@@ -217,9 +213,14 @@ class _Work:
         fit = path.parent / "fit"
         fit.mkdir(parents=True, exist_ok=True)
         with self.track(f"{plan.dataset} {plan.detector}: {what}") as update:
-            fitted = detector.fit(data, FitRun(fit, seed, order.false_alarm_rate, self.settings.device, update))
+            fitted = detector.fit(data, FitRun(fit, seed, order.false_alarm_rate, self.project.settings.device, update))
         cell = measured(
-            detector, self.test, self.shown, self.settings.explain.batch_size, self.settings.device, fitted.seconds
+            detector,
+            self.test,
+            self.shown,
+            self.project.settings.explain.batch_size,
+            self.project.device,
+            fitted.seconds,
         )
         cell.save(path)  # its presence says that the cell is done
         shutil.rmtree(fit)

@@ -1,13 +1,12 @@
 """The weekly work, without any orchestrator: train one detector, evaluate it, gate it, register it."""
 
-from xadflow.work.week.challenge import GateOutcome, judge_challenger, settle
 from xadflow.work.week.evaluate import gate_figures
-from xadflow.work.week.explainer_gate import judge_explainer
-from xadflow.work.week.explainer_register import register_explainer
-from xadflow.work.week.explainer_training import ExplainerOrder, explainer_order, train_explainer
+from xadflow.work.week.explainer_training import train_explainer
+from xadflow.work.week.gate import GateOutcome, judge_challenger, judge_explainer, settle
 from xadflow.work.week.judge import FittedJudge, fit_judge
-from xadflow.work.week.register import register_trained
-from xadflow.work.week.train import TrainingOrder, earlier_stages, train_detector, train_stage, training_order
+from xadflow.work.week.order import ExplainerOrder, TrainingOrder, explainer_order, judge_order, training_order
+from xadflow.work.week.register import register_explainer, register_trained
+from xadflow.work.week.train import earlier_stages, train_detector, train_stage
 
 __all__ = [
     "ExplainerOrder",
@@ -20,6 +19,7 @@ __all__ = [
     "gate_figures",
     "judge_challenger",
     "judge_explainer",
+    "judge_order",
     "register_explainer",
     "register_trained",
     "settle",

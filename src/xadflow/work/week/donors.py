@@ -24,8 +24,8 @@ from xadflow.explainers.transplant.bank import DonorList
 from xadflow.images import as_float
 from xadflow.models.judges import donor_half
 from xadflow.networks.pretrained import Trunk
+from xadflow.project import Project
 from xadflow.settings import Settings
-from xadflow.training.devices import resolve_device
 
 DEFAULT_BANK = 256  # donors, where an explainer has no setting `bank`
 MOST_BYTES = 256 * 2**20  # of a bank's pixels, which lie in memory all night; fewer donors of larger images
@@ -50,42 +50,41 @@ def bank_size(settings: Settings) -> int:
     return max(sizes)
 
 
-def choose_donors(detector: Detector, manifest: Manifest, settings: Settings, dataset: str, most: int) -> DonorList:
+def choose_donors(project: Project, detector: Detector, manifest: Manifest, dataset: str, most: int) -> DonorList:
     """At most `most` donors for a fitted detector, in the order they were chosen; none where no normal passes.
 
     The same data, detector and machine choose the same. Raises BadImage for a file that is gone or changed.
     """
-    chosen_set = settings.dataset(dataset)
+    chosen_set = project.settings.dataset(dataset)
     half = donor_half(manifest.rows(Split.TRAIN, label=0))
     rows = half.donors[: _fitting(LOOKED_AT, LOOKED_AT_BYTES, detector)]
     images = load_images(manifest, rows, chosen_set)
-    scores = score_images(detector, images, settings.explain.batch_size, settings.device)
+    scores = score_images(detector, images, project.settings.explain.batch_size, project.device)
     passing = np.flatnonzero((scores <= detector.calibration.threshold) & (scores <= _quantile(scores)))
     most = _fitting(most, MOST_BYTES, detector)
     places = torch.from_numpy(passing)
     if len(passing) > most:
-        places = places[k_centre(pooled_features(images[places], settings.device), most)]
+        places = places[k_centre(pooled_features(images[places], project.device), most)]
     return DonorList(
         ids=tuple(rows[place].image_id for place in places.tolist()),
         symmetries=chosen_set.symmetries,
         aligned=chosen_set.aligned,
         chosen_from=len(passing),
         apart=half.apart,
-        mean_map=mean_map(detector, manifest, settings, dataset),
+        mean_map=mean_map(project, detector, manifest, dataset),
     )
 
 
-def mean_map(detector: Detector, manifest: Manifest, settings: Settings, dataset: str) -> Tensor | None:
+def mean_map(project: Project, detector: Detector, manifest: Manifest, dataset: str) -> Tensor | None:
     """The detector's mean map of val normals, float32 [H,W] on the CPU; None for one without maps, or without val
     normals.
     """
     rows = manifest.rows(Split.VAL, label=0)[: _fitting(VAL_MAPS, LOOKED_AT_BYTES, detector)]
-    images = load_images(manifest, rows, settings.dataset(dataset))
-    device = resolve_device(settings.device)
+    images = load_images(manifest, rows, project.settings.dataset(dataset))
     total = None
-    for batch in torch.split(images, settings.explain.batch_size) if len(rows) else ():
+    for batch in torch.split(images, project.settings.explain.batch_size) if len(rows) else ():
         with torch.no_grad():
-            found = detector.score(as_float(batch.to(device))).map
+            found = detector.score(as_float(batch.to(project.device))).map
         if found is None:
             return None
         part = found.double().sum(dim=0).cpu()
@@ -117,15 +116,14 @@ def k_centre(features: Tensor, most: int) -> list[int]:
 
 
 @torch.no_grad()
-def pooled_features(images: Tensor, device: str) -> Tensor:
+def pooled_features(images: Tensor, device: torch.device) -> Tensor:
     """Spatial means of a packaged trunk's last stages, each in standard deviations; float32 [N,D] of uint8
     [N,C,H,W].
     """
-    where = resolve_device(device)
-    trunk = Trunk("lite0").to(where)
+    trunk = Trunk("lite0").to(device)
     parts = []
     for batch in torch.split(images, BATCH):
-        pixels = as_float(batch.to(where))
+        pixels = as_float(batch.to(device))
         if (least := min(pixels.shape[2:])) < SMALLEST_PX:
             pixels = F.interpolate(pixels, scale_factor=SMALLEST_PX / least, mode="bilinear", align_corners=False)
         parts.append(trunk.trunk_features(pixels).mean(dim=(2, 3)).cpu())

@@ -20,11 +20,10 @@ from xadflow.images import as_float
 from xadflow.metrics.detection import DetectionSummary, summarise_detection
 from xadflow.models.gate import AUROC, CHANGE_INSIDE, FLIP_RATE
 from xadflow.models.judges import Judge, ask, transfer_figures
-from xadflow.settings import Home, Settings
-from xadflow.training.devices import resolve_device
+from xadflow.project import Project
 from xadflow.training.lanes import portions, side_by_side
 
-TRANSPLANT = "transplant"
+SPARSE, TRANSPLANT = "sparse", "transplant"
 
 
 @dataclass(frozen=True)
@@ -48,20 +47,20 @@ class Scored:
         )
 
 
-def score_split(detector: Detector, manifest: Manifest, settings: Settings, dataset: str, *splits: Split) -> Scored:
+def score_split(project: Project, detector: Detector, manifest: Manifest, dataset: str, *splits: Split) -> Scored:
     """Score every labelled image of the given splits, batch by batch on the detector's device."""
     rows = tuple(row for row in manifest.rows(*splits) if row.label is not None)
-    images = load_images(manifest, rows, settings.dataset(dataset))
+    images = load_images(manifest, rows, project.settings.dataset(dataset))
     return Scored(
         rows,
         images,
-        score_images(detector, images, settings.explain.batch_size, settings.device),
+        score_images(detector, images, project.settings.explain.batch_size, project.device),
         np.array([row.label for row in rows], dtype=np.int64),
     )
 
 
 def explain_some(
-    detector: Detector, scored: Scored, settings: Settings, explainer: str, most: int, bank: DonorBank | None = None
+    project: Project, detector: Detector, scored: Scored, explainer: str, most: int, bank: DonorBank | None = None
 ) -> tuple[list[int], list[Explanation]]:
     """Explanations of the first `most` flagged anomalies by image_id; also their positions in `scored`.
 
@@ -71,16 +70,15 @@ def explain_some(
     chosen = [int(i) for i in flagged]
     if not chosen:
         return [], []
-    built = build_explainer(explainer, **settings.explainers.get(explainer, {}))
+    built = build_explainer(explainer, **project.settings.explainers.get(explainer, {}))
     if bank is not None:
         built = cast(TakesDonors, built).with_donors(bank)
-    device = resolve_device(settings.device)
 
     def explain(batch: Sequence[int]) -> list[Explanation]:
-        return built.explain(detector, as_float(scored.images[list(batch)].to(device)))
+        return built.explain(detector, as_float(scored.images[list(batch)].to(project.device)))
 
-    batches = portions(chosen, settings.explain.batch_size, device)
-    return chosen, [one for told in side_by_side(explain, batches, device) for one in told]
+    batches = portions(chosen, project.settings.explain.batch_size, project.device)
+    return chosen, [one for told in side_by_side(explain, batches, project.device) for one in told]
 
 
 def explanation_figures(told: list[Explanation]) -> dict[str, float]:
@@ -110,32 +108,27 @@ def transferred(judges: Sequence[Judge], told: Sequence[Explanation], images: to
 
 
 def gate_figures(
-    home: Home,
-    settings: Settings,
-    dataset: str,
-    detector: Detector,
-    judges: Sequence[Judge] = (),
-    bank: DonorBank | None = None,
+    project: Project, dataset: str, detector: Detector, judges: Sequence[Judge] = (), bank: DonorBank | None = None
 ) -> dict[str, float]:
     """Figures that the gate judges, all on split `gate`: AUROC, flip rate, share of change inside the mask.
 
-    What `judges` say of the sparse counterfactuals is reported beside them, as `sparse.transfer` and so on: they are
-    small changes that one detector asks for, and no other one sees. With the donors of the detector version the same
+    The last two are of sparse counterfactuals, and left out without `sparse` under `explainers` of params.yaml. What
+    `judges` say of these is reported beside them, as `sparse.transfer` and so on: they are small changes that one
+    detector asks for, and no other one sees. With the donors of the detector version the same
     anomalies are explained by transplants, as `transplant.transfer`, `transplant.flip_rate` and so on, which
     gate.min_transfer is for.
     """
-    manifest = read_manifest(home.dataset(dataset))
-    scored = score_split(detector, manifest, settings, dataset, Split.GATE)
+    settings = project.settings
+    manifest = read_manifest(project.home.dataset(dataset))
+    scored = score_split(project, detector, manifest, dataset, Split.GATE)
     summary = scored.summary(detector.calibration.threshold, settings.seed)
-    chosen, told = explain_some(detector, scored, settings, "sparse", settings.gate.explained)
-    said = transferred(judges, told, scored.images[chosen])
-    figures = {
-        AUROC: summary.auroc,
-        **explanation_figures(told),
-        **{f"sparse.{name}": value for name, value in said.items()},
-    }
+    figures = {AUROC: summary.auroc}
+    if SPARSE in settings.explainers:
+        chosen, told = explain_some(project, detector, scored, SPARSE, settings.gate.explained)
+        said = transferred(judges, told, scored.images[chosen])
+        figures |= explanation_figures(told) | {f"{SPARSE}.{name}": value for name, value in said.items()}
     if bank is not None:
-        chosen, told = explain_some(detector, scored, settings, TRANSPLANT, settings.gate.explained, bank)
+        chosen, told = explain_some(project, detector, scored, TRANSPLANT, settings.gate.explained, bank)
         said = {**explanation_figures(told), **transferred(judges, told, scored.images[chosen])}
         figures |= {f"{TRANSPLANT}.{name}": value for name, value in said.items()}
     return figures

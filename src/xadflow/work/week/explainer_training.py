@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from xadflow.digests import sha256_json
-from xadflow.errors import BadManifest, WrongUse
-from xadflow.lineage import GENERATOR_CODE, code_digest, dvc_hashes
-from xadflow.models.registry import Registry
-from xadflow.models.versions import ModelRef
-from xadflow.settings import Home, Settings
-from xadflow.work.week.train import REPORT, Update
+from xadflow.project import Project
+from xadflow.work.week.order import REPORT, ExplainerOrder
+from xadflow.work.week.train import Update
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,89 +20,13 @@ MOST_OF_A_KIND = 8192  # images: a generator sees some ten thousand, and all of 
 EVERY_KIND = ("outliers", "known", "synthetic")
 
 
-@dataclass(frozen=True)
-class ExplainerOrder:
-    """One training of an explainer. `key` digests detector files, data, settings and code; `detector` is whom it
-    explains.
-    """
-
-    dataset: str
-    explainer: str
-    settings: Mapping[str, Any]
-    detector: ModelRef
-    data_md5: str
-    key: str
-
-    @property
-    def model_name(self) -> str:
-        """Name in the registry: xad.<dataset>.<detector>.<explainer>."""
-        return f"{self.detector.name}.{self.explainer}"
-
-    @property
-    def registered_key(self) -> str:
-        """Key of a registered version: the same generator is registered for each detector version with these files."""
-        return f"{self.key}-{self.detector.version}"
-
-    def folder(self, home: Home) -> Path:
-        """Where the training's checkpoint, report and saved explainer are."""
-        return home.runs / "train" / self.key
-
-    def saved(self, home: Home) -> Path:
-        """Folder of the saved explainer."""
-        return self.folder(home) / "explainer"
-
-    def samples(self, home: Home) -> dict[str, Path]:
-        """Sheets that were written while it was trained, by name."""
-        return {f"samples-{path.stem}": path for path in sorted((self.folder(home) / "samples").glob("*.png"))}
-
-    def is_done(self, home: Home) -> bool:
-        """Whether the training has ended and its files are there."""
-        return (self.folder(home) / REPORT).is_file() and (self.saved(home) / "explainer.json").is_file()
-
-
-def explainer_order(home: Home, settings: Settings, dataset: str, detector: ModelRef, explainer: str) -> ExplainerOrder:
-    """Everything that decides the training of an explainer for a registered detector version, read once.
-
-    Raises:
-        UnknownName: no such data set or explainer.
-        WrongUse: an explainer that is not trained.
-        BadManifest: the data set, or that of its outliers, has not been built.
-    """
-    from xadflow.explainers import needs_training
-
-    given = settings.explainer_for(explainer, dataset, detector.name.removeprefix(f"xad.{dataset}."))
-    if not needs_training(explainer):
-        raise WrongUse(
-            "this explainer is not trained for a detector",
-            seen=explainer,
-            next_step="name it under explain.explainers in params.yaml, not under retrain.explainers",
-        )
-    outliers = settings.dataset(dataset).outliers
-    data = {name: dvc_hashes(home.project, name) for name in (dataset, outliers) if name}
-    for name, hashes in data.items():
-        if "manifest" not in hashes:
-            raise BadManifest(
-                "the data set has not been built by DVC", seen=name, next_step=f"run `dvc repro validate@{name}`"
-            )
-    decides = {
-        "detector": detector.files,
-        "data": data,
-        "dataset": settings.dataset(dataset).model_dump(mode="json", exclude={"judge"}),
-        "explainer": explainer,
-        "settings": given,
-        "code": code_digest(*GENERATOR_CODE),
-    }
-    return ExplainerOrder(dataset, explainer, given, detector, data[dataset]["manifest"], sha256_json(decides)[:32])
-
-
-def train_explainer(
-    home: Home, settings: Settings, registry: Registry, order: ExplainerOrder, update: Update | None = None
-) -> Path:
+def train_explainer(project: Project, order: ExplainerOrder, update: Update | None = None) -> Path:
     """Train and save; returns the folder of the saved explainer. Goes on from a checkpoint after a kill.
 
     It learns from what the detector learned from: train normals, and anomalies of the kinds that the detector was
     trained against; never from images of the splits val, gate or test.
     """
+    home, settings = project.home, project.settings
     if order.is_done(home):
         return order.saved(home)
     from xadflow.datasets.loading import training_data
@@ -117,12 +35,12 @@ def train_explainer(
     from xadflow.detectors.scoring import open_detector
     from xadflow.explainers import TrainedExplainer, build_explainer
     from xadflow.explainers.trained import GeneratorRun, Guided
-    from xadflow.training.devices import resolve_device
     from xadflow.work.week.explainer_guidance import donors_of, guidance, rows_of_donors
 
     folder = order.folder(home)
     folder.mkdir(parents=True, exist_ok=True)
-    detector = open_detector(registry.detector_folder(order.detector), settings.device)
+    explained = project.registry.detector_folder(order.detector)
+    detector = open_detector(explained, project.device)
     explainer = cast(TrainedExplainer, build_explainer(order.explainer, **order.settings))  # the order has checked it
     dataset = settings.dataset(order.dataset)
     outliers = read_manifest(home.dataset(dataset.outliers)) if dataset.outliers else None
@@ -130,17 +48,16 @@ def train_explainer(
     data = training_data(manifest, dataset, outliers=outliers)
     started = time.monotonic()
     anomalies, kinds = training_anomalies(detector, data, explainer.seed)
-    device = resolve_device(settings.device)
-    run = GeneratorRun(folder, explainer.seed, order.key, device, update, samples=True)
+    run = GeneratorRun(folder, explainer.seed, order.key, project.device, update, samples=True)
     whom = order.detector.as_explained.weights
     wanted = explainer.wanted if isinstance(explainer, Guided) else None
     if wanted is None:
         trained = explainer.fit(detector, whom, data.normals, anomalies, run)
     else:
         rows = manifest.rows(Split.TRAIN, label=0)
-        fit_run = FitRun(folder, explainer.seed, settings.calibration.false_alarm_rate, str(device))
+        fit_run = FitRun(folder, explainer.seed, settings.calibration.false_alarm_rate, str(project.device))
         ids = [row.image_id for row in rows]
-        bank = donors_of(registry.detector_folder(order.detector), ids, data.normals) if wanted.transplants else None
+        bank = donors_of(explained, ids, data.normals) if wanted.transplants else None
         given = guidance(
             wanted, detector, data, fit_run, bank=bank, symmetries=dataset.symmetries, apart=rows_of_donors(rows)
         )

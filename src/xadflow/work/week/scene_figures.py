@@ -15,19 +15,13 @@ from xadflow.detectors.base import Cued, Cues, Detector
 from xadflow.images import VOID, as_float
 from xadflow.metrics.scenes import SceneFigures
 from xadflow.metrics.streaming import ScoreRange
-from xadflow.settings import Settings
-from xadflow.training.devices import resolve_device
+from xadflow.project import Project
 
 Batch = tuple[Tensor, Cues, Tensor, Tensor, list[int]]  # map, cues, labels, anomaly, fold of each image
 
 
 def scene_figures(
-    detector: Detector,
-    manifest: Manifest,
-    rows: Sequence[ManifestRow],
-    images: Tensor,
-    settings: Settings,
-    dataset: str,
+    project: Project, detector: Detector, manifest: Manifest, rows: Sequence[ManifestRow], images: Tensor, dataset: str
 ) -> dict[str, float]:
     """Pooled pixel figures and open-set figures of scenes [N,C,H,W] uint8, by name; none for other detectors or data
     sets.
@@ -36,17 +30,17 @@ def scene_figures(
     manifest: the first by name of those with anomalies, and all others. Two passes over the images: the bins' range
     comes first, so maps are never held together.
     """
-    chosen = settings.dataset(dataset)
+    chosen = project.settings.dataset(dataset)
     if not chosen.classes or not isinstance(detector, Cued) or not any(row.label == 1 for row in rows):
         return {}
     labels = load_labels(manifest, rows, chosen)
     anomaly = load_masks(manifest, rows, chosen)
     first = min(row.category for row in rows if row.label == 1)
     folds = [int(row.category != first) for row in rows]
-    where = resolve_device(settings.device)
+    where = project.device
 
     def batches() -> Iterator[Batch]:
-        for at in torch.split(torch.arange(len(rows)), settings.explain.batch_size):
+        for at in torch.split(torch.arange(len(rows)), project.settings.explain.batch_size):
             with torch.no_grad():
                 cues = detector.cues(as_float(images[at].to(where)))
             score = torch.stack(list(cues.maps.values())).sum(dim=0)

@@ -1,4 +1,4 @@
-"""Measure what a trained explainer makes of the gate split, and let the gate judge it.
+"""What a trained explainer makes of the gate split, in figures.
 
 Realism is measured with a network that took no part (params.yaml, gate.generator.features): a detector, the explained
 one or any other, calls images normal that no person would.
@@ -6,7 +6,6 @@ one or any other, calls images normal that no person would.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -17,91 +16,28 @@ from torch import Tensor
 
 from xadflow.datasets.manifest import Split, read_manifest
 from xadflow.detectors.base import Detector
-from xadflow.detectors.scoring import open_detector, score_images
-from xadflow.digests import sha256_json
+from xadflow.detectors.scoring import score_images
 from xadflow.errors import BadInput
-from xadflow.explainers import TrainedExplainer, load_explainer
+from xadflow.explainers import TrainedExplainer
 from xadflow.explainers.base import Explanation
 from xadflow.explainers.trained import Placed
 from xadflow.images import as_float
-from xadflow.lineage import dvc_hashes
 from xadflow.metrics.perceptual import perceptual_distances
 from xadflow.metrics.realism import normalised_frechet
 from xadflow.metrics.stability import noise_stability, noisy_copies
-from xadflow.models.gate import (
-    APART,
-    CHANGE_OF_NORMALS,
-    FRECHET,
-    LIKENESS,
-    SHARE_NORMAL,
-    joined,
-    judge_generator,
-    judge_transfer,
-)
-from xadflow.models.judges import Judge, find_judges, open_judges
-from xadflow.models.registry import CHAMPION, Registry
-from xadflow.models.tags import GATE, GATE_FEATURES, GATE_KEY, GATE_REASONS, PASSED, REFUSED
-from xadflow.models.versions import ModelRef
+from xadflow.models.gate import APART, CHANGE_OF_NORMALS, FRECHET, LIKENESS, SHARE_NORMAL
+from xadflow.models.judges import Judge
 from xadflow.networks.pretrained import Trunk
-from xadflow.settings import Home, Settings
-from xadflow.training.devices import resolve_device
-from xadflow.work.week.challenge import GateOutcome
-from xadflow.work.week.evaluate import flat, score_split, transferred
+from xadflow.project import Project
+from xadflow.work.week.evaluate import score_split, transferred
 
 SMALLEST_PX = 96  # images are enlarged to this for the features: the network's last cells cover 32 px
 BATCH = 32
 LOOKED_AT = 32  # anomalies of the figures that are reported and not judged: noise asks for five explanations of each
 
 
-def judge_explainer(
-    home: Home, settings: Settings, registry: Registry, dataset: str, explainer: ModelRef, detector: ModelRef
-) -> GateOutcome:
-    """Measure one version of an explainer on split `gate` and tag it passed or refused, with the reasons. Moves no
-    alias.
-
-    The same version with the same rules and data is not measured twice.
-    """
-    rules = settings.gate.generator
-    panel = find_judges(settings, registry, dataset, registry.detector_folder(detector))
-    key = sha256_json(
-        {
-            "rules": rules.model_dump(mode="json"),
-            "data": dvc_hashes(home.project, dataset),
-            "min_transfer": settings.gate.min_transfer,
-            "judges": [[one.name, one.version] for one in panel.judges],
-            "why_none": panel.why_none,
-        }
-    )
-    if explainer.tags.get(GATE_KEY) == key:
-        reasons = tuple(json.loads(explainer.tags.get(GATE_REASONS, "[]")))
-        return GateOutcome(explainer.name, explainer.version, explainer.tags.get(GATE) == PASSED, reasons, False, {})
-    loaded = load_explainer(registry.explainer_folder(explainer)).to(resolve_device(settings.device))
-    opened = open_detector(registry.detector_folder(detector), settings.device)
-    others = other_champions(settings, registry, dataset, detector)
-    views = {name: open_detector(registry.detector_folder(ref), settings.device) for name, ref in others.items()}
-    judges = open_judges(panel.judges, settings.device)
-    figures, concepts = generator_figures(home, settings, dataset, loaded, opened, views, judges)
-    verdict = joined(
-        judge_generator(rules, figures, concepts),
-        judge_transfer(settings.gate.min_transfer, figures, panel.why_none, wanted=panel.wanted),
-    )
-    registry.log_metrics(explainer.run_id, flat("gate", figures))
-    registry.tag(explainer.name, explainer.version, GATE, PASSED if verdict.passed else REFUSED)
-    registry.tag(explainer.name, explainer.version, GATE_REASONS, json.dumps(verdict.reasons))
-    registry.tag(explainer.name, explainer.version, GATE_FEATURES, rules.features)
-    registry.tag(explainer.name, explainer.version, GATE_KEY, key)  # last: a crash before it asks the question again
-    return GateOutcome(explainer.name, explainer.version, verdict.passed, verdict.reasons, True, figures)
-
-
-def other_champions(settings: Settings, registry: Registry, dataset: str, detector: ModelRef) -> dict[str, ModelRef]:
-    """Champions of this data set's other detectors: another view on the counterfactuals, reported and not judged."""
-    found = {name: registry.alias(f"xad.{dataset}.{name}", CHAMPION) for name in settings.detectors}
-    return {name: ref for name, ref in found.items() if ref is not None and ref.name != detector.name}
-
-
 def generator_figures(
-    home: Home,
-    settings: Settings,
+    project: Project,
     dataset: str,
     explainer: TrainedExplainer,
     detector: Detector,
@@ -127,63 +63,60 @@ def generator_figures(
                         (stability.py)
     noise_probability   Jensen-Shannon divergence of their calibrated anomaly probabilities, in nats
     """
-    rules = settings.gate.generator
-    scored = score_split(detector, read_manifest(home.dataset(dataset)), settings, dataset, Split.GATE)
+    rules = project.settings.gate.generator
+    scored = score_split(project, detector, read_manifest(project.home.dataset(dataset)), dataset, Split.GATE)
     flagged = scored.scores > detector.calibration.threshold
     anomalies = scored.images[torch.from_numpy(np.flatnonzero((scored.labels == 1) & flagged)[: rules.images])]
     normals = scored.images[torch.from_numpy(np.flatnonzero((scored.labels == 0) & ~flagged)[: rules.images])]
-    told = _explained(explainer, detector, anomalies, settings)
+    told = _explained(project, explainer, detector, anomalies)
     concepts = len(told[0].counterfactuals) if told else 0
     if not told or not concepts:
         return {"anomalies": float(len(anomalies))}, concepts
     made = np.stack([[found.image for found in one.counterfactuals] for one in told])  # (N, K, C, H, W)
     is_normal = np.array([[found.is_normal for found in one.counterfactuals] for one in told])  # (N, K)
     changes = _mean_change(told)
-    shares = change_of_normals(explainer, detector, anomalies, normals, settings, changes)
+    shares = change_of_normals(project, explainer, detector, anomalies, normals, changes)
     figures = {
         SHARE_NORMAL: float(is_normal.mean(axis=0).min()),
         LIKENESS: _mean(told, "likeness_max"),
         APART: _mean(told, "apart_min"),
-        FRECHET: _frechet(made, normals, anomalies, settings),
+        FRECHET: _frechet(project, made, normals, anomalies),
         "change_of_anomalies": changes,
         "anomalies": float(len(anomalies)),
         "normals": float(len(normals)),
     }
     figures |= transferred(judges, told, anomalies)
-    figures |= shares | _reported(explainer, detector, anomalies[:LOOKED_AT], made[:LOOKED_AT], settings)
+    figures |= shares | _reported(project, explainer, detector, anomalies[:LOOKED_AT], made[:LOOKED_AT])
     figures |= {f"share_normal_of.{concept}": float(share) for concept, share in enumerate(is_normal.mean(axis=0))}
     stored = torch.from_numpy(made.reshape(-1, *made.shape[2:]))
     for name, other in others.items():
         if tuple(other.input_shape) == tuple(detector.input_shape):
-            scores = score_images(other, stored, settings.explain.batch_size, settings.device)
+            scores = score_images(other, stored, project.settings.explain.batch_size, project.device)
             figures[f"share_normal_by.{name}"] = float((scores <= other.calibration.threshold).mean())
     return figures, concepts
 
 
-def _explained(
-    explainer: TrainedExplainer, detector: Detector, images: Tensor, settings: Settings
-) -> list[Explanation]:
-    device = resolve_device(settings.device)
+def _explained(project: Project, explainer: TrainedExplainer, detector: Detector, images: Tensor) -> list[Explanation]:
     told: list[Explanation] = []
-    for batch in torch.split(images, settings.explain.batch_size):
-        told += explainer.explain(detector, as_float(batch.to(device))) if len(batch) else []
+    for batch in torch.split(images, project.settings.explain.batch_size):
+        told += explainer.explain(detector, as_float(batch.to(project.device))) if len(batch) else []
     return told
 
 
 def change_of_normals(
+    project: Project,
     explainer: TrainedExplainer,
     detector: Detector,
     anomalies: Tensor,
     normals: Tensor,
-    settings: Settings,
     changes: float,
 ) -> dict[str, float]:
     """Both shares of :func:`generator_figures`; `changes` is the mean change of the anomalies as served."""
-    served = _share(_mean_change(_explained(explainer, detector, normals, settings)), changes)
+    served = _share(_mean_change(_explained(project, explainer, detector, normals)), changes)
     free = explainer.anywhere() if isinstance(explainer, Placed) else explainer
     if free is explainer:
         return {CHANGE_OF_NORMALS: served}
-    theirs, ours = (_mean_change(_explained(free, detector, images, settings)) for images in (normals, anomalies))
+    theirs, ours = (_mean_change(_explained(project, free, detector, images)) for images in (normals, anomalies))
     return {CHANGE_OF_NORMALS: _share(theirs, ours), "change_of_normals_as_served": served}
 
 
@@ -192,18 +125,16 @@ def _share(part: float, whole: float) -> float:
 
 
 def _reported(
-    explainer: TrainedExplainer, detector: Detector, images: Tensor, made: NDArray[np.uint8], settings: Settings
+    project: Project, explainer: TrainedExplainer, detector: Detector, images: Tensor, made: NDArray[np.uint8]
 ) -> dict[str, float]:
     """Figures of `made` uint8 [N,K,C,H,W] that no rule is for."""
     copies = torch.from_numpy(noisy_copies(images.numpy(), seed=0))
-    told = _explained(explainer, detector, copies.flatten(0, 1), settings)
+    told = _explained(project, explainer, detector, copies.flatten(0, 1))
     noisy = np.stack([[found.image for found in one.counterfactuals] for one in told]).reshape(len(copies), *made.shape)
-    stability = noise_stability(
-        made, noisy, *(_anomaly_probability(detector, part, settings) for part in (made, noisy))
-    )
-    trunk = Trunk(settings.gate.generator.features).to(resolve_device(settings.device))
-    before = _layers(trunk, images.repeat_interleave(made.shape[1], dim=0), settings)
-    after = _layers(trunk, torch.from_numpy(made).flatten(0, 1), settings)
+    stability = noise_stability(made, noisy, *(_anomaly_probability(project, detector, part) for part in (made, noisy)))
+    trunk = Trunk(project.settings.gate.generator.features).to(project.device)
+    before = _layers(trunk, images.repeat_interleave(made.shape[1], dim=0), project.device)
+    after = _layers(trunk, torch.from_numpy(made).flatten(0, 1), project.device)
     return {
         "perceptual": float(perceptual_distances(before, after).mean()),
         "noise_pixels": stability.pixels,
@@ -212,11 +143,12 @@ def _reported(
 
 
 @torch.no_grad()
-def _anomaly_probability(detector: Detector, made: NDArray[np.uint8], settings: Settings) -> NDArray[np.float64]:
+def _anomaly_probability(project: Project, detector: Detector, made: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Calibrated, of uint8 [...,C,H,W]; [...]."""
-    device, flat_images = resolve_device(settings.device), torch.from_numpy(made.reshape(-1, *made.shape[-3:]))
+    flat_images = torch.from_numpy(made.reshape(-1, *made.shape[-3:]))
     logits = [
-        detector.normal_logit(as_float(part.to(device))).double().cpu() for part in torch.split(flat_images, BATCH)
+        detector.normal_logit(as_float(part.to(project.device))).double().cpu()
+        for part in torch.split(flat_images, BATCH)
     ]
     return np.asarray(torch.sigmoid(-torch.cat(logits)).numpy().reshape(made.shape[:-3]))
 
@@ -233,35 +165,35 @@ def _mean_change(told: list[Explanation]) -> float:
     return float(np.mean(sizes)) if sizes else float("nan")
 
 
-def _frechet(made: NDArray[np.uint8], normals: Tensor, anomalies: Tensor, settings: Settings) -> float:
+def _frechet(project: Project, made: NDArray[np.uint8], normals: Tensor, anomalies: Tensor) -> float:
     """NaN where there are too few images, or the features tell anomalies and normals not apart."""
     count = len(made)
     union = torch.from_numpy(made[np.arange(count), np.arange(count) % made.shape[1]])
-    trunk = Trunk(settings.gate.generator.features).to(resolve_device(settings.device))
+    trunk = Trunk(project.settings.gate.generator.features).to(project.device)
     try:
-        return normalised_frechet(*(_features(trunk, images, settings) for images in (union, normals, anomalies)))
+        return normalised_frechet(*(_features(trunk, images, project.device) for images in (union, normals, anomalies)))
     except BadInput:
         return float("nan")
 
 
 @torch.no_grad()
-def _features(trunk: Trunk, images: Tensor, settings: Settings) -> NDArray[np.float64]:
+def _features(trunk: Trunk, images: Tensor, device: torch.device) -> NDArray[np.float64]:
     """Spatial means of the trunk's stages, [N,D]."""
-    found = [trunk.trunk_features(pixels).mean(dim=(2, 3)).double().cpu() for pixels in _enlarged(images, settings)]
+    found = [trunk.trunk_features(pixels).mean(dim=(2, 3)).double().cpu() for pixels in _enlarged(images, device)]
     return torch.cat(found).numpy() if found else np.zeros((0, trunk.channels))
 
 
 @torch.no_grad()
-def _layers(trunk: Trunk, images: Tensor, settings: Settings) -> list[NDArray[np.float32]]:
+def _layers(trunk: Trunk, images: Tensor, device: torch.device) -> list[NDArray[np.float32]]:
     """The trunk's stages, each [N,C,u,v]."""
-    found = [trunk.stage_features(pixels) for pixels in _enlarged(images, settings)]
+    found = [trunk.stage_features(pixels) for pixels in _enlarged(images, device)]
     return [torch.cat(stage).float().cpu().numpy() for stage in zip(*found, strict=True)]
 
 
-def _enlarged(images: Tensor, settings: Settings) -> Iterator[Tensor]:
+def _enlarged(images: Tensor, device: torch.device) -> Iterator[Tensor]:
     """Batches of float pixels, large enough for the trunk."""
     for batch in torch.split(images, BATCH):
-        pixels = as_float(batch.to(resolve_device(settings.device)))
+        pixels = as_float(batch.to(device))
         least = min(pixels.shape[2:])
         if least < SMALLEST_PX:
             pixels = F.interpolate(pixels, scale_factor=SMALLEST_PX / least, mode="bilinear", align_corners=False)
