@@ -1,4 +1,4 @@
-"""Data that several benchmarks are measured on, in memory: ELPV's cells, textures with exact masks, one class of clothes."""
+"""Data of several benchmarks, in memory: ELPV's cells, textures with exact masks, one class of clothes."""
 
 from __future__ import annotations
 
