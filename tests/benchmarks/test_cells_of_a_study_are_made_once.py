@@ -1,4 +1,4 @@
-"""benchmarks/study.py and tables.py: what is kept is not made again, what is half made is not there; rows and blanks."""
+"""benchmarks/study.py and tables.py: what is kept is not made again, what is half made is not there; rows, blanks."""
 
 from __future__ import annotations
 
