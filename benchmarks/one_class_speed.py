@@ -35,8 +35,7 @@ from benchmarks.study import Study
 from xadflow.detectors import TrainingData
 from xadflow.detectors.losses import image_level_loss
 from xadflow.detectors.one_class.exposure import Exposure
-from xadflow.detectors.one_class.objectives import FLOOR
-from xadflow.detectors.one_class.responses import DenseResponse
+from xadflow.detectors.one_class.responses import FLOOR, DenseResponse
 from xadflow.detectors.one_class.settings import DenseSettings
 from xadflow.training.devices import resolve_device
 

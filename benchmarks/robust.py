@@ -27,7 +27,7 @@ from benchmarks.kit.models import fitted
 from benchmarks.study import Study, kept
 from benchmarks.textures import Texture, texture_of
 from xadflow.detectors.base import Detector
-from xadflow.detectors.one_class.robustness import RobustSettings
+from xadflow.detectors.one_class.inputs import RobustSettings
 from xadflow.explainers.sparse.explainer import SparseExplainer
 from xadflow.images import as_float
 from xadflow.lineage import EXPLAINER_CODE

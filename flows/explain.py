@@ -18,6 +18,7 @@ from tasks.explaining import detectors_in_service, plan, shard
 from tasks.publishing import finish, notify_failure
 from tasks.runtime import cluster_runner, ensure_limits, local_runner
 from xadflow.errors import WorkFailed
+from xadflow.explainers.declared import check_explainers
 from xadflow.project import Project
 from xadflow.settings import quiet_environment
 
@@ -51,6 +52,7 @@ def explain(
     project = Project.open()
     quiet_environment(project.home)
     settings = project.settings
+    check_explainers(settings)
     wanted = datasets or list(settings.explain.datasets)
     for name in wanted:
         settings.dataset(name)

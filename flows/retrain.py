@@ -16,6 +16,7 @@ from tasks.registry import gate, judge, open_registry, put_in_service_of, regist
 from tasks.runtime import ensure_limits, local_runner
 from tasks.training import train, train_explainer_of, train_stage_of
 from xadflow.errors import WorkFailed
+from xadflow.explainers.declared import check_explainers
 from xadflow.project import Project
 from xadflow.settings import quiet_environment
 from xadflow.work.week import earlier_stages
@@ -39,6 +40,7 @@ def retrain(
     project = Project.open()
     quiet_environment(project.home)
     settings = project.settings
+    check_explainers(settings)
     wanted = datasets or list(settings.retrain.datasets)
     methods = detectors or list(settings.retrain.detectors)
     drawn = list(dict.fromkeys(seeds or settings.retrain.seeds or (settings.seed,)))

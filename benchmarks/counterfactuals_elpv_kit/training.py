@@ -17,7 +17,7 @@ from benchmarks.counterfactuals_elpv_kit.cells import cells
 from benchmarks.kit.models import AUTOENCODER, NETWORK, kept_detector, kept_generator
 from benchmarks.study import Study
 from xadflow.detectors.base import Detector
-from xadflow.detectors.one_class.robustness import RobustSettings
+from xadflow.detectors.one_class.inputs import RobustSettings
 from xadflow.explainers.diverse.explainer import DiverseExplainer
 from xadflow.explainers.diverse.settings import DiverseSettings
 from xadflow.lineage import GENERATOR_CODE

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from benchmarks.kit.concept_accuracy import concept_accuracy
 from xadflow.detectors.base import Detector
-from xadflow.detectors.one_class.robustness import worst_images
+from xadflow.detectors.one_class.inputs import worst_images
 from xadflow.explainers.base import Explainer
 from xadflow.images import as_float
 from xadflow.metrics.edits import edit_cosines, edit_sizes, pairwise_distances

@@ -145,7 +145,7 @@ def test_a_folder_that_is_damaged_or_another_method_s_is_refused(
 def test_a_killed_and_resumed_training_equals_an_uninterrupted_one(
     name: str, trial: Trials, fitted: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("xadflow.training.loop.CHECKPOINT_EVERY", 4)
+    monkeypatch.setattr("xadflow.detectors.one_class.detector.CHECKPOINT_EVERY", 4)
     tried = trial(name)
     try:
         tried.fit(tmp_path / "run", kill_at=9)

@@ -252,6 +252,36 @@ SITUATIONS = (
     ),
     Situation(
         SETTINGS,
+        "A value that an explainer does not take",
+        (
+            "Explainers check their own settings, before anything starts. The last rung of a transplant is the whole "
+            "image, 1."
+        ),
+        "xadflow explain --dataset bolts",
+        2,
+        params("transplant: {}", "transplant: {rungs: [2]}"),
+    ),
+    Situation(
+        SETTINGS,
+        "A key that an explainer does not have",
+        "The nearest key that it has is offered.",
+        "xadflow retrain --dataset bolts",
+        2,
+        params("transplant: {}", "transplant: {alternativs: 5}"),
+    ),
+    Situation(
+        SETTINGS,
+        "An explainer under `retrain.explainers` that is not trained",
+        "Blocks there are for generators, which are trained for one detector each.",
+        "xadflow retrain --dataset bolts",
+        2,
+        params(
+            "explainers: {diverse: [{datasets: [coloured-mnist], detectors: [bce, hsc]}]}",
+            "explainers: {sparse: {datasets: [bolts], detectors: [fcdd]}}",
+        ),
+    ),
+    Situation(
+        SETTINGS,
         "A line that is not YAML",
         "Only line and column are told: the line itself could hold a secret.",
         "xadflow retrain --dataset bolts",
@@ -304,6 +334,29 @@ SITUATIONS = (
         "xadflow explain --dataset bolts",
         1,
         no_champion,
+    ),
+    Situation(
+        MODELS,
+        "No donors for transplants",
+        "Donors, the normal images whose pixels a transplant takes, are chosen when a version is registered; this one "
+        "was registered without. A night that does not name the explainer leaves it out, says so, and does the others.",
+        "xadflow explain --dataset bolts --explainer transplant",
+        1,
+    ),
+    Situation(
+        MODELS,
+        "An explainer that does not suit the detector",
+        "Reconstructions are of detectors that reconstruct. A night that does not name the explainer passes it over.",
+        "xadflow explain --dataset bolts --explainer reconstruction",
+        2,
+    ),
+    Situation(
+        MODELS,
+        "No judge, by `xadflow doctor`",
+        "Counterfactuals are made all the same, and no detector that had no part in them is asked.",
+        "xadflow doctor",
+        0,
+        only=("judge",),
     ),
     Situation(
         MODELS,

@@ -186,6 +186,26 @@ def test_transplants_stand_apart_with_their_donors_regions_and_verdicts(pictures
     assert math.isnan(figures["sparse"].region)
 
 
+def test_parts_of_the_first_region_are_those_of_the_row_in_their_order(pictures):
+    row = with_donors(
+        rows_of("a", 8.0, pictures[0])[0], [(pictures[2], "d0", [], 0.4)], [np.zeros((1, 16, 16), np.uint8)]
+    )
+    row["images"] += [
+        {"name": f"transplant.part.{number}", "image": stored(pictures[number]), "min": 0.0, "max": 1.0}
+        for number in (2, 1, 3)
+    ]
+    row["metrics"] += [
+        {"name": "part.1.score", "value": 9.5},
+        {"name": "part.1.is_normal", "value": 0.0},
+        {"name": "part.2.score", "value": 0.25},
+        {"name": "part.2.is_normal", "value": 1.0},
+    ]
+    (case,) = worst_cases([row])
+    assert [(one.number, one.is_normal, one.score) for one in case.parts] == [(1, False, 9.5), (2, True, 0.25)]
+    assert (case.parts[1].picture == pictures[2]).all()
+    assert worst_cases(rows_of("a", 8.0, pictures[0]))[0].parts == ()
+
+
 def test_transfer_is_that_of_images_which_the_judge_flags_and_the_heatmaps_map_goes_before_others(pictures):
     rows = [
         with_donors(rows_of(str(number), 3.0, pictures[0])[0], [(pictures[1], "d", [number % 4 > 0], 0.3)], [])

@@ -22,7 +22,7 @@ from xadflow.report.page import (
     render_nightly_report,
     write_nightly_report,
 )
-from xadflow.report.transplanted import Transplant, Verdict
+from xadflow.report.transplanted import MendedPart, Transplant, Verdict
 
 BOX = ((0.25, 0.25), (0.75, 0.25), (0.75, 0.5), (0.25, 0.5))
 HOSTILE = "<script>alert(1)</script>\"'><img src=http://evil/x onerror=alert(2)>{{7*7}}\u202egnp.\udcff"
@@ -116,6 +116,7 @@ def full(name):
                     ),
                     Transplant(name, 1, colour, False, 9.9, 0.97, name, None, 0.98, True),
                 ),
+                (MendedPart(0, grey, False, 9.75), MendedPart(1, grey, True, 3.5)),
                 (Verdict(name, 2, False),),
             ),
         ),
@@ -145,7 +146,7 @@ def test_hostile_names_stay_text():
 def test_every_picture_is_inline_and_nothing_else_is_fetched():
     page = render_nightly_report(full("name.png"))
     sources = [value for _, name, value in Elements(page).attributes if name in ("src", "srcset", "data", "poster")]
-    assert len(sources) == 16
+    assert len(sources) == 18
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r"url\(|@import", page)
     assert "default-src 'none'" in page
@@ -186,6 +187,32 @@ def test_transplants_lead_and_say_how_much_was_replaced_from_where_and_what_judg
         assert words in text, words
     assert page.count("<path") == 2  # the region's border, twice; the one that is nearly everything has none
     assert 'd="M0.25,0.25L0.75,0.25L0.75,0.5L0.25,0.5Z"' in page
+
+
+def test_parts_mended_alone_stand_under_the_alternatives_with_what_the_detector_says():
+    case = full("a.judge").worst_cases[3]
+    text = " ".join(re.sub(r"<[^>]+>", " ", render_nightly_report(night(worst_cases=(case,)))).split())
+    places = [
+        text.index(words)
+        for words in (
+            "98 % replaced",
+            "One part of the first alternative",
+            "✕ still anomalous by this part alone, score 9.750",
+            "✓ normal by this part alone, score 3.500",
+            "least change normal after",
+        )
+    ]
+    assert places == sorted(places)
+    assert "part alone" not in render_nightly_report(night(worst_cases=(dataclasses.replace(case, parts=()),)))
+
+
+def test_cases_are_counted_among_those_explained_anew_and_judges_told_of_only_where_there_was_one():
+    case = dataclasses.replace(full("a.judge").worst_cases[3], verdicts=())
+    alone = dataclasses.replace(case, transplants=(case.transplants[1],))
+    page = render_nightly_report(night(worst_cases=(alone,) * 3, counts=NightCounts(0, 0, 0, 0, 8, 7)))
+    assert "The 3 highest scores of 7 flagged, those of earlier nights" in page
+    assert "Judges are" not in page
+    assert "Judges are" in render_nightly_report(night(worst_cases=(case,)))
 
 
 def test_judges_that_have_seen_donors_are_told():
@@ -257,6 +284,12 @@ def test_a_large_picture_is_shrunk_to_what_the_page_shows():
         ({"warnings": ("The table grew by a half.",)}, "look", "The table grew"),
         ({"counts": NightCounts(200, 190, 8, 8)}, "incomplete", "10 of 200 new images have no score"),
         ({"counts": NightCounts(200, 200, 8, 3)}, "incomplete", "5 of 8 flagged images are not explained"),
+        (
+            {"counts": NightCounts(0, 0, 0, 0, 8, 7)},
+            "quiet",
+            "No new images tonight Explained anew: 7 of those flagged",
+        ),
+        ({"notes": ("No judge was asked.",)}, "quiet", "No judge was asked."),
         ({"counts": NightCounts(3, 0, 0, 0)}, "incomplete", "No new image was scored"),
     ],
 )

@@ -202,6 +202,12 @@ def replay(image_id: str, as_json: bool) -> None:
         for one in told:
             _report_replayed(one)
     if bad:
+        if all(one.missing is not None for one in bad):
+            raise AuditFailed(
+                "not every row could be formed again",
+                seen=f"{len(bad)} of {len(told)} rows",
+                next_step="bring back what is said to be missing; `xadflow doctor` looks at models and data sets",
+            )
         raise AuditFailed(
             "not every row came out as it is stored",
             seen=f"{len(bad)} of {len(told)} rows",

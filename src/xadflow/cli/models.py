@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 import click
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
 
     from xadflow.models.registry import Registry
     from xadflow.models.service import Moved
-    from xadflow.models.versions import ModelSummary
+    from xadflow.models.versions import ModelSummary, VersionSummary
 
 _KEY_FIGURES = ("test.auroc", "gate.auroc", "gate.flip_rate", "gate.change_inside", "gate.share_normal", "gate.frechet")
-_PIPE_WIDTH = 220  # a pipe has no width to fit a table into
+_TRANSFER = ("gate.transplant.transfer", "gate.transfer")  # of a detector's transplants, of a trained explainer
+_PIPE_WIDTH = 240  # a pipe has no width to fit a table into
 
 
 @click.group()
@@ -31,6 +33,8 @@ def list_models(as_json: bool) -> None:
     """Show every version with its aliases, key figures and the gate's verdict.
 
     A trained explainer is a model of its own, named after its detector; `explains` is the version it belongs to.
+    `transfer` is the share of counterfactuals that the data set's judge, where it flags the image too, calls normal: of
+    a detector's transplants, or of the trained explainer. xad.<dataset>.judge is that judge; it never serves.
 
     \b
     Example:
@@ -47,7 +51,7 @@ def list_models(as_json: bool) -> None:
         return
     from rich.table import Table
 
-    table = Table("model", "version", "explains", "aliases", "gate", *_KEY_FIGURES, "created (UTC)")
+    table = Table("model", "version", "explains", "aliases", "gate", *_KEY_FIGURES, "transfer", "created (UTC)")
     for model in found:
         for version in model.versions:
             table.add_row(
@@ -56,7 +60,8 @@ def list_models(as_json: bool) -> None:
                 "-" if version.explains is None else f"version {version.explains}",
                 ", ".join(_aliases(model, version.version)),
                 version.verdict or "-",
-                *(f"{version.figures[name]:.4f}" if name in version.figures else "-" for name in _KEY_FIGURES),
+                *(_figure(version.figures.get(name)) for name in _KEY_FIGURES),
+                _figure(_transfer(version)),
                 f"{version.created:%Y-%m-%d %H:%M}",
             )
     _print(table)
@@ -151,6 +156,16 @@ def _aliases(model: ModelSummary, version: int) -> list[str]:
     return sorted(alias for alias, number in model.aliases.items() if number == version)
 
 
+def _transfer(version: VersionSummary) -> float | None:
+    """What the gate measured of it; None where it was not asked, or the judge flags too few images itself."""
+    found = next((version.figures[name] for name in _TRANSFER if name in version.figures), math.nan)
+    return found if math.isfinite(found) else None
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
 def _rows(model: ModelSummary) -> list[dict[str, object]]:
     return [
         {
@@ -159,6 +174,7 @@ def _rows(model: ModelSummary) -> list[dict[str, object]]:
             "aliases": _aliases(model, one.version),
             "gate": one.verdict,
             "explains": one.explains,
+            "transfer": _transfer(one),
             "figures": dict(one.figures),
             "run_id": one.run_id,
             "created": one.created.isoformat(),

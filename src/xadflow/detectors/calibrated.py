@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from xadflow.calibration import Calibration, calibrate, threshold_at
 from xadflow.defects.synthesisers import synthetic_rounds
 from xadflow.detectors.base import FitRun, Scores, TrainingData, Traits
 from xadflow.errors import BadInput, BadWeights, TrainingFailed
 from xadflow.images import as_float
+from xadflow.training.devices import resolve_device
 from xadflow.training.lanes import side_by_side
 from xadflow.training.seeds import seeded
 
@@ -65,9 +66,13 @@ class CalibratedDetector(ABC):
         calibration = self.calibration
         return (calibration.threshold - self.image_score(images)) / calibration.temperature
 
-    @abstractmethod
     def to(self, device: str | torch.device) -> Self:
-        """Move to a device, in place."""
+        """Move to a device, in place, with every module that is an attribute."""
+        self._device = resolve_device(str(device))
+        for value in vars(self).values():
+            if isinstance(value, nn.Module):
+                value.to(self._device)
+        return self
 
     def not_fitted(self) -> BadWeights:
         """The error of everything that needs a fitted detector."""

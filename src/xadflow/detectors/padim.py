@@ -158,13 +158,6 @@ class PaDiM(CalibratedDetector):
         """The image scores [B] alone."""
         return pooled(self.fitted.distances(self.checked(images)), self.settings.pool_share)
 
-    def to(self, device: str | torch.device) -> Self:
-        """Move to a device, in place."""
-        self._device = resolve_device(str(device))
-        if self._gaussians is not None:
-            self._gaussians = self._gaussians.to(self._device)
-        return self
-
     def save(self, folder: Path) -> None:
         """Write detector.json and weights.safetensors; the trunk's weights stay in their package, by hash."""
         gaussians = self.fitted

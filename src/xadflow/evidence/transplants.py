@@ -6,6 +6,7 @@ A donor is named by its image_id, the sha256 of its file's bytes: whoever has th
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from xadflow.settings import Home
 
 NEARLY_WHOLE = 0.9  # share of the image: above it there is no region to speak of
 Row = Mapping[str, Any]
+_PART = re.compile(r"transplant\.part\.(\d{1,4})")
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,42 @@ def filled(row: Row, answer: Row, paths: Mapping[str, str]) -> Filled | None:
     )
 
 
+@dataclass(frozen=True)
+class Part:
+    """The image with one connected part of the first counterfactual's region mended alone, and what the detector says
+    of it.
+    """
+
+    number: int
+    picture: bytes
+    score: float
+    is_normal: bool
+
+
+def parts(row: Row) -> tuple[Part, ...]:
+    """Of a row of `explanations`, in order; none where the region is one piece, or nearly the whole image."""
+    metrics = {one["name"]: one["value"] for one in row.get("metrics") or ()}
+    if metrics.get("region_share.0", 0.0) > NEARLY_WHOLE:
+        return ()
+    found = []
+    for one in row.get("images") or ():
+        named = _PART.fullmatch(str(one["name"]))
+        score = metrics.get(f"part.{named[1]}.score") if named else None
+        if named and score is not None and one["image"] and one["image"]["bytes"]:
+            is_normal = metrics.get(f"part.{named[1]}.is_normal") == 1.0
+            found.append(Part(int(named[1]), one["image"]["bytes"], float(score), is_normal))
+    return tuple(sorted(found, key=lambda part: part.number))
+
+
 def said(row: Row, paths: Mapping[str, str]) -> list[str]:
-    """One sentence for each counterfactual of a row that took pixels or was judged."""
-    return [sentence for answer in row.get("counterfactuals") or () if (sentence := _sentence(row, answer, paths))]
+    """One sentence for each counterfactual of a row that took pixels or was judged, and for each part of a region."""
+    whole = [sentence for answer in row.get("counterfactuals") or () if (sentence := _sentence(row, answer, paths))]
+    alone = [
+        f"part {part.number} of the region of counterfactual 0 mended alone: the detector calls it "
+        f"{_verdict(part.is_normal)} (score {part.score:.4g})"
+        for part in parts(row)
+    ]
+    return [*whole, *alone]
 
 
 def _sentence(row: Row, answer: Row, paths: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ All figures are computed on the stored, decoded 8-bit image, so that anyone can 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
@@ -94,6 +94,23 @@ class Explainer(Protocol):
         """One explanation an image; `images` float32 [B,C,H,W] in [0,1] that are 8-bit values / 255."""
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What an explainer may say of itself beside the protocol, by members of these names; as here where it does not.
+
+    requires  a protocol of the methods that it needs of a detector beside those that every detector has
+    settings  its settings, recorded with each row where they are `xadflow.explainers.settings.ExplainerSettings`
+    """
+
+    requires: type | None = None
+    settings: object = None
+
+
+def traits(explainer: Explainer | type[Any]) -> Traits:
+    """What an explainer says of itself, or its class."""
+    return Traits(**{one.name: getattr(explainer, one.name) for one in fields(Traits) if hasattr(explainer, one.name)})
+
+
 @cache
 def _explainers() -> dict[str, Any]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
@@ -112,11 +129,8 @@ def explainer_class(name: str) -> Any:
 
 
 def why_unfit(name: str, detector_method: str) -> str | None:
-    """Why an explainer can say nothing of any detector of a method, None where it can. Raises UnknownName.
-
-    An explainer that needs more of a detector than the protocol names that by a class attribute `requires`.
-    """
-    needed = getattr(explainer_class(name), "requires", None)
+    """Why an explainer can say nothing of any detector of a method, None where it can. Raises UnknownName."""
+    needed = traits(explainer_class(name)).requires
     if needed is None or issubclass(detector_class(detector_method), needed):
         return None
     has = ", ".join(sorted(one for one in vars(needed) if not one.startswith("_")))

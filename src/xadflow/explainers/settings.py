@@ -12,6 +12,7 @@ from torch import Tensor
 from xadflow.detectors.base import Detector
 from xadflow.digests import sha256_json
 from xadflow.errors import BadInput
+from xadflow.explainers.base import Explainer, traits
 from xadflow.settings.of_methods import MethodSettings, validated
 
 Seed = Annotated[int, Field(ge=0)]
@@ -63,11 +64,11 @@ class SettledExplainer(Generic[Kind]):
         return self.settings.seed
 
 
-def settings_of(explainer: object, given: Mapping[str, object]) -> dict[str, object]:
+def settings_of(explainer: Explainer, given: Mapping[str, object]) -> dict[str, object]:
     """All settings of an explainer, defaults too, so that a row can be made anew after a default has changed; what was
     `given` for one of a third party that keeps none.
     """
-    kept = getattr(explainer, "settings", None)
+    kept = traits(explainer).settings
     return kept.model_dump(mode="json") if isinstance(kept, ExplainerSettings) else dict(given)
 
 

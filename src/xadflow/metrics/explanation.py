@@ -65,7 +65,11 @@ def change_inside(original: Pixels, other: Pixels, mask: NDArray[np.bool_]) -> f
 
 
 def flip_rate(is_normal: ArrayLike) -> float:
-    """Share of counterfactuals that the detector calls normal, judged on their decoded 8-bit images.
+    """Share of counterfactuals that the detector calls normal, judged on their decoded 8-bit images; the one meaning of
+    the figure `flip_rate`.
+
+    Of which counterfactuals is the caller's to say: `gate.flip_rate` is of the first of each anomaly, which is the one
+    that a person is shown; `flip_rate` of a night's page and run is of all of them.
 
     Raises:
         BadInput: no counterfactual at all; a rate of nothing is not 0.

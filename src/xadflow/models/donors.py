@@ -74,9 +74,10 @@ def opened_bank(home: Home, settings: Settings, detector_folder: Path, dataset: 
     size_px, channels = _seen_by(detector_folder) or (own.size_px, own.channels)
     found, images = _pixels(folder, tuple(rows), _stamps(folder, rows), size_px, channels)
     if not found:
+        gone = "Its only donor is" if len(listed.ids) == 1 else f"All of its {len(listed.ids)} donors are"
         return Opened(
             None,
-            f"All of its {len(listed.ids)} donors are gone from {dataset}, or changed since; `xadflow retrain "
+            f"{gone} gone from {dataset}, or changed since; `xadflow retrain "
             f"--dataset {dataset}` chooses new ones with a new version.",
             listed.ids,
         )

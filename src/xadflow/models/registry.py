@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from xadflow.errors import BadWeights, NoChampion, RegistryUnavailable, UnknownName, WrongUse
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+# MLflow's modules import each other in circles: two threads that load it at once leave it half loaded
+_LOADING = Lock()
 LOCAL_UI = "http://127.0.0.1:5000"  # where `make server` shows the embedded store
 
 
@@ -67,7 +70,7 @@ class Registry:
     @cached_property
     def _client(self) -> MlflowClient:
         self.prepare()
-        with quiet():
+        with _LOADING, quiet():
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
 
@@ -364,9 +367,9 @@ class Registry:
                 raise
 
     def _model(self, name: str) -> Any:
-        from mlflow.exceptions import MlflowException
-
         with self._explained() as client:
+            from mlflow.exceptions import MlflowException
+
             try:
                 return client.get_registered_model(checked_name(name))
             except MlflowException as err:
@@ -375,9 +378,9 @@ class Registry:
                 raise
 
     def _version(self, name: str, version: int) -> ModelRef:
-        from mlflow.exceptions import MlflowException
-
         with self._explained() as client:
+            from mlflow.exceptions import MlflowException
+
             try:
                 return _ref(client.get_model_version(checked_name(name), str(version)))
             except MlflowException as err:

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xadflow.images import decode_png, restore_map
+from xadflow.metrics.explanation import flip_rate
 from xadflow.models.gate import CHANGE_INSIDE
 from xadflow.models.judges.transfer import REGION, TRANSFER, cases_of_rows, figures_of
-from xadflow.report.transplanted import Transplant, Verdict, transplant_of, verdicts_on
+from xadflow.report.transplanted import MendedPart, Transplant, Verdict, parts_of_row, transplant_of, verdicts_on
 
 Picture = NDArray[np.uint8]
 Row = Mapping[str, Any]
@@ -48,7 +49,8 @@ class WorstCase:
 
     `counterfactual_is_normal`, `counterfactual_score`, `changed_fraction` and `verdicts` belong to the counterfactual
     shown, the one of those that take no pixels from other images which changes least. `alternatives` are all of those
-    of explainers that give more than one; `transplants` are those that do take pixels.
+    of explainers that give more than one; `transplants` are those that do take pixels, `parts` the first one's parts,
+    each mended alone.
     """
 
     image_path: str
@@ -65,6 +67,7 @@ class WorstCase:
     changed_fraction: float | None = None
     alternatives: tuple[Alternative, ...] = ()
     transplants: tuple[Transplant, ...] = ()
+    parts: tuple[MendedPart, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
 
 
@@ -72,9 +75,9 @@ class WorstCase:
 class ExplainerFigures:
     """How one explainer did tonight. NaN where it has no such figure (a heatmap explainer has no counterfactuals).
 
-    `flip_rate` is the share of counterfactuals that the detector calls normal, on the stored 8-bit image;
-    `changed_fraction` the median share of pixels they change; `change_inside` the mean share of their change that lies
-    inside the heatmap's mask. `transfer` and `region`, the median share of the image that was replaced
+    `flip_rate` is :func:`xadflow.metrics.explanation.flip_rate` of all counterfactuals, `changed_fraction` the median
+    share of pixels they change; `change_inside` the mean share of their change that lies inside the heatmap's mask.
+    `transfer` and `region`, the median share of the image that was replaced
     by another image's pixels, are those of :func:`xadflow.models.judges.transfer.figures_of`.
     """
 
@@ -154,7 +157,7 @@ def explainer_figures(rows: Iterable[Row]) -> tuple[ExplainerFigures, ...]:
                 explainer=name,
                 rows=len(its_rows),
                 counterfactuals=len(found),
-                flip_rate=float(np.mean([answer["is_normal"] for answer in found])) if found else math.nan,
+                flip_rate=flip_rate([answer["is_normal"] for answer in found]) if found else math.nan,
                 changed_fraction=float(np.median([answer["changed_fraction"] for answer in found]))
                 if found
                 else math.nan,
@@ -207,6 +210,7 @@ def worst_cases(rows: Iterable[Row], top: int = 12, paths: Mapping[str, str] | N
             ),
             verdicts=part.verdicts,
             transplants=tuple(transplant_of(row, answer, paths or {}) for row, answer in part.transplants),
+            parts=parts_of_row(part.transplants[0][0]) if part.transplants else (),
         )
         for part in parts
     )

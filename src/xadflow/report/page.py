@@ -40,7 +40,8 @@ class NightCounts:
     """What came in and what became of it.
 
     `new_images` were accepted and had work to do; `scored` and `anomalous` of them have a score row now; `explained`
-    anomalous ones have a row of every explainer; `already_there` were complete before tonight.
+    anomalous ones have a row of every explainer; `already_there` were complete before tonight; `anew` were scored on an
+    earlier night and explained once more, by what has not explained them yet.
     """
 
     new_images: int
@@ -48,6 +49,7 @@ class NightCounts:
     anomalous: int
     explained: int
     already_there: int = 0
+    anew: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class Query:
 class NightlyReport:
     """Everything on one page. `false_alarm_rate` is the target that `threshold` was calibrated for.
 
-    `seconds` are by phase (decode, score, explain, encode, write), in the order shown; `warnings` are sentences.
-    `judges_apart`: no judge was fitted on an image that may be a donor.
+    `seconds` are by phase (decode, score, explain, encode, write), in the order shown; `warnings` are sentences that
+    ask for a look, `notes` those that do not. `judges_apart`: no judge was fitted on an image that may be a donor.
     """
 
     title: str
@@ -102,6 +104,7 @@ class NightlyReport:
     links: tuple[Link, ...] = ()
     queries: tuple[Query, ...] = ()
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     judges_apart: bool = True
 
     @property
@@ -126,7 +129,7 @@ def headline_of(report: NightlyReport) -> Headline:
     alarms explain (the whole 95 % interval is above the target), drift, refused files, or a warning. Quiet: none.
     """
     counts, flagged, target = report.counts, report.flagged, report.false_alarm_rate
-    unfinished, look, calm = [], list(report.warnings), []
+    unfinished, look, calm = [], list(report.warnings), list(report.notes)
     if (missing := counts.new_images - counts.scored) > 0:
         unfinished.append(f"{missing:,} of {counts.new_images:,} new images have no score yet.")
     if (missing := counts.anomalous - counts.explained) > 0:
@@ -149,6 +152,8 @@ def headline_of(report: NightlyReport) -> Headline:
     sentence = f"{counts.anomalous:,} of {counts.scored:,} new images flagged ({share(flagged.value)})"
     if not counts.scored:
         sentence = "No new image was scored" if counts.new_images else "No new images tonight"
+    if counts.anew:
+        calm.append(f"Explained anew: {counts.anew:,} of those flagged on earlier nights.")
     level = "incomplete" if unfinished else "look" if look else "quiet"
     return Headline(level, sentence, tuple(unfinished + look + calm))
 

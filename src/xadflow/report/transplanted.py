@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xadflow.evidence.transplants import filled, is_blind
+from xadflow.evidence.transplants import filled, is_blind, parts
 from xadflow.images import decode_png
 
 Line = tuple[tuple[float, float], ...]
@@ -70,6 +70,21 @@ def transplant_of(row: Row, answer: Row, paths: Mapping[str, str]) -> Transplant
         outline=() if found.is_whole or found.region is None else outline_of(decode_png(found.region)[0]),
         verdicts=verdicts_on(row, answer),
     )
+
+
+@dataclass(frozen=True)
+class MendedPart:
+    """The image with one part of the first transplant's region mended alone; `picture` is uint8 [C,H,W]."""
+
+    number: int
+    picture: NDArray[np.uint8]
+    is_normal: bool
+    score: float
+
+
+def parts_of_row(row: Row) -> tuple[MendedPart, ...]:
+    """Of a row of `explanations`; none where the region is one piece."""
+    return tuple(MendedPart(one.number, decode_png(one.picture), one.is_normal, one.score) for one in parts(row))
 
 
 def verdicts_on(row: Row, answer: Row) -> tuple[Verdict, ...]:

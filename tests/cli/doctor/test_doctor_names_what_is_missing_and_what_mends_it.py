@@ -17,12 +17,16 @@ from click.testing import CliRunner
 
 from tests.checkout import PROJECT
 from xadflow.cli.doctor import checks as doctor_checks
+from xadflow.cli.doctor import models as doctor_models
 from xadflow.cli.doctor import prefect as doctor_prefect
 from xadflow.cli.doctor.command import doctor
 from xadflow.cli.printing import printable
 from xadflow.datasets.manifest import ManifestRow, write_manifest, write_quarantine
+from xadflow.errors import BadWeights
+from xadflow.models.versions import ModelRef
+from xadflow.settings import Home, load_settings
 
-MISSING = {"mlflow", "dvc remote", "schedules", "table scores", "table explanations", "data elpv", "champion"}
+MISSING = {"mlflow", "dvc remote", "schedules", "table scores", "table explanations", "data elpv", "champion", "judge"}
 
 
 @pytest.fixture
@@ -87,7 +91,8 @@ def test_an_empty_project_lacks_much_but_fails_nothing_and_stays_empty(project: 
     assert lacking >= MISSING
     assert all(found[name]["mend"] for name in lacking)
     assert found["data elpv"]["mend"] == "dvc repro validate@elpv"
-    assert found["champion"]["mend"] == "xadflow retrain --dataset elpv"
+    assert found["champion"]["mend"] == found["judge"]["mend"] == "xadflow retrain --dataset elpv"
+    assert "xad.elpv.judge is not registered" in found["judge"]["said"]
     assert sorted(project.rglob("*")) == before
 
 
@@ -252,6 +257,37 @@ def test_a_weight_file_that_changed_since_its_package_was_built_fails(
     status, found = diagnose()
     assert found["weights"]["level"] == level
     assert status == (level == "fail")
+
+
+def test_the_judge_of_each_data_set_is_named_with_its_version_or_why_there_is_none(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = project / "params.yaml"
+    text = params.read_text().replace(
+        "retrain: {datasets: [elpv]", "retrain: {datasets: [elpv, textures-brick, mosaic]"
+    )
+    params.write_text(text.replace("options: {texture: brick}}", "judge: false, options: {texture: brick}}"))
+
+    def files(ref: ModelRef) -> Path:
+        if ref.version == 5:
+            raise BadWeights(
+                "a file of xad.elpv.judge version 5 is not the one that was registered", seen="x", next_step="y"
+            )
+        return project
+
+    def judges(version: int) -> list[doctor_checks.Finding]:
+        registry = SimpleNamespace(alias=lambda name, alias: ModelRef(name, version, "run"), detector_folder=files)
+        monkeypatch.setattr(doctor_models, "_registry", lambda home: registry)
+        home = Home.find()
+        return list(doctor_models.judges(home, load_settings(home.params)))
+
+    elpv, brick, mosaic = judges(4)
+    assert (elpv.level, elpv.said, elpv.mend) == ("ok", "xad.elpv.judge version 4", "")
+    assert (brick.level, brick.mend) == ("ok", "")
+    assert "textures-brick has none: datasets.textures-brick.judge is switched off" in brick.said
+    assert "mosaic has none: mosaic holds scenes" in mosaic.said
+    broken = judges(5)[0]
+    assert (broken.level, broken.mend) == ("fail", "xadflow retrain --dataset elpv")
 
 
 @pytest.mark.usefixtures("project")

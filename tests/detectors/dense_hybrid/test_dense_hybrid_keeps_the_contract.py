@@ -117,7 +117,7 @@ def test_saving_keeps_every_score_and_needs_no_pretrained_weights(
 ):
     images = as_float(foreign_scenes[1][:3])
     trained.save(tmp_path)
-    monkeypatch.setattr("xadflow.detectors.dense_hybrid.mobile_net.load_network", None)
+    monkeypatch.setattr("xadflow.detectors.dense_hybrid.networks.load_network", None)
     again = load_detector(tmp_path)
     assert isinstance(again, DenseHybrid)
     check_same(trained, again, images)

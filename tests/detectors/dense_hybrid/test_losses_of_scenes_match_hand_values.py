@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xadflow.detectors.base import VOID
-from xadflow.detectors.dense_hybrid.losses import closed_loss, hybrid_terms, log_likelihood, log_outlier, weighted
+from xadflow.detectors.dense_hybrid.reading import closed_loss, hybrid_terms, log_likelihood, log_outlier, weighted
 from xadflow.detectors.dense_hybrid.settings import HybridSettings, dense_hybrid_settings
 
 S = torch.tensor([[[[2.0, 1.0, 0.5, -1.0]], [[0.0, -1.0, 1.5, 3.0]]]])  # (1, K=2, 1, 4)

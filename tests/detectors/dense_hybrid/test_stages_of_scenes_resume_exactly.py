@@ -14,8 +14,13 @@ from xadflow.detectors.base import SAMPLES, WEIGHTS, training_stages
 from xadflow.detectors.dense_hybrid.detector import DenseHybrid
 from xadflow.detectors.dense_hybrid.scenes import Scenes, scenes_of
 from xadflow.detectors.dense_hybrid.settings import StageSettings, dense_hybrid_settings
-from xadflow.detectors.dense_hybrid.training import new_net, training_mode
-from xadflow.detectors.dense_hybrid.validation import closed_miou, paste_figures, validation_batches
+from xadflow.detectors.dense_hybrid.training import (
+    closed_miou,
+    new_net,
+    paste_figures,
+    training_mode,
+    validation_batches,
+)
 from xadflow.errors import TrainingFailed
 from xadflow.images import decode_png
 from xadflow.training.checkpoints import CHECKPOINT

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from xadflow.detectors.one_class.preprocessing import preparation
+from xadflow.detectors.one_class.inputs import preparation
 from xadflow.errors import BadSettings
 
 CHANNELS = 3

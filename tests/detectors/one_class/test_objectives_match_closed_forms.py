@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from xadflow.detectors.one_class.objectives import FLOOR, BinaryCrossEntropy, DeepSAD, DeepSVDD, HypersphereClassifier
+from xadflow.detectors.one_class.responses import FLOOR, BinaryCrossEntropy, DeepSAD, DeepSVDD, HypersphereClassifier
 
 NORMAL, ANOMALY = torch.tensor([False]), torch.tensor([True])
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from xadflow.detectors import FitRun, TrainingData, as_float, build_detector, load_detector
 from xadflow.detectors.base import WEIGHTS
-from xadflow.detectors.one_class.robustness import RobustSettings, as_it_serves, random_changes, worst_images
+from xadflow.detectors.one_class.inputs import RobustSettings, as_it_serves, random_changes, worst_images
 from xadflow.errors import BadSettings
 from xadflow.metrics.ranks import auroc
 

@@ -12,10 +12,9 @@ import torch
 from skimage.metrics import structural_similarity
 
 from xadflow.detectors.utad import losses
-from xadflow.detectors.utad.expert_training import ExpertPlayers
-from xadflow.detectors.utad.impression_training import ImpressionPlayers
-from xadflow.detectors.utad.latent import nearest_distance
+from xadflow.detectors.utad.maps import nearest_distance
 from xadflow.detectors.utad.settings import PUBLISHED, UtadSettings, utad_settings
+from xadflow.detectors.utad.training import ExpertPlayers, ImpressionPlayers
 from xadflow.errors import BadInput, BadSettings
 
 

@@ -13,10 +13,9 @@ from xadflow.detectors import FitReport
 from xadflow.detectors.base import SAMPLES, WEIGHTS, training_stages
 from xadflow.detectors.utad.batches import corrupted, moved
 from xadflow.detectors.utad.detector import Utad
-from xadflow.detectors.utad.expert_training import ExpertGame
 from xadflow.detectors.utad.impression_net import ImpressionNet
-from xadflow.detectors.utad.rates import StageName, rate_share
-from xadflow.detectors.utad.settings import ExpertSettings, ImpressionSettings, StageSettings
+from xadflow.detectors.utad.settings import ExpertSettings, ImpressionSettings, StageName, StageSettings, rate_share
+from xadflow.detectors.utad.training import ExpertGame
 from xadflow.errors import TrainingFailed
 from xadflow.images import decode_png
 from xadflow.training.checkpoints import CHECKPOINT

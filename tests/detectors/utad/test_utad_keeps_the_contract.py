@@ -14,12 +14,10 @@ from tests.detectors.utad.conftest import TINY, crops, run_in, training_data
 from xadflow.detectors import as_float, build_detector, load_detector
 from xadflow.detectors.base import Reconstructing
 from xadflow.detectors.utad.detector import Utad
-from xadflow.detectors.utad.expert_training import ExpertGame, build_expert
-from xadflow.detectors.utad.fitted import PARTS
 from xadflow.detectors.utad.impression_net import ImpressionNet
-from xadflow.detectors.utad.latent import nearest_distance
-from xadflow.detectors.utad.maps import TERMS, Combination, Measure, Views
+from xadflow.detectors.utad.maps import PARTS, TERMS, Combination, Measure, Views, nearest_distance
 from xadflow.detectors.utad.settings import ExpertSettings, ImpressionSettings, MapSettings
+from xadflow.detectors.utad.training import ExpertGame, build_expert
 from xadflow.errors import BadInput, BadWeights, UnknownName
 from xadflow.explainers import build_explainer
 from xadflow.metrics.localisation import pixel_auroc

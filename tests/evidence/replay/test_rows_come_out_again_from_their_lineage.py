@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from tests.evidence.replay.conftest import MODEL, set_lineage
 from xadflow.cli import audit as audit_commands
-from xadflow.errors import AuditFailed
+from xadflow.errors import AuditFailed, BadWeights
 from xadflow.evidence.replay import DIFFERS, IDENTICAL, IMPOSSIBLE, WITHIN, replay
 from xadflow.images import decode_png, encode_png
 from xadflow.settings import load_settings
@@ -211,5 +211,15 @@ def test_the_command_answers_row_by_row_and_fails_when_one_does_not_come_out(nig
     run = CliRunner().invoke(audit_commands.audit, ["replay", night.flagged[0]])
     assert isinstance(run.exception, AuditFailed)
     assert run.exception.exit_status == 1
+    assert "audit verify" in run.exception.next_step
     assert "sparse" in run.output
     assert ": differs" in run.output
+
+    lost = BadWeights("a file is not the one that was registered", seen="donors.json: missing", next_step="-")
+    monkeypatch.setattr(
+        "xadflow.models.registry.Registry.detector_folder", lambda self, ref: (_ for _ in ()).throw(lost)
+    )
+    run = CliRunner().invoke(audit_commands.audit, ["replay", night.flagged[0]])
+    assert isinstance(run.exception, AuditFailed)
+    assert "could be formed again" in run.exception.wrong
+    assert "xadflow doctor" in run.exception.next_step

@@ -13,6 +13,7 @@ from tests.evidence.replay.test_rows_come_out_again_from_their_lineage import ou
 from xadflow.evidence.replay import DIFFERS, IDENTICAL, IMPOSSIBLE
 from xadflow.models.judges import find_judges
 from xadflow.models.judges.transfer import cases_of_rows
+from xadflow.work.night import finish
 from xadflow.work.night.finish import finish_night
 from xadflow.work.night.plan import read_plan
 
@@ -75,6 +76,44 @@ def test_the_night_tells_mlflow_how_many_anomalies_the_judge_flags_too(night, ro
     alone = dataclasses.replace(plan, judges=(), no_judge="No judge of plates is registered.")
     page = finish_night(night, alone, []).report.read_text()
     assert "No judge was asked about the counterfactuals. No judge of plates is registered." in page
+    assert "Please look" in page
+
+
+@pytest.fixture
+def reported(night, monkeypatch):
+    """The report that the end of a night writes, with a plan and settings that are changed."""
+
+    def report(plan, settings=night.settings):
+        pages = []
+        monkeypatch.setattr(finish, "write_nightly_report", lambda page, path: pages.append(page))
+        finish_night(night.home, settings, night.registry, night.store, plan, [])
+        return pages[0]
+
+    return report
+
+
+def test_a_judge_that_was_switched_off_is_nothing_to_look_at(night, reported) -> None:
+    plan = read_plan(night.home.runs / "explain" / "run-1" / "plan.json")
+    plates = night.settings.dataset("plates").model_copy(update={"judge": None})
+    settings = night.settings.model_copy(update={"datasets": {"plates": plates}})
+    alone = dataclasses.replace(plan, judges=(), no_judge="datasets.plates.judge is switched off in params.yaml.")
+    report = reported(alone, settings)
+    assert report.notes == ("No judge was asked about the counterfactuals. " + alone.no_judge,)
+    assert not [one for one in report.warnings if "judge" in one]
+
+
+def test_images_scored_on_an_earlier_night_are_counted_apart(night, reported, monkeypatch) -> None:
+    plan = read_plan(night.home.runs / "explain" / "run-1" / "plan.json")
+    counts = reported(plan).counts
+    assert (counts.anomalous, counts.explained, counts.anew) == (len(night.flagged), len(night.flagged), 0)
+    read = finish._of_run
+
+    def of_run(store, table, plan, columns):
+        return read(store, table, plan, columns).slice(0, 0 if table == "scores" else None)
+
+    monkeypatch.setattr(finish, "_of_run", of_run)
+    counts = reported(plan).counts
+    assert (counts.anomalous, counts.explained, counts.anew) == (0, 0, len(night.flagged))
 
 
 def test_the_words_come_out_again_to_the_bit(night) -> None:

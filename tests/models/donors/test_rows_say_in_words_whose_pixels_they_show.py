@@ -71,6 +71,16 @@ def test_the_sentence_names_the_donor_the_share_and_every_verdict(home) -> None:
     assert said({"score": 1.0}, {}) == []
 
 
+def test_a_part_of_the_region_mended_alone_has_a_sentence_of_its_own() -> None:
+    parts = {**row(judges=None), "images": [{"name": "transplant.part.0", "image": {"bytes": b"PNG", "path": None}}]}
+    parts["metrics"] = [{"name": "part.0.score", "value": 7.5}, {"name": "part.0.is_normal", "value": 0.0}]
+    assert said(parts, {})[1:] == [
+        "part 0 of the region of counterfactual 0 mended alone: the detector calls it anomalous (score 7.5)"
+    ]
+    parts["metrics"].append({"name": "region_share.0", "value": 0.97})  # there is no region to speak of
+    assert len(said(parts, {})) == 1
+
+
 def test_a_donors_file_is_found_only_while_its_bytes_are_those_of_its_id(home) -> None:
     assert donor_files(home, [row()], checked=True)[DONOR][1].read_bytes() == CONTENT
     assert donor_files(home, [{**row(), "dataset": "../elsewhere"}, {**row(), "dataset": "gone"}], checked=True) == {}

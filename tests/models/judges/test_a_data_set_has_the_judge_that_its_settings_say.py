@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from xadflow.errors import BadSettings
-from xadflow.models.judges.choice import judge_choice, trunk_of, why_no_judge
+from xadflow.models.judges.choice import judge_choice, trunk_of
 from xadflow.settings import Settings, load_settings
+from xadflow.settings.judges import why_no_judge
 
 PARAMS = """\
 catalogue: [plates]

@@ -13,7 +13,7 @@ from xadflow.calibration import calibrate
 from xadflow.detectors.base import Scores
 from xadflow.explainers.base import Counterfactual, Explanation, Judgement
 from xadflow.metrics.intervals import wilson_rate
-from xadflow.models.judges import Judge, JudgeRef, ask, cases_of, transfer_figures, with_words
+from xadflow.models.judges import Heard, Judge, JudgeRef, ask, cases_of, transfer_figures, with_words
 from xadflow.models.judges.transfer import FEWEST_FLAGGED, Case, cases_of_rows, curve_figure, figures_of, transfer_curve
 
 SHAPE = (1, 8, 8)
@@ -76,6 +76,20 @@ def test_words_stand_beside_each_counterfactual_and_what_is_said_of_the_image_is
     assert full[2].metrics["judge_flags.1"] == 0.0
     unasked = told(0.2)
     assert with_words((), [unasked], images[:1])[0] is unasked
+
+
+def test_the_originals_of_a_batch_are_asked_about_once_whatever_explains_them():
+    judges = (judge(0.5), judge(0.95, 2))
+    images = torch.from_numpy(np.stack([grey(level) for level in (0.9, 0.1, 0.7)]))
+    first, second = [told(0.2), told(0.3), told(0.4)], [told(0.25, 0.5), told(0.35), told(0.45)]
+    alone = [with_words(judges, explained, images) for explained in (first, second)]
+    asked, heard = (judge(0.5), judge(0.95, 2)), Heard()
+    assert [with_words(asked, explained, images, heard) for explained in (first, second)] == alone
+    assert asked[0].detector.seen == [3, 3, 4]  # type: ignore[attr-defined]  # the originals, then both explainers' answers
+    with_words(asked, [told(0.2), Explanation(), told(0.4)], images, heard)  # other company: their sums may differ
+    assert asked[0].detector.seen[3:] == [2, 2]  # type: ignore[attr-defined]
+    with_words(asked[:1], first, images, heard)
+    assert asked[0].detector.seen[5:] == [3, 3]  # type: ignore[attr-defined]  # other judges
 
 
 def test_an_anomaly_that_the_judge_does_not_flag_counts_for_nothing():

@@ -19,6 +19,7 @@ from xadflow.digests import sha256_bytes
 from xadflow.evidence.store import EvidenceStore
 from xadflow.images import ImageLimits, encode_png
 from xadflow.lineage import RunIdentity
+from xadflow.project import Project
 from xadflow.settings import Home, load_settings
 from xadflow.work.night.plan import NightPlan, _candidates, _shards
 from xadflow.work.night.work import ShardFigures, explain_shard
@@ -49,10 +50,11 @@ def site(tmp_path: Path, detector_folder: Path) -> SimpleNamespace:
     for number, image in enumerate(plates(3, 3)):
         (tmp_path / "camera" / f"{number}.png").write_bytes(encode_png(image))
     manifest = admit_inbox(tmp_path / "camera", ImageLimits(), home.state / "inbox-runs" / "plates" / "2026-11-30")
-    store = EvidenceStore(home.tables, home.ledger)
-    store.prepare()
     settings = load_settings(PROJECT / "params.yaml").model_copy(update={"device": "cpu"})
-    return SimpleNamespace(home=home, settings=settings, manifest=manifest, store=store, folder=detector_folder)
+    project = Project(home, settings)
+    project.store = EvidenceStore(home.tables, home.ledger)  # without an anchor in MLflow
+    project.store.prepare()
+    return SimpleNamespace(home=home, project=project, manifest=manifest, store=project.store, folder=detector_folder)
 
 
 def night(site: SimpleNamespace) -> tuple[ShardFigures, NightPlan]:
@@ -75,7 +77,7 @@ def night(site: SimpleNamespace) -> tuple[ShardFigures, NightPlan]:
         already=already,
         admitted=3,
     )
-    return explain_shard(site.home, site.settings, site.store, plan, 0), plan
+    return explain_shard(site.project, plan, 0), plan
 
 
 def file_of(manifest: Manifest, number: int) -> Path:

@@ -50,6 +50,7 @@ def examine(home: Home) -> Diagnosis:
         doctor_prefect.webhook,
         doctor_data.datasets,
         doctor_models.champions,
+        doctor_models.judges,
         doctor_evidence.anchor_file,
     ]
     works: list[Callable[[], list[Finding]]] = [lambda check=check: list(check(home)) for check in plain]  # type: ignore[misc]

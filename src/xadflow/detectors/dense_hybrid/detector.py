@@ -32,8 +32,7 @@ from xadflow.detectors.dense_hybrid.networks import SceneNet, build_net
 from xadflow.detectors.dense_hybrid.reading import Reading, image_score, read
 from xadflow.detectors.dense_hybrid.scenes import class_names, scenes_of
 from xadflow.detectors.dense_hybrid.settings import DenseHybridSettings, dense_hybrid_settings
-from xadflow.detectors.dense_hybrid.training import SceneTraining, closed_steps, new_net
-from xadflow.detectors.dense_hybrid.validation import closed_miou, paste_figures
+from xadflow.detectors.dense_hybrid.training import SceneTraining, closed_miou, closed_steps, new_net, paste_figures
 from xadflow.errors import unknown_name
 from xadflow.training.devices import resolve_device
 from xadflow.training.loop import Trained, report_of, run_stage
@@ -171,13 +170,6 @@ class DenseHybrid(CalibratedDetector):
     def class_logits(self, images: Tensor) -> Tensor:
         """[B,K,H,W] at the images' size, for figures of the closed set. Raises as :meth:`score`."""
         return self.reading(images).class_logits
-
-    def to(self, device: str | torch.device) -> Self:
-        """Move to a device, in place."""
-        self._device = resolve_device(str(device))
-        if self._net is not None:
-            self._net = self._net.to(self._device)
-        return self
 
     def save(self, folder: Path) -> None:
         """Write detector.json and weights.safetensors."""

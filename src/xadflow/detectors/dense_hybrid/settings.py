@@ -72,7 +72,7 @@ class StageSettings(MethodSettings):
 
 
 class HybridSettings(StageSettings):
-    """Stage 2, with negatives; the weights are those of losses.py.
+    """Stage 2, with negatives; the weights are those of reading.py.
 
     learning_rate_head  of the new dataset head, which a small rate would hardly move
     form                code: as released, L_cls + beta L_x + dataset L_d, L_d over all pixels; paper: Eq. 15, L_d in

@@ -1,23 +1,36 @@
 """Both stages: `closed` teaches the classes, `hybrid` what belongs to none of them, from negatives pasted into scenes.
 
-The loss that is minimised, in both forms: losses.py. Where the released code differs from Eq. 15 of the paper, so do
+The loss that is minimised, in both forms: reading.py. Where the released code differs from Eq. 15 of the paper, so do
 the forms.
+
+Figures while a training goes on: held-out scenes, with held-out negatives pasted in the same way at every look.
+
+They are told, and select nothing: the last weights are kept. The released code judged by random pastes and by
+max-softmax; these pastes are seeded, and every score that can be asked for is judged.
+
+Sample sheets of a training: held-out scenes as the net sees them, and with the seeded pastes of the validation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from xadflow.detectors.dense_hybrid.losses import closed_loss, hybrid_terms, weighted
+from xadflow.detectors.base import VOID
 from xadflow.detectors.dense_hybrid.networks import SceneNet, build_net, enlarged
+from xadflow.detectors.dense_hybrid.pasting import Mixed
+from xadflow.detectors.dense_hybrid.reading import LN_P_OUT, MINUS_LN_P_HAT, closed_loss, hybrid_terms, read, weighted
 from xadflow.detectors.dense_hybrid.scenes import Scenes
-from xadflow.detectors.dense_hybrid.settings import DenseHybridSettings, StageSettings
-from xadflow.detectors.dense_hybrid.sheets import closed_sheet, hybrid_sheet
+from xadflow.detectors.dense_hybrid.settings import DenseHybridSettings, Part, StageSettings
+from xadflow.images import as_float, encode_png, to_levels
+from xadflow.metrics.ranks import average_precision
+from xadflow.pictures.tile_sheet import Tile, tile_sheet
 from xadflow.training.games import leave_gradients
 from xadflow.training.loop import Stage
 from xadflow.training.seeds import seeded, weights_from
@@ -132,3 +145,98 @@ def training_mode(net: SceneNet, *, frozen_bn: bool) -> None:
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d) and id(module) not in own:
                 module.eval()
+
+
+BATCH = 16
+MOST_SCENES = 128  # that are looked at
+
+
+def validation_batches(scenes: Scenes, settings: DenseHybridSettings, seed: int, batch: int = BATCH) -> Iterator[Mixed]:
+    """Held-out scenes with pastes, a function of the seed alone."""
+    generator = seeded(seed, "dense_hybrid validation pastes", device=scenes.images.device)
+    for images, labels in _batches(scenes, batch):
+        yield scenes.with_pastes(as_float(images), labels.long(), settings, generator)
+
+
+@torch.no_grad()
+def closed_miou(net: SceneNet, scenes: Scenes) -> float:
+    """Mean IoU over the classes that are there or were seen, of scenes without pastes; void counts nowhere."""
+    k = net.num_classes
+    confusion = torch.zeros(k, k, dtype=torch.int64)
+    for images, labels in _batches(scenes, BATCH):
+        seen = read(net, as_float(images)).class_logits.argmax(dim=1)
+        known = labels != VOID
+        pairs = labels[known].long() * k + seen[known]
+        confusion += torch.bincount(pairs, minlength=k * k).view(k, k).cpu()
+    hits, union = confusion.diagonal(), confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
+    there = union > 0
+    return float((hits[there] / union[there]).mean())
+
+
+@torch.no_grad()
+def paste_figures(net: SceneNet, scenes: Scenes, settings: DenseHybridSettings, seed: int) -> dict[str, float]:
+    """`paste_ap_<part>`: pooled average precision of each score on the seeded pastes, void left out; and
+    their share.
+    """
+    maps: dict[Part, list[Tensor]] = {part: [] for part in get_args(Part)}
+    truths = []
+    for mixed in validation_batches(scenes, settings, seed):
+        reading = read(net, mixed.images, exact=settings.score.exact)
+        counted = mixed.pasted | (mixed.labels != VOID)
+        truths.append(mixed.pasted[counted])
+        for part, values in maps.items():
+            values.append(reading.map(part)[counted])
+    truth = torch.cat(truths).cpu().numpy()
+    figures = {"paste_share": float(truth.mean())}
+    if truth.any() and not truth.all():
+        for part, values in maps.items():
+            figures[f"paste_ap_{part}"] = average_precision(torch.cat(values).cpu().numpy(), truth)
+    return figures
+
+
+def _batches(scenes: Scenes, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    images, labels = scenes.images[:MOST_SCENES], scenes.labels[:MOST_SCENES]
+    return zip(torch.split(images, batch), torch.split(labels, batch), strict=True)
+
+
+SHOWN = 4
+
+
+def closed_sheet(net: SceneNet, scenes: Scenes) -> bytes:
+    """PNG of rows scene, labels, closed map."""
+    images, labels = as_float(scenes.images[:SHOWN]), scenes.labels[:SHOWN]
+    seen = read(net, images).class_logits.argmax(dim=1)
+    return _drawn(net, [("scene", images), ("labels", labels), ("closed map", seen)])
+
+
+def hybrid_sheet(net: SceneNet, settings: DenseHybridSettings, scenes: Scenes, seed: int) -> bytes:
+    """PNG of rows scene with pastes, where they are, closed map, ln P(d_out|x), -ln p_hat(x), and their sum."""
+    mixed = next(iter(validation_batches(scenes, settings, seed, SHOWN)))
+    reading = read(net, mixed.images)
+    return _drawn(
+        net,
+        [
+            ("scene", mixed.images),
+            ("pasted", mixed.pasted.float()),
+            ("closed map", reading.class_logits.argmax(dim=1)),
+            ("ln P(d_out|x)", reading.parts[LN_P_OUT]),
+            ("-ln p(x)", reading.parts[MINUS_LN_P_HAT]),
+            ("hybrid", reading.map("hybrid")),
+        ],
+    )
+
+
+def _drawn(net: SceneNet, rows: Sequence[tuple[str, Tensor]]) -> bytes:
+    tiles = [
+        _tile(net, name if column == 0 else "", value) for name, values in rows for column, value in enumerate(values)
+    ]
+    return encode_png(tile_sheet(tiles, columns=len(rows[0][1])))
+
+
+def _tile(net: SceneNet, name: str, value: Tensor) -> Tile:
+    if value.ndim == 3:
+        return Tile(name, to_levels(value).cpu().numpy())
+    if value.is_floating_point():
+        return Tile(name, np.asarray(value.cpu().numpy()))
+    ids = torch.where(value == VOID, net.num_classes, value.long())  # void is the brightest
+    return Tile(name, np.asarray(ids.float().cpu().numpy()), limits=(0.0, float(net.num_classes)))

@@ -210,13 +210,6 @@ class FCDD(CalibratedDetector):
         low = fitted.cells(fitted.trunk, fitted.trunk.stage_features(self.checked(images)))
         return pooled(low, self.settings.pool())
 
-    def to(self, device: str | torch.device) -> Self:
-        """Move to a device, in place."""
-        self._device = resolve_device(str(device))
-        if self._fitted is not None:
-            self._fitted = self._fitted.to(self._device)
-        return self
-
     def save(self, folder: Path) -> None:
         """Write detector.json and weights.safetensors; the trunk's weights stay in their package, by hash."""
         fitted = self.fitted

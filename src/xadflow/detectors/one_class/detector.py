@@ -1,6 +1,6 @@
 """The one-class family, trained end to end: FCDD as published, HSC, DSVDD, Deep SAD, BCE with outliers, autoencoder.
 
-Liznerski et al., ICLR 2021 (arXiv 2007.01760) and the works named in objectives.py. One network an image size, one
+Liznerski et al., ICLR 2021 (arXiv 2007.01760) and the works named in responses.py. One network an image size, one
 training loop, one way to mix anomalies in; only loss, score and heatmap differ. The detector `fcdd` of fcdd.py is
 FCDD's objective on a frozen pretrained trunk: it trains in seconds where these take minutes.
 
@@ -22,9 +22,17 @@ from xadflow.detectors import saved
 from xadflow.detectors.base import FitReport, FitRun, Scores, TrainingData
 from xadflow.detectors.calibrated import CalibratedDetector, check_training_data
 from xadflow.detectors.one_class.exposure import Batch, Exposure, anomaly_sources, held_out
-from xadflow.detectors.one_class.objectives import BinaryCrossEntropy, DeepSAD, DeepSVDD, HypersphereClassifier
-from xadflow.detectors.one_class.responses import DenseResponse, ReconstructionResponse, Response, VectorResponse
-from xadflow.detectors.one_class.robustness import RobustSettings, as_it_serves, random_changes, worst_images
+from xadflow.detectors.one_class.inputs import RobustSettings, as_it_serves, random_changes, worst_images
+from xadflow.detectors.one_class.responses import (
+    BinaryCrossEntropy,
+    DeepSAD,
+    DeepSVDD,
+    DenseResponse,
+    HypersphereClassifier,
+    ReconstructionResponse,
+    Response,
+    VectorResponse,
+)
 from xadflow.detectors.one_class.settings import (
     CentredSettings,
     DenseSettings,
@@ -171,13 +179,6 @@ class OneClass(CalibratedDetector, Generic[Kind]):
     def image_score(self, images: Tensor) -> Tensor:
         """The image scores [B] alone."""
         return self.response.image_score(self.response(self.checked(images)))
-
-    def to(self, device: str | torch.device) -> Self:
-        """Move to a device, in place."""
-        self._device = resolve_device(str(device))
-        if self._response is not None:
-            self._response = self._response.to(self._device)
-        return self
 
     def save(self, folder: Path) -> None:
         """Write detector.json and weights.safetensors."""

@@ -8,8 +8,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, field_validator
 
 from xadflow.defects.synthesisers import Synthesiser
-from xadflow.detectors.one_class.preprocessing import Preparation, preparation
-from xadflow.detectors.one_class.robustness import RobustSettings
+from xadflow.detectors.one_class.inputs import Preparation, RobustSettings, preparation
 from xadflow.errors import BadSettings
 from xadflow.networks.cut_settings import TrunkSettings
 from xadflow.networks.outline import is_trunk
@@ -28,7 +27,7 @@ class OneClassSettings(MethodSettings):
                       what suits the image size, see network_for
     trunk             of a network that is a trunk: weights, cut, frozen, freeze_bn; see trunk_settings.py
     preparation       contrast (each image's brightness and contrast are taken out, as published), standard (they stay)
-                      or pretrained (as the trunk's weights were trained, the default of a trunk); see preprocessing.py
+                      or pretrained (as the trunk's weights were trained, the default of a trunk); see inputs.py
     anomaly_rate      chance that a normal image of a batch is replaced by an anomaly (published: one half)
     anomalies         what replaces it, in equal shares of those that are there: outliers (of the data set), known
                       (labelled defects) and synthetic ones; `synthesiser` draws the last, see synthesis.py. None:
@@ -43,7 +42,7 @@ class OneClassSettings(MethodSettings):
                       weights of that one; None: never. A tenth of the train normals, at most a batch, is then held out
                       of the steps for the check: the held-out normals that set the threshold must not choose weights
                       too. It suits `exponential`: a cosine cycle that is cut short never gets to its small steps
-    robust            true, or a block of settings: train against the worst image nearby (see robustness.py), so that
+    robust            true, or a block of settings: train against the worst image nearby (see inputs.py), so that
                       sparse counterfactuals become visible changes; (1 + steps) times the time. Not for `ae`
     compile           through torch.compile, where there is a compiler; pays for itself on a GPU and in long trainings
     """

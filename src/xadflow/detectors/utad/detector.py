@@ -28,12 +28,10 @@ from xadflow.detectors import saved
 from xadflow.detectors.base import FitReport, FitRun, Reconstructions, Scores, TrainingData
 from xadflow.detectors.calibrated import CalibratedDetector, check_training_data
 from xadflow.detectors.utad.expert_net import Expert
-from xadflow.detectors.utad.expert_training import ExpertGame, build_expert
-from xadflow.detectors.utad.fitted import Fitted
 from xadflow.detectors.utad.impression_net import Impression, ImpressionNet, stride_of
-from xadflow.detectors.utad.impression_training import ImpressionGame
-from xadflow.detectors.utad.maps import TERMS
+from xadflow.detectors.utad.maps import TERMS, Fitted
 from xadflow.detectors.utad.settings import UtadSettings, utad_settings
+from xadflow.detectors.utad.training import ExpertGame, ImpressionGame, build_expert
 from xadflow.errors import BadInput, unknown_name
 from xadflow.training.devices import resolve_device
 from xadflow.training.loop import Trained, report_of, run_stage
@@ -183,13 +181,6 @@ class Utad(CalibratedDetector):
             map=e,
             parts=fitted.parts(seen, e),
         )
-
-    def to(self, device: str | torch.device) -> Self:
-        """Move to a device, in place."""
-        self._device = resolve_device(str(device))
-        if self._fitted is not None:
-            self._fitted = self._fitted.to(self._device)
-        return self
 
     def save(self, folder: Path) -> None:
         """Write detector.json and weights.safetensors; a perceptual network's weights stay in their package."""

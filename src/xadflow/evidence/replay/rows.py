@@ -41,9 +41,8 @@ IDENTICAL, WITHIN, DIFFERS, IMPOSSIBLE = "identical", "equal within tolerance", 
 class Replayed:
     """What became of one row.
 
-        `outcome` is COUNTS_OF_DONORS = frozenset({"donors", "donors_missing"})  # metrics of an explanation
-    IDENTICAL, WITHIN, DIFFERS or IMPOSSIBLE; `missing` says what the last one lacks. `conditions` are what
-        could not be as the lineage says, by name; `assumed` is what the lineage does not tell.
+    `outcome` is IDENTICAL, WITHIN, DIFFERS or IMPOSSIBLE; `missing` says what the last one lacks. `conditions` are what
+    could not be as the lineage says, by name; `assumed` is what the lineage does not tell.
     """
 
     table: str

@@ -24,7 +24,8 @@ from xadflow.errors import BadImage, BadManifest, BadSettings, BadWeights, Unkno
 from xadflow.evidence.replay.lineages import CannotReplay, Notes, commit_of, lineage_of
 from xadflow.evidence.store import EvidenceStore
 from xadflow.explainers import Explainer, build_explainer, load_explainer
-from xadflow.explainers.base import TakesDonors
+from xadflow.explainers.base import TakesDonors, traits
+from xadflow.explainers.settings import ExplainerSettings
 from xadflow.images import ImageLimits, decode_png, load_input
 from xadflow.models.donors import opened_bank
 from xadflow.models.judges import Judge, JudgeRef, open_judges
@@ -156,7 +157,8 @@ class Sources:
         built = build_explainer(name, **given)
         if built.version == row["explainer_version"]:
             return built
-        later = getattr(getattr(built, "settings", None), "came_later", {})  # the row may be older than a setting
+        kept = traits(built).settings
+        later = kept.came_later if isinstance(kept, ExplainerSettings) else {}  # the row may be older than a setting
         return build_explainer(name, **{**later, **given})
 
     def _registered(self, name: str, version: int) -> ModelRef:

@@ -2,6 +2,7 @@
 
 from xadflow.models.judges.halves import Halves, donor_half
 from xadflow.models.judges.panel import (
+    Heard,
     Judge,
     JudgeRef,
     Panel,
@@ -15,6 +16,7 @@ from xadflow.models.judges.transfer import cases_of, transfer_figures
 
 __all__ = [
     "Halves",
+    "Heard",
     "Judge",
     "JudgeRef",
     "Panel",

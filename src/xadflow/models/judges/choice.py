@@ -7,12 +7,13 @@ from typing import Any
 from xadflow.detectors.base import build_detector, traits
 from xadflow.networks.pretrained import TRUNKS
 from xadflow.settings import DetectorSettings, Settings
+from xadflow.settings.judges import why_no_judge
 
 DEFAULT_TRUNK = "mobilenet_v2"
 
 
 def judge_choice(settings: Settings, dataset: str) -> DetectorSettings | None:
-    """Method and whole settings of a data set's judge, None for one without; see :func:`why_no_judge`.
+    """Method and whole settings of a data set's judge, None for one without; see `xadflow.settings.judges`.
 
     A trunk that is not named is one that no detector of `retrain.detectors` has: MobileNetV2 beside the default `fcdd`.
     Where they have both, it is MobileNetV2, and the lineage of a row whose detector has the same trunk says so.
@@ -26,19 +27,6 @@ def judge_choice(settings: Settings, dataset: str) -> DetectorSettings | None:
     used = {trunk_of(settings, name) for name in settings.retrain.detectors}
     free = [name for name in (DEFAULT_TRUNK, *sorted(TRUNKS)) if name not in used]
     return DetectorSettings(method="padim", settings={"trunk": (free or [DEFAULT_TRUNK])[0], **chosen.settings})
-
-
-def why_no_judge(settings: Settings, dataset: str) -> str | None:
-    """Why params.yaml gives a data set no judge, in a sentence; None where it does."""
-    its = settings.dataset(dataset)
-    if its.judge is None:
-        return f"datasets.{dataset}.judge is switched off in params.yaml."
-    if its.classes and "judge" not in its.model_fields_set:
-        return (
-            f"{dataset} holds scenes, where the same place of two normal images shows different things, so it has no "
-            f"judge unless datasets.{dataset}.judge names one."
-        )
-    return None
 
 
 def trunk_of(settings: Settings, detector: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,14 +19,16 @@ from xadflow.detectors.base import CARD, Detector
 from xadflow.detectors.scoring import open_detector, score_images
 from xadflow.errors import BadWeights
 from xadflow.explainers.base import Counterfactual, Explanation, Judgement
-from xadflow.models.judges.choice import trunk_in, why_no_judge
+from xadflow.models.judges.choice import trunk_in
 from xadflow.models.registry import Registry
 from xadflow.models.tags import JUDGE_APART
 from xadflow.models.versions import DETECTOR_WEIGHTS, ModelRef, judge_of
 from xadflow.settings import Settings
+from xadflow.settings.judges import why_no_judge
 
 JUDGE = "judge"  # alias of the version that is asked
 BATCH = 32  # images of one pass; fixed, because sums of other batches differ in their last bits
+Heard = dict[tuple[object, ...], list[list[Judgement]]]  # answers by judges and batch, see `ask`
 SCORE, FLAGS = "judge_score", "judge_flags"  # metrics of an explanation: what a judge says of the image itself
 
 
@@ -144,9 +147,24 @@ def _opened(folder: str, weights: str, device: torch.device) -> Detector:
     return open_detector(Path(folder), device)
 
 
-def ask(judges: Sequence[Judge], pixels: NDArray[np.uint8] | Tensor) -> list[list[Judgement]]:
-    """What each judge says of uint8 images [N,C,H,W], image by image; without judges an empty list for each."""
+def ask(
+    judges: Sequence[Judge], pixels: NDArray[np.uint8] | Tensor, heard: Heard | None = None
+) -> list[list[Judgement]]:
+    """What each judge says of uint8 images [N,C,H,W], image by image; without judges an empty list for each.
+
+    With `heard`, the answer is kept there, and the same judges are not asked about the same batch again.
+    """
     images = torch.as_tensor(pixels)
+    if heard is None:
+        return _asked(judges, images)
+    batch = hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()  # whole: in other company sums may differ
+    question = (tuple(judge.ref for judge in judges), tuple(images.shape), batch)
+    if question not in heard:
+        heard[question] = _asked(judges, images)
+    return heard[question]
+
+
+def _asked(judges: Sequence[Judge], images: Tensor) -> list[list[Judgement]]:
     said: list[list[Judgement]] = [[] for _ in range(len(images))]
     for judge in judges:
         scores = score_images(judge.detector, images, BATCH, judge.device)
@@ -158,18 +176,19 @@ def ask(judges: Sequence[Judge], pixels: NDArray[np.uint8] | Tensor) -> list[lis
 
 
 def with_words(
-    judges: Sequence[Judge], told: Sequence[Explanation], images: NDArray[np.uint8] | Tensor
+    judges: Sequence[Judge], told: Sequence[Explanation], images: NDArray[np.uint8] | Tensor, heard: Heard | None = None
 ) -> list[Explanation]:
     """Explanations of uint8 images [N,C,H,W] with the judges' words beside their counterfactuals.
 
     What the first judge says of the image itself becomes the metrics `judge_score` and `judge_flags` (0 or 1), those of
     further judges `judge_score.1` and so on: what it did not flag it cannot call mended. Explanations without
-    counterfactuals stay as they are.
+    counterfactuals stay as they are. `heard` is what was said of the images themselves, shared by the explainers of a
+    batch.
     """
     at = [place for place, one in enumerate(told) if one.counterfactuals]
     if not judges or not at:
         return list(told)
-    before = dict(zip(at, ask(judges, torch.as_tensor(images)[at]), strict=True))
+    before = dict(zip(at, ask(judges, torch.as_tensor(images)[at], heard), strict=True))
     made = np.stack([found.image for place in at for found in told[place].counterfactuals])
     after = iter(ask(judges, made))
     full = list(told)

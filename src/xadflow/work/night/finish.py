@@ -24,6 +24,7 @@ from xadflow.pictures.plots import SheetRow, contact_sheet
 from xadflow.project import Project
 from xadflow.report.evidence import HEATMAP, drift_of, explainer_figures, score_quantiles, worst_cases
 from xadflow.report.page import Link, NightCounts, NightlyReport, Quarantined, Query, write_nightly_report
+from xadflow.settings.judges import why_no_judge
 from xadflow.work.night.plan import NightPlan
 from xadflow.work.night.work import ShardFigures, read_figures
 
@@ -184,7 +185,10 @@ def _report(project: Project, plan: NightPlan, written: _Written, failures: Sequ
     calibration = load_detector(Path(plan.detector_folder)).calibration
     refused = [Quarantined(path, reason) for shard in written.shards for path, reason in sorted(shard.refused.items())]
     refused += [Quarantined(path, reason) for path, reason in plan.quarantined.items()]
-    scores = written.scores
+    scores, explained = written.scores, written.explained
+    new = explained.filter(pc.is_in(explained["image_id"], scores["image_id"].combine_chunks()))
+    unasked = (f"No judge was asked about the counterfactuals. {plan.no_judge}",) if plan.no_judge else ()
+    on_purpose = why_no_judge(project.settings, plan.dataset) is not None
     earlier = project.store.read(
         "scores",
         columns=["p_value"],
@@ -206,8 +210,9 @@ def _report(project: Project, plan: NightPlan, written: _Written, failures: Sequ
             new_images=new_images if not _only_explains(plan) else 0,
             scored=scores.num_rows,
             anomalous=int(pc.sum(scores["is_anomaly"]).as_py() or 0),
-            explained=_complete(written.explained, plan) if scores.num_rows else 0,
+            explained=_complete(new, plan) if scores.num_rows else 0,
             already_there=plan.already,
+            anew=pc.count_distinct(explained["image_id"]).as_py() - pc.count_distinct(new["image_id"]).as_py(),
         ),
         threshold=calibration.threshold,
         false_alarm_rate=calibration.false_alarm_rate,
@@ -227,8 +232,9 @@ def _report(project: Project, plan: NightPlan, written: _Written, failures: Sequ
         warnings=(
             *(f"A shard failed: {message}" for message in failures),
             *(f"The explainer {name} did not run. {why}" for name, why in plan.left_out.items()),
-            *([f"No judge was asked about the counterfactuals. {plan.no_judge}"] if plan.no_judge else []),
+            *(() if on_purpose else unasked),
         ),
+        notes=unasked if on_purpose else (),
     )
 
 

@@ -32,7 +32,7 @@ from xadflow.explainers.settings import settings_of
 from xadflow.images import ImageLimits, as_float, load_input
 from xadflow.lineage import RunIdentity
 from xadflow.models.donors import given_donors
-from xadflow.models.judges import judges_lineage, open_judges, with_words
+from xadflow.models.judges import Heard, judges_lineage, open_judges, with_words
 from xadflow.project import Project
 from xadflow.settings import Home
 from xadflow.training.lanes import portions, side_by_side
@@ -185,7 +185,7 @@ def _explanations(
 ) -> list[dict[str, Any]]:
     """Rows of `explanations` for what is flagged, explainer by explainer; `left` are the rows of `scores`."""
     plan, identity, device = scored.plan, RunIdentity(**scored.plan.identity), project.device
-    judges = open_judges(plan.judges, device)
+    judges, heard = open_judges(plan.judges, device), Heard()
     whole = project.settings.explain.batch_size  # of a batch, of scoring and of explaining
     flagged = scored.flagged
     todos = {
@@ -214,7 +214,7 @@ def _explanations(
                     update(done, total, {})
         for batch, one in zip(batches, told, strict=True):
             with figures.phase("ask judges"):
-                judged = with_words(judges, one, scored.images[list(batch)])
+                judged = with_words(judges, one, scored.images[list(batch)], heard)
             with figures.phase("encode"):
                 lineages = _lineages(scored, identity, batch, judged, lineage, whole)
                 rows += _encoded(scored, left, batch, judged, name, explainer, lineages)

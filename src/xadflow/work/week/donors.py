@@ -19,7 +19,7 @@ from xadflow.datasets.loading import load_images
 from xadflow.datasets.manifest import Manifest, Split
 from xadflow.detectors.base import Detector
 from xadflow.detectors.scoring import score_images
-from xadflow.explainers.base import build_explainer, takes_donors
+from xadflow.explainers.base import build_explainer, takes_donors, traits
 from xadflow.explainers.transplant.bank import DonorList
 from xadflow.images import as_float
 from xadflow.models.judges import donor_half
@@ -45,7 +45,7 @@ def bank_size(settings: Settings) -> int:
     sizes = [0]
     for name, its in settings.explainers.items():
         if takes_donors(name):
-            chosen = getattr(build_explainer(name, **its), "settings", None)
+            chosen = traits(build_explainer(name, **its)).settings
             sizes.append(int(getattr(chosen, "bank", DEFAULT_BANK)))
     return max(sizes)
 

@@ -18,8 +18,9 @@ from xadflow.explainers.base import Explanation, TakesDonors, build_explainer
 from xadflow.explainers.transplant import DonorBank
 from xadflow.images import as_float
 from xadflow.metrics.detection import DetectionSummary, summarise_detection
+from xadflow.metrics.explanation import flip_rate
 from xadflow.models.gate import AUROC, CHANGE_INSIDE, FLIP_RATE
-from xadflow.models.judges import Judge, ask, transfer_figures
+from xadflow.models.judges import Heard, Judge, ask, transfer_figures
 from xadflow.project import Project
 from xadflow.training.lanes import portions, side_by_side
 
@@ -89,7 +90,7 @@ def explanation_figures(told: list[Explanation]) -> dict[str, float]:
     inside = [one.metrics["change_inside"] for one in told if "change_inside" in one.metrics]
     changed = [one for one in first if one.l1 > 0]
     return {
-        FLIP_RATE: float(np.mean([one.is_normal for one in first])) if first else float("nan"),
+        FLIP_RATE: flip_rate([one.is_normal for one in first]) if first else float("nan"),
         CHANGE_INSIDE: float(np.nanmean(inside)) if inside else float("nan"),
         "changed_fraction": float(np.median([one.changed_fraction for one in changed])) if changed else float("nan"),
         "l1": float(np.median([one.l1 for one in changed])) if changed else float("nan"),
@@ -97,14 +98,19 @@ def explanation_figures(told: list[Explanation]) -> dict[str, float]:
     }
 
 
-def transferred(judges: Sequence[Judge], told: Sequence[Explanation], images: torch.Tensor) -> dict[str, float]:
-    """What held-out judges say of counterfactuals of uint8 images [N,C,H,W]; see `xadflow.models.judges.transfer`."""
+def transferred(
+    judges: Sequence[Judge], told: Sequence[Explanation], images: torch.Tensor, heard: Heard | None = None
+) -> dict[str, float]:
+    """What held-out judges say of counterfactuals of uint8 images [N,C,H,W]; see `xadflow.models.judges.transfer`.
+
+    `heard` of the images themselves serves the next explainer too, see `xadflow.models.judges.ask`.
+    """
     made = [found.image for one in told for found in one.counterfactuals]
     if not judges or not made:
         return {}
     words = iter(ask(judges, np.stack(made)))
     after = [[next(words) for _ in one.counterfactuals] for one in told]
-    return transfer_figures(told, ask(judges, images), after)
+    return transfer_figures(told, ask(judges, images, heard), after)
 
 
 def gate_figures(
@@ -122,14 +128,14 @@ def gate_figures(
     manifest = read_manifest(project.home.dataset(dataset))
     scored = score_split(project, detector, manifest, dataset, Split.GATE)
     summary = scored.summary(detector.calibration.threshold, settings.seed)
-    figures = {AUROC: summary.auroc}
+    figures, heard = {AUROC: summary.auroc}, Heard()
     if SPARSE in settings.explainers:
         chosen, told = explain_some(project, detector, scored, SPARSE, settings.gate.explained)
-        said = transferred(judges, told, scored.images[chosen])
+        said = transferred(judges, told, scored.images[chosen], heard)
         figures |= explanation_figures(told) | {f"{SPARSE}.{name}": value for name, value in said.items()}
     if bank is not None:
         chosen, told = explain_some(project, detector, scored, TRANSPLANT, settings.gate.explained, bank)
-        said = {**explanation_figures(told), **transferred(judges, told, scored.images[chosen])}
+        said = {**explanation_figures(told), **transferred(judges, told, scored.images[chosen], heard)}
         figures |= {f"{TRANSPLANT}.{name}": value for name, value in said.items()}
     return figures
 
