@@ -14,7 +14,6 @@ files were just written, so they are in the file cache: a cold disk adds the tim
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -29,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.ndimage import gaussian_filter
 
-from benchmarks.results import write_results
+from benchmarks.study import Study
 from xadflow.digests import sha256_bytes
 from xadflow.evidence.anchor_file import AnchorFile
 from xadflow.evidence.signing import load_public_key, load_signing_key
@@ -49,10 +48,8 @@ Cost = tuple[float, float]  # seconds on the clock, and of all this process's th
 
 def main() -> None:
     """Build the store, verify it, print a table and write benchmarks/results/audit.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"{SHARDS_QUICK} shards instead of {SHARDS}")
-    shards = SHARDS_QUICK if parser.parse_args().quick else SHARDS
-    started = time.perf_counter()
+    study = Study("audit")
+    shards = SHARDS_QUICK if study.start(__doc__, f"{SHARDS_QUICK} shards instead of {SHARDS}").quick else SHARDS
     folder = Path.cwd() / "var" / "bench-audit"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -65,9 +62,7 @@ def main() -> None:
     for number in range(shards):
         _publish(store, generator, number, costs)
         if (number + 1) % 50 == 0:
-            print(
-                f"{(number + 1) * 2 * IMAGES:>7} rows written after {time.perf_counter() - started:.0f} s", flush=True
-            )
+            study.note(f"{(number + 1) * 2 * IMAGES:>7} rows written")
     head = store.ledger.head()
     outside: dict[str, Any] = {"anchor_file": folder / "heads.jsonl", "public_key": load_public_key(public)}
     _publish(EvidenceStore(store.tables, store.ledger.folder), generator, shards, {"explanations": [], "scores": []})
@@ -75,8 +70,7 @@ def main() -> None:
     full = _checked(verify(store, head, workers=os.cpu_count(), **outside), (shards + 1) * 2 * IMAGES)
     alone = _checked(verify(store, head, workers=1, **outside), (shards + 1) * 2 * IMAGES)
     figures = _figures(store, generator, costs, {"since_anchor": quick, "full": full, "full_one_process": alone})
-    _show(figures)
-    write_results("audit", figures, seeds=[SEED], seconds=time.perf_counter() - started, quick=shards != SHARDS)
+    study.write(figures, [SEED])
     shutil.rmtree(folder)
 
 
@@ -242,25 +236,6 @@ def _around(costs: list[Cost], commit: int) -> dict[str, float]:
         "seconds": median(cost[0] for cost in near),
         "cpu_seconds": median(cost[1] for cost in near),
     }
-
-
-def _show(figures: dict[str, Any]) -> None:
-    megabytes = sum(figures["bytes_by_table"].values()) / 1e6
-    print(
-        f"\n{figures['rows']} generated rows in {figures['commits']} commits, {megabytes:.0f} MB; "
-        f"PNG bytes (median) {figures['png_bytes_median']}"
-    )
-    print(f"  {'audit':<18} {'seconds':>9} {'rows read':>10} {'rows/s':>9} {'MB read':>9}")
-    for name, one in figures["audits"].items():
-        print(
-            f"  {name:<18} {one['seconds']:9.1f} {one['rows_recomputed']:10d} {one['rows_per_second']:9.0f} "
-            f"{one['bytes_recomputed'] / 1e6:9.0f}"
-        )
-    for name, costs in figures["publish_seconds"].items():
-        each = ", ".join(
-            f"{cost['seconds'] * 1e3:.0f} ({cost['cpu_seconds'] * 1e3:.0f}) at {cost['commit']}" for cost in costs
-        )
-        print(f"  publishing {figures['publish_rows']} rows to {name}, ms (CPU ms) around a commit: {each}")
 
 
 if __name__ == "__main__":

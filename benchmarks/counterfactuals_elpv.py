@@ -18,8 +18,6 @@ else.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,15 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.counterfactuals_elpv_kit.cells import KNOWN, PX, cells
-from benchmarks.counterfactuals_elpv_kit.judging import (
-    across_seeds,
-    brightness_auroc,
-    by_judge,
-    detector_figures,
-    features_of,
-    figures_of,
-    gap,
-)
+from benchmarks.counterfactuals_elpv_kit.judging import brightness_auroc, detector_figures, figures_of
 from benchmarks.counterfactuals_elpv_kit.making import (
     AUTOENCODER,
     BRIGHTENED,
@@ -47,24 +37,23 @@ from benchmarks.counterfactuals_elpv_kit.making import (
     explained_rows,
     lengthened,
     made_by,
-    projected,
 )
-from benchmarks.counterfactuals_elpv_kit.sheet import write_sheet
 from benchmarks.counterfactuals_elpv_kit.training import (
     HELD_OUT,
     QUICK_STEPS,
     STEPS,
+    STUDY,
     TWINS,
+    autoencoder,
     described,
     held_out,
     inner_radius,
-    place,
-    scores_of,
     twin,
 )
-from benchmarks.results import write_results
+from benchmarks.kit.baselines import reconstructed
+from benchmarks.kit.judging import across_seeds, by_judge, features_of, gap, scores_of
+from benchmarks.kit.sheets import write_changes
 from xadflow.metrics.ranks import auroc
-from xadflow.settings import Home
 
 SEEDS = (0, 1, 2)
 IMAGES, QUICK_IMAGES, SHOWN = 100, 24, 8
@@ -75,29 +64,21 @@ Made = dict[tuple[str, str], Pixels]  # explainer, twin
 
 def main() -> None:
     """Make what is missing, judge it, print the table, write benchmarks/results/counterfactuals-elpv.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help=f"one seed, {QUICK_IMAGES} defects, {QUICK_STEPS} generator steps"
-    )
-    quick = parser.parse_args().quick
+    quick = STUDY.start(__doc__, f"one seed, {QUICK_IMAGES} defects, {QUICK_STEPS} generator steps").quick
     torch.set_num_threads(1)
-    started, home = time.perf_counter(), Home.find()
     seeds, count, steps = (SEEDS[:1], QUICK_IMAGES, QUICK_STEPS) if quick else (SEEDS, IMAGES, STEPS)
-    judges = {name: held_out(home, name) for name in HELD_OUT}
-    rows = {seed: explained_rows(home, seed, count) for seed in seeds}
-    made = {seed: _made(home, seed, rows[seed], steps) for seed in seeds}
-    said, normals = dict[int, Any](), features_of(cells().normals)
+    images, judges = cells(), {name: held_out(name) for name in HELD_OUT}
+    rows = {seed: explained_rows(seed, count) for seed in seeds}
+    made = {seed: _made(seed, rows[seed], steps) for seed in seeds}
+    judged, normals, radius = dict[int, Any](), features_of(images.normals), inner_radius(PX * PX)
     for seed in seeds:
-        originals = cells().test[rows[seed]]
+        originals = images.test[rows[seed]]
         references = (normals, features_of(originals))
-        said[seed] = {
-            f"{name}, {kind}": figures_of(originals, one, twin(home, kind, seed), judges, references)
+        judged[seed] = {
+            f"{name}, {kind}": figures_of(originals, one, twin(kind, seed), judges, references)
             for (name, kind), one in made[seed].items()
         }
-        _note(started, f"seed {seed}: {len(originals)} defects judged")
-    radius = inner_radius(PX * PX)
-    detectors = {kind: {seed: detector_figures(twin(home, kind, seed), radius) for seed in seeds} for kind in TWINS}
-    images = cells()
+        STUDY.note(f"seed {seed}: {len(originals)} defects judged")
     figures = {
         "settings": described() | {"generator_steps": steps},
         "images": {str(seed): len(rows[seed]) for seed in seeds},
@@ -105,18 +86,15 @@ def main() -> None:
         "known": KNOWN,
         "judge": JUDGE,
         "radius": radius,
-        "detectors": {kind: {str(seed): one for seed, one in each.items()} for kind, each in detectors.items()},
-        "brightness_auroc": brightness_auroc(),
-        "judges": {
-            name: {"auroc": auroc(scores_of(judge, images.test), images.labels)} for name, judge in judges.items()
+        "detectors": {
+            kind: {str(seed): detector_figures(twin(kind, seed), radius) for seed in seeds} for kind in TWINS
         },
-        "rows": {name: {str(seed): said[seed][name] for seed in seeds} for name in said[seeds[0]]},
+        "brightness_auroc": brightness_auroc(),
+        "judges": {name: {"auroc": auroc(scores_of(one, images.test), images.labels)} for name, one in judges.items()},
+        "rows": {name: {str(seed): judged[seed][name] for seed in seeds} for name in judged[seeds[0]]},
         "gaps": gaps(rows, made, judges),
     }
-    _show(figures)
-    path = write_results(
-        "counterfactuals-elpv", figures, seeds=seeds, seconds=time.perf_counter() - started, quick=quick
-    )
+    STUDY.write(figures, seeds)
     first = seeds[0]
     shown = [
         made[first][name, kind][:SHOWN, concept]
@@ -124,8 +102,7 @@ def main() -> None:
         for concept in range(concepts)
         for kind in TWINS
     ]
-    write_sheet(cells().test[rows[first][:SHOWN]], shown, place(home) / "sheet.png")
-    print(f"\n{time.perf_counter() - started:.0f} s; written to benchmarks/results/{path.name}")
+    write_changes(images.test[rows[first][:SHOWN]], shown, STUDY.place / "sheet.png")
 
 
 def gaps(rows: Mapping[int, Any], made: Mapping[int, Made], judges: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,42 +126,16 @@ def gaps(rows: Mapping[int, Any], made: Mapping[int, Made], judges: Mapping[str,
     return found
 
 
-def _made(home: Home, seed: int, rows: Any, steps: int) -> Made:
+def _made(seed: int, rows: Any, steps: int) -> Made:
     """Everything that is judged for one seed; what belongs to no twin stands as that of the plain one."""
-    started, originals = time.perf_counter(), cells().test[rows]
-    by_twin = {kind: made_by(home, kind, seed, rows, steps) for kind in TWINS}
+    originals = cells().test[rows]
+    by_twin = {kind: made_by(kind, seed, rows, steps) for kind in TWINS}
     found = {(name, kind): by_twin[kind][name] for name in EXPLAINERS for kind in TWINS}
     found[LENGTHENED, "plain"] = lengthened(originals, found["sparse", "plain"], found["sparse", "robust"])
     found[BRIGHTENED, "plain"] = brightened(originals, found["sparse", "robust"])
-    found[AUTOENCODER, "plain"] = projected(home, originals)
-    _note(started, f"seed {seed}: counterfactuals of {len(rows)} defects")
+    found[AUTOENCODER, "plain"] = reconstructed(autoencoder(), originals)
+    STUDY.note(f"seed {seed}: counterfactuals of {len(rows)} defects")
     return found
-
-
-def _note(started: float, what: str) -> None:
-    print(f"  {what} after {time.perf_counter() - started:.0f} s", flush=True)
-
-
-def _show(figures: Mapping[str, Any]) -> None:
-    for name, seeds in figures["rows"].items():
-        for seed, one in seeds.items():
-            judged = "  ".join(
-                f"{judge}: transfer {of['transfer']:.2f} drop {of['drop']:+.2f}" for judge, of in one["judges"].items()
-            )
-            print(
-                f"{name:<32} seed {seed}  flipped {one['flipped']:.2f}  l1 {one['l1']:.1f}  l2 {one['l2']:.2f}  "
-                f"FID_N {one['fid_n']:.0f}  {judged}"
-            )
-    for name, judges in figures["gaps"].items():
-        for judge, measures in judges.items():
-            print(
-                f"{name:<32} {judge:<6} robust - plain  "
-                + "  ".join(f"{measure} {_interval(one)}" for measure, one in measures.items())
-            )
-
-
-def _interval(one: Mapping[str, Any]) -> str:
-    return f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]"
 
 
 if __name__ == "__main__":

@@ -14,9 +14,6 @@ licence.
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,16 +21,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.counterfactuals_elpv_kit.making import nearest_normal
 from benchmarks.counterfactuals_elpv_kit.product import (
+    STUDY,
+    autoencoder,
     bank_of,
     companion_rows,
     detector_of,
     generator_of,
     judge_of,
-    place,
     product_cells,
-    reconstructed,
 )
 from benchmarks.counterfactuals_elpv_kit.product_judging import (
     GENERATOR,
@@ -42,13 +38,11 @@ from benchmarks.counterfactuals_elpv_kit.product_judging import (
     frechet_interval,
     share_interval,
 )
-from benchmarks.counterfactuals_elpv_kit.sheet import write_sheet
-from benchmarks.counterfactuals_elpv_kit.training import scores_of
-from benchmarks.results import write_results
+from benchmarks.kit.baselines import nearest_normal, reconstructed
+from benchmarks.kit.judging import scores_of, told
+from benchmarks.kit.sheets import write_changes
 from xadflow.detectors.base import Detector
-from xadflow.explainers.base import Explainer
 from xadflow.explainers.transplant.explainer import TransplantExplainer
-from xadflow.images import as_float
 from xadflow.metrics.ranks import auroc
 from xadflow.settings import Home, load_settings
 
@@ -60,34 +54,31 @@ Pixels = NDArray[np.uint8]
 
 def main() -> None:
     """Make what is missing, judge it, print the table, write benchmarks/results/counterfactuals-elpv-product.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"one seed, {QUICK_IMAGES} defects, {QUICK_STEPS} steps")
-    quick = parser.parse_args().quick
+    quick = STUDY.start(__doc__, f"one seed, {QUICK_IMAGES} defects, {QUICK_STEPS} steps").quick
     torch.set_num_threads(1)
-    started, home = time.perf_counter(), Home.find()
-    settings = load_settings(home.project / "params.yaml")
+    settings = load_settings(Home.find().params)
     seeds, count = (SEEDS[:1], QUICK_IMAGES) if quick else (SEEDS, IMAGES)
     given = settings.explainer_for(GENERATOR, DATASET, DETECTOR)
     if quick:
         given |= {"steps": QUICK_STEPS, "pretrain": min(int(given.get("pretrain", 0)), QUICK_STEPS // 2)}
-    cells = product_cells(home, settings, DATASET)
-    judge = judge_of(home, cells)
+    cells = product_cells(settings, DATASET)
+    judge = judge_of(cells)
     rows: dict[str, dict[str, Any]] = {}
     made: dict[str, dict[int, Pixels]] = {}
     explained: dict[int, Pixels] = {}
     trainings: dict[str, Any] = {}
     for seed in seeds:
-        detector, folder = detector_of(home, settings, cells, DETECTOR, seed)
+        detector, folder = detector_of(settings, cells, DETECTOR, seed)
         originals = flagged(detector, cells.test[cells.labels == 1], count)
         quiet = cells.test[cells.labels == 0]
         quiet = quiet[scores_of(detector, quiet) <= detector.calibration.threshold][:NORMALS]
-        generator, trainings[str(seed)] = generator_of(home, cells, detector, folder, given, seed)
+        generator, trainings[str(seed)] = generator_of(cells, detector, folder, given, seed)
         transplant = TransplantExplainer().with_donors(bank_of(detector, cells))
         makers: dict[str, Callable[[Pixels], Pixels]] = {
             GENERATOR: lambda images, of=detector, by=generator: told(by, of, images),
             "transplant": lambda images, of=detector, by=transplant: told(by, of, images),
             "nearest normal": lambda images, of=detector: nearest_normal(of, cells.donors, images),
-            "autoencoder": lambda images: reconstructed(home, cells, images),
+            "autoencoder": lambda images: reconstructed(autoencoder(cells), images),
         }
         explained[seed] = originals
         for name, make in makers.items():
@@ -104,7 +95,7 @@ def main() -> None:
                     ).items()
                 }
             rows.setdefault(name, {})[str(seed)] = found
-            print(f"  seed {seed}, {name}: {len(one)} defects after {time.perf_counter() - started:.0f} s", flush=True)
+            STUDY.note(f"seed {seed}, {name}: {len(one)} defects")
     figures = {
         "settings": {
             "generator": given,
@@ -128,27 +119,15 @@ def main() -> None:
             for name, each in made.items()
         },
     }
-    print(json.dumps(figures["intervals"], indent=1))
-    seconds = time.perf_counter() - started
-    path = write_results("counterfactuals-elpv-product", figures, seeds=seeds, seconds=seconds, quick=quick)
+    STUDY.write(figures, seeds)
     first = seeds[0]
     columns = [made[name][first][:SHOWN, concept] for name in made for concept in range(made[name][first].shape[1])]
-    write_sheet(explained[first][:SHOWN], columns, place(home) / "sheet.png")
-    print(f"\n{seconds:.0f} s; written to benchmarks/results/{path.name}")
+    write_changes(explained[first][:SHOWN], columns, STUDY.place / "sheet.png")
 
 
 def flagged(detector: Detector, defects: Pixels, count: int) -> Pixels:
     """The first `count` defects that the detector flags, in their order."""
     return defects[scores_of(detector, defects) > detector.calibration.threshold][:count]
-
-
-def told(explainer: Explainer, detector: Detector, images: Pixels) -> Pixels:
-    """What the explainer stores, uint8 [N,K,C,H,W]; an alternative that it does not have is its first one again."""
-    found: list[list[Pixels]] = []
-    for part in torch.from_numpy(images).split(32):
-        found += [[one.image for one in row.counterfactuals] for row in explainer.explain(detector, as_float(part))]
-    most = max(map(len, found))
-    return np.stack([np.stack([*row, *([row[0]] * (most - len(row)))]) for row in found])
 
 
 if __name__ == "__main__":

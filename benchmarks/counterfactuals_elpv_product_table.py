@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from statistics import mean
-from typing import Any
+
+from benchmarks.tables import Figures, averaged, head, row
 
 TEXT = """\
 `make bench-counterfactuals-elpv`. What the product makes of real defects: data set `elpv`, detector `fcdd` and, for it, the
@@ -20,78 +20,42 @@ an image; *apart*: least mean difference of two alternatives. *changed*: share o
 255. *normals change*: as a share of how much the defects do; in brackets where the generator may change every place.
 """
 
-HEAD = ("", "normal", "transfer", "drop", "Frechet", "KID", "likeness", "apart", "changed", "normals change")
+HEAD = "|  | normal | transfer | drop | Frechet | KID | likeness | apart | changed | normals change |"
+ROW = """\
+| {name} | {share_normal:.0%} | {transfer_of:.1%} | {drop:.2f} | {frechet_of:.0f} | {kid:.0f} | {likeness:.2f} | {apart:.3f} \
+| {changed:.1%} | {change_of_normals:.2f}{free} |"""
+TOOK = "\nTraining of the generator: {minutes:.1f} minutes of one processor, pairs and companions included. {verdict}"
 
 
-def counterfactuals_elpv_product_section(figures: Mapping[str, Any]) -> str:
+def counterfactuals_elpv_product_section(figures: Figures) -> str:
     """What was asked, a row an explainer, what the training took, the gate's rules."""
-    seeds = list(figures["images"])
-    judge, given = figures["judge"], figures["settings"]["generator"]
-    each = list(figures["images"].values())
+    judge, given, each = figures["judge"], figures["settings"]["generator"], list(figures["images"].values())
     size = "at their whole size" if given.get("size_px") is None else f"at {given['size_px']} px"
-    lines = [
-        TEXT.format(
-            seeds=", ".join(seeds),
-            images=each[0] if min(each) == max(each) else f"{min(each)} to {max(each)}",
-            px=size,
-            auroc=judge["auroc"],
-            normals=judge["normals"],
-        ),
-        "| " + " | ".join(HEAD) + " |",
-        "|---" * len(HEAD) + "|",
-    ]
-    lines += [_row(name, list(of.values()), figures["intervals"][name]) for name, of in figures["rows"].items()]
-    took = list(figures["trainings"].values())
-    minutes = mean(one["cpu_seconds"] for one in took) / 60
-    lines.append(
-        f"\nTraining of the generator: {minutes:.1f} minutes of one processor, pairs and companions included. "
-        f"{verdict(figures)}"
-    )
-    return "\n".join(lines) + "\n"
+    images = each[0] if min(each) == max(each) else f"{min(each)} to {max(each)}"
+    lines = [TEXT.format(seeds=", ".join(figures["images"]), images=images, px=size, **judge), *head(HEAD)]
+    for name, seeds in figures["rows"].items():
+        one, told = averaged(list(seeds.values())), figures["intervals"][name]
+        free = f" ({one['change_of_normals_anywhere']:.2f})" if "change_of_normals_anywhere" in one else ""
+        lines.append(row(ROW, one, name=name, free=free, transfer_of=told["transfer"], frechet_of=told["frechet"]))
+    minutes = averaged(list(figures["trainings"].values()))["cpu_seconds"] / 60
+    return "\n".join([*lines, TOOK.format(minutes=minutes, verdict=verdict(figures))]) + "\n"
 
 
-def verdict(figures: Mapping[str, Any]) -> str:
+def verdict(figures: Figures) -> str:
     """By how much the generator misses the gate's rules on these images, which are not those of the gate."""
     rules, missed = figures["settings"]["gate"], []
-    of = list(figures["rows"]["diverse"].values())
-    for title, value, limit, least in (
-        ("normal, worst concept", mean(min(one["share_normal"]) for one in of), rules["min_share_normal"], True),
-        ("likeness", mean(one.get("likeness", 0.0) for one in of), rules["max_likeness"], False),
-        ("apart", mean(one.get("apart", 1.0) for one in of), rules["min_apart"], True),
-        ("Frechet", mean(one["frechet"] for one in of), rules["max_frechet"], False),
-        (
-            "normals change",
-            mean(one["change_of_normals_anywhere"] for one in of),
-            rules["max_change_of_normals"],
-            False,
-        ),
+    seeds = list(figures["rows"]["diverse"].values())
+    of = {"likeness": 0.0, "apart": 1.0} | averaged(seeds)
+    for title, value, rule in (
+        ("normal, worst concept", mean(min(one["share_normal"]) for one in seeds), "min_share_normal"),
+        ("likeness", of["likeness"], "max_likeness"),
+        ("apart", of["apart"], "min_apart"),
+        ("Frechet", of["frechet"], "max_frechet"),
+        ("normals change", of["change_of_normals_anywhere"], "max_change_of_normals"),
     ):
+        least, limit = rule.startswith("min"), rules[rule]
         if value < limit if least else value > limit:
             missed.append(f"{title} is {value:.3g}, {'at least' if least else 'at most'} {limit:g} is asked")
     return (
         f"By the gate's rules, on these images: {'; '.join(missed)}." if missed else "It keeps every rule of the gate."
     )
-
-
-def _row(name: str, seeds: list[Mapping[str, Any]], intervals: Mapping[str, Any]) -> str:
-    normal = " / ".join(f"{mean(values):.0%}" for values in zip(*(one["share_normal"] for one in seeds), strict=True))
-    transfer, frechet = intervals["transfer"], intervals["frechet"]
-    free = [one["change_of_normals_anywhere"] for one in seeds if "change_of_normals_anywhere" in one]
-    cells = [
-        normal,
-        f"{transfer['value']:.1%} [{transfer['low']:.1%}, {transfer['high']:.1%}]",
-        f"{_mean(seeds, 'drop'):.2f}",
-        f"{frechet['value']:.0f} [{frechet['low']:.0f}, {frechet['high']:.0f}]",
-        f"{_mean(seeds, 'kid'):.0f}",
-        *(
-            f"{_mean(seeds, key):.{digits}f}" if key in seeds[0] else ""
-            for key, digits in (("likeness", 2), ("apart", 3))
-        ),
-        f"{_mean(seeds, 'changed'):.1%}",
-        f"{_mean(seeds, 'change_of_normals'):.2f}" + (f" ({mean(free):.2f})" if free else ""),
-    ]
-    return f"| {name} | " + " | ".join(cells) + " |"
-
-
-def _mean(seeds: list[Mapping[str, Any]], key: str) -> float:
-    return mean(float(one[key]) for one in seeds)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from statistics import mean
-from typing import Any
+from benchmarks.tables import Figures, averaged, head, holds, row
 
 TEXT = """\
 `make bench-counterfactuals-elpv`. Real defects of solar cells (ELPV, protocol peer-0, 64 px). For each of the seeds
@@ -44,25 +42,23 @@ ELPV's pictures are CC BY-NC-SA 4.0 and none is in this repository; the command 
 
 GAP_MEASURES = {"transfer": "transfer", "drop": "drop", "more": "drops more"}
 OF_NO_TWIN = ("autoencoder", "brightened, as far as robust")
-HEAD = (
-    "",
-    "twin",
-    "flipped",
-    "transfer: {0}",
-    "drop: {0}",
-    "transfer: {1}",
-    "drop: {1}",
-    "l2",
-    "l1",
-    "changed",
-    "brighter",
-    "normality: own / {0} / {1}",
-    "FID_N",
-    "KID_N",
-)
+DETECTOR_HEAD = """\
+| detector | AUROC | each seed | flagged: defects | flagged: normals | AUROC under an l2 attack of {radius:.3f} | each seed | \
+the same images unmoved |"""
+DETECTOR = """\
+| {kind} | {auroc:.3f} | {clean!c:.3f} | {flagged_defects:.1%} | {flagged_normals:.1%} | {auroc_attacked:.3f} | {moved!c:.3f} \
+| {auroc_of_attacked_images:.3f} |"""
+HEAD = """\
+|  | twin | flipped | transfer: {0} | drop: {0} | transfer: {1} | drop: {1} | l2 | l1 | changed | brighter | \
+normality: own / {0} / {1} | FID_N | KID_N |"""
+ROW = """\
+| {name} | {kind} | {flipped:.1%} | {judged[0][transfer]:.1%} | {judged[0][drop]:.2f} | {judged[1][transfer]:.1%} \
+| {judged[1][drop]:.2f} | {l2:.2f} | {l1:.1f} | {changed_fraction:.1%} | {brighter:+.3f} \
+| {normality:.0f} / {judged[0][normality]:.0f} / {judged[1][normality]:.0f} | {fid_n:.0f} | {kid_n:.0f} |"""
+INTERVAL = "{value:+.3f} [{low:+.3f}, {high:+.3f}] ([{low_of_these_seeds:+.3f}, {high_of_these_seeds:+.3f}])"
 
 
-def counterfactuals_elpv_section(figures: Mapping[str, Any]) -> str:
+def counterfactuals_elpv_section(figures: Figures) -> str:
     """What was asked, detectors, rows, differences, verdict."""
     settings, judges = figures["settings"], list(figures["judges"])
     robust, each = settings["robust"], list(figures["images"].values())
@@ -79,92 +75,38 @@ def counterfactuals_elpv_section(figures: Mapping[str, Any]) -> str:
         distinct=figures["distinct_images"],
         images=min(each) if min(each) == max(each) else f"{min(each)} to {max(each)}",
     )
-    lines = [text, *_detectors(figures), "", *_head([title.format(*judges) for title in HEAD])]
-    lines += [_row(*name.rsplit(", ", 1), list(seeds.values()), judges) for name, seeds in figures["rows"].items()]
-    lines += [GAPS, *_head(["", "judge", *(cell for title in GAP_MEASURES.values() for cell in (title, "each seed"))])]
+    lines = [text, *_detectors(figures), "", *head(HEAD.format(*judges))]
+    for title, seeds in figures["rows"].items():
+        (name, kind), one = title.rsplit(", ", 1), averaged(list(seeds.values()))
+        judged = [one["judges"][judge] for judge in judges]
+        lines.append(row(ROW, one, name=name, kind="" if name in OF_NO_TWIN else kind, judged=judged))
+    lines += [
+        GAPS,
+        *head("|  | judge | " + " | ".join(f"{title} | each seed" for title in GAP_MEASURES.values()) + " |"),
+    ]
     for name, by_judge in figures["gaps"].items():
         for judge, measures in by_judge.items():
-            cells = [
-                cell
-                for one in (measures[measure] for measure in GAP_MEASURES)
-                for cell in (interval(one), _each(one["each_seed"]))
-            ]
+            cells = (row(INTERVAL + " | {each_seed!c:+.2f}", measures[measure]) for measure in GAP_MEASURES)
             lines.append(f"| {name} | {judge} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", verdict(figures), LICENCE])
 
 
-def verdict(figures: Mapping[str, Any]) -> str:
+def verdict(figures: Figures) -> str:
     """Whether the robust twin's counterfactuals transfer better to the first judge, said of each explainer."""
-    said = []
+    told = []
     for name in ("sparse", "diverse"):
         for measure, title in GAP_MEASURES.items():
             one = figures["gaps"][name][figures["judge"]][measure]
-            holds = "holds" if one["low"] > 0 else "**the opposite holds**" if one["high"] < 0 else "**is not shown**"
-            said.append(f"{name}, {title}: {holds} ({interval(one)})")
-    return f'"The robust one transfers better", by judge `{figures["judge"]}`: {"; ".join(said)}.'
+            told.append(f"{name}, {title}: {holds(one['low'], one['high'])} ({INTERVAL.format(**one)})")
+    return f'"The robust one transfers better", by judge `{figures["judge"]}`: {"; ".join(told)}.'
 
 
-def interval(one: Mapping[str, Any]) -> str:
-    """The difference with both intervals."""
-    return (
-        f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}] "
-        f"([{one['low_of_these_seeds']:+.3f}, {one['high_of_these_seeds']:+.3f}])"
-    )
-
-
-def _detectors(figures: Mapping[str, Any]) -> list[str]:
-    lines = _head(
-        [
-            "detector",
-            "AUROC",
-            "each seed",
-            "flagged: defects",
-            "flagged: normals",
-            f"AUROC under an l2 attack of {figures['radius']:.3f}",
-            "each seed",
-            "the same images unmoved",
-        ]
-    )
+def _detectors(figures: Figures) -> list[str]:
+    lines = head(DETECTOR_HEAD.format(radius=figures["radius"]))
     for kind, seeds in figures["detectors"].items():
         each = list(seeds.values())
         clean, moved = ([one[name] for one in each] for name in ("auroc", "auroc_attacked"))
-        lines.append(
-            f"| {kind} | {mean(clean):.3f} | {_each(clean, '.3f')} | {_mean(each, 'flagged_defects'):.1%} | "
-            f"{_mean(each, 'flagged_normals'):.1%} | {mean(moved):.3f} | {_each(moved, '.3f')} | "
-            f"{_mean(each, 'auroc_of_attacked_images'):.3f} |"
-        )
-    lines += [f"| judge {name} | {one['auroc']:.3f} | | | | | | |" for name, one in figures["judges"].items()]
-    return [*lines, f"| brightness alone | {figures['brightness_auroc']:.3f} | | | | | | |"]
-
-
-def _row(name: str, kind: str, seeds: list[Mapping[str, Any]], judges: list[str]) -> str:
-    cells = [f"{_mean(seeds, 'flipped'):.1%}"]
-    for judge in judges:
-        of = [one["judges"][judge] for one in seeds]
-        cells += [f"{_mean(of, 'transfer'):.1%}", f"{_mean(of, 'drop'):.2f}"]
-    normality = [
-        _mean(seeds, "normality"),
-        *(_mean([one["judges"][judge] for one in seeds], "normality") for judge in judges),
-    ]
-    cells += [
-        f"{_mean(seeds, 'l2'):.2f}",
-        f"{_mean(seeds, 'l1'):.1f}",
-        f"{_mean(seeds, 'changed_fraction'):.1%}",
-        f"{_mean(seeds, 'brighter'):+.3f}",
-        " / ".join(f"{one:.0f}" for one in normality),
-        f"{_mean(seeds, 'fid_n'):.0f}",
-        f"{_mean(seeds, 'kid_n'):.0f}",
-    ]
-    return f"| {name} | {'' if name in OF_NO_TWIN else kind} | " + " | ".join(cells) + " |"
-
-
-def _mean(each: list[Mapping[str, Any]], name: str) -> float:
-    return mean(one[name] for one in each)
-
-
-def _each(values: list[float], spec: str = "+.2f") -> str:
-    return ", ".join(f"{value:{spec}}" for value in values)
-
-
-def _head(titles: list[str]) -> list[str]:
-    return [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+        lines.append(row(DETECTOR, averaged(each), kind=kind, clean=clean, moved=moved))
+    known = {f"judge {name}": one["auroc"] for name, one in figures["judges"].items()}
+    known["brightness alone"] = figures["brightness_auroc"]
+    return [*lines, *(f"| {name} | {value:.3f} | | | | | | |" for name, value in known.items())]

@@ -13,82 +13,63 @@ cell (set, detector, variant, seed) is kept in var/bench-counterfactuals-single/
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.counterfactuals_kit.baselines import AUTOENCODER, nearest_of, projected, searched
-from benchmarks.counterfactuals_kit.grid import write_sheet
-from benchmarks.counterfactuals_kit.judging import (
-    between_concepts,
-    counterfactuals,
-    distances,
-    judged_by,
-    mean_sizes,
-    noise_figures,
-    scores_of,
-)
+from benchmarks.counterfactuals_kit.baselines import AUTOENCODER, projected
+from benchmarks.counterfactuals_kit.factors import legible
 from benchmarks.counterfactuals_kit.readers import classes_and_features, perceptual
-from benchmarks.counterfactuals_kit.running import run_cells
 from benchmarks.counterfactuals_kit.single import (
     METHODS,
     NORMAL,
     QUICK_STEPS,
+    STUDY,
     Cell,
     anomaly_probability,
     described,
-    detector_folder,
     generator,
     generator_folder,
     kept_detector,
     learnt,
-    place,
     reader,
     second_detector,
     tested,
 )
-from benchmarks.results import write_results
+from benchmarks.kit.baselines import nearest_normal, searched
+from benchmarks.kit.judging import (
+    between_concepts,
+    distances,
+    flat,
+    judged_by,
+    mean_sizes,
+    noise_figures,
+    scores_of,
+    told,
+)
+from benchmarks.kit.rows import summed, summed_rows
+from benchmarks.kit.sheets import write_sheet
+from benchmarks.study import write
 from xadflow.datasets.public.fetching import fetch
 from xadflow.datasets.public.photo_crops import PHOTO_SETS
-from xadflow.digests import sha256_json
-from xadflow.lineage import code_digest
-from xadflow.metrics.factors import legible
 from xadflow.metrics.ranks import auroc
 from xadflow.settings import Home
 
-MEASURES = 1  # change it when figures come to mean something else
 EXPLAINED, SPAN, BASELINE_IMAGES, NOISY = 1000, 3000, 256, 256
-METRICS = ("concept_accuracy", "edits", "factors", "normality", "perceptual", "ranks", "realism", "stability")
-CODE = (*(f"metrics/{name}.py" for name in METRICS), "explainers/diverse/explainer.py")
-SEARCHES = (*CODE, *(f"explainers/{name}.py" for name in ("sparse", "frank_wolfe", "oracle")))
 PUBLISHED = {  # MNIST, mean of ten classes; EMNIST letters as exposure, another FID network
     "bce": {"normality": "72.0 +- 4.0", "fid_n": "43 +- 8.1"},
     "hsc": {"normality": "80.8 +- 5.3", "fid_n": "68 +- 14.6"},
     "dsvdd": {"normality": "75.2 +- 9.2", "fid_n": "100 +- 8.8"},
 }
 FIGURES = (
-    "normality",
-    "second_normality",
-    "fid_n",
-    "kid_n",
-    "read_as_normal",
-    "l1_mean",
-    "normals_l1_max",
-    "apart",
-    "cosine",
-    "concept_accuracy",
-    "perceptual",
-    "noise_pixels",
-    "noise_probability",
-)
+    "normality second_normality fid_n kid_n read_as_normal l1_mean normals_l1_max apart cosine concept_accuracy "
+    "perceptual noise_pixels noise_probability"
+).split()
 SHOWN_EACH = 2
 Pixels = NDArray[np.uint8]
 
@@ -97,46 +78,28 @@ def main() -> None:
     """Train and measure what is missing, then write benchmarks/results/counterfactuals-single.json and pictures in
     var/.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help=f"mnist, bce, seed 0, {QUICK_STEPS} steps, and its baselines"
-    )
-    parser.add_argument(
-        "--only", nargs="+", default=(), metavar="WORD", help="only these sets, detectors, variants or seeds"
-    )
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no cell after so many minutes")
-    parser.add_argument("--jobs", type=int, default=0, help="cells at once; by default one for each core")
-    arguments = parser.parse_args()
-    home, cells = Home.find(), wanted_cells(arguments.quick)
+    quick = f"mnist, bce, seed 0, {QUICK_STEPS} steps, and its baselines"
+    given = STUDY.start(__doc__, quick, "only", "minutes", "jobs")
+    cells = wanted_cells(given.quick)
     for name in (*NORMAL, *PHOTO_SETS):
-        fetch(home, name)
-    wanted = [cell for cell in cells if chosen(cell, arguments.only) and not _kept(home, cell).is_file()]
-    if wanted:
-        for name in sorted({cell.set for cell in wanted}):
-            second_detector(home, name), reader(home, name)  # trained once, read by all
-        run_cells(wanted, _measured, arguments.jobs, time.monotonic() + 60 * arguments.minutes)
-    found = {cell: json.loads(kept.read_text()) for cell in cells if (kept := _kept(home, cell)).is_file()}
+        fetch(Home.find(), name)
+    for name in sorted({cell.set for cell in cells}):
+        second_detector(name), reader(name)  # trained once, read by all
+    found = STUDY.measure(cells, _path, _measured, given.jobs or os.cpu_count() or 1)
     figures = {
         "settings": described() | {"autoencoder": AUTOENCODER},
         "images": EXPLAINED,
         "baseline_images": BASELINE_IMAGES,
-        "judges": {name: _judges(home, name) for name in sorted({cell.set for cell in found})},
+        "judges": {name: _judges(name) for name in sorted({cell.set for cell in found})},
         "rows": rows_of(found),
         "baselines": _baselines(found),
         "published_mnist": PUBLISHED,
         "missing": [str(cell) for cell in cells if cell not in found and cell.seed == 0],
         "commits": sorted({one["commit"] for one in found.values()}),
     }
-    _show(figures)
-    write_results(
-        "counterfactuals-single",
-        figures,
-        seeds=sorted({cell.seed for cell in found}),
-        seconds=float(sum(one["seconds"] for one in found.values())),
-        quick=arguments.quick,
-    )
+    STUDY.write(figures, sorted({cell.seed for cell in found}), float(sum(one["seconds"] for one in found.values())))
     for name in NORMAL:
-        write_picture(home, name, [cell for cell in found if (cell.set, cell.variant, cell.seed) == (name, "full", 0)])
+        write_picture(name, [cell for cell in found if (cell.set, cell.variant, cell.seed) == (name, "full", 0)])
 
 
 def wanted_cells(quick: bool) -> list[Cell]:
@@ -148,45 +111,28 @@ def wanted_cells(quick: bool) -> list[Cell]:
     return [*full, *bare, *(Cell(name, "bce", "full", seed) for seed in (1, 2) for name in NORMAL)]
 
 
-def chosen(cell: Cell, only: Sequence[str]) -> bool:
-    """Whether --only takes a cell: by any of the words of each kind that it names."""
-    words = [(one.set, one.method, one.variant, str(one.seed)) for one in wanted_cells(False)]
-    asked = [set(only) & set(known) for known in zip(*words, strict=True)]
-    own = (cell.set, cell.method, cell.variant, str(cell.seed))
-    return all(not some or word in some for word, some in zip(own, asked, strict=True))
-
-
-def _kept(home: Home, cell: Cell) -> Path:
+def _path(cell: Cell) -> Path:
     """The figures of a cell."""
-    bare = cell.variant == "baselines"
-    trained = detector_folder(home, cell.set, cell.method, cell.seed) if bare else generator_folder(home, cell)
-    code = code_digest(*(SEARCHES if bare else CODE))
-    key = sha256_json({**asdict(cell), "trained": trained.name, "measures": MEASURES, "code": code})[:12]
-    return place(home) / f"figures-{cell.set}-{cell.method}-{cell.variant}-{cell.seed}-{key}.json"
+    stem = f"figures-{cell.set}-{cell.method}-{cell.variant}-{cell.seed}.json"
+    return STUDY.path(stem, cell=asdict(cell), generator=generator_folder(cell).name)
 
 
-def _measured(cell: Cell, until: float, at: str) -> float | None:
-    """Seconds of one cell, whose figures are written; None when it is too late to start."""
-    started = time.monotonic()
-    if started > until:
-        return None
-    home = Home.find()
-    kept, detector = _kept(home, cell), kept_detector(home, cell.set, cell.method, cell.seed)
-    figures: dict[str, Any]
-    if cell.variant == "baselines":
-        of = tested(cell.set).anomalies(BASELINE_IMAGES)
-        figures = {}
-        for name, made in _baselines_made(home, cell):
-            figures[name] = made_figures(home, cell, of, made)
-    else:
-        figures, made = _generator_figures(home, cell)
-        np.savez_compressed(kept.with_suffix(".npz"), made=made)
-    figures = {"detector": _detector_figures(cell, detector)} | figures
-    seconds = time.monotonic() - started
-    partial = kept.with_suffix(".partial")
-    partial.write_text(json.dumps({"figures": figures, "seconds": seconds, "commit": at}, allow_nan=False))
-    partial.replace(kept)
-    return seconds
+def _measured(cell: Cell) -> dict[str, Any]:
+    detector, data = kept_detector(cell.set, cell.method, cell.seed), learnt(cell.set)
+    figures: dict[str, Any] = {"detector": _detector_figures(cell, detector)}
+    if cell.variant != "baselines":
+        found, made = _generator_figures(cell)
+        write(_path(cell).with_suffix(".npz"), {"made": made})
+        return figures | found
+    of, train = tested(cell.set).anomalies(BASELINE_IMAGES), data.normals.numpy()
+    baselines = {
+        "nearest train normal": nearest_normal(detector, train, of),
+        "l2 attack": searched(detector, of, p=2.0),
+        "sparse": searched(detector, of),
+        "autoencoder": projected(train, data.val_normals.numpy(), cell.seed, of),
+        "unchanged": of[:, None],
+    }
+    return figures | {name: made_figures(cell, of, made) for name, made in baselines.items()}
 
 
 def _detector_figures(cell: Cell, detector: Any) -> dict[str, float]:
@@ -202,41 +148,25 @@ def _detector_figures(cell: Cell, detector: Any) -> dict[str, float]:
     }
 
 
-def _generator_figures(home: Home, cell: Cell) -> tuple[dict[str, Any], Pixels]:
+def _generator_figures(cell: Cell) -> tuple[dict[str, Any], Pixels]:
     """Figures of a trained generator, and its counterfactuals [N,K,...] of the explained anomalies."""
-    explainer, detector = generator(home, cell), kept_detector(home, cell.set, cell.method, cell.seed)
+    explainer, detector = generator(cell), kept_detector(cell.set, cell.method, cell.seed)
     of, normals = tested(cell.set).anomalies(EXPLAINED), tested(cell.set).normals
-    made = counterfactuals(explainer, detector, of)
-    figures = made_figures(home, cell, of, made)
+    made = told(explainer, detector, of)
+    figures = made_figures(cell, of, made)
     figures |= noise_figures(
         detector, explainer, lambda scores: anomaly_probability(cell, detector, scores), of[:NOISY], made[:NOISY]
     )
-    figures["normals_l1"] = mean_sizes(normals, counterfactuals(explainer, detector, normals))
+    figures["normals_l1"] = mean_sizes(normals, told(explainer, detector, normals))
     return figures, made
 
 
-def _baselines_made(home: Home, cell: Cell) -> list[tuple[str, Pixels]]:
-    """Names and counterfactuals [N,1,...] of what a generator is compared with."""
-    detector, data = kept_detector(home, cell.set, cell.method, cell.seed), learnt(cell.set)
-    of, train = tested(cell.set).anomalies(BASELINE_IMAGES), data.normals.numpy()
-    return [
-        ("nearest train normal", nearest_of(detector, train, of)),
-        ("l2 attack", searched(detector, of, p=2.0)),
-        ("sparse", searched(detector, of)),
-        ("autoencoder", projected(train, data.val_normals.numpy(), cell.seed, of)),
-        ("unchanged", of[:, None]),
-    ]
-
-
-def made_figures(home: Home, cell: Cell, of: Pixels, made: Pixels) -> dict[str, Any]:
+def made_figures(cell: Cell, of: Pixels, made: Pixels) -> dict[str, Any]:
     """Figures of any counterfactuals `made` of the anomalies `of`."""
-    known, judge = tested(cell.set), reader(home, cell.set)
-    judges = {
-        "explained": kept_detector(home, cell.set, cell.method, cell.seed),
-        "second": second_detector(home, cell.set),
-    }
+    known, judge = tested(cell.set), reader(cell.set)
+    judges = {"explained": kept_detector(cell.set, cell.method, cell.seed), "second": second_detector(cell.set)}
     found: dict[str, Any] = {name: judged_by(one, known.normals, made) for name, one in judges.items()}
-    classes, features = classes_and_features(judge, made.reshape(-1, *made.shape[2:]))
+    classes, features = classes_and_features(judge, flat(made))
     others = [classes_and_features(judge, images)[1] for images in (known.normals, known.anomalies(SPAN))]
     read = (classes.reshape(made.shape[:2]) == NORMAL[cell.set]) & legible(made)
     return (
@@ -253,11 +183,11 @@ def made_figures(home: Home, cell: Cell, of: Pixels, made: Pixels) -> dict[str, 
     )
 
 
-def _judges(home: Home, name: str) -> dict[str, float]:
+def _judges(name: str) -> dict[str, float]:
     """How good the judges are on the test images, and what the reader makes of unchanged anomalies."""
     of = tested(name)
-    read = classes_and_features(reader(home, name), of.images)[0] == NORMAL[name]
-    second = scores_of(second_detector(home, name), of.images)
+    read = classes_and_features(reader(name), of.images)[0] == NORMAL[name]
+    second = scores_of(second_detector(name), of.images)
     return {
         "read_normals": float(read[of.is_normal].mean()),
         "read_anomalies": float(read[~of.is_normal].mean()),
@@ -267,38 +197,20 @@ def _judges(home: Home, name: str) -> dict[str, float]:
 
 def rows_of(found: dict[Cell, Any]) -> dict[str, Any]:
     """Rows by set and detector: each seed's figures, and mean and spread of those that are summed up."""
-    rows: dict[str, Any] = {}
-    for cell, one in found.items():
-        if cell.variant == "full":
-            row = rows.setdefault(f"{cell.set} {cell.method}", {"seeds": {}, "steps": cell.steps})
-            row["seeds"][str(cell.seed)] = _summed(one["figures"])
-    for row in rows.values():
-        each = list(row["seeds"].values())
-        row["mean"] = {name: mean(one[name] for one in each) for name in FIGURES}
-        row["sd"] = {name: stdev(one[name] for one in each) for name in FIGURES} if len(each) > 1 else None
-    return rows
+    full = {(f"{cell.set} {cell.method}", cell): one for cell, one in found.items() if cell.variant == "full"}
+    return summed_rows(full, FIGURES)
 
 
 def _baselines(found: dict[Cell, Any]) -> dict[str, Any]:
     """set and detector -> baseline -> figures."""
     return {
-        f"{cell.set} {cell.method}": {name: _summed(own) for name, own in one["figures"].items() if name != "detector"}
+        f"{cell.set} {cell.method}": {name: summed(own) for name, own in one["figures"].items() if name != "detector"}
         for cell, one in found.items()
         if cell.variant == "baselines"
     }
 
 
-def _summed(figures: dict[str, Any]) -> dict[str, Any]:
-    """With the figures that a table takes from the nested ones."""
-    more = {
-        "normality": figures["explained"]["normality"],
-        "second_normality": figures["second"]["normality"],
-        "l1_mean": mean(figures["l1"]),
-    }
-    return figures | more | ({"normals_l1_max": max(figures["normals_l1"])} if "normals_l1" in figures else {})
-
-
-def write_picture(home: Home, name: str, cells: Sequence[Cell]) -> None:
+def write_picture(name: str, cells: Sequence[Cell]) -> None:
     """The first two anomalies of each class above, below them both concepts of each detector; in var/."""
     if not cells:
         return
@@ -307,21 +219,9 @@ def write_picture(home: Home, name: str, cells: Sequence[Cell]) -> None:
     rows = np.concatenate([np.flatnonzero(labels == number)[:SHOWN_EACH] for number in sorted(set(labels.tolist()))])
     lines = [of[rows]]
     for cell in cells:
-        with np.load(_kept(home, cell).with_suffix(".npz")) as kept:
+        with np.load(_path(cell).with_suffix(".npz")) as kept:
             lines += [kept["made"][rows, concept] for concept in range(kept["made"].shape[1])]
-    write_sheet(lines, place(home) / f"picture-{name}.png")
-
-
-def _show(figures: dict[str, Any]) -> None:
-    for name, row in figures["rows"].items():
-        for seed, one in row["seeds"].items():
-            print(f"{name:<24} seed {seed}  " + "  ".join(f"{figure} {one[figure]:.3f}" for figure in FIGURES))
-    for name, own in figures["baselines"].items():
-        for kind, one in own.items():
-            print(
-                f"{name:<24} {kind:<20} "
-                + "  ".join(f"{figure} {one[figure]:.3f}" for figure in FIGURES if figure in one)
-            )
+    write_sheet(lines, STUDY.place / f"picture-{name}.png")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+
+from benchmarks.tables import Figures, beyond, seeds_and_means, table
 
 TEXT = """\
 `make bench-counterfactuals-single`. One class is normal ({normal}), the other nine are anomalies. A generator (explainer
@@ -39,58 +40,56 @@ Baselines on the first {images} of the same anomalies, one image each, seed 0, j
 {images} images is biased upwards: compare baselines with each other and with *unchanged*, the anomalies as they are.
 """
 
-HEAD = (
-    "",
-    "seed",
-    "AUROC",
-    "phi",
-    "flagged",
-    "normality",
-    "second",
-    "read as normal",
-    "FID_N",
-    "KID_N",
-    "L1",
-    "normals",
-    "apart",
-    "cosine",
-    "told",
-    "perceptual",
-    "noise",
-)
-BASE_HEAD = ("", "", "normality", "called normal", "second", "read as normal", "FID_N", "KID_N", "L1", "perceptual")
+HEAD = """\
+|  | seed | AUROC | phi | flagged | normality | second | read as normal | FID_N | KID_N | L1 | normals | apart | cosine | \
+told | perceptual | noise |"""
+SEED = """\
+| {name} | {seed} | {detector[auroc]:.3f} | {detector[phi_anomalies]:.2f} / {detector[phi_normals]:.2f} \
+| {detector[flagged]:.1%} | **{normality:.1f}** ({explained[normality_each]:.0f}) \
+| {second_normality:.1f} ({second[normality_each]:.0f}) | **{read_as_normal:.1%}** ({read_as_normal_each:.0%}) | {fid_n:.1f} \
+| {kid_n:.1f} | {l1:.3f} | {normals_l1_max:.3f} | {apart:.3f} | {cosine:.2f} | {concept_accuracy:.1%} | {perceptual:.3f} \
+| {noise_pixels:.4f} / {noise_probability:.5f} |"""
+MEAN = """\
+| *{name}* | *mean ± sd* |  |  |  | {normality:.1f} | {second_normality:.1f} | {read_as_normal:.1%} | {fid_n:.1f} \
+| {kid_n:.1f} | {l1_mean:.3f} | {normals_l1_max:.3f} | {apart:.3f} | {cosine:.2f} | {concept_accuracy:.1%} | {perceptual:.3f} \
+| {noise_pixels:.4f} |"""
+BASE_HEAD = "|  |  | normality | called normal | second | read as normal | FID_N | KID_N | L1 | perceptual |"
+BASE = """\
+| {name} | {kind} | {normality:.1f} | {explained[flipped]:.1%} | {second_normality:.1f} | {read_as_normal:.1%} | {fid_n:.1f} \
+| {kid_n:.1f} | {l1_mean:.3f} | {perceptual:.3f} |"""
+BESIDE_NEAREST = """\
+Where the generator is better than the nearest train normal, of {count} rows that have both: {told}. An image looked up is a \
+real one and no edit of the anomaly.
+"""
+SIDES = (("read as normal", "read_as_normal", 1), ("FID_N", "fid_n", -1), ("KID_N", "kid_n", -1), ("L1", "l1_mean", -1))
 
 
-def counterfactuals_single_section(figures: Mapping[str, Any]) -> str:
+def counterfactuals_single_section(figures: Figures) -> str:
     """Every seed of every row, means of rows with several, baselines, what is missing."""
     rows, settings, judges = figures["rows"], figures["settings"], figures["judges"]
-    steps = max((row["steps"] for row in rows.values()), default=0)
     lines = [
         TEXT.format(
             normal=", ".join(f"{settings['normal'][name]} of {name}" for name in judges),
             second=settings["second"],
             concepts=settings["full"]["concepts"],
-            steps=steps,
+            steps=max((own["steps"] for own in rows.values()), default=0),
             images=figures["images"],
-            auroc=_each(judges, "second_auroc", ".3f"),
-            read=_each(judges, "read_normals", ".1%"),
+            auroc=", ".join(f"{one['second_auroc']:.3f} on {name}" for name, one in judges.items()),
+            read=", ".join(f"{one['read_normals']:.1%} of {name}" for name, one in judges.items()),
         ),
-        *_head(HEAD),
+        *seeds_and_means(HEAD, SEED, MEAN, rows),
     ]
-    for name, row in rows.items():
-        lines += [_seed_row(name, seed, one) for seed, one in row["seeds"].items()]
-        if row["sd"] is not None:
-            lines.append(_mean_row(name, row))
-    single = [name for name, row in rows.items() if row["sd"] is None]
-    if single:
+    if single := [name for name, own in rows.items() if own["sd"] is None]:
         lines.append(f"\nOne seed, so no spread is known: {', '.join(single)}.")
-    lines += ["", PUBLISHED.format(published=_published(figures["published_mnist"]))]
-    if figures["baselines"]:
-        lines += [BASELINES.format(images=figures["baseline_images"]), *_head(BASE_HEAD)]
-        lines += [
-            _baseline_row(name, kind, one) for name, own in figures["baselines"].items() for kind, one in own.items()
-        ]
-        lines += ["", _beside_nearest(rows, figures["baselines"])]
+    published = "; ".join(
+        f"{method} normality {one['normality']}, FID_N {one['fid_n']}"
+        for method, one in figures["published_mnist"].items()
+    )
+    lines += ["", PUBLISHED.format(published=published)]
+    if baselines := figures["baselines"]:
+        named = ({"name": name, "kind": kind, **one} for name, own in baselines.items() for kind, one in own.items())
+        lines += [BASELINES.format(images=figures["baseline_images"]), *table(BASE_HEAD, BASE, named)]
+        lines += ["", _beside_nearest(rows, baselines)]
     lines.append(_failed(rows))
     if figures["missing"]:
         lines.append(f"Not run: {'; '.join(' '.join(one.split()) for one in figures['missing'])}.\n")
@@ -98,120 +97,37 @@ def counterfactuals_single_section(figures: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _beside_nearest(rows: Mapping[str, Any], baselines: Mapping[str, Any]) -> str:
+def _beside_nearest(rows: Figures, baselines: Figures) -> str:
     """Whether a generator is worth more than looking a normal image up, which is no edit of the anomaly at all."""
     both = [(name, rows[name]["mean"], own["nearest train normal"]) for name, own in baselines.items() if name in rows]
-    sides = (
-        ("read as normal", "read_as_normal", 1),
-        ("FID_N", "fid_n", -1),
-        ("KID_N", "kid_n", -1),
-        ("L1", "l1_mean", -1),
-    )
     told = [
         f"{title}: {', '.join(better) or 'nowhere'}"
-        for title, figure, sign in sides
+        for title, figure, sign in SIDES
         for better in [[name for name, own, nearest in both if sign * own[figure] > sign * nearest[figure]]]
     ]
-    return (
-        f"Where the generator is better than the nearest train normal, of {len(both)} rows that have both: "
-        f"{'; '.join(told)}. An image looked up is a real one and no edit of the anomaly.\n"
-    )
+    return BESIDE_NEAREST.format(count=len(both), told="; ".join(told))
 
 
-def _failed(rows: Mapping[str, Any]) -> str:
+def _failed(rows: Figures) -> str:
     """What a reader of the table should not have to find: by fixed bounds, those of bench-counterfactuals where it has
     one.
     """
-    bounds = (
-        ("normality outside 50 ± 6", lambda one: abs(one["normality"] - 50.0) > 6.0),
-        ("second outside 50 ± 15", lambda one: abs(one["second_normality"] - 50.0) > 15.0),
-        ("read as normal below 95 %", lambda one: one["read_as_normal"] < 0.95),
-        ("FID_N above 30", lambda one: one["fid_n"] > 30.0),
-        ("normals above .04", lambda one: one["normals_l1_max"] > 0.04),
-    )
-    found = []
-    for title, missed in bounds:
-        own = [f"{name} seed {seed}" for name, row in rows.items() for seed, one in row["seeds"].items() if missed(one)]
-        found += [f"{title}: {', '.join(own)}"] if own else []
-    return f"**Fails** by the bounds of `counterfactuals`: {'; '.join(found)}.\n" if found else "No bound is missed.\n"
+    found: dict[str, list[str]] = {}
+    for name, seed, wrong in beyond(rows, _bounds):
+        for title in wrong:
+            found.setdefault(title, []).append(f"{name} seed {seed}")
+    told = "; ".join(f"{title}: {', '.join(found[title])}" for title in BOUNDS if title in found)
+    return f"**Fails** by the bounds of `counterfactuals`: {told}.\n" if found else "No bound is missed.\n"
 
 
-def _seed_row(name: str, seed: str, one: Mapping[str, Any]) -> str:
-    detector = one["detector"]
-    cells = [
-        f"{detector['auroc']:.3f}",
-        f"{detector['phi_anomalies']:.2f} / {detector['phi_normals']:.2f}",
-        f"{detector['flagged']:.1%}",
-        f"**{one['normality']:.1f}**{_by_concept(one['explained']['normality_each'], '.0f')}",
-        f"{one['second_normality']:.1f}{_by_concept(one['second']['normality_each'], '.0f')}",
-        f"**{one['read_as_normal']:.1%}**{_by_concept(one['read_as_normal_each'], '.0%')}",
-        f"{one['fid_n']:.1f}",
-        f"{one['kid_n']:.1f}",
-        " / ".join(f"{value:.3f}" for value in one["l1"]),
-        f"{one['normals_l1_max']:.3f}",
-        f"{one['apart']:.3f}",
-        f"{one['cosine']:.2f}",
-        f"{one['concept_accuracy']:.1%}",
-        f"{one['perceptual']:.3f}",
-        f"{one['noise_pixels']:.4f} / {one['noise_probability']:.5f}",
-    ]
-    return f"| {name} | {seed} | " + " | ".join(cells) + " |"
+BOUNDS: Mapping[str, Callable[[Figures], bool]] = {
+    "normality outside 50 ± 6": lambda one: abs(one["normality"] - 50.0) > 6.0,
+    "second outside 50 ± 15": lambda one: abs(one["second_normality"] - 50.0) > 15.0,
+    "read as normal below 95 %": lambda one: one["read_as_normal"] < 0.95,
+    "FID_N above 30": lambda one: one["fid_n"] > 30.0,
+    "normals above .04": lambda one: one["normals_l1_max"] > 0.04,
+}
 
 
-def _mean_row(name: str, row: Mapping[str, Any]) -> str:
-    def told(figure: str, spec: str, scale: float = 1.0) -> str:
-        return f"{scale * row['mean'][figure]:{spec}} ± {scale * row['sd'][figure]:{spec}}"
-
-    cells = [
-        "",
-        "",
-        "",
-        told("normality", ".1f"),
-        told("second_normality", ".1f"),
-        told("read_as_normal", ".1f", 100),
-        told("fid_n", ".1f"),
-        told("kid_n", ".1f"),
-        told("l1_mean", ".3f"),
-        told("normals_l1_max", ".3f"),
-        told("apart", ".3f"),
-        told("cosine", ".2f"),
-        told("concept_accuracy", ".1f", 100),
-        told("perceptual", ".3f"),
-        told("noise_pixels", ".4f"),
-    ]
-    return f"| *{name}* | *mean ± sd* | " + " | ".join(cells) + " |"
-
-
-def _baseline_row(name: str, kind: str, one: Mapping[str, Any]) -> str:
-    cells = [
-        f"{one['normality']:.1f}",
-        f"{one['explained']['flipped']:.1%}",
-        f"{one['second_normality']:.1f}",
-        f"{one['read_as_normal']:.1%}",
-        f"{one['fid_n']:.1f}",
-        f"{one['kid_n']:.1f}",
-        f"{one['l1_mean']:.3f}",
-        f"{one['perceptual']:.3f}",
-    ]
-    return f"| {name} | {kind} | " + " | ".join(cells) + " |"
-
-
-def _published(published: Mapping[str, Any]) -> str:
-    return "; ".join(
-        f"{method} normality {one['normality']}, FID_N {one['fid_n']}" for method, one in published.items()
-    )
-
-
-def _each(judges: Mapping[str, Any], figure: str, spec: str) -> str:
-    return ", ".join(
-        f"{one[figure]:{spec}} of {name}" if figure == "read_normals" else f"{one[figure]:{spec}} on {name}"
-        for name, one in judges.items()
-    )
-
-
-def _by_concept(values: list[float], spec: str) -> str:
-    return f" ({' / '.join(format(value, spec) for value in values)})"
-
-
-def _head(titles: tuple[str, ...]) -> list[str]:
-    return [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+def _bounds(one: Figures) -> dict[str, bool]:
+    return {title: missed(one) for title, missed in BOUNDS.items()}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from benchmarks.tables import Figures, beyond, seeds_and_means, table, value_range
 
 PICTURE = "../images/counterfactuals-coloured-mnist.png"
 
@@ -72,56 +71,41 @@ the relabelled definition, {relabelled[share_normal][original]:.1%} by the origi
 *normals*, {normals} in all rows.
 """
 
-SEED_HEAD = (
-    "",
-    "seed",
-    "normality",
-    "second",
-    "FID_N",
-    "KID_N",
-    "by definition",
-    "colour only",
-    "digit only",
-    "strict",
-    "loose",
-    "L1",
-    "normals",
-    "apart",
-    "cosine",
-    "told",
-    "substitution",
-    "perceptual",
-    "noise",
-    "seeds",
-)
-BASE_HEAD = (
-    "",
-    "normality",
-    "second",
-    "called normal by second",
-    "FID_N",
-    "by definition",
-    "colour only",
-    "digit only",
-    "L1",
-    "perceptual",
-)
+SEED_HEAD = """\
+|  | seed | normality | second | FID_N | KID_N | by definition | colour only | digit only | strict | loose | L1 | normals | \
+apart | cosine | told | substitution | perceptual | noise | seeds |"""
+SEED = """\
+| {name} | {seed} | **{explained[normality]:.1f}** ({roles[normality]:.0f}) | {second[normality]:.1f} ({roles[second]:.0f}) \
+| {fid_n:.1f} | {kid_n:.1f} | {normal_by_definition:.1%} | {roles[colour_only]:.1%} | {roles[digit_only]:.1%} | **{strict:.1%}** \
+| **{loose:.1%}** | {roles[l1]:.3f} | {normals_l1_max:.3f} | {apart:.3f} | {cosine:.2f} | {concept_accuracy:.1%} \
+| {substitution_auroc:.3f} | {perceptual:.3f} | {noise_pixels:.4f} / {noise_probability:.4f} |  |"""
+MEAN = """\
+| *{name}* | *mean ± sd* | {normality:.1f} | {second_normality:.1f} | {fid_n:.1f} | {kid_n:.1f} | {normal_by_definition:.1%} |  |  \
+| {strict:.1%} | {loose:.1%} | {l1_mean:.3f} | {normals_l1_max:.3f} | {apart:.3f} | {cosine:.2f} | {concept_accuracy:.1%} \
+| {substitution_auroc:.3f} | {perceptual:.3f} | {noise_pixels:.4f} | {seed_difference:.3f} |"""
+BASE_HEAD = """\
+|  | normality | second | called normal by second | FID_N | by definition | colour only | digit only | L1 | perceptual |"""
+BASE = """\
+| {name} | {normality:.1f} | {second_normality:.1f} | {second[flipped]:.1%} | {fid_n:.1f} | {normal_by_definition:.1%} \
+| {colour_only[0]:.1%} | {digit_only[0]:.1%} | {l1_mean:.3f} | {perceptual:.3f} |"""
+OF_FIRST = """\
+; of those of the first generator of the table ({steps:,} steps, {images} such images) {share_normal[relabelled]:.1%} and \
+{share_normal[original]:.1%}"""
 
 
-def counterfactuals_section(figures: Mapping[str, Any]) -> str:
+def counterfactuals_section(figures: Figures) -> str:
     """Every seed of every row, means, baselines, what is missing, the picture."""
     rows, settings = figures["rows"], figures["settings"]
-    each = [one for row in rows.values() for one in row["seeds"].values()]
+    each = [one for own in rows.values() for one in own["seeds"].values()]
     detectors = [one["detector"] for one in each]
-    steps = sorted({row["steps"] for row in rows.values()})
     text = TEXT.format(
         concepts=settings["full"]["concepts"],
-        steps=steps[-1] if steps else 0,
+        steps=max((own["steps"] for own in rows.values()), default=0),
         images=figures["images"],
-        kept=_range([one["exposure_kept"] for one in detectors], ",.0f"),
+        kept=value_range([one["exposure_kept"] for one in detectors], ",.0f"),
         exposure=settings["sizes"]["exposure"],
         ones=max((one["exposure_ones"] for one in detectors), default=0.0),
-        auroc=_range([one["auroc"] for one in detectors], ".4f"),
+        auroc=value_range([one["auroc"] for one in detectors], ".4f"),
         **figures["readers"],
         of_method="".join(
             OF_METHOD.format(method=method, settings=", ".join(f"`{name}: {own[name]}`" for name in own))
@@ -133,17 +117,12 @@ def counterfactuals_section(figures: Mapping[str, Any]) -> str:
         text,
         f"![anomalies, recoloured, redrawn as 1]({PICTURE})\n",
         "Anomalies (above), and what the two concepts of the first generator made of them (bce, seed 0).\n",
-        *_head(SEED_HEAD),
+        *seeds_and_means(SEED_HEAD, SEED, MEAN, rows, _by_role),
     ]
-    for name, row in rows.items():
-        lines += [_seed_row(name, seed, one) for seed, one in row["seeds"].items()]
-        if row["sd"] is not None:
-            lines.append(_mean_row(name, row))
     lines += ["", WANTED.format(**figures["published_bce"]), _missed(rows), ABLATIONS]
     if figures["baselines"]:
-        lines += [BASELINES.format(**figures), *_head(BASE_HEAD)]
-        lines += [_baseline_row(name, one) for name, one in figures["baselines"].items()]
-        lines.append("")
+        named = ({"name": name, **one} for name, one in figures["baselines"].items())
+        lines += [BASELINES.format(**figures), *table(BASE_HEAD, BASE, named), ""]
     if figures.get("controls"):
         lines.append(_controls_text(figures["controls"], [one["normals_l1_max"] for one in each]))
     if figures["missing"]:
@@ -152,134 +131,45 @@ def counterfactuals_section(figures: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _controls_text(controls: Mapping[str, Any], normals: list[float]) -> str:
-    own, told = controls["explained"], ""
-    if own is not None:
-        told = (
-            f"; of those of the first generator of the table ({own['steps']:,} steps, {own['images']} such images) "
-            f"{own['share_normal']['relabelled']:.1%} and {own['share_normal']['original']:.1%}"
-        )
+def _by_role(one: Figures) -> Figures:
+    """Figures of the concepts in the order of their roles: the one that recolours, the one that redraws."""
+    first, second = one["roles"]
+    ordered = {
+        "normality": one["explained"]["normality_each"],
+        "second": one["second"]["normality_each"],
+        "l1": one["l1"],
+    }
+    told = {name: [values[first], values[second]] for name, values in ordered.items()}
+    return {**one, "roles": told | {"colour_only": one["colour_only"][first], "digit_only": one["digit_only"][second]}}
+
+
+def _controls_text(controls: Figures, normals: list[float]) -> str:
+    own = controls["explained"]
     return CONTROLS.format(
         random=controls["random_weights"],
         relabelled=controls["relabelled"],
-        explained=told,
-        normals=_range(normals, ".3f"),
+        explained="" if own is None else OF_FIRST.format(**own),
+        normals=value_range(normals, ".3f"),
     )
 
 
-def _missed(rows: Mapping[str, Any]) -> str:
+def _missed(rows: Figures) -> str:
     """What the seeds of the full configuration do not reach."""
-    found = []
-    for name, row in rows.items():
-        for seed, one in row["seeds"].items() if name.endswith(" full") else ():
-            wrong = [
-                title
-                for title, missed in (
-                    ("normality", abs(one["normality"] - 50.0) > 6.0),
-                    ("FID_N", one["fid_n"] > 30.0),
-                    ("by definition", one["normal_by_definition"] < 0.95),
-                    ("loose", one["loose"] < 0.9),
-                    ("strict", one["strict"] < 0.7),
-                    ("normals", one["normals_l1_max"] > 0.04),
-                    *(
-                        (
-                            f"second of the concept that {what}",
-                            abs(one["second"]["normality_each"][concept] - 50.0) > 15.0,
-                        )
-                        for what, concept in zip(("recolours", "redraws"), one["roles"], strict=True)
-                    ),
-                )
-                if missed
-            ]
-            found += [f"{name} seed {seed}: {', '.join(wrong)}"] if wrong else []
+    full = {name: own for name, own in rows.items() if name.endswith(" full")}
+    found = [f"{name} seed {seed}: {', '.join(wrong)}" for name, seed, wrong in beyond(full, _bounds)]
     return f"**Missed**: {'; '.join(found)}.\n" if found else "Nothing of this is missed by the full configuration.\n"
 
 
-def _seed_row(name: str, seed: str, one: Mapping[str, Any]) -> str:
-    roles = one["roles"]
-    first, second = roles
-    cells = [
-        f"**{one['normality']:.1f}**{_by_role(one['explained']['normality_each'], roles)}",
-        f"{one['second_normality']:.1f}{_by_role(one['second']['normality_each'], roles)}",
-        f"{one['fid_n']:.1f}",
-        f"{one['kid_n']:.1f}",
-        f"{one['normal_by_definition']:.1%}",
-        f"{one['colour_only'][first]:.1%}",
-        f"{one['digit_only'][second]:.1%}",
-        f"**{one['strict']:.1%}**",
-        f"**{one['loose']:.1%}**",
-        " / ".join(f"{one['l1'][concept]:.3f}" for concept in roles),
-        f"{one['normals_l1_max']:.3f}",
-        f"{one['apart']:.3f}",
-        f"{one['cosine']:.2f}",
-        f"{one['concept_accuracy']:.1%}",
-        f"{one['substitution_auroc']:.3f}",
-        _if_any(one, ("perceptual",), ".3f"),
-        _if_any(one, ("noise_pixels", "noise_probability"), ".4f"),
-        "",
-    ]
-    return f"| {name} | {seed} | " + " | ".join(cells) + " |"
-
-
-def _mean_row(name: str, row: Mapping[str, Any]) -> str:
-    def told(figure: str, spec: str, scale: float = 1.0) -> str:
-        return f"{scale * row['mean'][figure]:{spec}} ± {scale * row['sd'][figure]:{spec}}"
-
-    cells = [
-        told("normality", ".1f"),
-        told("second_normality", ".1f"),
-        told("fid_n", ".1f"),
-        told("kid_n", ".1f"),
-        told("normal_by_definition", ".1f", 100),
-        "",
-        "",
-        told("strict", ".1f", 100),
-        told("loose", ".1f", 100),
-        told("l1_mean", ".3f"),
-        told("normals_l1_max", ".3f"),
-        told("apart", ".3f"),
-        told("cosine", ".2f"),
-        told("concept_accuracy", ".1f", 100),
-        told("substitution_auroc", ".3f"),
-        *(
-            told(name, spec) if name in row["mean"] else ""
-            for name, spec in (("perceptual", ".3f"), ("noise_pixels", ".4f"))
-        ),
-        _if_any(row, ("seed_difference",), ".3f"),
-    ]
-    return f"| *{name}* | *mean ± sd* | " + " | ".join(cells) + " |"
-
-
-def _baseline_row(name: str, one: Mapping[str, Any]) -> str:
-    cells = [
-        f"{one['normality']:.1f}",
-        f"{one['second_normality']:.1f}",
-        f"{one['second']['flipped']:.1%}",
-        f"{one['fid_n']:.1f}",
-        f"{one['normal_by_definition']:.1%}",
-        f"{one['colour_only'][0]:.1%}",
-        f"{one['digit_only'][0]:.1%}",
-        f"{one['l1_mean']:.3f}",
-        _if_any(one, ("perceptual",), ".3f"),
-    ]
-    return f"| {name} | " + " | ".join(cells) + " |"
-
-
-def _if_any(one: Mapping[str, Any], names: tuple[str, ...], spec: str) -> str:
-    """Blank for what was not measured."""
-    return " / ".join(f"{one[name]:{spec}}" for name in names if name in one)
-
-
-def _by_role(values: list[float], roles: list[int]) -> str:
-    return f" ({' / '.join(f'{values[concept]:.0f}' for concept in roles)})"
-
-
-def _head(titles: tuple[str, ...]) -> list[str]:
-    return [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-
-
-def _range(values: list[float], spec: str) -> str:
-    if not values:
-        return "none"
-    low, high = f"{min(values):{spec}}", f"{max(values):{spec}}"
-    return low if low == high else f"{low} to {high}"
+def _bounds(one: Figures) -> dict[str, bool]:
+    of_concepts = {
+        f"second of the concept that {what}": abs(one["second"]["normality_each"][concept] - 50.0) > 15.0
+        for what, concept in zip(("recolours", "redraws"), one["roles"], strict=True)
+    }
+    return {
+        "normality": abs(one["normality"] - 50.0) > 6.0,
+        "FID_N": one["fid_n"] > 30.0,
+        "by definition": one["normal_by_definition"] < 0.95,
+        "loose": one["loose"] < 0.9,
+        "strict": one["strict"] < 0.7,
+        "normals": one["normals_l1_max"] > 0.04,
+    } | of_concepts

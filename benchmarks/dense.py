@@ -21,7 +21,6 @@ Each training is kept in var/bench-dense/ and is not done twice while settings a
 
 from __future__ import annotations
 
-import argparse
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,20 +33,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.results import write_results
+from benchmarks.scene_intervals import mean_paired_scene_tests, scene_intervals
+from benchmarks.study import Study, kept
 from xadflow.datasets.manifest import Split
 from xadflow.datasets.public.fetching import fetch
 from xadflow.datasets.sources import Candidate, open_source
 from xadflow.datasets.sources.mosaic import CLASSES, SETS, TOWNS
-from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
+from xadflow.detectors import FitRun, TrainingData, build_detector
 from xadflow.detectors.dense_hybrid.detector import DenseHybrid
 from xadflow.detectors.dense_hybrid.reading import read
 from xadflow.detectors.dense_hybrid.tiling import reach_px, score_tiled
-from xadflow.digests import sha256_json
-from xadflow.images import VOID, decode_png
-from xadflow.lineage import code_digest
-from xadflow.metrics.intervals import PairedTest
-from xadflow.metrics.scene_intervals import mean_paired_scene_tests, scene_intervals
+from xadflow.images import VOID, as_float, decode_png
 from xadflow.metrics.scenes import SceneFigures
 from xadflow.metrics.streaming import ScoreRange
 from xadflow.settings import DatasetSettings, Home
@@ -55,16 +51,9 @@ from xadflow.settings import DatasetSettings, Home
 SEEDS, AT_ONCE, FALSE_ALARMS = (0, 1, 2), 16, 0.05
 SIDE_PX, LARGE_PX, LARGE = 128, 1024, 6  # large scenes stand side by side, two and two
 QUICK = {"closed": {"min_steps": 60}, "hybrid": {"min_steps": 30}}
-CODE = (
-    "detectors",
-    "networks",
-    "training",
-    "datasets/public/scene_drawing.py",
-    "datasets/sources/mosaic.py",
-    "metrics/scenes.py",
-    "metrics/streaming.py",
-)
+STUDY = Study("dense")
 FIGURES = ("average_precision", "auroc", "fpr_at_95_tpr", "open_miou", "closed_miou", "open_set_gap", "anomaly_iou")
+PLAIN = ("max-logit", "max-softmax", "entropy", "likelihood")  # what a plain segmenter has
 PAIRS = (("hybrid", "likelihood"), ("hybrid", "posterior"), ("hybrid", "max-logit"), ("hybrid", "max-softmax"))
 CLOSED_LOSS, AIM = 0.02, 0.005  # of closed mIoU by the second stage, target and aim
 FLOORS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -88,27 +77,22 @@ class Scenes:
 
 def main() -> None:
     """Train what is missing, measure, print the table, write benchmarks/results/dense.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed, few steps, 80 test scenes")
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="default: 0 1 2")
-    arguments = parser.parse_args()
+    wanted = {"nargs": "+", "type": int, "default": SEEDS, "help": "default: 0 1 2"}
+    given = STUDY.start(__doc__, "one seed, few steps, 80 test scenes", seeds=wanted)
     torch.set_num_threads(1)
-    started, home, quick = time.perf_counter(), Home.find(), arguments.quick
     for name in SETS:
-        fetch(home, name)
-    seeds = (0,) if quick else tuple(arguments.seeds)
-    test = scenes_of(Split.TEST, 80 if quick else None)
-    settings = QUICK if quick else {}
+        fetch(Home.find(), name)
+    seeds, settings, most = ((0,), QUICK, 80) if given.quick else (tuple(given.seeds), {}, None)
+    test = scenes_of(Split.TEST, most)
     found: dict[tuple[str, int], SceneFigures] = {}
     trained = {}
     for seed in seeds:
-        detectors, trained[str(seed)] = _trained(home, seed, settings)
+        detectors, trained[str(seed)] = _trained(seed, settings)
         for stage, detector in detectors.items():
             of = scores_of(detector, test)
-            for name in of:
-                if stage == "after" or name in ("max-logit", "max-softmax", "entropy", "likelihood"):
-                    found[name if stage == "after" else f"{name}, {stage}", seed] = collected(test, *of[name])
-        print(f"  seed {seed} after {time.perf_counter() - started:.0f} s", flush=True)
+            for name in of if stage == "after" else PLAIN:
+                found[name if stage == "after" else f"{name}, {stage}", seed] = collected(test, *of[name])
+        STUDY.note(f"seed {seed}")
     figures = figures_of(found, seeds) | {
         "scenes": {
             "test": len(test.towns),
@@ -122,9 +106,7 @@ def main() -> None:
         "memory": memory_of_large_scenes(detectors["after"]),
         "settings": settings,
     }
-    _show(figures)
-    path = write_results("dense", figures, seeds=seeds, seconds=time.perf_counter() - started, quick=quick)
-    print(f"\n{time.perf_counter() - started:.0f} s; written to benchmarks/results/{path.name}")
+    STUDY.write(figures, seeds)
 
 
 @cache
@@ -163,21 +145,18 @@ def training() -> TrainingData:
     )
 
 
-def _trained(home: Home, seed: int, settings: Mapping[str, Any]) -> tuple[dict[str, DenseHybrid], dict[str, float]]:
-    """Detectors `before` and `after` the second stage, and `without negatives`; seconds of a fresh training."""
-    key = sha256_json({"settings": settings, "code": code_digest(*CODE)})[:12]
-    place = home.state / "bench-dense" / f"{seed}-{key}"
+def _trained(seed: int, settings: Mapping[str, Any]) -> tuple[dict[str, DenseHybrid], dict[str, float]]:
+    """Detectors `before` and `after` the second stage; seconds of a fresh training."""
+    place = STUDY.trained(str(seed), settings=settings)
     (place / "run").mkdir(parents=True, exist_ok=True)
     run = FitRun(place / "run", seed, FALSE_ALARMS, "cpu")
     before, after, data = _detector(settings), _detector(settings), training()
     begun, at = time.process_time(), time.perf_counter()
     before.fit_stage("closed", data, run)
     after.fit(data, run)
-    spent = place / "seconds.txt"  # of the run that trained, not of one that found it trained
-    if not spent.is_file():
-        spent.write_text(f"{time.perf_counter() - at} {time.process_time() - begun}")
-    wall, cpu = map(float, spent.read_text().split())
-    return {"before": before, "after": after}, {"seconds": wall, "cpu_seconds": cpu}
+    spent = {"seconds": time.perf_counter() - at, "cpu_seconds": time.process_time() - begun}
+    # of the run that trained, not of one that found it trained
+    return {"before": before, "after": after}, kept(place / "spent.json", lambda: spent)
 
 
 def _detector(settings: Mapping[str, Any]) -> DenseHybrid:
@@ -246,11 +225,16 @@ def figures_of(found: Mapping[tuple[str, int], SceneFigures], seeds: Sequence[in
 def _tested(found: Mapping[tuple[str, int], SceneFigures], a: str, b: str, seeds: Sequence[int]) -> dict[str, Any]:
     each = [mean_paired_scene_tests([(found[a, seed], found[b, seed])]) for seed in seeds]
     whole = mean_paired_scene_tests([(found[a, seed], found[b, seed]) for seed in seeds])
-    return {name: _said(whole[name]) | {"each_seed": [one[name].difference for one in each]} for name in FIGURES}
-
-
-def _said(test: PairedTest) -> dict[str, float]:
-    return {"value": test.difference, "low": test.low, "high": test.high, "p": test.p_value}
+    return {
+        name: {
+            "value": whole[name].difference,
+            "low": whole[name].low,
+            "high": whole[name].high,
+            "p": whole[name].p_value,
+            "each_seed": [one[name].difference for one in each],
+        }
+        for name in FIGURES
+    }
 
 
 def _floor(scenes: Scenes, score: Callable[[Tensor], Tensor]) -> float:
@@ -306,21 +290,6 @@ def memory_of_large_scenes(detector: DenseHybrid, counts: tuple[int, int] = (2, 
 
 def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _show(figures: Mapping[str, Any]) -> None:
-    for name, seeds in figures["rows"].items():
-        for seed, one in seeds.items():
-            print(f"{name:<24} seed {seed}  " + "  ".join(f"{figure} {one[figure]['value']:.3f}" for figure in FIGURES))
-    for name, test in figures["tests"].items():
-        print(
-            f"{name:<36}"
-            + "  ".join(
-                f"{figure} {test[figure]['value']:+.3f} [{test[figure]['low']:+.3f}, {test[figure]['high']:+.3f}]"
-                for figure in FIGURES[:5]
-            )
-        )
-    print(f"trained {figures['trained']}  floors {figures['floors']}  memory {figures['memory']}")
 
 
 if __name__ == "__main__":

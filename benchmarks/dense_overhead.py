@@ -14,11 +14,9 @@ order of magnitude.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -26,8 +24,9 @@ import torch
 from skimage import data as bundled
 from torch import Tensor, nn
 
-from benchmarks.results import write_results
-from xadflow.detectors.dense_hybrid.networks import SceneNet, build_net, enlarged, multiply_accumulates
+from benchmarks.multiply_accumulates import multiply_accumulates
+from benchmarks.study import Study, ratios, turns
+from xadflow.detectors.dense_hybrid.networks import SceneNet, build_net, enlarged
 from xadflow.detectors.dense_hybrid.reading import read
 from xadflow.detectors.dense_hybrid.tiling import reach_px, score_tiled
 from xadflow.images import as_float
@@ -50,10 +49,9 @@ class _NoHead(nn.Module):
 
 def main() -> None:
     """Measure, print a table and write benchmarks/results/dense-overhead.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the light net alone, three rounds")
-    quick = parser.parse_args().quick
-    started, load = time.perf_counter(), os.getloadavg()[0]
+    study = Study("dense-overhead")
+    quick = study.start(__doc__, "the light net alone, three rounds").quick
+    load = os.getloadavg()[0]
     torch.set_num_threads(1)
     names = ["mobile"] if quick else list(TIMED)
     figures: dict[str, Any] = {
@@ -67,7 +65,7 @@ def main() -> None:
         "tile_px": TILE_PX,
         "tiles": {name: tiles(name) for name in (TILED[:1] if quick else TILED)},
     }
-    write_results("dense-overhead", figures, seeds=[SEED], seconds=time.perf_counter() - started, quick=quick)
+    study.write(figures, [SEED])
 
 
 def net_of(name: str) -> SceneNet:
@@ -107,43 +105,18 @@ def timed(name: str, height: int, width: int, *, rounds: int) -> dict[str, Any]:
         "decision, score exact": lambda: hybrid(net, images, exact=True),
         "decision, score small": lambda: hybrid(net, images, exact=False),
     }
-    spent = turns(arms, rounds)
+    spent = turns(arms, rounds, TURN_S)
     found: dict[str, Any] = {"height": height, "width": width}
     for arm, times in spent.items():
         base = spent[arm.partition(",")[0]]
-        ratios, cpu_ratios = ([a / b for a, b in zip(times[key], base[key], strict=True)] for key in ("clock", "cpu"))
+        clock, cpu = (ratios(times, base, of) for of in ("clock", "cpu"))
         found[arm] = {
             "ms": 1000 * median(times["clock"]),
-            "ratio": median(ratios),
-            "ratio_each": ratios,
-            "cpu_ratio": median(cpu_ratios),
+            "ratio": median(clock),
+            "ratio_each": clock,
+            "cpu_ratio": median(cpu),
         }
-        print(
-            f"{name:<20} {height} x {width}  {arm:<23} {found[arm]['ms']:8.1f} ms  ratio {median(ratios):.4f} "
-            f"({min(ratios):.4f} to {max(ratios):.4f}), CPU time {median(cpu_ratios):.4f}",
-            flush=True,
-        )
     return found
-
-
-def turns(arms: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds a call on the clock and of the CPU, round by round; each arm is warmed up, and begins a round in its
-    turn.
-    """
-    spent: dict[str, dict[str, list[float]]] = {name: {"clock": [], "cpu": []} for name in arms}
-    for arm in arms.values():
-        arm()
-    names = list(arms)
-    for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            count, clock, cpu = 0, time.perf_counter(), time.process_time()
-            while count == 0 or time.perf_counter() - clock < TURN_S:
-                arms[name]()
-                count += 1
-            spent[name]["clock"].append((time.perf_counter() - clock) / count)
-            spent[name]["cpu"].append((time.process_time() - cpu) / count)
-    return spent
 
 
 def counts() -> dict[str, Any]:
@@ -161,9 +134,6 @@ def counts() -> dict[str, Any]:
                 "hybrid": one.hybrid,
                 "overhead": one.overhead,
             }
-        )
-        print(
-            f"{name:<20} {height} x {width}  {one.plain / 1e9:.3f} to {one.hybrid / 1e9:.3f} GMAC, {one.overhead:+.4%}"
         )
     return {"rows": found, "published_plain": PUBLISHED["plain"], "published_hybrid": PUBLISHED["hybrid"]}
 
@@ -193,10 +163,6 @@ def tiles(name: str) -> dict[str, Any]:
             abs(score_tiled(score, image, stride=net.stride, margin_px=margin, tile_px=TILE_PX) - whole) / whole.std()
         )
         found.append({"margin_px": margin, "mean": float(apart.mean()), "most": float(apart.max())})
-        print(
-            f"{name:<20} tiles of {TILE_PX} px, margin {margin:>3} px: apart {apart.mean():.1e}, at most {apart.max():.1e}",
-            flush=True,
-        )
     return {"reach_px": reach, "margins": found}
 
 

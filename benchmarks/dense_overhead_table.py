@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+
+from benchmarks.tables import Figures, head, row, said, table
 
 TEXT = """\
 `make bench-dense-overhead`. What DenseHybrid adds to a segmentation net, {classes} classes, one image, one thread, weights as
@@ -13,6 +14,10 @@ not the same). Arms in turns, medians of {rounds} rounds. Load average {load_ave
 {load_average_after:.1f} after: other work that shares the cores makes the rounds differ.
 """
 
+COUNT_TEXT = """
+Multiply-accumulates of convolutions, counted; target for the dataset head at most {target_overhead:.1%}; published for \
+ladder_densenet121 at 1024 x 2048 {published[0]:.3f} to {published[1]:.3f}.
+"""
 TILES_TEXT = """\
 Tiles of {tile_px} px beside the whole image, 512 px of a photograph: distance of the scores in their standard deviations. A net
 with a reach is exact with a margin that wide; one with global context has none. Nets are untrained, their batch normalisation
@@ -20,43 +25,30 @@ has seen crops of the photograph: an order of magnitude.
 """
 
 
-def dense_overhead_section(figures: Mapping[str, Any]) -> str:
+HEAD = "| | ms | ratio | least, most of a round | ratio of CPU time |"
+ROW = "| {name}, {size}: {arm} | {ms:,.1f} | **{ratio:.3f}** | {least:.3f}, {most:.3f} | {cpu_ratio:.3f} |"
+ALONE = "| {name}, {size}: {arm} | {ms:,.1f} |  | |  |"
+COUNT_HEAD = "| | net, billions | with the dataset head | more |"
+COUNT = "| {net}, {height} x {width} | {gmac[0]:.3f} | {gmac[1]:.3f} | {overhead:.4%} |"
+TILE_HEAD = "| | reach, px | margin, px | apart, mean | at most |"
+TILE = "| {name} | {reach} | {margin_px} | {mean:.1e} | {most:.1e} |"
+
+
+def dense_overhead_section(figures: Figures) -> str:
     """Times, then counts, then tiles."""
-    lines = [TEXT.format(**figures), "| | ms | ratio | least, most of a round | ratio of CPU time |", "|---" * 5 + "|"]
+    lines = [TEXT.format(**figures), *head(HEAD)]
     for name, one in figures["times"].items():
         for arm, cell in one.items():
             if isinstance(cell, Mapping):
-                ratio = (
-                    (
-                        f"**{cell['ratio']:.3f}** | {min(cell['ratio_each']):.3f}, {max(cell['ratio_each']):.3f} | "
-                        f"{cell['cpu_ratio']:.3f}"
-                    )
-                    if "," in arm
-                    else " | | "
-                )
-                lines.append(f"| {name}, {one['height']} x {one['width']}: {arm} | {cell['ms']:,.1f} | {ratio} |")
+                told = {"name": name, "arm": arm, "size": f"{one['height']} x {one['width']}"}
+                ends = {"least": min(cell["ratio_each"]), "most": max(cell["ratio_each"])}
+                lines.append(row(ROW if "," in arm else ALONE, cell, **told, **ends))
     counted = figures["counts"]
-    lines += [
-        "\nMultiply-accumulates of convolutions, counted; target for the dataset head at most "
-        f"{figures['target_overhead']:.1%}; published for ladder_densenet121 at 1024 x 2048 "
-        f"{counted['published_plain'] / 1e9:.3f} to {counted['published_hybrid'] / 1e9:.3f}.\n",
-        "| | net, billions | with the dataset head | more |",
-        "|---" * 4 + "|",
-    ]
-    lines += [
-        f"| {row['net']}, {row['height']} x {row['width']} | {row['plain'] / 1e9:.3f} | {row['hybrid'] / 1e9:.3f} | "
-        f"{row['overhead']:.4%} |"
-        for row in counted["rows"]
-    ]
-    lines += [
-        "\n" + TILES_TEXT.format(**figures),
-        "| | reach, px | margin, px | apart, mean | at most |",
-        "|---" * 5 + "|",
-    ]
+    published = [counted["published_plain"] / 1e9, counted["published_hybrid"] / 1e9]
+    counts = ({**one, "gmac": [one["plain"] / 1e9, one["hybrid"] / 1e9]} for one in counted["rows"])
+    lines += [said(COUNT_TEXT, figures, published=published), *table(COUNT_HEAD, COUNT, counts)]
+    lines += ["\n" + TILES_TEXT.format(**figures), *head(TILE_HEAD)]
     for name, one in figures["tiles"].items():
         reach = "none" if one["reach_px"] is None else str(one["reach_px"])
-        lines += [
-            f"| {name} | {reach} | {row['margin_px']} | {row['mean']:.1e} | {row['most']:.1e} |"
-            for row in one["margins"]
-        ]
+        lines += [row(TILE, margin, name=name, reach=reach) for margin in one["margins"]]
     return "\n".join(lines) + "\n"

@@ -12,18 +12,18 @@ adopted) were looked at on blocks-0 and blocks-1; `blocks 2-4` is the mean of th
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.results import write_results
+from benchmarks.study import Study
 from xadflow.datasets.manifest import ManifestRow, Split
 from xadflow.datasets.sources.base import Candidate
 from xadflow.datasets.sources.elpv import Elpv
@@ -90,23 +90,8 @@ def protocols(names: tuple[str, ...]) -> tuple[list[Path], dict[str, Protocol]]:
         rows = []
         for candidate in offered:
             path = Path(str(candidate.content))
-            numbers.setdefault(path, len(numbers))
-            digest = digests.setdefault(path, sha256_file(path))
-            rows.append(
-                ManifestRow(
-                    digest,
-                    str(numbers[path]),
-                    str(candidate.split),
-                    candidate.label,
-                    candidate.category,
-                    candidate.defect,
-                    None,
-                    300,
-                    300,
-                    candidate.source,
-                    candidate.licence,
-                )
-            )
+            at = str(numbers.setdefault(path, len(numbers)))
+            rows.append(row_of(candidate, digests.setdefault(path, sha256_file(path)), at))
         carved = carve(rows, DatasetSettings(source="elpv", val_share=VAL_SHARE))
         parts = {
             kind: sorted((row for row in carved if row.split in kind), key=lambda row: row.image_id)
@@ -119,6 +104,12 @@ def protocols(names: tuple[str, ...]) -> tuple[list[Path], dict[str, Protocol]]:
             np.array([row.category for row in test]),
         )
     return list(numbers), found
+
+
+def row_of(one: Candidate, digest: str, path: str) -> ManifestRow:
+    """A cell's row of the manifest, as the stages of the data set write it."""
+    told = (one.label, one.category, one.defect, None, 300, 300, one.source, one.licence)
+    return ManifestRow(digest, path, str(one.split), *told)
 
 
 class Caches:
@@ -207,13 +198,13 @@ def _drawn(scores: list[np.ndarray], labels: np.ndarray, stream: int) -> np.ndar
     return np.mean(per_seed, axis=0)
 
 
-def summarise(scores: Row, padim: Row, found: dict[str, Protocol]) -> dict[str, object]:
+def summarise(scores: Row, padim: Row, found: dict[str, Protocol]) -> dict[str, Any]:
     """Figures of one row: AUROC of each split and of the folds' mean, intervals, per cell type, paired with PaDiM."""
     folds = [name for name in scores if name in BLOCKS]
     point = {name: [auroc(one, found[name].labels) for one in scores[name]] for name in scores}
     drawn = {name: _drawn(scores[name], found[name].labels, PROTOCOLS.index(name)) for name in scores}
     beside = {name: _drawn(padim[name], found[name].labels, PROTOCOLS.index(name)) for name in scores}
-    figures: dict[str, object] = {}
+    figures: dict[str, Any] = {}
     groups = {name: [name] for name in scores} | {"blocks": folds}
     if unseen := [name for name in folds if name in UNSEEN]:
         groups["blocks 2-4"] = unseen
@@ -233,62 +224,32 @@ def summarise(scores: Row, padim: Row, found: dict[str, Protocol]) -> dict[str, 
             "minus_padim_high": float(np.quantile(gap, 0.975)),
             "p_value": min(1.0, 2 * (side + 1) / (BOOTSTRAP + 1)),
         }
+    peer = found["peer-0"]
     figures["by_type"] = {
-        kind: float(
-            np.mean(
-                [
-                    auroc(one[found["peer-0"].types == kind], found["peer-0"].labels[found["peer-0"].types == kind])
-                    for one in scores["peer-0"]
-                ]
-            )
-        )
-        for kind in ("mono", "poly")
+        kind: float(np.mean([auroc(one[own], peer.labels[own]) for one in scores["peer-0"]]))
+        for kind, own in ((kind, peer.types == kind) for kind in ("mono", "poly"))
     }
     return figures
 
 
-def show(rows: dict[str, dict[str, dict[str, float]]], px: int) -> bool:
-    """Print the table; True when the main row meets both targets."""
-    print(
-        f"\nELPV, image AUROC, {px} px\n{'':34}{'peer-0':>22}{'blocks mean':>22}{'blocks 2-4':>12}"
-        f"{'blocks: - PaDiM (p)':>22}"
-    )
-    for name, row in rows.items():
-        cells = [row[group] for group in ("peer-0", "blocks")]
-        text = "".join(f"{c['auroc']:.3f} [{c['low']:.3f},{c['high']:.3f}]".rjust(22) for c in cells)
-        print(
-            f"{name:34}{text}{row['blocks 2-4']['auroc']:>12.3f}"
-            f"{cells[1]['minus_padim']:>+14.3f} ({cells[1]['p_value']:.3f})"
-        )
-    reached = {group: rows[MAIN][group]["auroc"] for group in TARGETS}
-    for group, value in reached.items():
-        print(f"target {group} k=20: {value:.3f}, at least {TARGETS[group]}, aim {AIMS[group]}")
-    return all(value >= TARGETS[group] for group, value in reached.items())
-
-
 def main() -> None:
     """Run everything, print the table and write benchmarks/results/elpv.json (elpv-quick.json with --quick)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed, 128 px, peer-0 and two folds")
-    quick = parser.parse_args().quick
-    started = time.perf_counter()
-    names = ("peer-0", "blocks-1", "blocks-2") if quick else PROTOCOLS
-    seeds = SEEDS[:1] if quick else SEEDS
-    paths, found = protocols(names)
-    size = QUICK if quick else FULL
+    study = Study("elpv")
+    quick = study.start(__doc__, "one seed, 128 px, peer-0 and two folds").quick
+    seeds, size = (SEEDS[:1], QUICK) if quick else (SEEDS, FULL)
+    paths, found = protocols(("peer-0", "blocks-1", "blocks-2") if quick else PROTOCOLS)
     caches = Caches(paths, found, size, seeds)
     by_row: dict[str, Row] = {}
     for name, protocol in found.items():
-        begun = time.perf_counter()
         for row, scores in run_protocol(caches, protocol, size, seeds).items():
             by_row.setdefault(row, {})[name] = scores
-        print(f"  {name}: {time.perf_counter() - begun:.0f} s", flush=True)
+        study.note(name)
     figures = {row: summarise(scores, by_row[PADIM], found) for row, scores in by_row.items()}
-    met = show(figures, size.px)
-    seconds = time.perf_counter() - started
-    path = write_results("elpv", figures, seeds=seeds, seconds=seconds, quick=quick)
-    print(f"\n{seconds:.0f} s; written to benchmarks/results/{path.name}")
-    if not met:
+    study.write(figures, seeds)
+    reached = {group: figures[MAIN][group]["auroc"] for group in TARGETS}
+    for group, value in reached.items():
+        print(f"target {group} k=20: {value:.3f}, at least {TARGETS[group]}, aim {AIMS[group]}")
+    if any(value < TARGETS[group] for group, value in reached.items()):
         sys.exit("the targets are not met")
 
 

@@ -18,12 +18,12 @@ Scores are kept in var/bench-elpv-family, so a run that was stopped goes on wher
 
 from __future__ import annotations
 
-import argparse
 import copy
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from benchmarks import elpv
 from benchmarks.elpv import Protocol, protocols, summarise
-from benchmarks.results import write_results
+from benchmarks.study import Study
 from xadflow.defects.synthesisers import synthetic_rounds
 from xadflow.detectors import FitRun
 from xadflow.detectors.fcdd.detector import FCDD
@@ -40,7 +40,6 @@ from xadflow.detectors.fcdd.feature_bank import FeatureBank, features_of, flippe
 from xadflow.detectors.fcdd.heads import Whitening
 from xadflow.detectors.losses import image_level_loss, pooled
 from xadflow.images import load_input
-from xadflow.lineage import code_digest
 from xadflow.metrics.ranks import auroc
 from xadflow.networks.pretrained import TRUNKS, Trunk
 from xadflow.training.seeds import seeded
@@ -48,7 +47,7 @@ from xadflow.training.seeds import seeded
 KNOWN = 20
 SEEDS = (0, 1, 2)
 SEARCHED = ("peer-0", "blocks-0", "blocks-1")
-KEPT = Path("var/bench-elpv-family")
+STUDY = Study("elpv-family", own=("elpv_family.py", "elpv.py"))
 CPU = torch.device("cpu")
 FLOOR = 1e-6
 FINE_STEPS, FINE_RATE = 60, 1e-4
@@ -84,6 +83,7 @@ ROWS: dict[str, tuple[Member, ...]] = {
     "both trunks, both sizes": (LITE, LARGE, MOBILE, MOBILE_LARGE),
 }
 MEMBERS = (LITE, LARGE, MOBILE, MOBILE_LARGE, TYPES)
+Place = tuple[Member, str, int]  # protocol, seed
 Scores = dict[str, np.ndarray]  # "fcdd", "padim", "fcdd val", "padim val" -> [4 flips, N]
 
 
@@ -231,20 +231,6 @@ def _fine_tuned(
     return scored
 
 
-def kept_at(member: Member, name: str, seed: int) -> Path:
-    """Where the scores of one cell are kept."""
-    code = code_digest("detectors", "networks", "training", "defects/drawn.py")[:12]
-    return KEPT / f"{member.name}-{name}-{seed}-{code}.npz"
-
-
-def keep(path: Path, scores: Scores) -> None:
-    """Write them whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **scores)
-    partial.replace(path)
-
-
 def combined(cells: list[Scores], method: str, flips: int) -> np.ndarray:
     """Scores [N] of some members together: mean over flips, standardised on validation normals, mean over members."""
     total = 0.0
@@ -256,59 +242,47 @@ def combined(cells: list[Scores], method: str, flips: int) -> np.ndarray:
 
 def main() -> None:
     """Run what is missing, name the best, print the table, write benchmarks/results/elpv-family.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the first seed and the protocols that choose, alone")
-    quick = parser.parse_args().quick
-    started = time.perf_counter()
+    quick = STUDY.start(__doc__, "the first seed and the protocols that choose, alone").quick
     paths, found = protocols(SEARCHED if quick else elpv.PROTOCOLS)
     types = _types(paths, found)
-    searched = _cells(paths, found, types, MEMBERS, SEARCHED, SEEDS[:1])
+
+    def measured(members: Sequence[Member], names: Sequence[str], seeds: Sequence[int]) -> dict[Place, Scores]:
+        return _cells(paths, found, types, [(one, name, seed) for one in members for seed in seeds for name in names])
+
+    def reached(cells: list[Scores], name: str, flips: int) -> float:
+        return auroc(combined(cells, "fcdd", flips), found[name].labels)
+
+    searched = measured(MEMBERS, SEARCHED, SEEDS[:1])
     means = {
         (row, flips): float(
-            np.mean(
-                [
-                    auroc(combined([searched[m, name, 0] for m in members], "fcdd", flips), found[name].labels)
-                    for name in SEARCHED
-                ]
-            )
+            np.mean([reached([searched[one, name, 0] for one in members], name, flips) for name in SEARCHED])
         )
         for row, members in ROWS.items()
         for flips in (1, 4)
     }
     best, flips = max(means, key=means.__getitem__)
-    for (row, count), mean in means.items():
-        print(f"{row + (', four flips' if count == 4 else ''):50}{mean:.4f}")
-    print(f"best: {best}, {flips} flips")
-    after = _cells(paths, found, types, (FINE,), ("peer-0",), SEEDS[:1])
+    after = measured((FINE,), ("peer-0",), SEEDS[:1])
     tuned = {"head alone": searched[LITE, "peer-0", 0], "fine-tuned": after[FINE, "peer-0", 0]}
-    fine = {name: auroc(combined([cell], "fcdd", 1), found["peer-0"].labels) for name, cell in tuned.items()}
-    print("Lite0 on peer-0:", {name: round(value, 4) for name, value in fine.items()})
     names, seeds = (SEARCHED, SEEDS[:1]) if quick else (elpv.PROTOCOLS, SEEDS)
-    whole = _cells(paths, found, types, ROWS[best], names, seeds)
-    table = {
-        method: {
+    whole = measured(ROWS[best], names, seeds)
+    fcdd, padim = (
+        {
             name: [combined([whole[m, name, seed] for m in ROWS[best]], method, flips) for seed in seeds]
             for name in names
         }
         for method in ("fcdd", "padim")
-    }
-    rows = {
-        label: summarise(table[method], table["padim"], found)
-        for label, method in (("FCDD, best of the family", "fcdd"), ("PaDiM, same members and flips", "padim"))
-    }
-    for label, row in rows.items():
-        for group in (group for group in ("peer-0", "blocks", "blocks 2-4") if group in row):
-            print(label, group, {key: round(value, 4) for key, value in row[group].items()})  # type: ignore[attr-defined]
+    )
     figures = {
         "tried": {row: {"1": means[row, 1], "4": means[row, 4]} for row in ROWS},
         "best": {"row": best, "flips": flips},
-        "fine_tuned": fine,
+        "fine_tuned": {name: reached([cell], "peer-0", 1) for name, cell in tuned.items()},
         "protocols": list(names),
-        "rows": rows,
+        "rows": {
+            "FCDD, best of the family": summarise(fcdd, padim, found),
+            "PaDiM, same members and flips": summarise(padim, padim, found),
+        },
     }
-    seconds = time.perf_counter() - started
-    path = write_results("elpv-family", figures, seeds=seeds, seconds=seconds, quick=quick)
-    print(f"\n{seconds:.0f} s; written to benchmarks/results/{path.name}")
+    STUDY.write(figures, seeds)
 
 
 def _types(paths: list[Path], found: dict[str, Protocol]) -> np.ndarray:
@@ -324,29 +298,20 @@ def _types(paths: list[Path], found: dict[str, Protocol]) -> np.ndarray:
     return np.array([str(category[str(path)]) for path in paths])
 
 
-def _cells(
-    paths: list[Path],
-    found: dict[str, Protocol],
-    types: np.ndarray,
-    members: tuple[Member, ...],
-    names: tuple[str, ...],
-    seeds: tuple[int, ...],
-) -> dict[tuple[Member, str, int], Scores]:
+def _cells(paths: list[Path], found: dict[str, Protocol], types: np.ndarray, cells: list[Place]) -> dict[Place, Scores]:
     """Scores of every cell; what is not kept is measured, one trunk and size after the other."""
-    cells = [(member, name, seed) for member in members for seed in seeds for name in names]
-    missing = [cell for cell in cells if not kept_at(*cell).exists()]
-    for trunk, px in dict.fromkeys((member.trunk, member.px) for member, _, _ in missing):
-        pictures = Pictures(paths, found, trunk, px)
-        for member, name, seed in missing:
-            if (member.trunk, member.px) == (trunk, px):
-                begun = time.perf_counter()
-                keep(kept_at(member, name, seed), run_member(member, found[name], pictures, types, seed))
-                print(f"  {member.name}, {name}, seed {seed}: {time.perf_counter() - begun:.0f} s", flush=True)
-    read: dict[tuple[Member, str, int], Scores] = {}
-    for cell in cells:
-        with np.load(kept_at(*cell)) as stored:
-            read[cell] = dict(stored)
-    return read
+
+    @cache
+    def pictures(trunk: str, px: int) -> Pictures:
+        pictures.cache_clear()  # one at a time fits into memory
+        return Pictures(paths, found, trunk, px)
+
+    def make(cell: Place) -> Scores:
+        member, name, seed = cell
+        return run_member(member, found[name], pictures(member.trunk, member.px), types, seed)
+
+    ordered = sorted(cells, key=lambda cell: (cell[0].trunk, cell[0].px))
+    return STUDY.measure(ordered, lambda cell: STUDY.path(f"{cell[0].name}-{cell[1]}-{cell[2]}.npz"), make)
 
 
 if __name__ == "__main__":

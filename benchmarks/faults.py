@@ -13,7 +13,6 @@ Exit status 1 when anything was lost, doubled, left wrong or not explained.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import time
@@ -28,6 +27,7 @@ from benchmarks.faults_kit.outcome import Fault, Outcome
 from benchmarks.faults_kit.outcomes import Evidence
 from benchmarks.faults_kit.weeks import killed_weeks, spoiled_checkpoints
 from benchmarks.results import write_results
+from benchmarks.study import Study
 
 ROOT = Path("var") / "faults"
 SCENARIOS = ("nights", "shared", "weeks", "checkpoints", "mlflow", "prefect", "worker", "disks", "files")
@@ -35,12 +35,10 @@ SCENARIOS = ("nights", "shared", "weeks", "checkpoints", "mlflow", "prefect", "w
 
 def main() -> None:
     """Run the scenarios and write benchmarks/results/faults.json, or faults-quick.json for a part of them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="only the kills of a night")
-    parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=SCENARIOS, help="a part of them")
-    arguments = parser.parse_args()
-    chosen = ("nights",) if arguments.quick else tuple(arguments.only)
-    started = time.perf_counter()
+    study = Study("faults")
+    part = {"nargs": "+", "choices": SCENARIOS, "default": SCENARIOS, "help": "a part of them"}
+    given = study.start(__doc__, "only the kills of a night", only=part)
+    chosen, started = ("nights",) if given.quick else tuple(given.only), time.perf_counter()
     root = ROOT.resolve()
     bench = build(root)
     try:

@@ -7,7 +7,6 @@ known defects, three training seeds; intervals of the paired difference: bootstr
 the finer map before its head has learned anything: the Mahalanobis distance of each cell.
 
 Chosen on brick, easy rung, one seed, the test images in sight: stages 2 and 3 among (1), (2), (3), (4), (5), (2,3),
-(1,2), (2,3,4), (1,2,3), (2,4), each untrained and some trained at image or pixel level, added to, multiplied with or
 without the score's map. Grass, gravel and the middle rung were looked at, one seed, after that, and changed nothing.
 
 Each cell (texture, seed) is kept in var/bench-finer-map/ and is not measured twice while settings and code are the
@@ -18,111 +17,70 @@ Speed: images a second of `score` at 128 px, two threads, 32 a batch, the arms i
 
 from __future__ import annotations
 
-import argparse
 import os
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
+from typing import Any
 
-import numpy as np
 import torch
 from skimage import data as bundled
 from torch import Tensor
 
-from benchmarks.results import write_results
-from benchmarks.textures import BOOTSTRAP, TEXTURES, Measured, Texture, measured, texture_of
-from xadflow.detectors import FitRun, TrainingData
+from benchmarks.kit.models import fitted
+from benchmarks.study import Study, ratios, turns
+from benchmarks.textures import BOOTSTRAP, TEXTURES, Measured, Texture, figures_of, measured, texture_of, without_known
+from xadflow.detectors import TrainingData
 from xadflow.detectors.fcdd.cell_maps import CellMap
 from xadflow.detectors.fcdd.detector import FCDD
 from xadflow.detectors.losses import pooled
-from xadflow.digests import sha256_file, sha256_json
-from xadflow.lineage import code_digest
-from xadflow.settings import Home
 
 RUNGS = ("easy", "middle")
 BEFORE, AFTER, UNTRAINED = "the score's map (before)", "stages 2 and 3 (after)", "stages 2 and 3, untrained"
 SIDE, BATCH, ROUNDS = 128, 32, 7
 SLOWER_AT_MOST = 1.3
-CODE = (
-    "detectors",
-    "networks",
-    "training",
-    "metrics/localisation.py",
-    "defects/drawn.py",
-    "datasets/sources/textures.py",
-)
+STUDY = Study("finer-map", own=("finer_map.py", "textures.py"))
 Cells = dict[tuple[str, str, str, int], Measured]  # rung, texture, row, seed
 
 
 def main() -> None:
     """Measure, print and write benchmarks/results/finer-map.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="brick, one seed")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each texture; default 3")
-    arguments = parser.parse_args()
-    quick = arguments.quick
-    textures, seeds = (TEXTURES[:1], range(1)) if quick else (TEXTURES, range(arguments.seeds))
-    state = Home.find().state / "bench-finer-map"
-    cells, spent = Cells(), 0.0
-    for seed in seeds:
-        for name in textures:
-            seconds, found = _cell(state, name, seed)
-            spent += seconds
-            for (rung, title), one in found.items():
-                cells[rung, name, title, seed] = one
-                print(
-                    f"{name:<7} {rung:<7} seed {seed}  {title:<26} pixel {one['pixel_auroc']:.3f}  "
-                    f"aupro {one['aupro']:.3f}  image {one['image_auroc']:.3f}",
-                    flush=True,
-                )
-    started = time.perf_counter()
+    seeds_of = {"type": int, "default": 3, "help": "trainings of each texture; default 3"}
+    given = STUDY.start(__doc__, "brick, one seed", seeds=seeds_of)
+    textures, seeds = (TEXTURES[:1], range(1)) if given.quick else (TEXTURES, range(given.seeds))
+    found = STUDY.measure(
+        [(name, seed) for seed in seeds for name in textures], lambda of: STUDY.path(f"{of[0]}-{of[1]}.npz"), _measured
+    )
+    cells, spent, started = Cells(), sum(float(one["seconds"]) for one in found.values()), time.perf_counter()
+    for (name, seed), one in found.items():
+        for key, value in one.items():
+            if key != "seconds":
+                rung, title, figure = key.split("|")
+                cells.setdefault((rung, name, title, seed), {})[figure] = value
     figures = {
         "textures": list(textures),
         "seeds": len(seeds),
         "rungs": {rung: table(cells, rung, textures, seeds) for rung in RUNGS},
-        "speed": speed(1 if quick else ROUNDS),
+        "speed": speed(1 if given.quick else ROUNDS),
         "slower_at_most": SLOWER_AT_MOST,
     }
-    write_results("finer-map", figures, seeds=seeds, seconds=spent + time.perf_counter() - started, quick=quick)
+    STUDY.write(figures, seeds, spent + time.perf_counter() - started)
 
 
-def _cell(state: Path, name: str, seed: int) -> tuple[float, dict[tuple[str, str], Measured]]:
-    """Seconds, and the figures of each rung and row, of one texture and training; kept in a file."""
-    what = {"code": code_digest(*CODE), "bench": sha256_file(Path(__file__))}
-    kept = state / f"{name}-{seed}-{sha256_json(what)[:16]}.npz"
-    if not kept.is_file():
-        begun = time.perf_counter()
-        rungs = {rung: texture_of(name, rung) for rung in RUNGS}
-        detector = fitted(rungs[RUNGS[0]].data, seed)  # without known defects the rungs train alike
-        rows = {rung: localisation(detector, texture, seed == 0) for rung, texture in rungs.items()}
-        found = {
-            f"{rung}|{title}|{figure}": value
-            for rung in RUNGS
-            for title, one in rows[rung].items()
-            for figure, value in one.items()
-        }
-        state.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(".partial.npz")
-        np.savez(partial, seconds=np.asarray(time.perf_counter() - begun), **found)  # type: ignore[arg-type]
-        partial.replace(kept)
-    cells: dict[tuple[str, str], Measured] = {}
-    with np.load(kept) as stored:
-        for key in stored.files:
-            if key != "seconds":
-                rung, title, figure = key.split("|")
-                cells.setdefault((rung, title), {})[figure] = stored[key]
-        return float(stored["seconds"]), cells
-
-
-def fitted(data: TrainingData, seed: int, **settings: object) -> FCDD:
-    """The default detector on normals alone."""
-    alone = TrainingData(data.normals, data.val_normals, data.known[:0], None, data.calibration_defects)
-    detector = FCDD(**settings)
-    with tempfile.TemporaryDirectory() as folder:
-        detector.fit(alone, FitRun(Path(folder), seed, 0.05, "cpu"))
-    return detector
+def _measured(cell: tuple[str, int]) -> Measured:
+    """The figures of each rung and row, of one texture and training."""
+    name, seed = cell
+    rungs = {rung: texture_of(name, rung) for rung in RUNGS}
+    detector: Any = fitted(
+        "fcdd", {}, seed, without_known(rungs[RUNGS[0]].data)
+    )  # without known defects the rungs train alike
+    return {
+        f"{rung}|{title}|{figure}": value
+        for rung, texture in rungs.items()
+        for title, one in localisation(detector, texture, seed == 0).items()
+        for figure, value in one.items()
+    }
 
 
 def localisation(detector: FCDD, texture: Texture, with_untrained: bool) -> dict[str, Measured]:
@@ -148,33 +106,15 @@ def localisation(detector: FCDD, texture: Texture, with_untrained: bool) -> dict
 def table(cells: Cells, rung: str, textures: Sequence[str], seeds: Sequence[int]) -> dict[str, object]:
     """Of one rung, for each row: means over textures and seeds, each texture's, and the difference to *before*."""
 
-    def of(title: str, name: str) -> list[Measured]:
-        return [cells[rung, name, title, seed] for seed in (seeds[:1] if title == UNTRAINED else seeds)]
+    def of(title: str) -> list[list[Measured]]:
+        once = seeds[:1] if title == UNTRAINED else seeds
+        return [[cells[rung, name, title, seed] for seed in once] for name in textures]
 
-    def each(title: str, figure: str) -> list[float]:
-        return [float(np.mean([one[figure] for one in of(title, name)])) for name in textures]
-
-    drawn = {
-        title: np.mean([one["draws"] for name in textures for one in of(title, name)], axis=0)
-        for title in (BEFORE, AFTER, UNTRAINED)
-    }
     found: dict[str, object] = {}
-    for title, draws in drawn.items():
-        pixel, overlap = each(title, "pixel_auroc"), each(title, "aupro")
-        low, high = np.quantile(draws - drawn[BEFORE], (0.025, 0.975))
-        found[title] = {
-            "pixel_auroc": float(np.mean(pixel)),
-            "aupro": float(np.mean(overlap)),
-            "pixel_auroc_each": pixel,
-            "aupro_each": overlap,
-            "image_auroc": float(np.mean(each(title, "image_auroc"))),
-            "gain": {
-                "mean": float(np.mean(pixel) - np.mean(each(BEFORE, "pixel_auroc"))),
-                "low": float(low),
-                "high": float(high),
-                "draws": BOOTSTRAP,
-            },
-        }
+    for title in (BEFORE, AFTER, UNTRAINED):
+        one = figures_of(of(title), of(BEFORE))
+        kept = {key: one[key] for key in ("pixel_auroc", "aupro", "pixel_auroc_each", "aupro_each", "image_auroc")}
+        found[title] = kept | {"gain": {**one["above_padim"], "draws": BOOTSTRAP}}  # type: ignore[dict-item]
     return found
 
 
@@ -187,8 +127,9 @@ def speed(rounds: int) -> dict[str, object]:
         [wall[top : top + SIDE, left : left + SIDE] for top in range(0, 384, 64) for left in range(0, 384, 64)]
     )
     data = TrainingData(crops[:12, None], crops[12:, None], crops[:0, None], None, crops[:0, None])
-    arms = {
-        name: fitted(data, 0, map_stages=stages, min_steps=1, epochs=0.1, synthetic_rounds=1)
+    little = {"min_steps": 1, "epochs": 0.1, "synthetic_rounds": 1}
+    arms: dict[str, Any] = {
+        name: fitted("fcdd", {**little, "map_stages": stages}, 0, data)
         for name, stages in (("before", ()), ("after", (2, 3)))
     }
     images = torch.rand(BATCH, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
@@ -203,32 +144,13 @@ def speed(rounds: int) -> dict[str, object]:
 
     figures: dict[str, object] = {"threads": 2, "batch": BATCH, "px": SIDE, "rounds": rounds, "load_average": load}
     for what, work in (("score", score), ("gradient", gradient)):
-        figures[what] = _in_turns(arms, work, rounds)
-        print(what, figures[what], flush=True)
+        spent = turns({name: partial(work, detector) for name, detector in arms.items()}, rounds)
+        figures[what] = {f"images_per_second_{name}": BATCH / median(own["clock"]) for name, own in spent.items()} | {
+            "ratio": median(ratios(spent["after"], spent["before"])),
+            "cpu_ratio": median(ratios(spent["after"], spent["before"], "cpu")),
+        }
     torch.set_num_threads(threads)
     return figures
-
-
-def _in_turns(arms: Mapping[str, FCDD], work: Callable[[FCDD], None], rounds: int) -> dict[str, float]:
-    """Images a second of each arm, and how much longer the second takes than the first: on the clock and of
-    CPU time.
-    """
-    wall: dict[str, list[float]] = {name: [] for name in arms}
-    cpu: dict[str, list[float]] = {name: [] for name in arms}
-    for turn in range(rounds + 1):
-        for name, detector in arms.items():
-            clock, spent = time.perf_counter(), time.process_time()
-            for _ in range(3):
-                work(detector)
-            if turn:  # the first one warms up
-                wall[name].append((time.perf_counter() - clock) / 3)
-                cpu[name].append((time.process_time() - spent) / 3)
-    first, second = arms
-    return {
-        **{f"images_per_second_{name}": BATCH / median(each) for name, each in wall.items()},
-        "ratio": median([b / a for a, b in zip(wall[first], wall[second], strict=True)]),
-        "cpu_ratio": median([b / a for a, b in zip(cpu[first], cpu[second], strict=True)]),
-    }
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from benchmarks.tables import Figures, named, table
 
 TEXT = """\
 `make bench-finer-map`. The default `fcdd` on textures ({textures}; 96 px, generated defects, no known ones), {seeds} training
@@ -15,40 +14,26 @@ changed nothing.
 """
 
 
-def finer_map_section(figures: Mapping[str, Any]) -> str:
+ROW = """\
+| {name} | **{pixel_auroc:.3f}** | {gain:+.3f} | {pixel_auroc_each!p:.3f} | **{aupro:.3f}** | {aupro_each!p:.3f} | \
+{image_auroc:.3f} |"""
+SPEED_TEXT = """\
+Images a second at {px} px, {threads} threads, batches of {batch}, arms in turns, medians of {rounds} rounds (target: at most \
+{slower_at_most:g} times as long; load average {load_average:.1f}: other work shared the cores):
+"""
+SPEED_HEAD = "| | before | after | times as long | CPU time, times as much |"
+SPEED = """\
+| {title} | {images_per_second_before:.0f} | {images_per_second_after:.0f} | **{ratio:.2f}** | {cpu_ratio:.2f} |"""
+TIMED = {"score": "`score`, with the heatmap", "gradient": "`score` and its gradient"}
+
+
+def finer_map_section(figures: Figures) -> str:
     """A table a rung, then the speed."""
-    names, speed = figures["textures"], figures["speed"]
-    lines = [TEXT.format(textures=", ".join(names), seeds=figures["seeds"])]
+    names, speed = " | ".join(figures["textures"]), figures["speed"]
+    lines = [TEXT.format(textures=", ".join(figures["textures"]), seeds=figures["seeds"])]
     for rung, rows in figures["rungs"].items():
-        lines += [
-            f"### {rung}\n",
-            f"| heatmap | pixel AUROC | gain | {' | '.join(names)} | AUPRO | {' | '.join(names)} | image AUROC |",
-            "|---" * (2 * len(names) + 5) + "|",
-        ]
-        for title, one in rows.items():
-            pixel, overlap = ([f"{value:.3f}" for value in one[key]] for key in ("pixel_auroc_each", "aupro_each"))
-            gain = one["gain"]
-            cells = [
-                f"**{one['pixel_auroc']:.3f}**",
-                f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
-                *pixel,
-                f"**{one['aupro']:.3f}**",
-                *overlap,
-                f"{one['image_auroc']:.3f}",
-            ]
-            lines.append(f"| {title} | " + " | ".join(cells) + " |")
-        lines.append("")
-    lines += [
-        f"Images a second at {speed['px']} px, {speed['threads']} threads, batches of {speed['batch']}, arms in turns, medians "
-        f"of {speed['rounds']} rounds (target: at most {figures['slower_at_most']:g} times as long; load average "
-        f"{speed['load_average']:.1f}: other work shared the cores):\n",
-        "| | before | after | times as long | CPU time, times as much |",
-        "|---|---|---|---|---|",
-    ]
-    for what, title in (("score", "`score`, with the heatmap"), ("gradient", "`score` and its gradient")):
-        one = speed[what]
-        lines.append(
-            f"| {title} | {one['images_per_second_before']:.0f} | {one['images_per_second_after']:.0f} | "
-            f"**{one['ratio']:.2f}** | {one['cpu_ratio']:.2f} |"
-        )
+        titles = f"| heatmap | pixel AUROC | gain | {names} | AUPRO | {names} | image AUROC |"
+        lines += [f"### {rung}\n", *table(titles, ROW, named(rows)), ""]
+    timed = ({"title": title, **speed[what]} for what, title in TIMED.items())
+    lines += [SPEED_TEXT.format(**speed, slower_at_most=figures["slower_at_most"]), *table(SPEED_HEAD, SPEED, timed)]
     return "\n".join(lines) + "\n"

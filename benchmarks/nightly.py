@@ -17,19 +17,20 @@ data/elpv (built by `make demo`, or here through DVC).
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from argparse import SUPPRESS
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.results import write_results
+from benchmarks.study import Study
 
 DATASET, DAY = "elpv", date(2026, 1, 1)
 ROUNDS = (("direct", "flow"), ("flow", "direct"), ("direct", "flow"))  # turn about: a shared machine drifts
@@ -38,35 +39,32 @@ STRICT = ["heatmap"]
 
 def main() -> None:
     """Run all arms and write benchmarks/results/nightly.json; or one arm, in a child process."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="200 images instead of 2,000")
-    parser.add_argument("--arm", choices=["prepare", "direct", "flow", "shares"], help=argparse.SUPPRESS)
-    parser.add_argument("--inbox", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.arm:
-        arm = {"prepare": _prepare, "direct": _direct, "flow": _flow, "shares": _shares}[arguments.arm]
-        print("\n" + json.dumps(arm(arguments.inbox)))
+    hidden = {"arm": {"choices": list(ARMS)}, "inbox": {"type": Path}}
+    study = Study("nightly")
+    given = study.start(
+        __doc__, "200 images instead of 2,000", **{k: {**v, "help": SUPPRESS} for k, v in hidden.items()}
+    )
+    if given.arm:
+        print("\n" + json.dumps(ARMS[given.arm](given.inbox)))
         return
-    started = time.perf_counter()
     project = Path.cwd()
     work = project / "var" / "bench-nightly"
     for old in ("arrivals", "few"):  # a champion of before is used again
         shutil.rmtree(work / old, ignore_errors=True)
     inbox = work / "arrivals"
-    images = _fill(inbox, 200 if arguments.quick else 2000)
+    images = _fill(inbox, 200 if given.quick else 2000)
     _child("prepare", inbox, _environment(project, work / "state-prepare"))
     arms: dict[str, list[dict[str, Any]]] = {"direct": [], "flow": []}
-    for order in ROUNDS[:1] if arguments.quick else ROUNDS:
+    for order in ROUNDS[:1] if given.quick else ROUNDS:
         for arm in order:
             done = _child(arm, inbox, _fresh(project, work, arm))
             arms[arm].append(done)
-            print(f"{arm:<8} {done['seconds']:.1f} s  {images / done['seconds']:.1f} images/s", flush=True)
+            study.note(f"{arm:<8} {images / done['seconds']:.1f} images/s")
     few = work / "few"
     fewer = _fill(few, 200)
     shares = _child("shares", few, _fresh(project, work, "shares"))
     figures = _figures(arms, images, shares, fewer)
-    _show(figures)
-    write_results("nightly", figures, seeds=[0], seconds=time.perf_counter() - started, quick=arguments.quick)
+    study.write(figures, [0])
 
 
 def _environment(project: Path, state: Path) -> dict[str, str]:
@@ -160,14 +158,6 @@ def _warm(project) -> None:
     detector.score(as_float(torch.zeros(8, *detector.input_shape, dtype=torch.uint8)))
 
 
-def _direct(inbox: Path) -> dict[str, Any]:
-    return _by_calls(inbox, STRICT)
-
-
-def _shares(inbox: Path) -> dict[str, Any]:
-    return _by_calls(inbox, None)
-
-
 def _by_calls(inbox: Path, explainers: list[str] | None) -> dict[str, Any]:
     from xadflow.datasets.reproducing import reproduce
     from xadflow.work.night import NightOrder, explain_shard, plan_night, read_plan
@@ -247,20 +237,12 @@ def _figures(arms: dict[str, list[dict[str, Any]]], images: int, shares: dict[st
     }
 
 
-def _show(figures: dict[str, Any]) -> None:
-    whole = figures["all_explainers"]
-    print(
-        f"\n{whole['images']} images, {whole['explanation_rows']} explanation rows, every explainer: "
-        f"{whole['images_per_second']:.2f} images/s"
-    )
-    for name, share in sorted(whole["phase_share"].items(), key=lambda item: -item[1]):
-        print(f"  {name:<18} {whole['phase_seconds'][name]:8.1f} s  {share:6.1%}")
-    rounds = ", ".join(f"{one:.1%}" for one in figures["overhead_share_each_round"])
-    print(
-        f"{figures['images']} images in {figures['shards']} shards, heatmap only: Prefect's overhead "
-        f"{figures['overhead_share']:.1%} (target at most 10 %; rounds {rounds})"
-    )
-
+ARMS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
+    "prepare": _prepare,
+    "direct": lambda inbox: _by_calls(inbox, STRICT),
+    "flow": _flow,
+    "shares": lambda inbox: _by_calls(inbox, None),
+}
 
 if __name__ == "__main__":
     main()

@@ -15,15 +15,9 @@ sight (one seed): those are classes of --quick, so the other classes are the hon
 
 from __future__ import annotations
 
-import argparse
-import os
-import threading
-import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -32,19 +26,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.results import write_results
+from benchmarks.study import Study, kept
 from xadflow.datasets.public.fetching import fetch
 from xadflow.datasets.public.letters import letters
 from xadflow.datasets.public.photo_crops import PHOTO_SETS, crops, photos
 from xadflow.datasets.public.reading import read_raw
 from xadflow.datasets.public.sets import SETS, RawImages
-from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
-from xadflow.digests import sha256_json
-from xadflow.images import to_input
-from xadflow.lineage import code_digest
+from xadflow.detectors import FitRun, TrainingData, build_detector
+from xadflow.images import as_float, to_input
 from xadflow.metrics.intervals import resampled_tables
 from xadflow.metrics.ranks import auroc, auroc_of, rank, tied_share
-from xadflow.progress import progress_board, track
 from xadflow.settings import Home
 from xadflow.training.devices import resolve_device
 from xadflow.training.seeds import seeded
@@ -58,13 +49,9 @@ EXPOSURE = {"fashion-mnist": f"crops of {', '.join(PHOTO_SETS)}", "mnist": "lett
 STEPS, FEW_STEPS = 1500, 400
 PUBLISHED = {"fcdd_conv": 0.89, "dsvdd": 0.93, "ae": 0.82}  # means on Fashion-MNIST, fcdd.md section 9
 BOOTSTRAP = 1000
-DATA_CODE = (
-    "datasets/public/sets.py",
-    "datasets/public/reading.py",
-    "datasets/public/photo_crops.py",
-    "datasets/public/letters.py",
-)
-CODE = ("detectors", "networks", "training", *DATA_CODE)
+
+
+STUDY = Study("one-class", own=("one_class.py",))
 
 
 @dataclass(frozen=True)
@@ -82,41 +69,27 @@ class Cell:
 
 def main() -> None:
     """Measure what is missing, then write benchmarks/results/one-class.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="3 classes of each set, seed 0")
-    parser.add_argument(
-        "--only", nargs="+", default=(), metavar="WORD", help="run cells of these sets, methods or seeds only"
-    )
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no cell after so many minutes")
-    parser.add_argument("--jobs", type=int, default=0, help="cells at once; by default one for each core, on a GPU one")
-    arguments = parser.parse_args()
-    home = Home.find()
+    given = STUDY.start(__doc__, "3 classes of each set, seed 0", "only", "minutes", "jobs")
+    home, seeds = Home.find(), [0] if given.quick else [0, 1, 2]
     for name in (*TESTED, *PHOTO_SETS):
         fetch(home, name)
-    seeds = [0] if arguments.quick else [0, 1, 2]
     cells = [
         Cell(of, normal, method, seed)
         for of in TESTED
         for seed in seeds
-        for normal in (QUICK_CLASSES[of] if arguments.quick else range(10))
+        for normal in (QUICK_CLASSES[of] if given.quick else range(10))
         for method in METHODS
     ]
-    wanted = [cell for cell in cells if _chosen(cell, arguments.only) and not _kept(home, cell).is_file()]
-    started = time.monotonic()
-    _measure(home, wanted, arguments.jobs, until=started + 60 * arguments.minutes)
-    found = {cell: dict(np.load(kept)) for cell in cells if (kept := _kept(home, cell)).is_file()}
-    figures = {name: _table(name, cells, found) for name in TESTED}
-    _show(figures)
-    settings = {name: {method: training_settings(name, method) for method in METHODS} for name in TESTED}
-    exposure = {name: {"of": EXPOSURE[name], "images": len(outliers_of(home, name))} for name in TESTED}
-    content = {"settings": settings, "exposure": exposure, "sets": figures, "published": PUBLISHED}
-    write_results(
-        "one-class",
-        content,
-        seeds=seeds,
-        seconds=float(sum(one["seconds"] for one in found.values())),
-        quick=arguments.quick,
-    )
+    outliers = {name: outliers_of(home, name) for name in TESTED}  # written once, read by all
+    on_gpu = resolve_device("auto").type == "cuda"
+    found = STUDY.measure(cells, _path, _measured, given.jobs or (1 if on_gpu else torch.get_num_threads()))
+    figures = {
+        "settings": {name: {method: training_settings(name, method) for method in METHODS} for name in TESTED},
+        "exposure": {name: {"of": EXPOSURE[name], "images": len(outliers[name])} for name in TESTED},
+        "sets": {name: _table(name, cells, found) for name in TESTED},
+        "published": PUBLISHED,
+    }
+    STUDY.write(figures, seeds, float(sum(one["seconds"] for one in found.values())))
 
 
 def training_settings(name: str, method: str) -> dict[str, Any]:
@@ -134,57 +107,6 @@ def training_settings(name: str, method: str) -> dict[str, Any]:
     return {**shared, "optimiser": "sgd", "learning_rate": 2e-2}
 
 
-def _chosen(cell: Cell, only: Sequence[str]) -> bool:
-    words = set(only)
-    groups = (set(TESTED) & words, set(METHODS) & words, {word for word in words if word.isdigit()})
-    own = (cell.set, cell.method, str(cell.seed))
-    return all(not group or value in group for group, value in zip(groups, own, strict=True))
-
-
-def _kept(home: Home, cell: Cell) -> Path:
-    key = sha256_json(
-        {**asdict(cell), "settings": training_settings(cell.set, cell.method), "code": code_digest(*CODE)}
-    )[:16]
-    return home.state / "bench-one-class" / f"{cell.set}-{cell.normal}-{cell.method}-{cell.seed}-{key}.npz"
-
-
-def _measure(home: Home, cells: Sequence[Cell], jobs: int, until: float) -> None:
-    """Train and score `cells`, several at once in processes of one thread each."""
-    if not cells:
-        return
-    on_gpu = resolve_device("auto").type == "cuda"
-    jobs = jobs or (1 if on_gpu else torch.get_num_threads())
-    for name in TESTED:
-        outliers_of(home, name)  # written once, read by all
-    done = 0
-    with (
-        progress_board(),
-        track("cells") as update,
-        ProcessPoolExecutor(jobs, get_context("spawn"), _alone, (on_gpu,)) as pool,
-    ):
-        futures = {pool.submit(_measured, cell, _kept(home, cell), until): cell for cell in cells}
-        for future in as_completed(futures):
-            done += 1
-            value = future.result()
-            if value is not None:
-                print(f"{futures[future]}  AUROC {value[0]:.3f}  {value[1]:.0f} s", flush=True)
-            update(done, len(cells), {})
-
-
-def _alone(on_gpu: bool) -> None:
-    """One thread on a CPU; and no cell trains on for a run that was killed."""
-    threading.Thread(target=_end_with_the_run, daemon=True).start()
-    if not on_gpu:
-        torch.set_num_threads(1)
-
-
-def _end_with_the_run() -> None:
-    run = parent_process()
-    if run is not None:
-        run.join()
-        os._exit(1)
-
-
 @cache
 def _raw(name: str) -> RawImages:
     return read_raw(Home.find(), name)
@@ -193,19 +115,15 @@ def _raw(name: str) -> RawImages:
 @cache
 def outliers_of(home: Home, name: str) -> torch.Tensor:
     """Outliers for a set, uint8 [N,1,28,28]; kept in a file between runs."""
-    path = home.state / "bench-one-class" / f"outliers-{name}-{code_digest(*DATA_CODE)[:16]}.npy"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npy")
-        np.save(partial, letters(LETTERS, 28, 0)[:, None] if name == "mnist" else _crops(home))
-        partial.replace(path)
-    return torch.from_numpy(np.load(path))
 
+    def drawn() -> dict[str, NDArray[np.uint8]]:
+        if name == "mnist":
+            return {"images": letters(LETTERS, 28, 0)[:, None]}
+        found = photos(home, PHOTO_SETS)
+        small = [to_input(crop, (28, 28), 1) for photo in found for crop in crops(photo, CROPS_EACH, 28, 0)]
+        return {"images": np.stack(small)}
 
-def _crops(home: Home) -> NDArray[np.uint8]:
-    """Grey crops [N,1,28,28] of every packaged picture."""
-    found = photos(home, PHOTO_SETS)
-    return np.stack([to_input(crop, (28, 28), 1) for photo in found for crop in crops(photo, CROPS_EACH, 28, 0)])
+    return torch.from_numpy(kept(STUDY.path(f"outliers-{name}.npz"), drawn)["images"])
 
 
 def training_data(of: RawImages, normal: int, outliers: torch.Tensor) -> TrainingData:
@@ -217,24 +135,21 @@ def training_data(of: RawImages, normal: int, outliers: torch.Tensor) -> Trainin
     return TrainingData(normals[order[val:]], normals[order[:val]], none, None, none, outliers)
 
 
-def _measured(cell: Cell, kept: Path, until: float) -> tuple[float, float] | None:
-    """AUROC and seconds of one cell, whose scores are written to `kept`; None when it is too late to start."""
-    started = time.monotonic()
-    if started > until:
-        return None
+def _path(cell: Cell) -> Path:
+    settings = training_settings(cell.set, cell.method)
+    return STUDY.path(f"{cell.set}-{cell.normal}-{cell.method}-{cell.seed}.npz", settings=settings)
+
+
+def _measured(cell: Cell) -> dict[str, NDArray[np.float64]]:
+    """Raw scores of the test images."""
     raw = _raw(cell.set)
     detector = build_detector(cell.method, **training_settings(cell.set, cell.method))
     data = training_data(raw, cell.normal, outliers_of(Home.find(), cell.set))
-    detector.fit(data, FitRun(kept.with_suffix(""), cell.seed, 0.05, "auto", None))
+    detector.fit(data, FitRun(_path(cell).with_suffix(""), cell.seed, 0.05, "auto", None))
     test = torch.from_numpy(raw.test.copy())[:, None]
     with torch.no_grad():
         scores = torch.cat([detector.image_score(as_float(batch)) for batch in test.split(500)])  # type: ignore[attr-defined]
-    values = scores.double().cpu().numpy()
-    seconds = time.monotonic() - started
-    partial = kept.with_suffix(".partial.npz")
-    np.savez(partial, scores=values, seconds=seconds)
-    partial.replace(kept)
-    return auroc(values, _labels(cell)), seconds
+    return {"scores": scores.double().cpu().numpy()}
 
 
 def _labels(cell: Cell) -> NDArray[np.int64]:
@@ -279,19 +194,6 @@ def _resampled(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArra
 def _ends(draws: NDArray[np.float64]) -> dict[str, float]:
     low, high = np.quantile(draws, (0.025, 0.975))
     return {"low": float(low), "high": float(high)}
-
-
-def _show(figures: dict[str, Any]) -> None:
-    for name, table in figures.items():
-        print(f"\n{name}: image AUROC, mean over the classes run")
-        for method, row in table.items():
-            beside = (
-                f"  (published, other exposure and all classes: {PUBLISHED[method]:.2f})"
-                if (name == "fashion-mnist" and method in PUBLISHED)
-                else ""
-            )
-            value = "not run" if row["mean"] is None else f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-            print(f"  {method:<10} {value}{beside}  missing {len(row['missing'])}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ Beside the clock stands the CPU time of each arm, its workers included: other wo
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +31,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.plain_loader import PlainImages
-from benchmarks.results import write_results
+from benchmarks.study import Study
 from xadflow.detectors import TrainingData
 from xadflow.detectors.losses import image_level_loss
 from xadflow.detectors.one_class.exposure import Exposure
@@ -54,10 +53,9 @@ Consume = Callable[[Tensor, Tensor], None]
 
 def main() -> None:
     """Measure every case, print a table and write benchmarks/results/one-class-speed.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round of each case")
-    quick = parser.parse_args().quick
-    started, load = time.perf_counter(), os.getloadavg()[0]
+    study = Study("one-class-speed")
+    quick = study.start(__doc__, "one round of each case").quick
+    load = os.getloadavg()[0]
     torch.set_num_threads(THREADS)
     device = resolve_device("auto")
     inputs = {name: _compared(name, device, 1 if quick else ROUNDS) for name in CASES}
@@ -73,12 +71,12 @@ def main() -> None:
         "target_input_ratio": TARGET_RATIO,
         "target_network_share_on_gpu": TARGET_SHARE,
     }
-    write_results("one-class-speed", figures, seeds=[SEED], seconds=time.perf_counter() - started, quick=quick)
+    study.write(figures, [SEED])
 
 
 def _compared(name: str, device: torch.device, rounds: int) -> dict[str, Any]:
     """The input path alone."""
-    return _turns(name, f"input, {name}", CASES[name][2], rounds, device, lambda images, is_anomaly: None)
+    return _turns(name, CASES[name][2], rounds, device, lambda images, is_anomaly: None)
 
 
 def _step(device: torch.device, rounds: int) -> dict[str, Any]:
@@ -106,22 +104,17 @@ def _step(device: torch.device, rounds: int) -> dict[str, Any]:
         alone.append(STEP_BATCHES * BATCH / (time.perf_counter() - started))
 
     learn(images, is_anomaly)
-    figures = _turns(STEP_CASE, f"cnn28_w, {STEP_CASE}", STEP_BATCHES, rounds, device, learn, alone_too)
+    figures = _turns(STEP_CASE, STEP_BATCHES, rounds, device, learn, alone_too)
     network = median(alone)
     shares = {
         f"network_share_{arm}": median(rate / one for rate, one in zip(figures["each_round"][arm], alone, strict=True))
         for arm in ("plain", "ours")
     }
-    print(
-        f"network alone {network:.0f} images/s; its share of a step: plain {shares['network_share_plain']:.1%}, "
-        f"ours {shares['network_share_ours']:.1%}"
-    )
     return {"case": STEP_CASE, "network": "cnn28_w", **figures, "images_per_second_network_alone": network, **shares}
 
 
 def _turns(
     name: str,
-    title: str,
     batches: int,
     rounds: int,
     device: torch.device,
@@ -141,11 +134,6 @@ def _turns(
     ratio = median(ours / plain for plain, ours in zip(each["plain"], each["ours"], strict=True))
     middle = {arm: median(rates) for arm, rates in each.items()}
     cpu_ratio = median(plain / ours for plain, ours in zip(cpu["plain"], cpu["ours"], strict=True))
-    print(
-        f"{title:<26} plain {middle['plain']:9.0f}  ours {middle['ours']:9.0f} images/s  ratio {ratio:.2f}  of CPU time "
-        f"{cpu_ratio:.2f}",
-        flush=True,
-    )
     return {
         "images_per_second_plain": middle["plain"],
         "images_per_second_ours": middle["ours"],

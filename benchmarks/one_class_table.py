@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from benchmarks.tables import Figures, head, named, row, table
 
 ONE_CLASS_TEXT = """\
 `make bench-one-class`. Image AUROC of raw scores, one class normal, all 10,000 published test images; a fifth of the class's
@@ -30,65 +29,49 @@ anyone could have, and no row of the comparison above.
 """
 
 
-def one_class_section(figures: Mapping[str, Any]) -> str:
+TEXTURE = """\
+| {name} | **{pixel_auroc:.3f}** [{low:.3f}, {high:.3f}] | {above_padim:+.3f} | {pixel_auroc_each!p:.3f} | {aupro:.3f} | \
+{image_auroc:.3f} | {seeds} | {spread} |"""
+CEILING_HEAD = "| | pixel AUROC | AUPRO | image AUROC |"
+CEILING = "| {name} | {pixel_auroc:.3f} | {aupro:.3f} | {image_auroc:.3f} |"
+
+
+def one_class_section(figures: Figures) -> str:
     """A table for each tested set: methods by classes."""
     exposure = "; ".join(f"{one['images']:,} {one['of']} for {name}" for name, one in figures["exposure"].items())
-    settings = sorted(
-        {
-            f"{one['network']}, {one['min_steps']:,} steps"
-            for rows in figures["settings"].values()
-            for one in rows.values()
-        }
-    )
+    every = [one for rows in figures["settings"].values() for one in rows.values()]
+    settings = sorted({f"{one['network']}, {one['min_steps']:,} steps" for one in every})
     published = ", ".join(f"{name} {value:.2f}" for name, value in figures["published"].items())
     parts = [ONE_CLASS_TEXT.format(exposure=exposure, settings="; ".join(settings), published=published)]
-    for name, table in figures["sets"].items():
-        classes = list(dict.fromkeys(title for row in table.values() for title in row["classes"]))
-        head = f"| method | mean | {' | '.join(classes)} | seeds | not run |"
-        lines = [f"### {name}\n", head, "|---" * (len(classes) + 4) + "|"]
-        for method, row in table.items():
-            cells = [f"{row['classes'][title]['auroc']:.3f}" if title in row["classes"] else "" for title in classes]
-            mean = "" if row["mean"] is None else f"**{row['mean']:.3f}** [{row['low']:.3f}, {row['high']:.3f}]"
-            seeds = sorted({len(one["each_seed"]) for one in row["classes"].values()})
-            lines.append(
-                f"| `{method}` | {mean} | {' | '.join(cells)} | {' or '.join(map(str, seeds))} | "
-                f"{len(row['missing'])} cells |"
-            )
-        tied = max((one["tied"] for row in table.values() for one in row["classes"].values()), default=0.0)
+    for name, rows in figures["sets"].items():
+        classes = list(dict.fromkeys(title for one in rows.values() for title in one["classes"]))
+        lines = [f"### {name}\n", *head(f"| method | mean | {' | '.join(classes)} | seeds | not run |")]
+        for method, one in rows.items():
+            mean = "" if one["mean"] is None else f"**{one['mean']:.3f}** [{one['low']:.3f}, {one['high']:.3f}]"
+            seeds = " or ".join(map(str, sorted({len(own["each_seed"]) for own in one["classes"].values()})))
+            ends = f"| {seeds} | {len(one['missing'])} cells |"
+            each = (f"{one['classes'][title]['auroc']:.3f}" if title in one["classes"] else "" for title in classes)
+            lines.append(f"| `{method}` | {mean} | {' | '.join(each)} {ends}")
+        tied = max((own["tied"] for one in rows.values() for own in one["classes"].values()), default=0.0)
         lines.append(f"\nLargest share of tied (anomaly, normal) pairs: {tied:.1e}.\n")
         parts.append("\n".join(lines))
     return "\n".join(parts)
 
 
-def textures_section(figures: Mapping[str, Any]) -> str:
+def textures_section(figures: Figures) -> str:
     """A table a rung; one row a detector, each texture's pixel AUROC beside the mean."""
     names = figures["textures"]
     parts = [TEXTURES_TEXT.format(textures=", ".join(names), rung=figures["target_rung"], known=figures["known"])]
+    titles = f"| | pixel AUROC | above PaDiM | {' | '.join(names)} | AUPRO | image AUROC | seeds | sd of seeds |"
     for rung in ("easy", "middle", "hard"):
-        rows = figures["rungs"][rung]
-        lines = [
-            f"### {rung}\n",
-            f"| | pixel AUROC | above PaDiM | {' | '.join(names)} | AUPRO | image AUROC | seeds | sd of seeds |",
-            "|---" * (len(names) + 7) + "|",
-        ]
-        for row, one in rows.items():
-            each = " | ".join(f"{value:.3f}" for value in one["pixel_auroc_each"])
+        lines, rows = [f"### {rung}\n", *head(titles)], figures["rungs"][rung]
+        for name, one in rows.items():
             spread = f"{one['seed_sd']:.3f}" if one["seeds"] > 1 else "one seed"
-            above = one["above_padim"]
-            lines.append(
-                f"| {row} | **{one['pixel_auroc']:.3f}** [{one['low']:.3f}, {one['high']:.3f}] | "
-                f"{above['mean']:+.3f} [{above['low']:+.3f}, {above['high']:+.3f}] | {each} | {one['aupro']:.3f} | "
-                f"{one['image_auroc']:.3f} | {one['seeds']} | {spread} |"
-            )
+            lines.append(row(TEXTURE, one, name=name, spread=spread))
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
-def ceiling_section(figures: Mapping[str, Any]) -> str:
+def ceiling_section(figures: Figures) -> str:
     """One row a texture."""
-    lines = [CEILING_TEXT.format(**figures), "| | pixel AUROC | AUPRO | image AUROC |", "|---|---|---|---|"]
-    lines += [
-        f"| {name} | {one['pixel_auroc']:.3f} | {one['aupro']:.3f} | {one['image_auroc']:.3f} |"
-        for name, one in figures["textures"].items()
-    ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([CEILING_TEXT.format(**figures), *table(CEILING_HEAD, CEILING, named(figures["textures"]))]) + "\n"

@@ -11,19 +11,18 @@ Trainings are kept in var/probe/.
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import write_results
+from benchmarks.study import Study
 from xadflow.progress import progress_board, track
 from xadflow.project import Project
 from xadflow.settings import Settings, quiet_environment
 from xadflow.work.probe import ProbePlan, run_probe
 
+PARTS = "dataset detector side seeds settings mark test rates alarm least notes".split()
 DETECTORS = ("fcdd_conv", "hsc")
 SHORT: dict[str, object] = {"network": "cnn28", "epochs": 0.01}
 RATES = (0.0, 0.1, 0.5, 1.0)
@@ -71,9 +70,8 @@ PICTURES = Path(__file__).parents[1] / "docs" / "images"
 
 def main() -> None:
     """Run everything and write benchmarks/results/probe.json (probe-quick.json with --quick)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="rates 0 and 1, one seed, 100 test images of each class")
-    quick = parser.parse_args().quick
+    study = Study("probe")
+    quick = study.start(__doc__, "rates 0 and 1, one seed, 100 test images of each class").quick
     project = Project.open()
     quiet_environment(project.home)
     figures: dict[str, Any] = {}
@@ -84,46 +82,15 @@ def main() -> None:
             plan = ProbePlan(
                 case.dataset, detector, rates=rates, seeds=seeds, settings=case.settings, most_test_images=most
             )
-            started = time.perf_counter()
             with progress_board():
                 outcome = run_probe(probed, plan, track)
-            print(
-                f"{case.title}, {detector}: {outcome.trained} trained, {time.perf_counter() - started:.0f} s",
-                flush=True,
-            )
-            for row in outcome.report["rates"]:
-                heat, auroc = row["heat"]["planted_side"], row["auroc"]
-                print(
-                    f"  rate {row['rate']:<4g} heat in the mark {heat['share']:.3f} (control {heat['control']:.3f})  AUROC "
-                    f"{auroc['raw']['value']:.3f}, as planted {auroc['planted']['value']:.3f}, other side "
-                    f"{auroc['other_side']['value']:.3f}  alarm: {', '.join(row['alarm']) or '-'}"
-                )
-            parts = (
-                "dataset",
-                "detector",
-                "side",
-                "seeds",
-                "settings",
-                "mark",
-                "test",
-                "rates",
-                "alarm",
-                "least",
-                "notes",
-            )
-            figures[f"{case.title}: {detector}"] = {name: outcome.report[name] for name in parts}
+            study.note(f"{case.title}, {detector}: {outcome.trained} trained")
+            figures[f"{case.title}: {detector}"] = {name: outcome.report[name] for name in PARTS}
             if detector in case.pictures and not quick:
                 PICTURES.mkdir(parents=True, exist_ok=True)
                 shutil.copy(outcome.folder / "probe.png", PICTURES / f"probe-{case.dataset}-{detector}.png")
     seconds = sum(row["training_seconds"] for one in figures.values() for row in one["rates"])
-    path = write_results(
-        "probe",
-        figures,
-        seeds=sorted({seed for one in figures.values() for seed in one["seeds"]}),
-        seconds=seconds,
-        quick=quick,
-    )
-    print(f"{seconds:.0f} s of training; written to benchmarks/results/{path.name}")
+    study.write(figures, sorted({seed for one in figures.values() for seed in one["seeds"]}), seconds)
 
 
 def _with_outliers(settings: Settings, case: Case) -> Settings:

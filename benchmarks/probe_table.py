@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from benchmarks.tables import Figures, head, row
 
 HOW_TO = Path(__file__).parents[1] / "docs" / "how-to" / "probe-for-shortcuts.md"
 BEGIN, END = "<!-- written by `make figures` from benchmarks/results/probe.json -->", "<!-- end of what is written -->"
@@ -18,48 +18,35 @@ Brackets: 95 % bootstrap over test images of the mean over seeds. Definitions: `
 """
 
 
-def probe_section(figures: Mapping[str, Any]) -> str:
+HEAD = """\
+| data set | detector | rate | heat in the mark (control) | AUROC, no mark (control) | as planted (control) | \
+mark on the other side (control) | alarm |"""
+ROW = """\
+| {of} | {by} | {rate:g} | {heat[share]:.3f} [{heat[low]:.3f}, {heat[high]:.3f}] ({heat[control]:.3f}) | {auroc[raw]:.3f} \
+({auroc[raw][control]:.3f}) | {auroc[planted]:.3f} ({auroc[planted][control]:.3f}) | {auroc[other_side]:.3f} \
+({auroc[other_side][control]:.3f}) | {alarms} |"""
+
+
+def probe_section(figures: Figures) -> str:
     """Text and table."""
     return f"{TEXT}\n{probe_table(figures)}"
 
 
-def probe_table(figures: Mapping[str, Any]) -> str:
+def probe_table(figures: Figures) -> str:
     """One line for each detector and rate."""
-    titles = (
-        "data set",
-        "detector",
-        "rate",
-        "heat in the mark (control)",
-        "AUROC, no mark (control)",
-        "as planted (control)",
-        "mark on the other side (control)",
-        "alarm",
-    )
-    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    lines = head(HEAD)
     for name, one in figures.items():
-        title = name.removesuffix(f": {one['detector']}")
         steps, seeds = one["settings"]["min_steps"], len(one["seeds"])
-        for number, row in enumerate(one["rates"]):
-            heat, auroc = row["heat"]["planted_side"], row["auroc"]
-            cells = [
-                f"{title}; {steps} steps, {seeds} seed{'s' if seeds > 1 else ''}; chance {row['heat']['chance']:.3f}"
-                if number == 0
-                else "",
-                f"`{one['detector']}`" if number == 0 else "",
-                f"{row['rate']:g}",
-                f"{heat['share']:.3f} [{heat['low']:.3f}, {heat['high']:.3f}] ({heat['control']:.3f})",
-                *(
-                    f"{auroc[copy]['value']:.3f} [{auroc[copy]['low']:.3f}, {auroc[copy]['high']:.3f}] "
-                    f"({auroc[copy]['control']:.3f})"
-                    for copy in ("raw", "planted", "other_side")
-                ),
-                ", ".join(row["alarm"]) or "no",
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
+        title = f"{name.removesuffix(': ' + one['detector'])}; {steps} steps, {seeds} seed{'s' if seeds > 1 else ''}"
+        for number, of in enumerate(one["rates"]):
+            told = {"of": f"{title}; chance {of['heat']['chance']:.3f}", "by": f"`{one['detector']}`"}
+            told = told if number == 0 else {"of": "", "by": ""}
+            alarms = ", ".join(of["alarm"]) or "no"
+            lines.append(row(ROW, {**of, "heat": of["heat"]["planted_side"]}, **told, alarms=alarms))
     return "\n".join(lines) + "\n"
 
 
-def how_to_with(figures: Mapping[str, Any]) -> str:
+def how_to_with(figures: Figures) -> str:
     """The how-to page with its table as the results say."""
     before, rest = HOW_TO.read_text(encoding="utf-8").split(BEGIN)
     return f"{before}{BEGIN}\n\n{probe_table(figures)}\n{END}{rest.split(END)[1]}"

@@ -5,7 +5,7 @@ figures`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from benchmarks.one_class_table import ceiling_section, one_class_section, textu
 from benchmarks.probe_table import HOW_TO, how_to_with, probe_section
 from benchmarks.robust_table import robust_section
 from benchmarks.sparse_table import sparse_speed_section
+from benchmarks.tables import Figures, head, named, row, said, table
 from benchmarks.transplant_table import transplant_section
 from benchmarks.utad_table import utad_section
 
@@ -28,6 +29,8 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "benchmarks.md"
 FAULTS_PAGE = PAGE.with_name("faults.md")
 GROUPS = ("peer-0", "blocks", "blocks 2-4")
+VALUE = "{GROUP[auroc]:.3f} [{GROUP[low]:.3f}, {GROUP[high]:.3f}]"
+GAP = "{GROUP[minus_padim]:+.3f} [{GROUP[minus_padim_low]:+.3f}, {GROUP[minus_padim_high]:+.3f}] ({GROUP[p_value]:.3f})"
 
 ELPV_TEXT = """\
 `make bench-elpv`. Image AUROC of raw scores on 2,223 real solar cells (ELPV, labels 0 and 1 only), 128 px, trunk
@@ -46,6 +49,13 @@ FAMILY_TEXT = """\
 blocks-0 and blocks-1 on one seed, which is how the best was chosen and therefore flatters it; the second table is the
 best alone, all folds, mean of the training seeds, beside PaDiM with the same trunks, sizes and flips. *blocks 2-4* chose
 nothing. Statistics of each cell type use the list's types, which a plant knows of its cells and the product does not ask for.
+
+| tried | one view | four flips |
+|---|---|---|"""
+FAMILY_BEST = """
+Stages 5 and 6 of Lite0 fine-tuned after the head, on peer-0 alone: {fine[fine-tuned]:.4f}; head alone: {fine[head alone]:.4f}.
+
+Best: **{best[row]}, {views}**; measured on {protocols!c}.
 """
 
 NIGHTLY_TEXT = """\
@@ -54,7 +64,20 @@ explanation rows (explainer heatmap only: the strict case, since little work mak
 in {shards} shards, by plain calls and by the Prefect flow in turns, each into fresh tables, without server start and imports.
 Plain calls do one shard after the other; the flow's two threads overlap decoding and writing with scoring, and that gain is in
 the figure: it is what a night takes longer or shorter by the flow, not the cost of Prefect's bookkeeping alone.
-"""
+
+| median of the rounds | plain calls | Prefect flow |
+|---|---|---|
+| seconds | {seconds_direct:.1f} | {seconds_flow:.1f} |
+| images a second | {images_per_second_direct:.1f} | {images_per_second_flow:.1f} |
+
+Prefect's overhead, median of the rounds: **{overhead_share:+.1%}** ({rounds}; target at most {overhead_target:.0%}). The \
+rounds differ as much as a shared machine does.
+
+Where the time goes with every explainer, {all_explainers[images]} images, {all_explainers[explanation_rows]} explanation \
+rows, {all_explainers[images_per_second]:.2f} images a second end to end:
+
+| phase | seconds | share | seconds of the heatmap-only night |
+|---|---|---|---|"""
 
 AUDIT_TEXT = """\
 `make bench-audit`. {rows:,} **generated** rows ({scores:,} scores, {explanations:,} explanations) in {commits:,} commits of
@@ -63,6 +86,15 @@ bytes: original {original:,}, counterfactual {counterfactual:,}, heatmap {heatma
 every signature is checked. All files are in the file cache; other work shared the machine (load average {load_average:.1f}).
 *Since the anchor* reads the rows of one shard that is not anchored yet; ledger, log entries, presence and size of every file,
 and all keys are checked either way.
+
+| | seconds | rows recomputed | rows a second | MB read |
+|---|---|---|---|---|"""
+AUDIT_ROW = "| {title} | {seconds:.1f} | {rows_recomputed:,} | {rows_per_second:,.0f} | {read:,.0f} |"
+PUBLISH_TEXT = """
+Target since the anchor: at most {target_since_anchor_seconds:.0f} s.
+
+Publishing {publish_rows} rows, ms on the clock (ms of CPU), median of ten commits around the one named. Each log entry after \
+the last checkpoint, one every 100 commits, costs a little: compare commits of the same place.
 """
 
 SPEED_TEXT = """\
@@ -74,6 +106,14 @@ whole batches in the process that trains, threads: {threads}, masks included. Ar
 not equally**. CPU time, the start of the workers included, tells more then. The last row adds `{network}`, forward, backward
 and AdamW, to the first.
 """
+SPEED_HEAD = (
+    "| images a second | plain | ours | ratio | least, most of a round | CPU ms an image: plain | ours | ratio |"
+)
+SPEED_ROW = """\
+| {name} | {images_per_second_plain:,.0f} | {images_per_second_ours:,.0f} | {ratio:.1f} | {least:.1f}, {most:.1f} | \
+{cpu_ms_per_image_plain:.2f} | {cpu_ms_per_image_ours:.2f} | {cpu_ratio:.1f} |"""
+SPEED_END = """
+Target for the input on a CPU: {target_input_ratio:.0f}. All but {share:.1%} of the CPU time of our step is the network's."""
 
 
 def main() -> None:
@@ -115,136 +155,71 @@ def _origin(result: Mapping[str, Any]) -> str:
     )
 
 
-def _elpv(figures: Mapping[str, Any]) -> str:
-    groups = [group for group in GROUPS if all(group in row for row in figures.values())]
-    least = min(cell["p_value"] for row in figures.values() for cell in (row[group] for group in groups))
-    beside = ("peer-0", "blocks")
-    titles = [*groups, *(f"{group} minus PaDiM (p)" for group in beside), "seed sd (blocks)"]
-    lines = [ELPV_TEXT.format(least=least), "| | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
-    for name, row in figures.items():
-        cells = [_value(row[group]) for group in groups] + [_gap(row[group]) for group in beside]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {row['blocks']['seed_sd']:.4f} |")
-    return "\n".join(lines) + "\n"
+def _by_group(rows: Figures, beside: Sequence[str] | None = None, title: str = "", last: str = "") -> list[str]:
+    """A column a group of protocols that every row has, and one for its difference to PaDiM."""
+    groups = [group for group in GROUPS if all(group in one for one in rows.values())]
+    gaps = groups if beside is None else beside
+    titles = " | ".join([*groups, *(f"{group} minus PaDiM (p)" for group in gaps)])
+    cells = [VALUE.replace("GROUP", group) for group in groups] + [GAP.replace("GROUP", group) for group in gaps]
+    return table(f"| | {titles} |{title}", f"| {{name}} | {' | '.join(cells)} |{last}", named(rows))
 
 
-def _value(cell: Mapping[str, float]) -> str:
-    return f"{cell['auroc']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
+def _elpv(figures: Figures) -> str:
+    groups = [group for group in GROUPS if all(group in one for one in figures.values())]
+    least = min(one[group]["p_value"] for one in figures.values() for group in groups)
+    lines = _by_group(figures, ("peer-0", "blocks"), " seed sd (blocks) |", " {blocks[seed_sd]:.4f} |")
+    return "\n".join([ELPV_TEXT.format(least=least), *lines]) + "\n"
 
 
-def _gap(cell: Mapping[str, float]) -> str:
-    return (
-        f"{cell['minus_padim']:+.3f} [{cell['minus_padim_low']:+.3f}, {cell['minus_padim_high']:+.3f}] "
-        f"({cell['p_value']:.3f})"
-    )
-
-
-def _family(figures: Mapping[str, Any]) -> str:
-    lines = [FAMILY_TEXT, "| tried | one view | four flips |", "|---|---|---|"]
-    lines += [f"| {name} | {row['1']:.4f} | {row['4']:.4f} |" for name, row in figures["tried"].items()]
-    best = figures["best"]
+def _family(figures: Figures) -> str:
+    best, fine = figures["best"], figures["fine_tuned"]
+    lines = [FAMILY_TEXT] + [f"| {name} | {one['1']:.4f} | {one['4']:.4f} |" for name, one in figures["tried"].items()]
     views = "one view" if best["flips"] == 1 else "four flips"
-    fine = figures["fine_tuned"]
-    lines.append(
-        f"\nStages 5 and 6 of Lite0 fine-tuned after the head, on peer-0 alone: {fine['fine-tuned']:.4f}; head alone: "
-        f"{fine['head alone']:.4f}."
-    )
-    groups = [group for group in GROUPS if all(group in row for row in figures["rows"].values())]
-    lines += [
-        f"\nBest: **{best['row']}, {views}**; measured on {', '.join(figures['protocols'])}.\n",
-        "| | " + " | ".join([*groups, *(f"{group} minus PaDiM (p)" for group in groups)]) + " |",
-        "|---" * (2 * len(groups) + 1) + "|",
-    ]
-    for name, row in figures["rows"].items():
-        cells = [_value(row[group]) for group in groups] + [_gap(row[group]) for group in groups]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    chosen = said(FAMILY_BEST, figures, fine=fine, views=views)
+    return "\n".join([*lines, chosen, *_by_group(figures["rows"])]) + "\n"
 
 
-def _nightly(figures: Mapping[str, Any]) -> str:
+def _nightly(figures: Figures) -> str:
     rounds = ", ".join(f"{one:+.1%}" for one in figures["overhead_share_each_round"])
-    lines = [
-        NIGHTLY_TEXT.format(**figures),
-        "| median of the rounds | plain calls | Prefect flow |",
-        "|---|---|---|",
-        f"| seconds | {figures['seconds_direct']:.1f} | {figures['seconds_flow']:.1f} |",
-        f"| images a second | {figures['images_per_second_direct']:.1f} | {figures['images_per_second_flow']:.1f} |",
-        f"\nPrefect's overhead, median of the rounds: **{figures['overhead_share']:+.1%}** ({rounds}; target at most "
-        f"{figures['overhead_target']:.0%}). The rounds differ as much as a shared machine does.\n",
-    ]
-    whole = figures["all_explainers"]
-    lines += [
-        f"Where the time goes with every explainer, {whole['images']} images, {whole['explanation_rows']} explanation rows, "
-        f"{whole['images_per_second']:.2f} images a second end to end:\n",
-        "| phase | seconds | share | seconds of the heatmap-only night |",
-        "|---|---|---|---|",
-    ]
-    strict = figures["phase_seconds_heatmap_only"]
+    lines = [said(NIGHTLY_TEXT, figures, rounds=rounds)]
+    whole, strict = figures["all_explainers"], figures["phase_seconds_heatmap_only"]
     for name, value in sorted(whole["phase_seconds"].items(), key=lambda item: -item[1]):
         beside = f"{strict[name]:.1f}" if name in strict else ""
         lines.append(f"| {name} | {value:.1f} | {whole['phase_share'][name]:.1%} | {beside} |")
     return "\n".join(lines) + "\n"
 
 
-def _audit(figures: Mapping[str, Any]) -> str:
-    kinds = (
+def _audit(figures: Figures) -> str:
+    megabytes = sum(figures["bytes_by_table"].values()) / 1e6
+    lines = [said(AUDIT_TEXT, figures, **figures["rows_by_table"], **figures["png_bytes_median"], megabytes=megabytes)]
+    several = f"full, {figures['processes']} processes"
+    for name, title in (
         ("since_anchor", "since the anchor"),
-        ("full", f"full, {figures['processes']} processes"),
+        ("full", several),
         ("full_one_process", "full, 1 process"),
-    )
-    lines = [
-        AUDIT_TEXT.format(
-            **figures,
-            **figures["rows_by_table"],
-            **figures["png_bytes_median"],
-            megabytes=sum(figures["bytes_by_table"].values()) / 1e6,
-        ),
-        "| | seconds | rows recomputed | rows a second | MB read |",
-        "|---|---|---|---|---|",
-    ]
-    for name, title in kinds:
+    ):
         one = figures["audits"][name]
-        lines.append(
-            f"| {title} | {one['seconds']:.1f} | {one['rows_recomputed']:,} | {one['rows_per_second']:,.0f} | "
-            f"{one['bytes_recomputed'] / 1e6:,.0f} |"
-        )
-    lines.append(f"\nTarget since the anchor: at most {figures['target_since_anchor_seconds']:.0f} s.\n")
-    places = [cost["commit"] for cost in figures["publish_seconds"]["scores"]]
-    lines += [
-        f"Publishing {figures['publish_rows']} rows, ms on the clock (ms of CPU), median of ten commits around the one named. "
-        "Each log entry after the last checkpoint, one every 100 commits, costs a little: compare commits of the same place.\n",
-        "| | " + " | ".join(f"commit {place}" for place in places) + " |",
-        "|---" * (len(places) + 1) + "|",
-    ]
+        lines.append(row(AUDIT_ROW, one, title=title, read=one["bytes_recomputed"] / 1e6))
+    places = [f"commit {cost['commit']}" for cost in figures["publish_seconds"]["scores"]]
+    lines += [said(PUBLISH_TEXT, figures), *head(f"| | {' | '.join(places)} |")]
     for name, costs in figures["publish_seconds"].items():
         cells = [f"{cost['seconds'] * 1e3:.0f} ({cost['cpu_seconds'] * 1e3:.0f})" for cost in costs]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _speed(figures: Mapping[str, Any]) -> str:
+def _speed(figures: Figures) -> str:
     step = figures["step"]
-    rows = {f"input, {name}": one for name, one in figures["inputs"].items()} | {f"step, {step['case']}": step}
-    lines = [
-        SPEED_TEXT.format(**figures, network=step["network"]),
-        "| images a second | plain | ours | ratio | least, most of a round | CPU ms an image: plain | ours | ratio |",
-        "|---" * 8 + "|",
-    ]
-    for name, one in rows.items():
+    lines = [SPEED_TEXT.format(**figures, network=step["network"]), SPEED_HEAD, "|---" * 8 + "|"]
+    named = {f"input, {name}": one for name, one in figures["inputs"].items()} | {f"step, {step['case']}": step}
+    for name, one in named.items():
         each = [ours / plain for plain, ours in zip(one["each_round"]["plain"], one["each_round"]["ours"], strict=True)]
-        lines.append(
-            f"| {name} | {one['images_per_second_plain']:,.0f} | {one['images_per_second_ours']:,.0f} | "
-            f"{one['ratio']:.1f} | {min(each):.1f}, {max(each):.1f} | {one['cpu_ms_per_image_plain']:.2f} | "
-            f"{one['cpu_ms_per_image_ours']:.2f} | {one['cpu_ratio']:.1f} |"
-        )
-    input_share = figures["inputs"][step["case"]]["cpu_ms_per_image_ours"] / step["cpu_ms_per_image_ours"]
-    lines.append(
-        f"\nTarget for the input on a CPU: {figures['target_input_ratio']:.0f}. All but {input_share:.1%} of the CPU "
-        "time of our step is the network's."
-    )
-    return "\n".join(lines) + "\n"
+        lines.append(row(SPEED_ROW, one, name=name, least=min(each), most=max(each)))
+    share = figures["inputs"][step["case"]]["cpu_ms_per_image_ours"] / step["cpu_ms_per_image_ours"]
+    return "\n".join([*lines, said(SPEED_END, figures, share=share)]) + "\n"
 
 
-SECTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+SECTIONS: Mapping[str, Callable[[Figures], str]] = {
     "elpv": _elpv,
     "elpv-family": _family,
     "nightly": _nightly,

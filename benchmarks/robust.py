@@ -14,30 +14,24 @@ A cell (twin, seed) is kept in var/bench-robust and is not done twice while sett
 
 from __future__ import annotations
 
-import argparse
-import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.counterfactuals_elpv_kit.judging import attacked_scores, gap
-from benchmarks.counterfactuals_elpv_kit.training import scores_of
-from benchmarks.results import write_results
+from benchmarks.kit.judging import attacked_scores, gap, scores_of
+from benchmarks.kit.models import fitted
+from benchmarks.study import Study, kept
 from benchmarks.textures import Texture, texture_of
-from xadflow.detectors import FitRun, as_float, build_detector
 from xadflow.detectors.base import Detector
 from xadflow.detectors.one_class.inputs import RobustSettings
-from xadflow.digests import sha256_json
 from xadflow.explainers.sparse.explainer import SparseExplainer
-from xadflow.lineage import code_digest
+from xadflow.images import as_float
+from xadflow.lineage import EXPLAINER_CODE
 from xadflow.metrics.ranks import auroc
-from xadflow.settings import Home
 
 TEXTURE, RUNG, KNOWN, SEEDS = "brick", "easy", 20, (0, 1, 2)
 TWINS, METHOD = ("plain", "robust"), "bce"
@@ -52,18 +46,8 @@ DETECTOR: dict[str, Any] = {
 }
 ROBUST = {"radius_normals": 0.15, "radius_anomalies": 0.3, "steps": 2}  # as at 3x32x32 values, see RobustSettings
 SPARSE = {"heat_share": 0.999, "dilation": 0.5}  # the direction mask is the whole image
-FALSE_ALARMS, AT_ONCE = 0.05, 20
-CODE = (
-    "detectors",
-    "networks",
-    "training",
-    "calibration.py",
-    "defects/drawn.py",
-    "datasets/sources/textures.py",
-    "explainers/sparse/explainer.py",
-    "explainers/sparse/frank_wolfe.py",
-    "explainers/sparse/oracle.py",
-)
+STUDY = Study("robust", EXPLAINER_CODE, ("robust.py", "textures.py"))
+AT_ONCE = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,13 +65,10 @@ class Cell:
 
 def main() -> None:
     """Train and explain what is missing, print the table, write benchmarks/results/robust.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed")
-    quick = parser.parse_args().quick
+    quick = STUDY.start(__doc__, "one seed").quick
     torch.set_num_threads(1)
-    started, home, texture = time.perf_counter(), Home.find(), texture_of(TEXTURE, RUNG, KNOWN)
-    seeds = SEEDS[:1] if quick else SEEDS
-    cells = {(twin, seed): _cell(home, texture, twin, seed) for seed in seeds for twin in TWINS}
+    texture, seeds = texture_of(TEXTURE, RUNG, KNOWN), SEEDS[:1] if quick else SEEDS
+    cells = {(twin, seed): _cell(texture, twin, seed) for seed in seeds for twin in TWINS}
     figures = figures_of(cells, texture, seeds) | {
         "texture": TEXTURE,
         "rung": RUNG,
@@ -97,9 +78,7 @@ def main() -> None:
         "known": KNOWN,
         "radius": _radius(texture),
     }
-    _show(figures)
-    path = write_results("robust", figures, seeds=seeds, seconds=time.perf_counter() - started, quick=quick)
-    print(f"\n{time.perf_counter() - started:.0f} s; written to benchmarks/results/{path.name}")
+    STUDY.write(figures, seeds)
 
 
 def figures_of(cells: Mapping[tuple[str, int], Cell], texture: Texture, seeds: tuple[int, ...]) -> dict[str, Any]:
@@ -153,34 +132,16 @@ def _radius(texture: Texture) -> float:
     return float(RobustSettings(**ROBUST).radii(torch.tensor([False]), texture.test[0].numel())[0])
 
 
-def _cell(home: Home, texture: Texture, twin: str, seed: int) -> Cell:
+def _cell(texture: Texture, twin: str, seed: int) -> Cell:
     settings = {**DETECTOR, "robust": ROBUST if twin == "robust" else None}
-    key = sha256_json(
-        {
-            "settings": settings,
-            "texture": [TEXTURE, RUNG, KNOWN],
-            "sparse": SPARSE,
-            "method": METHOD,
-            "radius": _radius(texture),
-            "code": code_digest(*CODE),
-        }
-    )[:12]
-    path = home.state / "bench-robust" / f"{twin}-{seed}-{key}.npz"
-    if not path.is_file():
-        started = time.perf_counter()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npz")
-        np.savez_compressed(partial, **_measured(texture, settings, seed))  # type: ignore[arg-type]
-        partial.replace(path)
-        print(f"  {twin}, seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
-    with np.load(path) as kept:
-        return Cell(float(kept["threshold"]), kept["scores"], kept["attacked"], kept["changes"], kept["flipped"])
+    path = STUDY.path(f"{twin}-{seed}.npz", settings=settings)
+    found = kept(path, lambda: _measured(texture, settings, seed))
+    STUDY.note(f"{twin}, seed {seed}")
+    return Cell(**{**found, "threshold": float(found["threshold"])})
 
 
 def _measured(texture: Texture, settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    detector = build_detector(METHOD, **settings)
-    with tempfile.TemporaryDirectory() as scratch:
-        detector.fit(texture.data, FitRun(Path(scratch), seed, FALSE_ALARMS, "cpu"))
+    detector = fitted(METHOD, settings, seed, texture.data)
     images, labels = texture.test.numpy(), texture.labels
     attacked = np.empty(len(images))
     for label, sign in ((0, -1.0), (1, 1.0)):
@@ -204,18 +165,6 @@ def _changes(detector: Detector, defects: torch.Tensor) -> tuple[NDArray[np.int1
             changes.append((one.image.astype(np.int16) - original)[0])
             flipped.append(one.is_normal)
     return np.stack(changes), np.array(flipped)
-
-
-def _show(figures: Mapping[str, Any]) -> None:
-    for twin, seeds in figures["rows"].items():
-        for seed, one in seeds.items():
-            print(
-                f"{twin:<7} seed {seed}  AUROC {one['auroc']:.3f}  attacked {one['auroc_attacked']:.3f}  "
-                f"explained {one['explained']}  flipped {one['flipped']:.2f}  inside {one['inside']:.3f} "
-                f"(chance {one['chance']:.3f})  l2 {one['l2']:.2f}"
-            )
-    for name, one in (("robust - plain", figures["robust_minus_plain"]), *figures["minus_chance"].items()):
-        print(f"{name:<15} inside {one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]")
 
 
 if __name__ == "__main__":

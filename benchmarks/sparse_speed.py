@@ -14,9 +14,7 @@ of its generator for two concepts, with weights as they are drawn: how long a pa
 
 from __future__ import annotations
 
-import argparse
 import os
-import time
 from collections.abc import Callable
 from statistics import median
 from typing import Any
@@ -27,7 +25,7 @@ from skimage import data as bundled
 from torch import Tensor, nn
 
 from benchmarks import sort_and_bisect
-from benchmarks.results import write_results
+from benchmarks.study import Study, ratios, turns
 from xadflow.explainers.diverse.networks import Generator, patch_of
 from xadflow.explainers.sparse.frank_wolfe import auto_frank_wolfe
 from xadflow.explainers.sparse.oracle import linear_maximisation_oracle
@@ -40,10 +38,9 @@ TARGETS = {"oracle": 4.0, "loop": 2.0, "loop, aim": 3.0}
 
 def main() -> None:
     """Measure, print a table and write benchmarks/results/sparse-speed.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="64 px, one round")
-    quick = parser.parse_args().quick
-    started, load = time.perf_counter(), os.getloadavg()[0]
+    study = Study("sparse-speed")
+    quick = study.start(__doc__, "64 px, one round").quick
+    load = os.getloadavg()[0]
     torch.set_num_threads(1)
     sizes = {side: _size(side, 1 if quick else ROUNDS) for side in (list(RADII)[:1] if quick else RADII)}
     figures = {
@@ -56,7 +53,7 @@ def main() -> None:
         "sizes": {str(side): one for side, one in sizes.items()},
         "generator": {str(side): _generator(side, 1 if quick else ROUNDS) for side in (28, 64, 128)},
     }
-    write_results("sparse-speed", figures, seeds=[SEED], seconds=time.perf_counter() - started, quick=quick)
+    study.write(figures, [SEED])
 
 
 def _size(side: int, rounds: int) -> dict[str, Any]:
@@ -84,12 +81,6 @@ def _size(side: int, rounds: int) -> dict[str, Any]:
     found["loop"]["objective_gap"] = float((reached.mean() - result.values.mean()).abs())
     found["early_stop"] = _compared(ours, lambda: ours(lambda values: values >= -0.6931), rounds=rounds)
     found["early_stop"]["stopped"] = int(ours(lambda values: values >= -0.6931).stopped.sum())
-    for name, one in found.items():
-        rest = f"objective apart {one['objective_gap']:.1e}" if "objective_gap" in one else f"{one['stopped']} stopped"
-        print(
-            f"{side} px  {name:<11} ratio {one['ratio']:.2f}  ({one['ms_first']:.1f} ms, {one['ms_second']:.1f} ms)  {rest}",
-            flush=True,
-        )
     return found
 
 
@@ -112,25 +103,15 @@ def network_of(generator: torch.Generator) -> Callable[[Tensor], Tensor]:
 
 
 def _compared(first: Callable[[], Any], second: Callable[[], Any], *, rounds: int) -> dict[str, Any]:
-    """Median times in ms, and the median ratio of turns in the same round; each warmed up once."""
-    spent: dict[str, list[float]] = {"first": [], "second": [], "cpu_first": [], "cpu_second": []}
-    first(), second()
-    for _ in range(rounds):
-        for name, arm in (("first", first), ("second", second)):
-            count, clock, cpu = 0, time.perf_counter(), time.process_time()
-            while count == 0 or time.perf_counter() - clock < 0.5:
-                arm()
-                count += 1
-            spent[name].append((time.perf_counter() - clock) / count)
-            spent[f"cpu_{name}"].append((time.process_time() - cpu) / count)
-    ratios = [one / two for one, two in zip(spent["first"], spent["second"], strict=True)]
-    cpu_ratios = [one / two for one, two in zip(spent["cpu_first"], spent["cpu_second"], strict=True)]
+    """Median times in ms, and the median ratio of turns in the same round."""
+    spent = turns({"first": first, "second": second}, rounds)
+    each = ratios(spent["first"], spent["second"])
     return {
-        "ratio": median(ratios),
-        "ratio_each": ratios,
-        "cpu_ratio": median(cpu_ratios),
-        "ms_first": 1000 * median(spent["first"]),
-        "ms_second": 1000 * median(spent["second"]),
+        "ratio": median(each),
+        "ratio_each": each,
+        "cpu_ratio": median(ratios(spent["first"], spent["second"], "cpu")),
+        "ms_first": 1000 * median(spent["first"]["clock"]),
+        "ms_second": 1000 * median(spent["second"]["clock"]),
     }
 
 
@@ -140,16 +121,8 @@ def _generator(side: int, rounds: int) -> dict[str, float]:
     network = Generator(3, 2, width=24, patch=patch_of(side)).eval()
     x = torch.rand(128, 3, side, side) * 2 - 1
     alpha, concept = torch.zeros(128), torch.arange(2).repeat(64)
-    network(x, alpha, concept)
-    speeds = []
-    for _ in range(rounds):
-        count, clock = 0, time.perf_counter()
-        while count == 0 or time.perf_counter() - clock < 0.5:
-            network(x, alpha, concept)
-            count += 1
-        speeds.append(64 * count / (time.perf_counter() - clock))
-    print(f"{side} px  generator   {median(speeds):.0f} images/s, two counterfactuals each", flush=True)
-    return {"images_per_second": median(speeds)}
+    spent = turns({"pass": lambda: network(x, alpha, concept)}, rounds)
+    return {"images_per_second": 64 / median(spent["pass"]["clock"])}
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from benchmarks.tables import Figures, head, row
 
 TEXT = """\
 `make bench-sparse`. {batch} images, {iterations} iterations, p = {p}, one thread, a small network of three convolutions.
@@ -15,22 +14,20 @@ other work shared the cores.
 """
 
 
-def sparse_speed_section(figures: Mapping[str, Any]) -> str:
+HEAD = "| | sorted, ms | ours, ms | ratio | least, most of a round | ratio of CPU time | apart |"
+ROW = """\
+| {side} px, {part} | {ms_first:,.1f} | {ms_second:,.1f} | **{ratio:.2f}** | {least:.2f}, {most:.2f} | {cpu_ratio:.2f} | {apart} |"""
+
+
+def sparse_speed_section(figures: Figures) -> str:
     """One row a size and part, then the generator's speed."""
-    lines = [
-        TEXT.format(**figures),
-        "| | sorted, ms | ours, ms | ratio | least, most of a round | ratio of CPU time | apart |",
-        "|---" * 7 + "|",
-    ]
+    lines = [TEXT.format(**figures), *head(HEAD)]
     for side, parts in figures["sizes"].items():
         for name, one in parts.items():
-            gap = one.get("objective_gap")
+            gap, each = one.get("objective_gap"), one["ratio_each"]
             apart = f"{one['stopped']} of {figures['batch']} stopped" if gap is None else f"{gap:.1e}"
-            lines.append(
-                f"| {side} px, {name.replace('_', ' ')} | {one['ms_first']:,.1f} | {one['ms_second']:,.1f} | "
-                f"**{one['ratio']:.2f}** | {min(one['ratio_each']):.2f}, {max(one['ratio_each']):.2f} | "
-                f"{one['cpu_ratio']:.2f} | {apart} |"
-            )
+            told = {"side": side, "part": name.replace("_", " "), "apart": apart}
+            lines.append(row(ROW, one, **told, least=min(each), most=max(each)))
     speeds = ", ".join(f"{one['images_per_second']:,.0f} at {side} px" for side, one in figures["generator"].items())
     targets = ", ".join(f"{name} {value:g}" for name, value in figures["targets"].items())
     lines.append(f"\nTargets: {targets}.\n")

@@ -18,12 +18,11 @@ rung, one seed, test images in sight.
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,17 +30,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.results import write_results
+from benchmarks.kit.models import fitted
+from benchmarks.study import Study, kept
 from xadflow.datasets.manifest import Split
 from xadflow.datasets.sources import Candidate, open_source
-from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
+from xadflow.detectors import TrainingData
 from xadflow.detectors.fcdd.detector import FCDD
-from xadflow.digests import sha256_file, sha256_json
-from xadflow.images import decode_png
-from xadflow.lineage import code_digest
+from xadflow.images import as_float, decode_png
 from xadflow.metrics.localisation import aupro, pixel_auroc
 from xadflow.metrics.ranks import auroc
-from xadflow.settings import DatasetSettings, Home
+from xadflow.settings import DatasetSettings
 
 TEXTURES = ("brick", "grass", "gravel")
 RUNGS, MIDDLE, KNOWN = ("easy", "middle", "hard"), "middle", 5
@@ -55,16 +53,8 @@ CONV: dict[str, object] = {
     "min_steps": 300,
 }
 BINS, BOOTSTRAP = 2048, 1000
-CODE = (
-    "detectors",
-    "networks",
-    "training",
-    "metrics/localisation.py",
-    "defects/drawn.py",
-    "defects/confetti.py",
-    "datasets/sources/textures.py",
-)
 
+STUDY = Study("textures", own=("textures.py",))
 Score = Callable[[Tensor], tuple[Tensor, Tensor]]  # float images [B,1,H,W] to raw scores [B] and maps [B,H,W]
 
 
@@ -107,31 +97,22 @@ Measured = dict[str, NDArray[np.float64]]  # image_auroc, pixel_auroc, aupro: sc
 
 def main() -> None:
     """Measure what is missing, then write benchmarks/results/textures.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="brick, one seed, the frozen trunk only")
-    parser.add_argument("--seeds", type=int, default=3, help="of the rows on a frozen trunk; default 3")
-    parser.add_argument("--end-to-end-seeds", type=int, default=3, help="of the others; default 3, 0 leaves them out")
-    arguments = parser.parse_args()
-    quick = arguments.quick
-    end_to_end, frozen = (0, 1) if quick else (arguments.end_to_end_seeds, arguments.seeds)
+    given = STUDY.start(
+        __doc__,
+        "brick, one seed, the frozen trunk only",
+        seeds={"type": int, "default": 3, "help": "of the rows on a frozen trunk; default 3"},
+        end_to_end_seeds={"type": int, "default": 3, "help": "of the others; default 3, 0 leaves them out"},
+    )
+    end_to_end, frozen = (0, 1) if given.quick else (given.end_to_end_seeds, given.seeds)
     seeds = {row: range((end_to_end if row.method == "fcdd_conv" else frozen) if row.trained else 1) for row in ROWS}
     rows = [row for row in ROWS if seeds[row]]
-    textures = TEXTURES[:1] if quick else TEXTURES
-    state = Home.find().state / "bench-textures"
-    started, spent = time.perf_counter(), 0.0
+    textures, spent = TEXTURES[:1] if given.quick else TEXTURES, 0.0
     found: dict[tuple[str, str, str, int], Measured] = {}  # rung, texture, row, seed
-    for name in textures:
-        for row in rows:
-            for seed in seeds[row]:
-                for rung, one in _cell(state, name, row, seed).items():
-                    found[rung, name, row.title, seed] = one
-                    spent += float(one["seconds"])
-                    print(
-                        f"{time.perf_counter() - started:5.0f} s  {name:<7} {rung:<7} seed {seed}  {row.title:<46} "
-                        f"image {one['image_auroc']:.3f}  pixel {one['pixel_auroc']:.3f}  "
-                        f"aupro {one['aupro']:.3f}",
-                        flush=True,
-                    )
+    for name, row, seed in [(name, one, seed) for name in textures for one in rows for seed in seeds[one]]:
+        for rung, one in _cell(name, row, seed).items():
+            found[rung, name, row.title, seed] = one
+            spent += float(one["seconds"])
+            STUDY.note(f"{name:<7} {rung:<7} seed {seed}  {row.title:<46} pixel {one['pixel_auroc']:.3f}")
     by_rung = {}
     for rung in RUNGS:
         table = {
@@ -139,44 +120,53 @@ def main() -> None:
             for row in rows
             if rung in row.rungs
         }
-        by_rung[rung] = {title: _figures(cells, table[PADIM.title]) for title, cells in table.items()}
+        by_rung[rung] = {title: figures_of(cells, table[PADIM.title]) for title, cells in table.items()}
     figures = {"known": KNOWN, "textures": list(textures), "targets": TARGETS, "target_rung": MIDDLE, "rungs": by_rung}
-    write_results("textures", figures, seeds=range(max(end_to_end, frozen)), seconds=spent, quick=quick)
+    STUDY.write(figures, range(max(end_to_end, frozen)), spent)
 
 
-def _cell(state: Path, name: str, row: Row, seed: int) -> dict[str, Measured]:
+def _cell(name: str, row: Row, seed: int) -> dict[str, Measured]:
     """Each rung's figures of one detector on one texture, kept in a file."""
-    what = {"row": asdict(row), "known": KNOWN, "code": code_digest(*CODE), "bench": sha256_file(Path(__file__))}
-    kept = state / f"{name}-{seed}-{sha256_json(what)[:16]}.npz"
-    if not kept.is_file():
-        found: dict[str, NDArray[np.float64]] = {}
+
+    def make() -> Measured:
+        found: Measured = {}
         score: Score | None = None
         for rung in row.rungs:
             begun = time.perf_counter()
             texture = texture_of(name, rung)
             if score is None or row.known:  # known defects are those of the rung; all else is the same on each
                 score = score_of(row, texture, seed)
-            for key, value in measured(texture, score).items():
-                found[f"{rung} {key}"] = np.asarray(value)
+            found |= {f"{rung} {key}": value for key, value in measured(texture, score).items()}
             found[f"{rung} seconds"] = np.asarray(time.perf_counter() - begun)
-        state.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(".partial.npz")
-        np.savez(partial, **found)  # type: ignore[arg-type]
-        partial.replace(kept)
-    with np.load(kept) as stored:
-        return {
-            rung: {key.removeprefix(f"{rung} "): stored[key] for key in stored.files if key.startswith(f"{rung} ")}
-            for rung in row.rungs
-        }
+        return found
+
+    found = kept(STUDY.path(f"{name}-{seed}.npz", row=asdict(row), known=KNOWN), make)
+    return {
+        rung: {key.removeprefix(f"{rung} "): value for key, value in found.items() if key.startswith(f"{rung} ")}
+        for rung in row.rungs
+    }
 
 
 def score_of(row: Row, texture: Texture, seed: int) -> Score:
     """The row's detector, trained on this texture."""
+    data = texture.data
     if row.method is None:
-        return _statistics(texture.data.normals)
+        return _statistics(data.normals)
     settings = {key: value for key, value in row.settings.items() if key != "padim"}
-    fitted = _fitted(row.method, texture, seed, settings, known=row.known)
-    return _padim(fitted) if "padim" in row.settings else _scored(fitted)
+    detector: Any = fitted(row.method, settings, seed, data if row.known else without_known(data), "auto")
+    if "padim" in row.settings:
+        return _padim(detector)
+
+    def score(images: Tensor) -> tuple[Tensor, Tensor]:
+        found = detector.score(images)
+        return found.image, found.map
+
+    return score
+
+
+def without_known(data: TrainingData) -> TrainingData:
+    """Normals alone."""
+    return TrainingData(data.normals, data.val_normals, data.known[:0], None, data.calibration_defects)
 
 
 def texture_of(name: str, rung: str, known: int = KNOWN) -> Texture:
@@ -195,25 +185,6 @@ def texture_of(name: str, rung: str, known: int = KNOWN) -> Texture:
 
 def _stacked(files: Sequence[bytes | Path | None]) -> Tensor:
     return torch.from_numpy(np.stack([decode_png(bytes(one)) for one in files]))  # type: ignore[arg-type]
-
-
-def _fitted(method: str, texture: Texture, seed: int, settings: Mapping[str, object], *, known: bool) -> FCDD:
-    data = texture.data
-    if not known:
-        data = TrainingData(data.normals, data.val_normals, data.known[:0], None, data.calibration_defects)
-    detector = build_detector(method, **settings)
-    with tempfile.TemporaryDirectory() as folder:
-        detector.fit(data, FitRun(Path(folder), seed, 0.05, "auto", None))
-    return detector  # type: ignore[return-value]
-
-
-def _scored(detector: FCDD) -> Score:
-    def score(images: Tensor) -> tuple[Tensor, Tensor]:
-        found = detector.score(images)
-        assert found.map is not None
-        return found.image, found.map
-
-    return score
 
 
 def _padim(detector: FCDD) -> Score:
@@ -285,7 +256,7 @@ def _resampled(maps: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[n
     return np.asarray(wins / (defect.sum(1) * normal.sum(1)), dtype=np.float64)
 
 
-def _figures(cells: Sequence[Sequence[Measured]], floor: Sequence[Sequence[Measured]]) -> dict[str, object]:
+def figures_of(cells: Sequence[Sequence[Measured]], floor: Sequence[Sequence[Measured]]) -> dict[str, object]:
     """Of cells [texture][seed]: means, the interval of the mean pixel AUROC and of its difference to `floor`'s.
 
     Resampled images are the same for every row of a texture, so differences are paired.

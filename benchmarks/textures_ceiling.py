@@ -8,31 +8,25 @@ is no detector that anyone could have, and no row of the comparison.
 
 from __future__ import annotations
 
-import argparse
-import time
-
 from benchmarks import textures
-from benchmarks.results import write_results
+from benchmarks.study import Study
 
-MASKS = 400
+STUDY, MASKS = Study("textures-ceiling"), 400
 SUPERVISED = {**textures.CONV, "anomalies": ("known",), "min_steps": 600}
 
 
 def main() -> None:
     """Train on each texture and write benchmarks/results/textures-ceiling.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--masks", type=int, default=MASKS, help=f"how many masks it learns from; default {MASKS}")
-    masks = parser.parse_args().masks
-    started = time.perf_counter()
+    given = STUDY.start(__doc__, "brick alone", masks={"type": int, "default": MASKS, "help": "it learns from"})
     row = textures.Row("ceiling", "fcdd_conv", SUPERVISED, known=True)
     found = {}
-    for name in textures.TEXTURES:
-        texture = textures.texture_of(name, textures.MIDDLE, known=masks)
+    for name in textures.TEXTURES[: 1 if given.quick else None]:
+        texture = textures.texture_of(name, textures.MIDDLE, known=given.masks)
         measured = textures.measured(texture, textures.score_of(row, texture, 0))
         found[name] = {key: float(measured[key]) for key in ("image_auroc", "pixel_auroc", "aupro")}
-        print(f"{time.perf_counter() - started:5.0f} s  {name:<7} {found[name]}", flush=True)
-    figures = {"rung": textures.MIDDLE, "masks": masks, "steps": SUPERVISED["min_steps"], "textures": found}
-    write_results("textures-ceiling", figures, seeds=[0], seconds=time.perf_counter() - started)
+        STUDY.note(f"{name:<7} {found[name]}")
+    figures = {"rung": textures.MIDDLE, "masks": given.masks, "steps": SUPERVISED["min_steps"], "textures": found}
+    STUDY.write(figures, [0])
 
 
 if __name__ == "__main__":

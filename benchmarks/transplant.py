@@ -20,7 +20,6 @@ written after every round of cells, so a run that is stopped leaves what it has,
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import time
@@ -31,21 +30,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.results import RESULTS, write_results
+from benchmarks.results import RESULTS
 from benchmarks.transplant_kit.arms import ALL, ARMS, MAIN, Arm, Task
 from benchmarks.transplant_kit.cells import CHUNK, chunks, finish, task_of
 from benchmarks.transplant_kit.curve import CURVE_PICTURE, has_curve, write_curve
-from benchmarks.transplant_kit.detectors import HSC, JUDGES, NETWORK_JUDGE, folder_of, judge_folder
+from benchmarks.transplant_kit.detectors import HSC, JUDGES, NETWORK_JUDGE, STUDY, folder_of, judge_folder
 from benchmarks.transplant_kit.figures import curve_of, detectors_of, row_of
 from benchmarks.transplant_kit.sets import BLOCKS, CLOTHES, COLOURED, ELPV, SMALL_CELLS, TEXTURES
 from benchmarks.transplant_kit.sheet import ROWS, write_sheet
 from benchmarks.transplant_kit.speed import speed_figures
 from xadflow.errors import XadflowError
 from xadflow.explainers.transplant import TransplantSettings
-from xadflow.settings import Home
 
 SEEDS = (0, 1, 2)
-NAME = "transplant"
 IMAGES = RESULTS.parents[1] / "docs" / "images"
 FIRST = (MAIN, "nearest normal, whole image", "random region of the same area, same donor", "sparse")
 TARGETS = {
@@ -92,76 +89,62 @@ QUICK = 20  # images
 
 def main() -> None:
     """Do what the options say; without any, measure what is missing and write benchmarks/results/transplant.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="one seed and 20 images of one texture, the first four arms"
+    given = STUDY.start(
+        __doc__,
+        "one seed and 20 images of one texture, the first four arms",
+        kept={"action": "store_true", "help": "make nothing: figures of the cells that are there"},
+        sheet={"type": Path, "help": "write the picture of textures there, and nothing else"},
+        rows={"type": int, "default": ROWS, "help": "images of the picture"},
+        speed={"action": "store_true", "help": "measure speed and memory alone, and keep the other figures"},
+        only={"default": "", "help": "make only blocks with this in their title; figures are of all that is kept"},
     )
-    parser.add_argument("--kept", action="store_true", help="make nothing: figures of the cells that are there")
-    parser.add_argument("--sheet", type=Path, help="write the picture of textures there, and nothing else")
-    parser.add_argument("--rows", type=int, default=ROWS, help="images of the picture")
-    parser.add_argument(
-        "--speed", action="store_true", help="measure speed and memory alone, and keep the other figures"
-    )
-    parser.add_argument(
-        "--only", default="", help="make only blocks with this in their title; figures are of all that is kept"
-    )
-    given = parser.parse_args()
-    home, started = Home.find(), time.perf_counter()
-    if given.sheet:
-        torch.set_num_threads(1)
-        write_sheet(home, given.sheet, given.rows)
-        return
     if given.speed:
-        _write({**_written(), "speed": speed_figures(home)}, time.perf_counter() - started)
+        STUDY.write({**_written(), "speed": speed_figures()}, SEEDS)
         return
     torch.set_num_threads(1)
+    if given.sheet:
+        write_sheet(given.sheet, given.rows)
+        return
     groups, seeds, most = (QUICK_GROUPS, SEEDS[:1], QUICK) if given.quick else (GROUPS, SEEDS, ALL)
     if not given.kept:
-        measure(home, [group for group in groups if given.only in group.title], seeds, most, kept_only=False)
-    tasks = measure(home, groups, seeds, most, kept_only=True)
+        measure([group for group in groups if given.only in group.title], seeds, most, kept_only=False)
+    tasks = measure(groups, seeds, most, kept_only=True)
     figures = {
-        "groups": {group.title: found for group in groups if (found := figures_of(home, tasks[group.title]))},
-        "settings": described(),
+        "groups": {group.title: found for group in groups if (found := figures_of(tasks[group.title]))},
+        "settings": described(groups),
         "images": most,
     }
-    path = _write({**_written(given.quick), **figures}, time.perf_counter() - started, quick=given.quick)
+    STUDY.write({**_written(given.quick), **figures}, seeds)
     if has_curve(figures) and not given.quick:
         write_curve(figures, IMAGES / CURVE_PICTURE)
-    _show(figures["groups"])
-    print(f"{time.perf_counter() - started:.0f} s; written to benchmarks/results/{path.name}")
 
 
 Tasks = dict[str, dict[int, list[Task]]]  # title of a group, seed, one a set
 
 
-def measure(home: Home, groups: Sequence[Group], seeds: Sequence[int], most: int, *, kept_only: bool) -> Tasks:
+def measure(groups: Sequence[Group], seeds: Sequence[int], most: int, *, kept_only: bool) -> Tasks:
     """Make every cell that is missing, what matters most first; the tasks of what there is. `kept_only`:
     make nothing.
     """
-    started = time.perf_counter()
     tasks: Tasks = {group.title: {} for group in groups}
     left_out: set[str] = set()
     for group, seed, arm, number in in_order(groups, seeds, most):
-        if group.title in left_out or (kept_only and not _is_trained(home, group, seed)):
+        if group.title in left_out or (kept_only and not _is_trained(group, seed)):
             continue
         begun, own = time.process_time(), tasks[group.title]
         try:
             if seed not in own:
-                own[seed] = [task_of(home, name, group.method, seed, most) for name in group.sets]
+                own[seed] = [task_of(name, group.method, seed, most) for name in group.sets]
             for task in own[seed]:
                 for chunk in list(chunks(arm, task))[number : number + 1]:
                     if not kept_only:
-                        finish(home, arm, chunk)
+                        finish(arm, chunk)
         except XadflowError as err:
-            print(f"{group.title}: left out, {err}", flush=True)
+            STUDY.note(f"{group.title}: left out, {err}")
             left_out.add(group.title)
         spent = time.process_time() - begun
         if spent > 1.0 and not kept_only:
-            print(
-                f"{time.perf_counter() - started:6.0f} s  {group.title}, seed {seed}: {arm.title}, from image "
-                f"{number * CHUNK} on, {spent:.0f} s of CPU",
-                flush=True,
-            )
+            STUDY.note(f"{group.title}, seed {seed}: {arm.title}, from image {number * CHUNK} on, {spent:.0f} s of CPU")
     return tasks
 
 
@@ -182,21 +165,21 @@ def in_order(groups: Sequence[Group], seeds: Sequence[int], most: int) -> list[t
     )
 
 
-def figures_of(home: Home, tasks: Mapping[int, Sequence[Task]]) -> dict[str, Any]:
+def figures_of(tasks: Mapping[int, Sequence[Task]]) -> dict[str, Any]:
     """Figures of one block: detectors, a row an arm, the curve; nothing where nothing is kept."""
-    rows = {arm.title: row for arm in ARMS if (row := row_of(home, arm, tasks))} if tasks else {}
+    rows = {arm.title: row for arm in ARMS if (row := row_of(arm, tasks))} if tasks else {}
     if MAIN not in rows:
         return {}
     return {
-        "detectors": detectors_of(home, tasks),
+        "detectors": detectors_of(tasks),
         "rows": rows,
-        "curve": curve_of(home, tasks),
+        "curve": curve_of(tasks),
         "seeds": sorted(tasks),
         "sets": [task.set for task in next(iter(tasks.values()))],
     }
 
 
-def described() -> dict[str, Any]:
+def described(groups: Sequence[Group]) -> dict[str, Any]:
     """Settings for the results file."""
     return {
         "transplant": TransplantSettings().model_dump(mode="json"),
@@ -204,7 +187,7 @@ def described() -> dict[str, Any]:
         "network_judge": NETWORK_JUDGE,
         "arms": {arm.title: {"of": arm.of, "most": arm.most, "settings": dict(arm.settings)} for arm in ARMS},
         "targets": TARGETS,
-        "blocks": [group.title for group in GROUPS],
+        "blocks": [group.title for group in groups],
         "explainer_commit": _last_change("src/xadflow/explainers/transplant"),
         "detector_commit": _last_change("src/xadflow/detectors"),
     }
@@ -217,55 +200,18 @@ def _last_change(path: str) -> str:
     return told.stdout.strip() or "unknown"
 
 
-def _is_trained(home: Home, group: Group, seed: int) -> bool:
-    folders = [folder_of(home, name, group.method, seed) for name in group.sets]
-    folders += [judge_folder(home, name, judge) for name in group.sets for judge in JUDGES]
+def _is_trained(group: Group, seed: int) -> bool:
+    folders = [folder_of(name, group.method, seed) for name in group.sets]
+    folders += [judge_folder(name, judge) for name in group.sets for judge in JUDGES]
     return all(folder.is_dir() for folder in folders)
 
 
 def _written(quick: bool = False) -> dict[str, Any]:
     """Figures of the results file that is there: speed is measured in a run of its own."""
-    path = RESULTS / f"{NAME}{'-quick' if quick else ''}.json"
+    path = RESULTS / f"{STUDY.name}{'-quick' if quick else ''}.json"
     found: dict[str, Any] = json.loads(path.read_text())["figures"] if path.is_file() else {}
     return found
 
-
-def _write(figures: Mapping[str, Any], seconds: float, quick: bool = False) -> Path:
-    return write_results(NAME, figures, seeds=SEEDS[:1] if quick else SEEDS, seconds=seconds, quick=quick)
-
-
-def _show(groups: Mapping[str, Mapping[str, Any]]) -> None:
-    for title, group in groups.items():
-        told = group["detectors"]
-        print(
-            f"\n{title}: AUROC {told['auroc']:.3f}, flags {told['flagged']:.0%}; "
-            + ", ".join(
-                f"judge {name} {one['auroc']:.3f} flags {one['flagged']:.0%}" for name, one in told["judges"].items()
-            )
-        )
-        for name, row in group["rows"].items():
-            cells = [f"{short} {row[key]['value']:.3f}" for short, key in SHOWN.items() if key in row]
-            print(f"  {name:<46} {row['images']}  " + "  ".join(cells))
-
-
-SHOWN = {
-    "valid": "valid",
-    "padim": "transfer padim",
-    "network": "transfer network",
-    "contrast": "transfer network-contrast",
-    "region": "region",
-    "all": "region, all",
-    "changed": "changed",
-    "frechet": "frechet",
-    "kid": "kid",
-    "apart": "apart",
-    "like": "likeness",
-    "iou": "iou",
-    "cut": "iou of the cut heatmap",
-    "own cut": "iou of the heatmap at its own cut",
-    "hottest": "iou of the hottest",
-    "seam": "seam",
-}
 
 if __name__ == "__main__":
     main()

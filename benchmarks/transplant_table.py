@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from benchmarks.tables import Figures, named, said, table
 from benchmarks.transplant_kit.arms import ARMS, MAIN
 from benchmarks.transplant_kit.curve import CURVE_PICTURE, has_curve
-
-Figures = Mapping[str, Any]
 
 TEXT = """\
 `make bench-transplant`. Flagged test anomalies, at most {images} a training in one order for all trainings, are made normal
@@ -49,26 +45,35 @@ has (*hottest*).
 """
 
 JUDGED = ("transfer padim", "transfer network", "transfer network-contrast")
-HEAD = (
-    "",
-    "n",
-    "valid (first)",
-    "transfer: padim",
-    "network",
-    "contrast",
-    "region (all)",
-    "changed",
-    "Frechet",
-    "KID",
-    "apart",
-    "likeness",
-    "seam (before)",
-)
+HEAD = """\
+|  | n | valid (first) | transfer: padim | network | contrast | region (all) | changed | Frechet | KID | apart | likeness | \
+seam (before) |"""
+ROW = """\
+| {name} | {images!c} | {valid:.2f} ({valid, the first[value]:.2f}) | {transfer padim:.2f} | {transfer network:.2f} \
+| {transfer network-contrast:.2f} | {region:.2f} ({region, all[value]:.2f}) | {changed:.2f} | {frechet[value]:.0f} \
+| {kid[value]:.0f} | {apart[value]:.3f} | {likeness[value]:.3f} | {seam[value]:.2f} ({seam before[value]:.2f}) |"""
+OVERLAP_HEAD = "|  | region | best of three | cut | own cut | hottest | area: defect | cut | own cut |"
+OVERLAP = """\
+| {name} | {iou:.2f} | {best iou:.2f} | {iou of the cut heatmap:.2f} | {iou of the heatmap at its own cut:.2f} \
+| {iou of the hottest:.2f} | {area of the defect:.2f} | {area of the cut heatmap:.2f} | {area at its own cut:.2f} |"""
+GROUP = """
+**{title}.** Detector: AUROC {auroc:.3f}, flags {flagged:.0%} of the anomalies; trainings {trainings!c}. Judges: {judged}.
+"""
+JUDGE = """\
+{name} AUROC {auroc:.3f}, flags {flagged:.0%} of the anomalies and {false_alarms:.0%} of the normals"""
+TOUCHED = """
+The detector of drawn weights flags {touched:.2f} of these images and leaves the others as they are. Of those that it flags \
+alone: valid {valid, of the touched:.2f}; transfer to padim {transfer padim, of the touched:.2f}; region \
+{region, of the touched:.2f}."""
+CURVE = "\nTransfer against area, mean of all alternatives, on the same images (n: {images!c}):\n"
 SPEED_TEXT = """\
 Speed, one run: `transplant` with K = {alternatives} and `sparse` in turns on the same {images} flagged ELPV cells at {px} px,
 the default `fcdd` on lite0, batches side by side on {threads} threads as in a night; load average {load_average_before:.1f}
 before and {load_average_after:.1f} after, and **other work that shares the cores slows both**: CPU seconds tell more then.
 """
+SPEED_HEAD = "|  | images a second | each round | CPU seconds an image |"
+SPEED = "| {name} | {images_per_second:.2f} | {each_round!c:.2f} | {cpu_seconds_an_image:.2f} |"
+MEMORY = "{size} donors {peak_mb:,.0f} MB, with two {peak_mb_with_two_donors:,.0f} MB"
 
 
 def transplant_section(figures: Figures) -> str:
@@ -82,8 +87,10 @@ def transplant_section(figures: Figures) -> str:
     lines += [line for title, group in _in_order(figures) for line in _group(title, group)]
     lines += ["", *verdict(figures)]
     lines += ["", f"![Transfer against area](../images/{CURVE_PICTURE})"] if has_curve(figures) else []
-    if figures.get("speed"):
-        lines += ["", *_speed(figures["speed"])]
+    if speed := figures.get("speed"):
+        memory = "; ".join(said(MEMORY, one, size=size) for size, one in speed["memory"].items())
+        lines += ["", SPEED_TEXT.format(**speed), *table(SPEED_HEAD, SPEED, named(speed["arms"]))]
+        lines.append(f"\nPeak memory of a process that explains eight images: {memory}.")
     return "\n".join(lines) + "\n"
 
 
@@ -91,38 +98,24 @@ def verdict(figures: Figures) -> list[str]:
     """What was required, and by how much it is met or missed."""
     lines, targets = [], figures["settings"]["targets"]
     for title, group in _in_order(figures):
-        row = group["rows"][MAIN]
+        main = group["rows"][MAIN]
         if title.startswith("ELPV"):
-            asked = [
-                ("valid", "valid", 1),
-                *((judge, "transfer", 1) for judge in JUDGED),
-                ("region", "region", -1),
-                ("frechet", "frechet", -1),
-            ]
+            asked = [("valid", "valid", 1), *((judge, "transfer", 1) for judge in JUDGED)]
+            asked += [("region", "region", -1), ("frechet", "frechet", -1)]
         elif title.startswith("Textures"):
             asked = [("iou", "iou", 1)]
         else:
             continue
-        told = [_asked(name, row[name]["value"], targets[target], sign) for name, target, sign in asked if name in row]
-        if "iou" in row and "iou of the cut heatmap" in row:
-            told.append(
-                _asked(
-                    "iou, times that of the cut heatmap",
-                    row["iou"]["value"] / max(row["iou of the cut heatmap"]["value"], 1e-9),
-                    targets["iou of the cut"],
-                    1,
-                )
-            )
+        told = [_asked(name, main[name]["value"], targets[goal], sign) for name, goal, sign in asked if name in main]
+        if "iou" in main and (cut := main.get("iou of the cut heatmap")):
+            times = main["iou"]["value"] / max(cut["value"], 1e-9)
+            told.append(_asked("iou, times that of the cut heatmap", times, targets["iou of the cut"], 1))
         lines.append(f"Required of {title}: {'; '.join(told)}.")
     return lines
 
 
 def _in_order(figures: Figures) -> list[tuple[str, Figures]]:
     return [(title, figures["groups"][title]) for title in figures["settings"]["blocks"] if title in figures["groups"]]
-
-
-def _rows(group: Figures) -> list[tuple[str, Figures]]:
-    return [(arm.title, group["rows"][arm.title]) for arm in ARMS if arm.title in group["rows"]]
 
 
 def missing(group: Figures) -> list[str]:
@@ -136,106 +129,18 @@ def _asked(name: str, value: float, target: float, sign: int) -> str:
 
 
 def _group(title: str, group: Figures) -> list[str]:
-    told = group["detectors"]
-    judges = ", ".join(
-        f"{name} AUROC {one['auroc']:.3f}, flags {one['flagged']:.0%} of the anomalies and "
-        f"{one['false_alarms']:.0%} of the normals"
-        for name, one in told["judges"].items()
-    )
-    lines = [
-        f"\n**{title}.** Detector: AUROC {told['auroc']:.3f}, flags {told['flagged']:.0%} of the anomalies; trainings "
-        f"{_each(group['seeds'][: len(group['rows'][MAIN]['images'])])}. Judges: {judges}.\n",
-        *_table(HEAD),
-    ]
-    lines += [_row(name, row) for name, row in _rows(group)]
-    lines += [_touched(row) for row in group["rows"].values() if "touched" in row]
+    told, rows = group["detectors"], group["rows"]
+    judged = ", ".join(said(JUDGE, one, name=name) for name, one in told["judges"].items())
+    trainings = group["seeds"][: len(rows[MAIN]["images"])]
+    ordered = [{"name": arm.title, **rows[arm.title]} for arm in ARMS if arm.title in rows]
+    lines = [said(GROUP, told, title=title, trainings=trainings, judged=judged), *table(HEAD, ROW, ordered)]
+    lines += [said(TOUCHED, one) for one in rows.values() if "touched" in one]
     if lacking := missing(group):
         lines.append(f"\nNot measured here: {'; '.join(lacking)}.")
     if len(group["curve"]) > 1:
         keys = ("region", *(f"transfer {judge}" for judge in told["judges"]))
-        lines += [
-            "\nTransfer against area, mean of all alternatives, on the same images (n: "
-            f"{_each(group['curve'][0]['images'])}):\n",
-            *_table(("", *keys)),
-        ]
-        lines += [
-            f"| {one['point']} | " + " | ".join(_share(one[key]) for key in keys) + " |" for one in group["curve"]
-        ]
-    if "iou" in group["rows"][MAIN]:
-        names = {
-            "iou": "region",
-            "best iou": "best of three",
-            "iou of the cut heatmap": "cut",
-            "iou of the heatmap at its own cut": "own cut",
-            "iou of the hottest": "hottest",
-        }
-        lines += ["", REGION_TEXT, *_table(("", *names.values(), "area: defect", "cut", "own cut"))]
-        areas = ("area of the defect", "area of the cut heatmap", "area at its own cut")
-        lines += [
-            f"| {name} | " + " | ".join(_value(row, key) for key in (*names, *areas)) + " |"
-            for name, row in _rows(group)
-            if "iou" in row
-        ]
+        template = "| {point} | " + " | ".join(f"{{{key}:.2f}}" for key in keys) + " |"
+        lines += [said(CURVE, group["curve"][0]), *table(f"|  | {' | '.join(keys)} |", template, group["curve"])]
+    if "iou" in rows[MAIN]:
+        lines += ["", REGION_TEXT, *table(OVERLAP_HEAD, OVERLAP, [one for one in ordered if "iou" in one])]
     return lines
-
-
-def _row(name: str, row: Figures) -> str:
-    region = f"{_value(row, 'region')} ({row['region, all']['value']:.2f})" if "region" in row else ""
-    seam = f"{row['seam']['value']:.2f} ({row['seam before']['value']:.2f})" if "seam" in row else ""
-    valid = f"{_value(row, 'valid')} ({row['valid, the first']['value']:.2f})"
-    cells = [
-        _each(row["images"]),
-        valid,
-        *(_value(row, key) for key in JUDGED),
-        region,
-        _value(row, "changed"),
-        *(f"{row[key]['value']:.0f}" for key in ("frechet", "kid")),
-        *(_bare(row, key) for key in ("apart", "likeness")),
-        seam,
-    ]
-    return f"| {name} | " + " | ".join(cells) + " |"
-
-
-def _touched(row: Figures) -> str:
-    told = "; ".join(
-        f"{title} {_value(row, f'{name}, of the touched')}"
-        for title, name in (("valid", "valid"), ("transfer to padim", "transfer padim"), ("region", "region"))
-    )
-    return (
-        f"\nThe detector of drawn weights flags {_share(row['touched'])} of these images and leaves the others as they "
-        f"are. Of those that it flags alone: {told}."
-    )
-
-
-def _speed(speed: Figures) -> list[str]:
-    lines = [SPEED_TEXT.format(**speed), *_table(("", "images a second", "each round", "CPU seconds an image"))]
-    for name, one in speed["arms"].items():
-        lines.append(
-            f"| {name} | {one['images_per_second']:.2f} | {', '.join(f'{each:.2f}' for each in one['each_round'])} | "
-            f"{one['cpu_seconds_an_image']:.2f} |"
-        )
-    told = "; ".join(
-        f"{size} donors {one['peak_mb']:,.0f} MB, with two {one['peak_mb_with_two_donors']:,.0f} MB"
-        for size, one in speed["memory"].items()
-    )
-    return [*lines, f"\nPeak memory of a process that explains eight images: {told}."]
-
-
-def _value(row: Figures, name: str) -> str:
-    return _share(row[name]) if name in row else ""
-
-
-def _each(counts: list[int]) -> str:
-    return ", ".join(map(str, counts))
-
-
-def _bare(row: Figures, name: str) -> str:
-    return f"{row[name]['value']:.3f}" if name in row else ""
-
-
-def _share(one: Figures) -> str:
-    return f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
-
-
-def _table(titles: tuple[str, ...]) -> list[str]:
-    return [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]

@@ -25,10 +25,7 @@ came from ELPV (utad-recipe.md).
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,18 +35,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.results import write_results
+from benchmarks.study import Study
+from benchmarks.tables import averaged
 from benchmarks.textures import TEXTURES
 from benchmarks.utad_sets import CLOTHES, NAMES, TestedSet, tested_set
 from xadflow.defects.perlin import perlin
-from xadflow.detectors import FitRun, as_float
+from xadflow.detectors import FitRun
 from xadflow.detectors.utad.detector import Utad
-from xadflow.digests import sha256_file, sha256_json
 from xadflow.explainers import build_explainer
-from xadflow.lineage import code_digest
+from xadflow.images import as_float
 from xadflow.metrics.localisation import aupro, pixel_auroc
 from xadflow.metrics.ranks import auroc
-from xadflow.settings import Home
 from xadflow.training.seeds import seeded
 
 SEEDS = (0, 1, 2)
@@ -62,16 +58,10 @@ AUTOENCODER = {"corrupt": 0.0, "mi_local": 0.0, "mi_global": 0.0, "prior": 0.0, 
 DEFAULT, WITH_M = "D(x,x_hat) and blurred (default)", "D(x,m) and blurred"
 ONE: dict[str, Any] = {"min_steps": 1}
 CLOTHES_ONLY = {"flips": "horizontal"}
-CODE = (
-    "detectors/utad",
-    "detectors/calibrated.py",
-    "networks",
-    "training",
-    "defects/drawn.py",
-    "defects/perlin.py",
-    "datasets/sources/textures.py",
-    "metrics/localisation.py",
-)
+
+
+STUDY = Study("utad", own=("utad.py", "utad_sets.py"))
+Measured = dict[tuple[str, str, int], dict[str, Any]]  # set, title of a training, seed
 
 
 @dataclass(frozen=True)
@@ -106,61 +96,36 @@ TRAININGS = (
     ),
 )
 
+BY_TITLE = {one.title: one for one in TRAININGS}
+
 
 def main() -> None:
     """Measure what is missing, then write benchmarks/results/utad.json of what there is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="brick, one seed")
-    parser.add_argument(
-        "--only", nargs="+", default=(), metavar="SET", help=f"measure these only, of {', '.join(NAMES)}"
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="measure these only; default: 0 1 2")
-    parser.add_argument(
-        "--sheet", type=Path, help="draw brick's hottest anomaly as the explainer shows it, and nothing else"
-    )
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no cell after so many minutes")
-    arguments = parser.parse_args()
-    if arguments.sheet:
-        draw_sheet(arguments.sheet, Home.find().state / "bench-utad")
+    sheet = {"type": Path, "help": "draw brick's hottest anomaly as the explainer shows it, and nothing else"}
+    given = STUDY.start(__doc__, "brick, one seed", "only", "minutes", sheet=sheet)
+    if given.sheet:
+        draw_sheet(given.sheet)
         return
-    seeds = (0,) if arguments.quick else SEEDS
-    names = TEXTURES[:1] if arguments.quick else NAMES
-    state, started = Home.find().state / "bench-utad", time.monotonic()
-    cells = [(name, training, seed) for seed in seeds for name in names for training in TRAININGS]
-    for name, training, seed in cells:
-        kept = _kept(state, name, training, seed)
-        wanted = seed in arguments.seeds and (not arguments.only or name in arguments.only)
-        if not wanted or kept.is_file() or time.monotonic() - started > 60 * arguments.minutes:
-            continue
-        found = measured(tested_set(name), name, training, seed, _folder(state, name, training, seed))
-        partial = kept.with_suffix(".partial")
-        partial.write_text(json.dumps(found))
-        partial.replace(kept)
-        first = next(iter(found["maps"].values()))
-        print(
-            f"{time.monotonic() - started:6.0f} s  {name:<20} seed {seed}  {training.title:<16} trained in "
-            f"{found['training_s']:.0f} s  image {first['image_auroc']:.3f}",
-            flush=True,
-        )
-    figures = summary(state, names, seeds)
-    spent = sum(
-        json.loads(kept.read_text())["seconds"]
-        for name, training, seed in cells
-        if (kept := _kept(state, name, training, seed)).is_file()
-    )
-    path = write_results("utad", figures, seeds=seeds, seconds=spent, quick=arguments.quick)
-    print(f"written to benchmarks/results/{path.name}; not run: {len(figures['missing'])} of {len(cells)} cells")
+    seeds, names = ((0,), TEXTURES[:1]) if given.quick else (SEEDS, NAMES)
+    cells = [(name, training.title, seed) for seed in seeds for name in names for training in TRAININGS]
+    found = STUDY.measure(cells, _path, _measured)
+    spent = sum(one["seconds"] for one in found.values())
+    STUDY.write(summary({cell: one["figures"] for cell, one in found.items()}, names, seeds), seeds, spent)
 
 
-def _kept(state: Path, name: str, training: Training, seed: int) -> Path:
-    what = {"training": asdict(training), "code": code_digest(*CODE), "bench": sha256_file(Path(__file__))}
-    return state / f"{name}-{seed}-{training.title.replace(' ', '-')}-{sha256_json(what)[:12]}.json"
+def _path(cell: tuple[str, str, int]) -> Path:
+    name, title, seed = cell
+    return STUDY.path(f"{name}-{seed}-{title}.json", training=asdict(BY_TITLE[title]))
 
 
-def _folder(state: Path, name: str, training: Training, seed: int) -> Path:
+def _measured(cell: tuple[str, str, int]) -> dict[str, Any]:
+    name, title, seed = cell
+    return measured(tested_set(name), name, BY_TITLE[title], seed)
+
+
+def _folder(name: str, training: Training, seed: int) -> Path:
     """Where checkpoints are: another map, or another way to measure, trains nothing anew."""
-    what = {"settings": settings_of(name, training, {}), "code": code_digest(*CODE)}
-    return state / f"{name}-{seed}-{training.title.replace(' ', '-')}-{sha256_json(what)[:12]}"
+    return STUDY.trained(f"{name}-{seed}-{training.title}", settings=settings_of(name, training, {}))
 
 
 def settings_of(name: str, training: Training, of_map: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,13 +139,12 @@ def settings_of(name: str, training: Training, of_map: Mapping[str, Any]) -> dic
     }
 
 
-def measured(of: TestedSet, name: str, training: Training, seed: int, folder: Path) -> dict[str, Any]:
-    """Figures of one cell; checkpoints are in `folder`."""
-    begun = time.monotonic()
+def measured(of: TestedSet, name: str, training: Training, seed: int) -> dict[str, Any]:
+    """Figures of one cell."""
     found: dict[str, Any] = {"maps": {}}
     first, *others = training.maps
     detector = Utad(**settings_of(name, training, training.maps[first]))
-    report = detector.fit(of.data, FitRun(folder, seed, 0.05, "auto", None))
+    report = detector.fit(of.data, FitRun(_folder(name, training, seed), seed, 0.05, "auto", None))
     found |= {"training_s": report.figures["training_s"], "steps": report.steps, "resumed_from": report.resumed_from}
     found["reconstructions"] = reconstruction_figures(detector, of, seed)
     found["maps"] = {first: map_figures(detector, of)}
@@ -188,14 +152,14 @@ def measured(of: TestedSet, name: str, training: Training, seed: int, folder: Pa
         other = Utad(**settings_of(name, training, training.maps[title]))
         other.take(detector, of.data, seed)
         found["maps"][title] = map_figures(other, of)
-    return {**found, "seconds": time.monotonic() - begun}
+    return found
 
 
-def draw_sheet(path: Path, state: Path) -> None:
+def draw_sheet(path: Path) -> None:
     """The contact sheet of docs/images, of brick's training with seed 0."""
     name, training = TEXTURES[0], TRAININGS[0]
     of, detector = tested_set(name), Utad(**settings_of(name, training, {}))
-    detector.fit(of.data, FitRun(_folder(state, name, training, 0), 0, 0.05, "auto", None))
+    detector.fit(of.data, FitRun(_folder(name, training, 0), 0, 0.05, "auto", None))
     with torch.no_grad():
         scores = torch.cat([detector.score(as_float(batch)).image for batch in of.test.split(64)])
     hottest = int(torch.where(torch.from_numpy(of.labels == 1), scores, -torch.inf).argmax())
@@ -264,37 +228,26 @@ def _auroc(values: list[Tensor], of: TestedSet) -> float:
     return float(auroc(torch.cat(values).double().numpy(), of.labels))
 
 
-def summary(state: Path, names: tuple[str, ...], seeds: tuple[int, ...]) -> dict[str, Any]:
+def summary(found: Measured, names: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
     """set -> training -> means over the seeds that were run, with every seed's value of the maps; and what
     is missing.
     """
     table: dict[str, Any] = {}
-    missing: list[str] = []
     for name in names:
         rows: dict[str, Any] = {}
-        for training in TRAININGS:
-            kept = {seed: _kept(state, name, training, seed) for seed in seeds}
-            runs = [json.loads(path.read_text()) for path in kept.values() if path.is_file()]
-            missing += [f"{name}, {training.title}, seed {seed}" for seed, path in kept.items() if not path.is_file()]
+        for title in BY_TITLE:
+            runs = [found[name, title, seed] for seed in seeds if (name, title, seed) in found]
             if runs:
-                seconds = float(np.median([one["training_s"] for one in runs]))
-                rows[training.title] = {
+                first = runs[0]["maps"]
+                rows[title] = {
                     "seeds": len(runs),
                     "steps": runs[0]["steps"],
-                    "training_s": seconds,
+                    "training_s": float(np.median([one["training_s"] for one in runs])),
                     "maps": {
-                        title: {
-                            figure: [one["maps"][title][figure] for one in runs] for figure in runs[0]["maps"][title]
-                        }
-                        for title in training.maps
+                        of_map: {figure: [one["maps"][of_map][figure] for one in runs] for figure in values}
+                        for of_map, values in first.items()
                     },
-                    "reconstructions": {
-                        view: {
-                            figure: float(np.mean([one["reconstructions"][view][figure] for one in runs]))
-                            for figure in values
-                        }
-                        for view, values in runs[0]["reconstructions"].items()
-                    },
+                    "reconstructions": averaged([one["reconstructions"] for one in runs]),
                 }
         if rows:
             of = tested_set(name)
@@ -305,9 +258,10 @@ def summary(state: Path, names: tuple[str, ...], seeds: tuple[int, ...]) -> dict
                 "test": len(of.test),
                 "masks": of.masks is not None,
             }
+    every = [(name, title, seed) for name in names for title in BY_TITLE for seed in seeds]
     return {
         "sets": table,
-        "missing": missing,
+        "missing": [f"{name}, {title}, seed {seed}" for name, title, seed in every if (name, title, seed) not in found],
         "settings": {one.title: {"impression": dict(one.impression), "expert": dict(one.expert)} for one in TRAININGS},
         "target_minutes": 10,
     }

@@ -4,10 +4,6 @@ twice.
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,38 +13,33 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.elpv import row_of
+from benchmarks.kit.models import AUTOENCODER, FALSE_ALARMS, TOOK, kept_detector, kept_generator
+from benchmarks.study import Study, read
 from xadflow.datasets.manifest import ManifestRow, Split
 from xadflow.datasets.sources.base import Candidate
 from xadflow.datasets.sources.elpv import Elpv
 from xadflow.datasets.stages import carve
-from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
-from xadflow.detectors.base import CARD, WEIGHTS, Detector, load_detector
+from xadflow.detectors import FitRun, TrainingData
+from xadflow.detectors.base import Detector
 from xadflow.detectors.scoring import score_images
-from xadflow.digests import sha256_file, sha256_json
+from xadflow.digests import sha256_file
 from xadflow.explainers.diverse.explainer import DiverseExplainer
-from xadflow.explainers.trained import GeneratorRun
 from xadflow.explainers.transplant.bank import DonorBank
-from xadflow.images import load_input
-from xadflow.lineage import code_digest
-from xadflow.settings import Home, Settings
+from xadflow.images import as_float, load_input
+from xadflow.lineage import GENERATOR_CODE
+from xadflow.settings import Settings
 from xadflow.work.week.explainer_guidance import guidance, rows_of_donors
 from xadflow.work.week.explainer_training import training_anomalies
 
 Pixels = NDArray[np.uint8]
 JUDGE: tuple[str, dict[str, Any]] = ("padim", {"trunk": "mobilenet_v2"})  # no trunk of the detector or of a companion
-AUTOENCODER: dict[str, Any] = {
-    "network": "cnn28",
-    "preparation": "standard",
-    "crop_px": 0,
-    "min_steps": 300,
-    "batch_size": 64,
-    "learning_rate": 3e-3,
-    "epochs": 0.01,
-}
 QUIET = 0.8  # donors score below this quantile of the train normals, as the product chooses them
-FALSE_ALARMS = 0.05
-_DETECTOR_CODE = ("detectors", "networks", "training", "calibration.py", "defects/drawn.py")
-_GENERATOR_CODE = (*_DETECTOR_CODE, "explainers/diverse", "explainers/transplant", "work/week/explainer_guidance.py")
+STUDY = Study(
+    "counterfactuals-elpv-product",
+    GENERATOR_CODE,
+    ("counterfactuals_elpv_product.py", "counterfactuals_elpv_kit", "kit"),
+)
 
 
 @dataclass(frozen=True)
@@ -90,33 +81,14 @@ class Cells:
         return self.train[[row for row in range(len(self.train)) if row not in rows]]
 
 
-def place(home: Home) -> Path:
-    """Where everything of this benchmark is kept."""
-    return home.state / "bench-counterfactuals-elpv-product"
-
-
-def product_cells(home: Home, settings: Settings, name: str) -> Cells:
+def product_cells(settings: Settings, name: str) -> Cells:
     """The data set as params.yaml says; gate is carved out of test and not read."""
     dataset = settings.dataset(name)
     rows = []
     for one in Elpv(name, dataset.options).candidates():
         if isinstance(one, Candidate):
             path = Path(str(one.content))
-            rows.append(
-                ManifestRow(
-                    sha256_file(path),
-                    str(path),
-                    str(one.split),
-                    one.label,
-                    one.category,
-                    one.defect,
-                    None,
-                    300,
-                    300,
-                    one.source,
-                    one.licence,
-                )
-            )
+            rows.append(row_of(one, sha256_file(path), str(path)))
     carved = sorted(carve(rows, dataset), key=lambda row: row.image_id)
     split = {
         kind: [row for row in carved if row.split == kind] for kind in (Split.TRAIN, Split.VAL, Split.KNOWN, Split.TEST)
@@ -137,20 +109,24 @@ def companion_rows(cells: Cells) -> list[int]:
     return rows_of_donors(cells.rows)
 
 
-def detector_of(home: Home, settings: Settings, cells: Cells, name: str, seed: int) -> tuple[Detector, Path]:
+def detector_of(settings: Settings, cells: Cells, name: str, seed: int) -> tuple[Detector, Path]:
     """The product's detector of a seed, and where it is kept."""
     chosen = settings.detector(name)
-    folder = _kept(home, name, chosen.method, chosen.settings, seed, cells.training())
-    return load_detector(folder), folder
+    folder = _folder(name, chosen.method, chosen.settings, seed)
+    return kept_detector(folder, chosen.method, chosen.settings, seed, cells.training), folder
 
 
-def judge_of(home: Home, cells: Cells) -> Detector:
+def judge_of(cells: Cells) -> Detector:
     """The judge: fitted on its half of the normals, calibrated on val."""
-    data = cells.training()
-    own = TrainingData(
-        torch.from_numpy(cells.judged), data.val_normals, data.known[:0], None, data.known[:0], data.outliers
-    )
-    return load_detector(_kept(home, "judge", *JUDGE, 0, own))
+
+    def own() -> TrainingData:
+        data = cells.training()
+        nothing = data.known[:0]
+        normals = torch.from_numpy(cells.judged)
+        return TrainingData(normals, data.val_normals, nothing, None, nothing, data.outliers)
+
+    method, settings = JUDGE
+    return kept_detector(_folder("judge", method, settings, 0), method, settings, 0, own)
 
 
 def bank_of(detector: Detector, cells: Cells) -> DonorBank:
@@ -166,74 +142,31 @@ def bank_of(detector: Detector, cells: Cells) -> DonorBank:
 
 
 def generator_of(
-    home: Home, cells: Cells, detector: Detector, folder: Path, given: Mapping[str, Any], seed: int
+    cells: Cells, detector: Detector, folder: Path, given: Mapping[str, Any], seed: int
 ) -> tuple[DiverseExplainer, dict[str, Any]]:
     """The product's generator for a detector, and what its training took; a training that was killed goes on."""
-    explainer = DiverseExplainer(**{**given, "seed": seed})
-    key = sha256_json(
-        {
-            "settings": explainer.settings.model_dump(mode="json"),
-            "detector": folder.name,
-            "code": code_digest(*_GENERATOR_CODE),
-        }
-    )[:12]
-    saved = place(home) / f"generator-{seed}-{key}"
-    if not saved.is_dir():
-        run_folder = saved.with_name(f"{saved.name}-run")
-        run_folder.mkdir(parents=True, exist_ok=True)
-        started, busy = time.perf_counter(), time.process_time()
-        data = cells.training()
-        anomalies, _ = training_anomalies(detector, data, seed)
+    settings = DiverseExplainer(**{**given, "seed": seed}).settings.model_dump(mode="json")
+    saved = STUDY.trained(f"generator-{seed}", settings=settings, detector=folder.name)
+    data = cells.training()
+
+    def guided(explainer: DiverseExplainer, scratch: Path) -> Any:
+        if explainer.wanted is None:
+            return None
+        run, apart = FitRun(scratch, seed, FALSE_ALARMS, "cpu"), companion_rows(cells)
         bank = bank_of(detector, cells)
-        given_to = (
-            None
-            if explainer.wanted is None
-            else guidance(
-                explainer.wanted,
-                detector,
-                data,
-                FitRun(run_folder, seed, FALSE_ALARMS, "cpu"),
-                bank=bank,
-                symmetries=cells.symmetries,
-                apart=companion_rows(cells),
-            )
-        )
-        run = GeneratorRun(run_folder, seed, saved.name, torch.device("cpu"))
-        trained = explainer.fit(detector, sha256_file(folder / WEIGHTS), data.normals, anomalies, run, given_to)
-        partial = saved.with_name(f"{saved.name}-partial")
-        explainer.save(partial)
-        took = {
-            "seconds": time.perf_counter() - started,
-            "cpu_seconds": time.process_time() - busy,
-            "resumed_from": trained.resumed_from,
-        }
-        (partial / "took.json").write_text(json.dumps(took))
-        partial.replace(saved)
-        shutil.rmtree(run_folder)
-    return DiverseExplainer.load(saved), json.loads((saved / "took.json").read_text())
+        return guidance(explainer.wanted, detector, data, run, bank=bank, symmetries=cells.symmetries, apart=apart)
+
+    def learnt(_: Detector) -> tuple[torch.Tensor, torch.Tensor]:
+        return data.normals, training_anomalies(detector, data, seed)[0]
+
+    generator = kept_generator(saved, folder, settings, learnt, guided)
+    return generator, read(saved / TOOK)
 
 
-def reconstructed(home: Home, cells: Cells, images: Pixels) -> Pixels:
-    """What an autoencoder of the train normals makes of images, uint8 [N,1,C,H,W]."""
-    folder = _kept(home, "autoencoder", "ae", AUTOENCODER, 0, cells.training())
-    response: Any = load_detector(folder)
-    prepare, network = response.response.prepare, response.response.network
-    with torch.no_grad():
-        black, white = (prepare(torch.full((1, *images.shape[1:]), value)) for value in (0.0, 1.0))
-        made = torch.cat([network(prepare(as_float(part))) for part in torch.from_numpy(images).split(100)])
-        shown = (made - black) / (white - black)  # the preparation is a scale and a shift of each channel
-    found: Pixels = (shown * 255.0).round().clamp(0, 255).to(torch.uint8).numpy()[:, None]
-    return found
+def autoencoder(cells: Cells) -> Detector:
+    """Whose reconstructions are a baseline."""
+    return kept_detector(_folder("autoencoder", "ae", AUTOENCODER, 0), "ae", AUTOENCODER, 0, cells.training)
 
 
-def _kept(home: Home, name: str, method: str, given: Mapping[str, Any], seed: int, data: TrainingData) -> Path:
-    key = sha256_json({"method": method, "settings": dict(given), "code": code_digest(*_DETECTOR_CODE)})[:12]
-    folder = place(home) / f"detector-{name}-{seed}-{key}"
-    if not (folder / CARD).is_file():
-        detector = build_detector(method, **given)
-        with tempfile.TemporaryDirectory() as scratch:
-            detector.fit(data, FitRun(Path(scratch), seed, FALSE_ALARMS, "cpu"))
-        partial = folder.with_name(f"{folder.name}-partial")
-        detector.save(partial)
-        partial.replace(folder)
-    return folder
+def _folder(name: str, method: str, given: Mapping[str, Any], seed: int) -> Path:
+    return STUDY.trained(f"detector-{name}-{seed}", method=method, settings=dict(given))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.counterfactuals_elpv_kit.judging import by_judge, features_of, gap
-from benchmarks.counterfactuals_elpv_kit.training import scores_of
+from benchmarks.kit.judging import by_judge, features_of, gap, kernel_share, scores_of_made, union, worst_pairs
 from xadflow.detectors.base import Detector
-from xadflow.metrics.realism import kernel_distance, normalised_frechet
+from xadflow.metrics.realism import normalised_frechet
 
 if TYPE_CHECKING:
     from benchmarks.counterfactuals_elpv_kit.product import Cells
@@ -28,11 +26,7 @@ def figures_of(originals: Pixels, made: Pixels, detector: Detector, judge: Detec
     """Figures that the gate asks for, transfer to the judge, and how much is changed; `normals` are for the
     distances.
     """
-    count, concepts = made.shape[:2]
-    own = (
-        scores_of(detector, made.reshape(-1, *made.shape[2:])).reshape(count, concepts)
-        <= detector.calibration.threshold
-    )
+    own = scores_of_made(detector, made) <= detector.calibration.threshold
     judged = by_judge(judge, originals, made)
     features = features_of(union(made)), features_of(normals), features_of(originals)
     return {
@@ -41,20 +35,15 @@ def figures_of(originals: Pixels, made: Pixels, detector: Detector, judge: Detec
         "drop": float(np.nanmean(judged["drop"])),
         "judge_flagged": int(np.isfinite(judged["drop"]).sum()),
         "frechet": normalised_frechet(*features),
-        "kid": 100.0 * kernel_distance(*features[:2]) / kernel_distance(features[2], features[1]),
+        "kid": kernel_share(*features),
         "changed": float((np.abs(made.astype(np.int64) - originals[:, None]) > CHANGED).any(axis=2).mean()),
-        **_between(originals, made),
+        **worst_pairs(originals, made),
     }
 
 
 def change_of_normals(kept: Pixels, normals: Pixels, made: Pixels, originals: Pixels) -> dict[str, float]:
     """Mean |change| of normals, as a share of that of the anomalies."""
     return {"change_of_normals": _change(kept, normals) / max(_change(made, originals), 1e-9)}
-
-
-def union(made: Pixels) -> Pixels:
-    """One alternative an image in turn, so that all sets of a distance have about one size."""
-    return made[np.arange(len(made)), np.arange(len(made)) % made.shape[1]]
 
 
 def share_interval(judge: Detector, each: Sequence[tuple[Pixels, Pixels]]) -> dict[str, Any]:
@@ -85,23 +74,6 @@ def frechet_interval(each: Sequence[tuple[Pixels, Pixels]], cells: Cells, halves
         drawn.append(np.mean(found))
     spread = 1.96 * float(np.std(drawn))
     return {"value": value, "low": value - spread, "high": value + spread}
-
-
-def _between(originals: Pixels, made: Pixels) -> dict[str, float]:
-    """`likeness`: largest cosine of two edits, `apart`: least mean |difference| of two alternatives; means
-    over images.
-    """
-    if made.shape[1] < 2:
-        return {}
-    values = made.reshape(*made.shape[:2], -1).astype(np.float64) / 255.0
-    edits = values - originals.reshape(len(originals), 1, -1) / 255.0
-    pairs = list(combinations(range(made.shape[1]), 2))
-    norms = np.linalg.norm(edits, axis=2)
-    cosines = np.stack(
-        [(edits[:, a] * edits[:, b]).sum(axis=1) / np.maximum(norms[:, a] * norms[:, b], 1e-12) for a, b in pairs]
-    )
-    apart = np.stack([np.abs(values[:, a] - values[:, b]).mean(axis=1) for a, b in pairs])
-    return {"likeness": float(cosines.max(axis=0).mean()), "apart": float(apart.min(axis=0).mean())}
 
 
 def _change(made: Pixels, originals: Pixels) -> float:

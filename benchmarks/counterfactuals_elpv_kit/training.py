@@ -5,68 +5,36 @@ Twins differ in `robust` alone: method, network, seed, steps, data and batches a
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from benchmarks.counterfactuals_elpv_kit.cells import cells
-from xadflow.detectors import FitRun, as_float, build_detector
-from xadflow.detectors.base import CARD, WEIGHTS, Detector, load_detector
+from benchmarks.kit.models import AUTOENCODER, NETWORK, kept_detector, kept_generator
+from benchmarks.study import Study
+from xadflow.detectors.base import Detector
 from xadflow.detectors.one_class.inputs import RobustSettings
-from xadflow.digests import sha256_file, sha256_json
 from xadflow.explainers.diverse.explainer import DiverseExplainer
 from xadflow.explainers.diverse.settings import DiverseSettings
-from xadflow.explainers.trained import GeneratorRun
-from xadflow.lineage import code_digest
-from xadflow.settings import Home
+from xadflow.lineage import GENERATOR_CODE
 from xadflow.work.week.explainer_training import training_anomalies
 
 TWINS = ("plain", "robust")
 METHOD = "bce"
-DETECTOR: dict[str, Any] = {
-    "network": "cnn224",
-    "preparation": "standard",
-    "anomalies": ("known", "synthetic"),
-    "epochs": 0.01,
-    "min_steps": 200,
-    "batch_size": 64,
-    "learning_rate": 1e-3,
-}
+DETECTOR: dict[str, Any] = {**NETWORK, "network": "cnn224"}
 ROBUST = {"radius_normals": 0.15, "radius_anomalies": 0.3, "steps": 2}  # as at 3x32x32 values, see RobustSettings
 # Judges: they explain nothing and nothing is trained against them. Name: method, seed, settings.
 HELD_OUT: Mapping[str, tuple[str, int, dict[str, Any]]] = {
     "fcdd": ("fcdd", 100, {"trunk": "lite0"}),
     "hsc": ("hsc", 101, {**DETECTOR, "network": "cnn32_s"}),
 }
-AUTOENCODER = {
-    "network": "cnn28",
-    "preparation": "standard",
-    "crop_px": 0,
-    "epochs": 0.01,
-    "min_steps": 300,
-    "batch_size": 64,
-    "learning_rate": 3e-3,
-}
 STEPS, QUICK_STEPS = 400, 100
 GENERATOR = {"concepts": 2, "images": 8, "learning_rate": 1e-3, "precision": "bfloat16"}
-FALSE_ALARMS = 0.05
-_DETECTOR_CODE = ("detectors", "networks", "training", "calibration.py", "defects/drawn.py")
-_GENERATOR_CODE = (
-    *_DETECTOR_CODE,
-    *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "game", "training")),
-)
-
-
-def place(home: Home) -> Path:
-    """Where everything of this benchmark is kept."""
-    return home.state / "bench-counterfactuals-elpv"
+STUDY = Study("counterfactuals-elpv", GENERATOR_CODE, ("counterfactuals_elpv.py", "counterfactuals_elpv_kit", "kit"))
 
 
 def twin_settings(twin: str) -> dict[str, Any]:
@@ -79,64 +47,54 @@ def inner_radius(values: int) -> float:
     return float(RobustSettings(**ROBUST).radii(torch.tensor([False]), values)[0])
 
 
+def twin_folder(kind: str, seed: int) -> Path:
+    """Where a twin is kept."""
+    return _folder(f"{METHOD}-{kind}", METHOD, seed, twin_settings(kind))
+
+
 @cache
-def twin(home: Home, kind: str, seed: int) -> Detector:
+def twin(kind: str, seed: int) -> Detector:
     """An explained detector, trained where it is not kept."""
-    return _kept(home, f"{METHOD}-{kind}", METHOD, seed, twin_settings(kind))
+    return _kept(f"{METHOD}-{kind}", METHOD, seed, twin_settings(kind))
 
 
 @cache
-def held_out(home: Home, name: str) -> Detector:
+def held_out(name: str) -> Detector:
     """One of the judges."""
     method, seed, settings = HELD_OUT[name]
-    return _kept(home, f"judge-{name}", method, seed, settings)
+    return _kept(f"judge-{name}", method, seed, settings)
 
 
 @cache
-def autoencoder(home: Home) -> Detector:
+def autoencoder() -> Detector:
     """Whose reconstructions are the baseline `autoencoder`."""
-    return _kept(home, "autoencoder", "ae", 0, AUTOENCODER)
+    return _kept("autoencoder", "ae", 0, AUTOENCODER)
 
 
-def twin_folder(home: Home, kind: str, seed: int) -> Path:
-    """Where a twin is kept."""
-    return _folder(home, f"{METHOD}-{kind}", METHOD, seed, twin_settings(kind))
-
-
-def generator_folder(home: Home, kind: str, seed: int, steps: int) -> Path:
+def generator_folder(kind: str, seed: int, steps: int) -> Path:
     """Where the generator of a twin is kept."""
-    key = sha256_json(
-        {
-            "settings": _generator_settings(seed, steps),
-            "detector": twin_folder(home, kind, seed).name,
-            "code": code_digest(*_GENERATOR_CODE),
-        }
-    )[:12]
-    return place(home) / f"generator-{kind}-{seed}-{key}"
+    settings, of = _generator_settings(seed, steps), twin_folder(kind, seed).name
+    return STUDY.trained(f"generator-{kind}-{seed}", settings=settings, detector=of)
 
 
-def generator(home: Home, kind: str, seed: int, steps: int) -> DiverseExplainer:
+def generator(kind: str, seed: int, steps: int) -> DiverseExplainer:
     """The explainer `diverse` of a twin, trained where it is not kept; a training that was killed goes on."""
-    folder = generator_folder(home, kind, seed, steps)
-    if not folder.is_dir():
-        detector, data = twin(home, kind, seed), cells().training()
-        anomalies, _ = training_anomalies(detector, data, seed)
-        explainer = DiverseExplainer(**_generator_settings(seed, steps))
-        run = GeneratorRun(folder.with_name(folder.name + "-run"), seed, folder.name, torch.device("cpu"))
-        explainer.fit(detector, sha256_file(twin_folder(home, kind, seed) / WEIGHTS), data.normals, anomalies, run)
-        partial = folder.with_name(f"{folder.name}-partial")
-        explainer.save(partial)
-        partial.replace(folder)
-        shutil.rmtree(run.folder)
-    return DiverseExplainer.load(folder)
+
+    def learnt(detector: Detector) -> tuple[Tensor, Tensor]:
+        data = cells().data
+        return data.normals, training_anomalies(detector, data, seed)[0]
+
+    twin(kind, seed)
+    settings = _generator_settings(seed, steps)
+    return kept_generator(generator_folder(kind, seed, steps), twin_folder(kind, seed), settings, learnt)
 
 
-def scores_of(detector: Detector, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Raw scores [N] of uint8 [N,C,H,W], by way of the normal logit, which forms no heatmap."""
-    calibration = detector.calibration
-    with torch.no_grad():
-        logits = torch.cat([detector.normal_logit(as_float(part)) for part in torch.from_numpy(images).split(128)])
-    return np.asarray(calibration.threshold - calibration.temperature * logits.double().numpy())
+def _folder(name: str, method: str, seed: int, settings: Mapping[str, Any]) -> Path:
+    return STUDY.trained(f"detector-{name}-{seed}", method=method, settings=settings)
+
+
+def _kept(name: str, method: str, seed: int, settings: Mapping[str, Any]) -> Detector:
+    return kept_detector(_folder(name, method, seed, settings), method, settings, seed, lambda: cells().data)
 
 
 def described() -> dict[str, Any]:
@@ -156,20 +114,3 @@ def described() -> dict[str, Any]:
 
 def _generator_settings(seed: int, steps: int) -> dict[str, Any]:
     return DiverseSettings(**GENERATOR, steps=steps, seed=seed).model_dump(mode="json")
-
-
-def _folder(home: Home, name: str, method: str, seed: int, settings: Mapping[str, Any]) -> Path:
-    key = sha256_json({"method": method, "settings": settings, "code": code_digest(*_DETECTOR_CODE)})[:12]
-    return place(home) / f"detector-{name}-{seed}-{key}"
-
-
-def _kept(home: Home, name: str, method: str, seed: int, settings: Mapping[str, Any]) -> Detector:
-    folder = _folder(home, name, method, seed, settings)
-    if not (folder / CARD).is_file():
-        detector = build_detector(method, **settings)
-        with tempfile.TemporaryDirectory() as scratch:
-            detector.fit(cells().training(), FitRun(Path(scratch), seed, FALSE_ALARMS, "cpu"))
-        partial = folder.with_name(f"{folder.name}-partial")
-        detector.save(partial)
-        partial.replace(folder)
-    return load_detector(folder)

@@ -9,26 +9,23 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from benchmarks.counterfactuals_kit.factors import Reading
 from benchmarks.counterfactuals_kit.images import COLOUR_NAMES, ORIGINAL, RELABELLED, Coloured, Definition, test_images
-from benchmarks.counterfactuals_kit.judging import counterfactuals, scores_of
 from benchmarks.counterfactuals_kit.measures import anomalies, readers
 from benchmarks.counterfactuals_kit.training import Cell, relabelled_generator, untrained_detector
-from xadflow.explainers.sparse.explainer import SparseExplainer
-from xadflow.images import as_float
+from benchmarks.kit.baselines import searched
+from benchmarks.kit.judging import scores_of, scores_of_made, told
 from xadflow.metrics.edits import edit_sizes
-from xadflow.metrics.factors import Reading
 from xadflow.metrics.ranks import auroc
-from xadflow.settings import Home
 
 UNTRAINED_IMAGES, RELABELLED_IMAGES = 256, 500
 
 
-def control_figures(home: Home, cell: Cell) -> dict[str, Any]:
+def control_figures(cell: Cell) -> dict[str, Any]:
     """Of the cell's detector with random weights, and of one that was trained with another definition of normal."""
-    return {"random_weights": _random_weights(home, cell), "relabelled": _relabelled(home, cell)}
+    return {"random_weights": _random_weights(cell), "relabelled": _relabelled(cell)}
 
 
 def anomalous_by_both(of: Coloured) -> NDArray[np.intp]:
@@ -48,14 +45,13 @@ def read_as_normal(reading: Reading, definition: Definition) -> NDArray[np.bool_
     return np.asarray(reading.legible & ((reading.first == colour) | (reading.second == digit)))
 
 
-def _random_weights(home: Home, cell: Cell) -> dict[str, float]:
+def _random_weights(cell: Cell) -> dict[str, float]:
     """Sparse counterfactuals reach the threshold of any network; they must not show what is normal for all that."""
     detector, of = untrained_detector(cell.method, cell.seed), anomalies(UNTRAINED_IMAGES)
-    told = SparseExplainer().explain(detector, as_float(torch.from_numpy(of.images)))
-    made = np.stack([row.counterfactuals[0].image for row in told])[:, None]
+    made = searched(detector, of.images)
     threshold = detector.calibration.threshold
     flagged = scores_of(detector, of.images) > threshold
-    normal = read_as_normal(readers(home).read(made), ORIGINAL)[:, 0]
+    normal = read_as_normal(readers().read(made), ORIGINAL)[:, 0]
     images = test_images()
     return {
         "auroc": auroc(scores_of(detector, images.images), ~images.is_normal),
@@ -68,21 +64,19 @@ def _random_weights(home: Home, cell: Cell) -> dict[str, float]:
     }
 
 
-def _relabelled(home: Home, cell: Cell) -> dict[str, Any]:
+def _relabelled(cell: Cell) -> dict[str, Any]:
     """The same training for another definition of normal: its counterfactuals must be normal by that one."""
-    detector, explainer = relabelled_generator(home, cell, RELABELLED)
+    detector, explainer = relabelled_generator(cell, RELABELLED)
     images = test_images()
     of = images[anomalous_by_both(images)[:RELABELLED_IMAGES]]
-    made = counterfactuals(explainer, detector, of.images)
+    made = told(explainer, detector, of.images)
     colour, digit = RELABELLED
     return {
         "definition": f"{COLOUR_NAMES[colour]} or {digit}",
         "images": len(of),
         "steps": cell.steps,
         "auroc": auroc(scores_of(detector, images.images), ~images.normal_by(RELABELLED)),
-        "flipped": float(
-            (scores_of(detector, made.reshape(-1, *made.shape[2:])) <= detector.calibration.threshold).mean()
-        ),
-        "share_normal": shares_normal(readers(home).read(made)),
+        "flipped": float((scores_of_made(detector, made) <= detector.calibration.threshold).mean()),
+        "share_normal": shares_normal(readers().read(made)),
         "l1": float(edit_sizes(of.images, made).mean()),
     }

@@ -7,50 +7,48 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.counterfactuals_kit.factors import factor_figures
 from benchmarks.counterfactuals_kit.images import CYAN, ONE, Coloured, random_train, test_images
-from benchmarks.counterfactuals_kit.judging import (
-    between_concepts,
-    counterfactuals,
-    distances,
-    judged_by,
-    mean_sizes,
-    noise_figures,
-    scores_of,
-)
 from benchmarks.counterfactuals_kit.readers import Readers, perceptual, trained_readers
 from benchmarks.counterfactuals_kit.training import (
+    STUDY,
     anomaly_probability,
     explained,
     kept_outliers,
     normals,
-    place,
     second_detector,
     substituted,
+)
+from benchmarks.kit.judging import (
+    between_concepts,
+    distances,
+    flat,
+    judged_by,
+    mean_sizes,
+    noise_figures,
+    scores_of,
+    told,
 )
 from xadflow.detectors.base import Detector
 from xadflow.digests import sha256_json
 from xadflow.explainers.diverse.explainer import DiverseExplainer
 from xadflow.metrics.edits import edit_sizes
-from xadflow.metrics.factors import factor_figures
 from xadflow.metrics.ranks import auroc
-from xadflow.settings import Home
 
-MEASURES = 2  # change it when figures come to mean something else
 EXPLAINED, SPAN = 1500, 3000  # anomalies that are explained; those whose distance from the normals is 100 % of FID_N
 NOISY = 256  # anomalies whose counterfactuals are asked for again, five times with noise
 SHOWN = 20_000
 
 
 @cache
-def readers(home: Home) -> Readers:
+def readers() -> Readers:
     """The judges, trained once."""
-    return trained_readers(place(home) / f"readers-{sha256_json(SHOWN)[:6]}.pt", lambda: random_train(SHOWN))
+    return trained_readers(STUDY.place / f"readers-{sha256_json(SHOWN)[:6]}.pt", lambda: random_train(SHOWN))
 
 
 def anomalies(count: int = EXPLAINED) -> Coloured:
@@ -69,14 +67,13 @@ def test_normals() -> Coloured:
 class Judged:
     """Whose anomalies: the explained detector's method and seed."""
 
-    home: Home
     method: str
     seed: int
 
     @property
     def detector(self) -> Detector:
         """The explained detector."""
-        return explained(self.home, self.method, self.seed)
+        return explained(self.method, self.seed)
 
 
 def detector_figures(judged: Judged) -> dict[str, Any]:
@@ -84,8 +81,8 @@ def detector_figures(judged: Judged) -> dict[str, Any]:
     images, detector = test_images(), judged.detector
     scores = scores_of(detector, images.images)
     phi = anomaly_probability(judged.method, scores)
-    kept = kept_outliers(judged.home, judged.method, judged.seed)
-    second = scores_of(second_detector(judged.home), images.images)
+    kept = kept_outliers(judged.method, judged.seed)
+    second = scores_of(second_detector(), images.images)
     return {
         "auroc": auroc(scores, ~images.is_normal),
         "accuracy": float(((phi > 0.5) != images.is_normal).mean()),
@@ -100,15 +97,15 @@ def detector_figures(judged: Judged) -> dict[str, Any]:
 def generator_figures(judged: Judged, explainer: DiverseExplainer) -> tuple[dict[str, Any], NDArray[np.uint8]]:
     """Figures of a trained generator, and its counterfactuals [N,K,...] of the explained anomalies."""
     of, detector = anomalies(), judged.detector
-    made = counterfactuals(explainer, detector, of.images)
+    made = told(explainer, detector, of.images)
     figures = made_figures(judged, of, made) | noise_figures(
         detector, explainer, lambda scores: anomaly_probability(judged.method, scores), of.images[:NOISY], made[:NOISY]
     )
     normal = test_normals()
-    unchanged = edit_sizes(normal.images, counterfactuals(explainer, detector, normal.images))
-    outliers = kept_outliers(judged.home, judged.method, judged.seed)
+    unchanged = edit_sizes(normal.images, told(explainer, detector, normal.images))
+    outliers = kept_outliers(judged.method, judged.seed)
     learnt = outliers.images[: len(normals()[0]) // made.shape[1]]  # as many counterfactuals as there were normals
-    others = counterfactuals(explainer, detector, learnt).reshape(-1, *learnt.shape[1:])
+    others = told(explainer, detector, learnt).reshape(-1, *learnt.shape[1:])
     substitute = substituted(judged.method, others, outliers, judged.seed)
     images = test_images()
     figures |= {
@@ -123,11 +120,10 @@ def generator_figures(judged: Judged, explainer: DiverseExplainer) -> tuple[dict
 def made_figures(judged: Judged, of: Coloured, made: NDArray[np.uint8]) -> dict[str, Any]:
     """Figures of any counterfactuals `made` of the anomalies `of`."""
     normal, detector = test_normals(), judged.detector
-    flat = made.reshape(-1, *made.shape[2:])
-    judges = (("explained", detector), ("second", second_detector(judged.home)))
+    judges = (("explained", detector), ("second", second_detector()))
     found: dict[str, Any] = {name: judged_by(judge, normal.images, made) for name, judge in judges}
-    reader = readers(judged.home)
-    features = [reader.features(images) for images in (flat, normal.images, anomalies(SPAN).images)]
+    reader = readers()
+    features = [reader.features(images) for images in (flat(made), normal.images, anomalies(SPAN).images)]
     read = factor_figures(reader.read(made), of.colours, of.digits, (CYAN, ONE))
     return (
         found
@@ -147,18 +143,12 @@ def made_figures(judged: Judged, of: Coloured, made: NDArray[np.uint8]) -> dict[
     )
 
 
-def reader_figures(home: Home) -> dict[str, float]:
+def reader_figures() -> dict[str, float]:
     """How often the judges are right on all test digits, and on anomalies that a hand recoloured."""
     images = test_images()
-    reading = readers(home).read(images.images[:, None])
+    reading = readers().read(images.images[:, None])
     return {
         "digits": float((reading.second[:, 0] == images.digits).mean()),
         "colours": float((reading.first[:, 0] == images.colours).mean()),
         "illegible": float((~reading.legible).mean()),
     }
-
-
-def kept_npz(path: Path) -> dict[str, Any]:
-    """Arrays of a kept cell."""
-    with np.load(path) as found:
-        return dict(found)

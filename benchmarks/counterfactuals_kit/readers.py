@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmarks.counterfactuals_kit.factors import Reading, legible
 from benchmarks.counterfactuals_kit.images import COLOUR_NAMES, Coloured
-from xadflow.metrics.factors import Reading, legible
 from xadflow.metrics.perceptual import perceptual_distances
 from xadflow.training.seeds import seeded
 

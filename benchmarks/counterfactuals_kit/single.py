@@ -7,7 +7,6 @@ those of `python -m benchmarks.counterfactuals`, which train in seconds, and not
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -18,17 +17,17 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.counterfactuals_kit.readers import Reader, trained_reader
-from benchmarks.counterfactuals_kit.training import DETECTOR, trained_generator
-from benchmarks.one_class import CODE as DETECTOR_CODE
+from benchmarks.counterfactuals_kit.training import DETECTOR
+from benchmarks.kit import models
 from benchmarks.one_class import outliers_of, training_data
+from benchmarks.study import Study
 from xadflow.datasets.public.reading import read_raw
 from xadflow.datasets.public.sets import SETS, RawImages
-from xadflow.detectors import FitRun, TrainingData, build_detector
-from xadflow.detectors.base import Detector, load_detector
-from xadflow.digests import sha256_json
+from xadflow.detectors import TrainingData
+from xadflow.detectors.base import Detector
 from xadflow.explainers.diverse.explainer import DiverseExplainer
 from xadflow.explainers.diverse.settings import DiverseSettings
-from xadflow.lineage import code_digest
+from xadflow.lineage import EXPLAINER_CODE
 from xadflow.settings import Home
 
 NORMAL = {"mnist": 2, "fashion-mnist": 3}
@@ -44,10 +43,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "dsvdd": {"probability": "exponential", "typical": "median"},
 }
 SECOND = {"method": "deep_sad", "network": "cnn32", "seed": 100}
-GENERATOR_CODE = (
-    *DETECTOR_CODE,
-    *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "game", "training")),
-)
+STUDY = Study("counterfactuals-single", EXPLAINER_CODE, ("counterfactuals_single.py", "counterfactuals_kit", "kit"))
 Pixels = NDArray[np.uint8]
 
 
@@ -83,11 +79,6 @@ class Tested:
         return self.images[np.flatnonzero(~self.is_normal)[:count]]
 
 
-def place(home: Home) -> Path:
-    """Where everything of this benchmark is kept."""
-    return home.state / "bench-counterfactuals-single"
-
-
 @cache
 def _raw(name: str) -> RawImages:
     return read_raw(Home.find(), name)
@@ -111,13 +102,13 @@ def class_name(name: str) -> str:
     return SETS[name].classes[NORMAL[name]]
 
 
-def reader(home: Home, name: str) -> Reader:
+def reader(name: str) -> Reader:
     """Of all ten classes, trained on the published train images: no detector and no generator saw their labels."""
 
     def shown() -> tuple[Pixels, NDArray[np.int64]]:
         return _raw(name).train[:, None].copy(), _raw(name).train_labels.astype(np.int64)
 
-    return trained_reader(place(home) / f"reader-{name}.pt", shown)
+    return trained_reader(STUDY.place / f"reader-{name}.pt", shown)
 
 
 def detector_settings(name: str, method: str) -> dict[str, Any]:
@@ -131,30 +122,21 @@ def detector_settings(name: str, method: str) -> dict[str, Any]:
     return own | {"learning_rate": 1e-3, "network": SECOND["network"]} if method == SECOND["method"] else own
 
 
-def detector_folder(home: Home, name: str, method: str, seed: int) -> Path:
+def detector_folder(name: str, method: str, seed: int) -> Path:
     """The folder of one detector."""
-    key = sha256_json(
-        {"settings": detector_settings(name, method), "normal": NORMAL[name], "code": code_digest(*DETECTOR_CODE)}
-    )[:12]
-    return place(home) / f"detector-{name}-{method}-{seed}-{key}"
+    settings = detector_settings(name, method)
+    return STUDY.trained(f"detector-{name}-{method}-{seed}", settings=settings, normal=NORMAL[name])
 
 
-def kept_detector(home: Home, name: str, method: str, seed: int) -> Detector:
+def kept_detector(name: str, method: str, seed: int) -> Detector:
     """Trained where it is not kept."""
-    folder = detector_folder(home, name, method, seed)
-    if not folder.is_dir():
-        detector = build_detector(method, **detector_settings(name, method))
-        with tempfile.TemporaryDirectory() as scratch:
-            detector.fit(learnt(name), FitRun(Path(scratch), seed, 0.05, "auto", None))
-        partial = folder.with_name(f"{folder.name}-partial")
-        detector.save(partial)
-        partial.replace(folder)
-    return load_detector(folder)
+    folder, settings = detector_folder(name, method, seed), detector_settings(name, method)
+    return models.kept_detector(folder, method, settings, seed, lambda: learnt(name), "auto")
 
 
-def second_detector(home: Home, name: str) -> Detector:
+def second_detector(name: str) -> Detector:
     """A judge that explains nothing: another method, network and seed, the same train images and exposure."""
-    return kept_detector(home, name, str(SECOND["method"]), int(SECOND["seed"]))
+    return kept_detector(name, str(SECOND["method"]), int(SECOND["seed"]))
 
 
 def generator_settings(cell: Cell) -> DiverseSettings:
@@ -162,28 +144,20 @@ def generator_settings(cell: Cell) -> DiverseSettings:
     return DiverseSettings(**FORMS[cell.method], steps=cell.steps, seed=cell.seed, precision="bfloat16")
 
 
-def generator_folder(home: Home, cell: Cell) -> Path:
+def generator_folder(cell: Cell) -> Path:
     """The folder of one generator."""
-    key = sha256_json(
-        {
-            "settings": generator_settings(cell).model_dump(mode="json"),
-            "code": code_digest(*GENERATOR_CODE),
-            "detector": detector_folder(home, cell.set, cell.method, cell.seed).name,
-        }
-    )[:12]
-    return place(home) / f"generator-{cell.set}-{cell.method}-{cell.seed}-{key}"
+    settings, of = generator_settings(cell).model_dump(mode="json"), detector_folder(cell.set, cell.method, cell.seed)
+    return STUDY.trained(f"generator-{cell.set}-{cell.method}-{cell.seed}", settings=settings, detector=of.name)
 
 
-def generator(home: Home, cell: Cell) -> DiverseExplainer:
+def generator(cell: Cell) -> DiverseExplainer:
     """The explainer of a cell, trained where it is not kept: on the train images of the class and the exposure."""
-    kept_detector(home, cell.set, cell.method, cell.seed)
-    data = learnt(cell.set)
-    return trained_generator(
-        generator_folder(home, cell),
-        detector_folder(home, cell.set, cell.method, cell.seed),
+    kept_detector(cell.set, cell.method, cell.seed)
+    return models.kept_generator(
+        generator_folder(cell),
+        detector_folder(cell.set, cell.method, cell.seed),
         generator_settings(cell).model_dump(mode="json"),
-        data.normals.numpy(),
-        lambda: data.outliers.numpy(),
+        lambda _: (learnt(cell.set).normals, learnt(cell.set).outliers),
     )
 
 

@@ -8,9 +8,6 @@ to be recoloured is nearly supervision: 89 of 100 are true anomalies.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -29,15 +26,13 @@ from benchmarks.counterfactuals_kit.images import (
     recoloured,
     train_normals,
 )
-from benchmarks.counterfactuals_kit.judging import scores_of
-from xadflow.detectors import FitRun, TrainingData, build_detector
-from xadflow.detectors.base import WEIGHTS, Detector, load_detector
-from xadflow.digests import sha256_file, sha256_json
+from benchmarks.kit.judging import scores_of
+from benchmarks.kit.models import fitted, kept_generator, training_data
+from benchmarks.study import Study, write
+from xadflow.detectors.base import Detector, load_detector
 from xadflow.explainers.diverse.explainer import DiverseExplainer
 from xadflow.explainers.diverse.settings import DiverseSettings
-from xadflow.explainers.trained import GeneratorRun
-from xadflow.lineage import code_digest
-from xadflow.settings import Home
+from xadflow.lineage import EXPLAINER_CODE
 
 DETECTOR = {
     "network": "cnn28",
@@ -66,11 +61,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 STEPS, QUICK_STEPS = 1500, 700
 VAL_SHARE, OUTLIERS, CALIBRATING = 0.2, 16_000, 500
 KEPT = "kept.npy"
-DETECTOR_CODE = ("detectors", "networks", "training", "calibration.py", "datasets/public/colours.py")
-GENERATOR_CODE = (
-    *DETECTOR_CODE,
-    *(f"explainers/diverse/{name}.py" for name in ("losses", "networks", "game", "training")),
-)
+STUDY = Study("counterfactuals", EXPLAINER_CODE, ("counterfactuals.py", "counterfactuals_kit", "kit"))
 
 
 @dataclass(frozen=True)
@@ -101,27 +92,14 @@ def exposure(definition: Definition = ORIGINAL) -> tuple[Coloured, Coloured]:
     return found[:OUTLIERS], found[OUTLIERS:]
 
 
-def place(home: Home) -> Path:
-    """Where everything of this benchmark is kept."""
-    return home.state / "bench-counterfactuals"
-
-
-def detector_folder(home: Home, method: str, seed: int) -> Path:
+def detector_folder(method: str, seed: int) -> Path:
     """The folder of one explained detector."""
-    key = sha256_json({"settings": DETECTOR, "outliers": [OUTLIERS, CALIBRATING], "code": code_digest(*DETECTOR_CODE)})[
-        :12
-    ]
-    return place(home) / f"detector-{method}-{seed}-{key}"
+    return STUDY.trained(f"detector-{method}-{seed}", settings=DETECTOR, outliers=[OUTLIERS, CALIBRATING])
 
 
-def explained(home: Home, method: str, seed: int) -> Detector:
+def explained(method: str, seed: int) -> Detector:
     """The detector to explain, trained in two rounds where it is not kept."""
-    return _in_two_rounds(detector_folder(home, method, seed), method, seed, ORIGINAL)
-
-
-def relabelled_detector(folder: Path, method: str, seed: int, definition: Definition) -> Detector:
-    """The same training with another definition of normal, kept in `folder`."""
-    return _in_two_rounds(folder, method, seed, definition)
+    return _in_two_rounds(detector_folder(method, seed), method, seed, ORIGINAL)
 
 
 def untrained_detector(method: str, seed: int) -> Detector:
@@ -137,26 +115,25 @@ def _in_two_rounds(folder: Path, method: str, seed: int, definition: Definition)
             anomaly_probability(method, scores_of(first, one.images)) > 0.5 for one in (outliers, calibrating)
         )
         last = _fitted(method, DETECTOR, seed, outliers[kept], calibrating[kept_too], definition=definition)
-        write_detector(last, folder, kept)
+        write(folder, WithOutliers(last, kept))
     return load_detector(folder)
 
 
-def kept_outliers(home: Home, method: str, seed: int) -> Coloured:
+def kept_outliers(method: str, seed: int) -> Coloured:
     """What the first round left of the exposure."""
-    return exposure()[0][np.load(detector_folder(home, method, seed) / KEPT)]
+    return exposure()[0][np.load(detector_folder(method, seed) / KEPT)]
 
 
-def second_detector(home: Home) -> Detector:
+def second_detector() -> Detector:
     """A judge that explains nothing and trains nothing: another network, seed and exposure (true anomalies of train
     digits).
     """
-    key = sha256_json({"settings": SECOND, "code": code_digest(*DETECTOR_CODE)})[:12]
-    folder = place(home) / f"second-{key}"
+    folder = STUDY.trained("second", settings=SECOND)
     if not (folder / KEPT).is_file():
         drawn = random_train(OUTLIERS)
         true = drawn[np.flatnonzero(~drawn.is_normal)]
         found = _fitted("bce", SECOND, SECOND_SEED, true[CALIBRATING:], true[:CALIBRATING])
-        write_detector(found, folder, np.ones(len(true) - CALIBRATING, np.bool_))
+        write(folder, WithOutliers(found, np.ones(len(true) - CALIBRATING, np.bool_)))
     return load_detector(folder)
 
 
@@ -166,69 +143,38 @@ def generator_settings(cell: Cell) -> dict[str, Any]:
     return DiverseSettings(**chosen, **OF_METHOD[cell.method], **VARIANTS[cell.variant]).model_dump(mode="json")
 
 
-def generator_folder(home: Home, cell: Cell) -> Path:
+def generator_folder(cell: Cell) -> Path:
     """The folder of one generator."""
-    key = sha256_json(
-        {
-            "settings": generator_settings(cell),
-            "detector": detector_folder(home, cell.method, cell.seed).name,
-            "code": code_digest(*GENERATOR_CODE),
-        }
-    )[:12]
-    return place(home) / f"generator-{cell.method}-{cell.variant}-{cell.seed}-{key}"
+    of = detector_folder(cell.method, cell.seed).name
+    stem = f"generator-{cell.method}-{cell.variant}-{cell.seed}"
+    return STUDY.trained(stem, settings=generator_settings(cell), detector=of)
 
 
-def generator(home: Home, cell: Cell) -> DiverseExplainer:
+def generator(cell: Cell) -> DiverseExplainer:
     """The explainer of a cell, trained where it is not kept; a training that was killed goes on."""
-    explained(home, cell.method, cell.seed)
-    return trained_generator(
-        generator_folder(home, cell),
-        detector_folder(home, cell.method, cell.seed),
-        generator_settings(cell),
-        normals()[0].images,
-        lambda: kept_outliers(home, cell.method, cell.seed).images,
-    )
+    explained(cell.method, cell.seed)
+    folder = detector_folder(cell.method, cell.seed)
+    return _generator(generator_folder(cell), folder, generator_settings(cell), ORIGINAL)
 
 
-def relabelled_generator(home: Home, cell: Cell, definition: Definition) -> tuple[Detector, DiverseExplainer]:
+def relabelled_generator(cell: Cell, definition: Definition) -> tuple[Detector, DiverseExplainer]:
     """A detector of another definition of normal, and the generator that explains it; both kept."""
     colour, digit = definition
-    named = f"-relabelled-{colour}-{digit}"
-    folder = detector_folder(home, cell.method, cell.seed)
-    folder = folder.with_name(folder.name + named)
-    detector = relabelled_detector(folder, cell.method, cell.seed, definition)
-    chosen = generator_settings(Cell(cell.method, "full", cell.seed, cell.steps))
-    of = generator_folder(home, Cell(cell.method, "full", cell.seed, cell.steps))
-    return detector, trained_generator(
-        of.with_name(of.name + named),
-        folder,
-        chosen,
-        normals(definition)[0].images,
-        lambda: exposure(definition)[0].images[np.load(folder / KEPT)],
+    full = Cell(cell.method, "full", cell.seed, cell.steps)
+    of, folder = (
+        one.with_name(f"{one.name}-relabelled-{colour}-{digit}")
+        for one in (generator_folder(full), detector_folder(cell.method, cell.seed))
     )
+    detector = _in_two_rounds(folder, cell.method, cell.seed, definition)
+    return detector, _generator(of, folder, generator_settings(full), definition)
 
 
-def trained_generator(
-    folder: Path,
-    of: Path,
-    settings: dict[str, Any],
-    learnt: NDArray[np.uint8],
-    outliers: Callable[[], NDArray[np.uint8]],
-) -> DiverseExplainer:
-    """Kept in `folder`, for the detector kept in `of`; trained on normals and outliers uint8 [N,C,H,W]
-    where it is not.
-    """
-    if not folder.is_dir():
-        explainer = DiverseExplainer(**settings)
-        run = GeneratorRun(folder.with_name(folder.name + "-run"), explainer.seed, folder.name, torch.device("cpu"))
-        explainer.fit(
-            load_detector(of), sha256_file(of / WEIGHTS), torch.from_numpy(learnt), torch.from_numpy(outliers()), run
-        )
-        partial = folder.with_name(f"{folder.name}-partial")
-        explainer.save(partial)
-        partial.replace(folder)
-        shutil.rmtree(run.folder)
-    return DiverseExplainer.load(folder)
+def _generator(folder: Path, of: Path, settings: dict[str, Any], definition: Definition) -> DiverseExplainer:
+    def learnt(_: Detector) -> tuple[Tensor, Tensor]:
+        outliers = exposure(definition)[0].images[np.load(of / KEPT)]
+        return torch.from_numpy(normals(definition)[0].images), torch.from_numpy(outliers)
+
+    return kept_generator(folder, of, settings, learnt)
 
 
 def substituted(method: str, made: NDArray[np.uint8], outliers: Coloured, seed: int) -> Detector:
@@ -252,31 +198,22 @@ def _fitted(
     learnt: Coloured | None = None,
     definition: Definition = ORIGINAL,
 ) -> Detector:
-    """Trained in seconds, so a killed one starts over: in a folder of its own, for two cells may train the same
-    detector.
-    """
     train, held = normals(definition)
-    none = torch.zeros(0, *train.images.shape[1:], dtype=torch.uint8)
-    data = TrainingData(_tensor(learnt or train), _tensor(held), none, None, _tensor(calibrating), _tensor(outliers))
-    detector = build_detector(method, **settings)
-    with tempfile.TemporaryDirectory() as folder:
-        detector.fit(data, FitRun(Path(folder), seed, 0.05, "cpu", None))
-    return detector
+    images = ((learnt or train).images, held.images, calibrating.images, outliers.images)
+    return fitted(method, settings, seed, training_data(*images))
 
 
-def write_detector(detector: Detector, folder: Path, kept: NDArray[np.bool_]) -> None:
-    """With which of its outliers it kept; at once, and never over what another process wrote."""
-    partial = folder.with_name(f"{folder.name}-partial-{np.random.default_rng().integers(1 << 32)}")
-    detector.save(partial)
-    np.save(partial / KEPT, kept)
-    try:
-        partial.replace(folder)
-    except OSError:  # another cell of the same detector was quicker, with the same result
-        shutil.rmtree(partial)
+@dataclass(frozen=True)
+class WithOutliers:
+    """A detector with which of its outliers it kept."""
 
+    detector: Detector
+    kept: NDArray[np.bool_]
 
-def _tensor(of: Coloured) -> Tensor:
-    return torch.from_numpy(of.images)
+    def save(self, folder: Path) -> None:
+        """Into one folder."""
+        self.detector.save(folder)
+        np.save(folder / KEPT, self.kept)
 
 
 def described() -> dict[str, Any]:

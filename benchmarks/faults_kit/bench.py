@@ -32,8 +32,8 @@ CHANGES = {
     "explain: {datasets: [elpv],": "explain: {datasets: [],",
     "shard_size: 100, batch_size: 32": "shard_size: 4, batch_size: 4",
     # small work: what is watched here is what becomes of it, not how good it is
-    "settings: {trunk: lite0, head: mahalanobis}": "settings: {trunk: lite0, head: mahalanobis, stages: [2], synthetic_rounds: 1, min_steps: 40}",
-    "sparse: {p: 1.5, iterations: 75, target_p_normal: 0.6}": "sparse: {radii: [200.0], rung_iterations: 3, iterations: 1, widen_mask: false, shrink_steps: 0}",
+    "settings: {trunk: lite0, head: mahalanobis}": "settings: {trunk: lite0, head: mahalanobis, stages: [2], synthetic_rounds: 1, min_steps: 40}",  # noqa: E501
+    "sparse: {p: 1.5, iterations: 75, target_p_normal: 0.6}": "sparse: {radii: [200.0], rung_iterations: 3, iterations: 1, widen_mask: false, shrink_steps: 0}",  # noqa: E501
     "min_flip_rate: 0.9 ": "min_flip_rate: 0.0 ",
     "min_change_inside: 0.3 ": "min_change_inside: 0.0 ",
     "explained: 48 ": "explained: 4 ",

@@ -93,21 +93,9 @@ def mlflow_down(bench: Bench, reference: Evidence) -> list[Fault]:
 def _mlflow(bench: Bench, state: Path) -> tuple[Service, str]:
     port = free_port()
     address = f"http://{HOST}:{port}"
-    command = (
-        "mlflow",
-        "server",
-        "--host",
-        HOST,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--backend-store-uri",
-        f"sqlite:///{state / 'mlflow.db'}",
-        "--no-serve-artifacts",
-        "--default-artifact-root",
-        (state / "mlartifacts").as_uri(),
-    )
+    asked = f"mlflow server --host {HOST} --port {port} --workers 1 --no-serve-artifacts --backend-store-uri".split()
+    store, artifacts = f"sqlite:///{state / 'mlflow.db'}", (state / "mlartifacts").as_uri()
+    command = (*asked, store, "--default-artifact-root", artifacts)
     return Service(command, f"{address}/health", bench.root / "mlflow-server.log", bench.environment), address
 
 

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.kit.baselines import reconstructed
 from benchmarks.transplant_kit.banks import bank_of
 from benchmarks.transplant_kit.detectors import BlackBox, autoencoder, explained, halved, untrained
 from benchmarks.transplant_kit.measures import elsewhere
@@ -31,7 +32,6 @@ from xadflow.explainers.sparse.explainer import SparseExplainer
 from xadflow.explainers.transplant import DonorBank, TransplantExplainer, TransplantSettings
 from xadflow.explainers.transplant.donors import Donors
 from xadflow.images import as_float
-from xadflow.settings import Home
 
 Pixels = NDArray[np.uint8]
 Made = Mapping[str, NDArray[Any]]
@@ -43,7 +43,7 @@ CURVE = (0.95, 0.7, 0.5)  # of target_share, beside its default
 
 @dataclass(frozen=True)
 class Arm:
-    """One row; `most` images of a training are made by it, and `of` says how: see :data:`_MAKERS`."""
+    """One row; `most` images of a training are made by it, and `of` says how: see :func:`made_by`."""
 
     title: str
     of: str
@@ -86,66 +86,43 @@ class Task:
         return Task(self.set, self.method, self.seed, self.rows[start:stop])
 
 
-def made_by(home: Home, arm: Arm, task: Task, main: Callable[[], Made]) -> Made:
+def made_by(arm: Arm, task: Task, main: Callable[[], Made]) -> Made:
     """The arrays of one arm; `main` gives those of MAIN for the same images."""
-    return _MAKERS[arm.of](home, arm, task, main)
+    images, detector = task.originals, explained(task.set, task.method, task.seed)
+    if arm.of == "sparse":
+        return _told(SparseExplainer(**arm.settings), detector, images)
+    if arm.of == "nearest":
+        return _nearest(task)
+    if arm.of == "autoencoder":
+        network, small = autoencoder(task.set)
+        shown = reconstructed(
+            network, (halved(images) if small else images).numpy(), tuple(images.shape[2:]) if small else None
+        )  # type: ignore[arg-type]
+        return _whole(shown, [[""] for _ in task.rows])
+    if arm.of == "elsewhere":
+        return _elsewhere(task, main())
+    if arm.of in ("untrained", "black box"):
+        asked = untrained(task.set, task.seed) if arm.of == "untrained" else cast(Detector, BlackBox(detector))
+        return _told(TransplantExplainer().with_donors(bank_of(asked, tested_set(task.set))), asked, images)
+    bank = _bank(task.set, task.method, task.seed, of_judges=arm.of == "not apart")
+    return _told(TransplantExplainer(**arm.settings).with_donors(bank), detector, images)
 
 
-def _transplanted(home: Home, arm: Arm, task: Task, main: Callable[[], Made]) -> Made:
-    return _told(_searching(home, task, arm), _detector(home, task), task.originals)
-
-
-def _not_apart(home: Home, arm: Arm, task: Task, main: Callable[[], Made]) -> Made:
-    return _told(_searching(home, task, arm, of_judges=True), _detector(home, task), task.originals)
-
-
-def _untrained(home: Home, arm: Arm, task: Task, main: Callable[[], Made]) -> Made:
-    detector = untrained(task.set, task.seed)
-    explainer = TransplantExplainer().with_donors(bank_of(detector, tested_set(task.set)))
-    return _told(explainer, detector, task.originals)
-
-
-def _black_box(home: Home, arm: Arm, task: Task, main: Callable[[], Made]) -> Made:
-    box = cast(Detector, BlackBox(_detector(home, task)))
-    return _told(TransplantExplainer().with_donors(bank_of(box, tested_set(task.set))), box, task.originals)
-
-
-def _sparse(home: Home, arm: Arm, task: Task, main: Callable[[], Made]) -> Made:
-    return _told(SparseExplainer(**arm.settings), _detector(home, task), task.originals)
-
-
-def _nearest(home: Home, arm: Arm, task: Task, main: Callable[[], Made]) -> Made:
+def _nearest(task: Task) -> Made:
     """The donor most like the whole image, at its brightness and contrast: what a transplant of everything is."""
-    x, donors = as_float(task.originals), _ready(home, task)
+    bank = _bank(task.set, task.method, task.seed)
+    x, donors = as_float(task.originals), Donors(bank, torch.device("cpu"))
     matches = [donors.nearest(part, torch.zeros(len(part), *part.shape[2:]), 1) for part in x.split(BATCH)]
     pixels = torch.cat([one.pixels for one in matches])
-    bank = _bank(home, task.set, task.method, task.seed)
     return _whole(_eight_bit(pixels), [[bank.ids[int(place)]] for one in matches for place in one.places])
 
 
-def _projected(home: Home, arm: Arm, task: Task, main: Callable[[], Made]) -> Made:
-    """What an autoencoder of normals makes of the image; on large images at half the side, enlarged again."""
-    detector, small = autoencoder(home, task.set)
-    response: Any = detector
-    prepare, network = response.response.prepare, response.response.network
-    images = halved(task.originals) if small else task.originals
-    with torch.no_grad():
-        black, white = (prepare(torch.full((1, *images.shape[1:]), value)) for value in (0.0, 1.0))
-        made = torch.cat([network(prepare(as_float(part))) for part in images.split(BATCH)])
-        shown = (made - black) / (white - black)  # the preparation is a scale and a shift of each channel
-        if small:
-            shown = torch.nn.functional.interpolate(
-                shown, task.originals.shape[2:], mode="bilinear", align_corners=False
-            )
-    return _whole(_eight_bit(shown)[:, None], [[""] for _ in task.rows])
-
-
-def _elsewhere(home: Home, arm: Arm, task: Task, main: Callable[[], Made]) -> Made:
+def _elsewhere(task: Task, kept: Made) -> Made:
     """The main arm's donors, blended in by its masks at a random place; an image without fitted donors has them as they
     are.
     """
-    kept, donors, rng = main(), _ready(home, task), np.random.default_rng([7, task.seed, *task.rows[:1]])
-    bank, x = _bank(home, task.set, task.method, task.seed), as_float(task.originals)
+    bank, x = _bank(task.set, task.method, task.seed), as_float(task.originals)
+    donors, rng = Donors(bank, torch.device("cpu")), np.random.default_rng([7, task.seed, *task.rows[:1]])
     made, blends = kept["made"].copy(), np.zeros_like(kept["blends"])
     for start in range(0, len(x), BATCH):
         part = x[start : start + BATCH]
@@ -154,11 +131,8 @@ def _elsewhere(home: Home, arm: Arm, task: Task, main: Callable[[], Made]) -> Ma
         for row in range(len(part)):
             ids = [bank.ids[int(place)] for place in matches.places[row]]
             for k, donor in enumerate(kept["donors"][start + row]):
-                pixels = (
-                    matches.pixels[row, ids.index(donor)]
-                    if donor in ids
-                    else as_float(bank.images[bank.ids.index(donor)])
-                )
+                whole = as_float(bank.images[bank.ids.index(donor)])
+                pixels = matches.pixels[row, ids.index(donor)] if donor in ids else whole
                 blend = elsewhere(kept["blends"][start + row, k], rng)
                 share = torch.from_numpy(blend).float() / 255
                 mixed = part[row] + share * (pixels - part[row])
@@ -166,34 +140,9 @@ def _elsewhere(home: Home, arm: Arm, task: Task, main: Callable[[], Made]) -> Ma
     return {**kept, "made": made, "blends": blends, "passes": np.full(len(x), np.nan)}
 
 
-_MAKERS: Mapping[str, Callable[[Home, Arm, Task, Callable[[], Made]], Made]] = {
-    "transplant": _transplanted,
-    "not apart": _not_apart,
-    "untrained": _untrained,
-    "black box": _black_box,
-    "sparse": _sparse,
-    "nearest": _nearest,
-    "autoencoder": _projected,
-    "elsewhere": _elsewhere,
-}
-
-
-def _detector(home: Home, task: Task) -> Detector:
-    return explained(home, task.set, task.method, task.seed)
-
-
 @cache
-def _bank(home: Home, set_name: str, method: str, seed: int, of_judges: bool = False) -> DonorBank:
-    return bank_of(explained(home, set_name, method, seed), tested_set(set_name), of_judges=of_judges)
-
-
-def _ready(home: Home, task: Task) -> Donors:
-    return Donors(_bank(home, task.set, task.method, task.seed), torch.device("cpu"))
-
-
-def _searching(home: Home, task: Task, arm: Arm, of_judges: bool = False) -> Explainer:
-    explainer = TransplantExplainer(**arm.settings)
-    return explainer.with_donors(_bank(home, task.set, task.method, task.seed, of_judges))
+def _bank(set_name: str, method: str, seed: int, *, of_judges: bool = False) -> DonorBank:
+    return bank_of(explained(set_name, method, seed), tested_set(set_name), of_judges=of_judges)
 
 
 def _told(explainer: Explainer, detector: Detector, images: Tensor) -> Made:

@@ -5,7 +5,6 @@ Each is trained once and kept in a folder, by settings and code; the one without
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,39 +17,28 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.counterfactuals_elpv_kit.training import AUTOENCODER
 from benchmarks.counterfactuals_kit.single import detector_settings
 from benchmarks.counterfactuals_kit.training import DETECTOR as OF_DIGITS
+from benchmarks.kit.models import AUTOENCODER, NETWORK, fitted, kept_detector
+from benchmarks.study import Study
 from benchmarks.transplant_kit.sets import CLOTHES, COLOURED, tested_set
-from xadflow.detectors import FitRun, TrainingData, build_detector
-from xadflow.detectors.base import CARD, Detector, Scores, load_detector
+from xadflow.detectors import TrainingData
+from xadflow.detectors.base import Detector, Scores
 from xadflow.detectors.fcdd import detector as fcdd
-from xadflow.digests import sha256_json
 from xadflow.images import as_float
-from xadflow.lineage import code_digest
+from xadflow.lineage import EXPLAINER_CODE
 from xadflow.networks.pretrained import Trunk
-from xadflow.settings import Home
 from xadflow.training.seeds import seeded
 
-FALSE_ALARMS = 0.05
-CODE = ("detectors", "networks", "training", "calibration.py", "defects/drawn.py")
+STUDY = Study("transplant", EXPLAINER_CODE, ("transplant.py", "transplant_kit", "kit"))
 AT_ONCE = 64
 JUDGES = ("padim", "network", "network-contrast")
 JUDGE_SEED, AE_SEED = 100, 200
-SMALLEST_HALVED = (
-    64  # the judge `network` and the autoencoder look at images of half the side, where that is at least 32
-)
+# The judge `network` and the autoencoder look at images of half the side, where that is at least 32.
+SMALLEST_HALVED = 64
 # Trained from nothing on drawn defects and, on ELPV, 20 known ones: no pretrained trunk, another kind of method than
 # either.
-NETWORK_JUDGE: dict[str, Any] = {
-    "network": "cnn32_s",
-    "preparation": "standard",
-    "anomalies": ("known", "synthetic"),
-    "epochs": 0.01,
-    "min_steps": 200,
-    "batch_size": 64,
-    "learning_rate": 1e-3,
-}
+NETWORK_JUDGE: dict[str, Any] = {**NETWORK, "network": "cnn32_s"}
 HSC: dict[str, Any] = {**NETWORK_JUDGE, "network": "cnn224"}
 
 
@@ -99,11 +87,6 @@ class BlackBox:
             return Scores(self.inner.score(images.detach()).image.detach(), None)
 
 
-def place(home: Home) -> Path:
-    """Where everything of this benchmark is kept."""
-    return home.state / "bench-transplant"
-
-
 def scores_of(detector: Detector, images: Tensor) -> NDArray[np.float64]:
     """Raw scores [N] of uint8 [N,C,H,W], without forming a heatmap where the detector can do without."""
     alone: Any = getattr(detector, "image_score", lambda part: detector.score(part).image)
@@ -140,38 +123,37 @@ def settings_of(set_name: str, method: str) -> dict[str, Any]:
     return {} if method == "fcdd" else HSC
 
 
-def folder_of(home: Home, set_name: str, method: str, seed: int) -> Path:
+def folder_of(set_name: str, method: str, seed: int) -> Path:
     """The folder of an explained detector."""
-    return _folder(home, set_name, method, seed, settings_of(set_name, method))
+    return _folder(set_name, method, seed, settings_of(set_name, method))
 
 
 @cache
-def explained(home: Home, set_name: str, method: str, seed: int) -> Detector:
+def explained(set_name: str, method: str, seed: int) -> Detector:
     """An explained detector, trained where it is not kept, on all train normals."""
-    folder, settings = folder_of(home, set_name, method, seed), settings_of(set_name, method)
-    return _kept(folder, method, seed, settings, tested_set(set_name).data)
+    folder, settings = folder_of(set_name, method, seed), settings_of(set_name, method)
+    return kept_detector(folder, method, settings, seed, lambda: tested_set(set_name).data)
 
 
-def judge_folder(home: Home, set_name: str, name: str) -> Path:
+def judge_folder(set_name: str, name: str) -> Path:
     """The folder of one of JUDGES."""
-    method, settings = _judge_settings(set_name, name)
-    return _folder(home, f"judge-{set_name}-{name}", method, JUDGE_SEED, settings)
+    return _folder(f"judge-{set_name}-{name}", *_judge_settings(set_name, name))
 
 
 @cache
-def judge(home: Home, set_name: str, name: str) -> Judge:
+def judge(set_name: str, name: str) -> Judge:
     """One of JUDGES, trained where it is not kept, on the half of the train normals that gives no donors."""
-    method, settings = _judge_settings(set_name, name)
+    method, seed, settings = _judge_settings(set_name, name)
     data, small = tested_set(set_name).judged, name != "padim" and is_large(set_name)
-    folder = judge_folder(home, set_name, name)
-    return Judge(_kept(folder, method, JUDGE_SEED, settings, all_halved(data) if small else data), small)
+    folder = judge_folder(set_name, name)
+    return Judge(kept_detector(folder, method, settings, seed, lambda: all_halved(data) if small else data), small)
 
 
-def autoencoder(home: Home, set_name: str) -> tuple[Detector, bool]:
+def autoencoder(set_name: str) -> tuple[Detector, bool]:
     """Whose reconstructions are the baseline `autoencoder`, trained on all train normals; True: at half the side."""
     data, small = tested_set(set_name).data, is_large(set_name)
-    folder = _folder(home, f"autoencoder-{set_name}", "ae", AE_SEED, AUTOENCODER)
-    return _kept(folder, "ae", AE_SEED, AUTOENCODER, all_halved(data) if small else data), small
+    folder = _folder(f"autoencoder-{set_name}", "ae", AE_SEED, AUTOENCODER)
+    return kept_detector(folder, "ae", AUTOENCODER, AE_SEED, lambda: all_halved(data) if small else data), small
 
 
 def is_large(set_name: str) -> bool:
@@ -192,13 +174,8 @@ def untrained(set_name: str, seed: int) -> Detector:
     features, and the head is left as it is drawn, by a training of one step too short to move it.
     """
     settings = {"min_steps": 1, "epochs": 1e-6, "learning_rate": 1e-12, "weight_decay": 0.0, "synthetic_rounds": 1}
-    detector = build_detector("fcdd", **settings)
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        patch.object(fcdd, "Trunk", lambda *given: _drawn(Trunk(*given), seed)),
-    ):
-        detector.fit(tested_set(set_name).data, FitRun(Path(scratch), seed, FALSE_ALARMS, "cpu"))
-    return detector
+    with patch.object(fcdd, "Trunk", lambda *given: _drawn(Trunk(*given), seed)):
+        return fitted("fcdd", settings, seed, tested_set(set_name).data)
 
 
 @torch.no_grad()
@@ -215,31 +192,15 @@ def _drawn(trunk: Trunk, seed: int) -> Trunk:
     return trunk
 
 
-def _judge_settings(set_name: str, name: str) -> tuple[str, dict[str, Any]]:
+def _judge_settings(set_name: str, name: str) -> tuple[str, int, dict[str, Any]]:
     if name == "padim":
-        return "padim", {"trunk": "mobilenet_v2"}
+        return "padim", JUDGE_SEED, {"trunk": "mobilenet_v2"}
     # `network` was found to go by brightness, which a transplant leaves as it is: the last judge cannot see it
     change = {"preparation": "contrast"} if name == "network-contrast" else {}
-    if set_name in (
-        CLOTHES,
-        COLOURED,
-    ):  # against the exposure of the set, which their explained detectors learn from too
-        return "bce", {**OF_DIGITS, "network": "cnn32", "min_steps": 200, **change}
-    return "bce", {**NETWORK_JUDGE, **change}
+    if set_name in (CLOTHES, COLOURED):  # against the set's exposure, which their explained detectors learn from too
+        return "bce", JUDGE_SEED, {**OF_DIGITS, "network": "cnn32", "min_steps": 200, **change}
+    return "bce", JUDGE_SEED, {**NETWORK_JUDGE, **change}
 
 
-def _folder(home: Home, name: str, method: str, seed: int, settings: dict[str, Any]) -> Path:
-    of_set = sha256_json({"settings": settings, "method": method, "code": code_digest(*CODE)})[:12]
-    return place(home) / f"{name.replace(' ', '-')}-{method}-{seed}-{of_set}"
-
-
-def _kept(folder: Path, method: str, seed: int, settings: dict[str, Any], data: TrainingData) -> Detector:
-    if not (folder / CARD).is_file():
-        detector = build_detector(method, **settings)
-        with tempfile.TemporaryDirectory() as scratch:
-            detector.fit(data, FitRun(Path(scratch), seed, FALSE_ALARMS, "cpu"))
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = folder.with_name(f"{folder.name}-partial")
-        detector.save(partial)
-        partial.replace(folder)
-    return load_detector(folder)
+def _folder(name: str, method: str, seed: int, settings: dict[str, Any]) -> Path:
+    return STUDY.trained(f"{name}-{method}-{seed}", settings=settings, method=method)

@@ -4,7 +4,7 @@ two levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -76,15 +76,6 @@ def elsewhere(blend: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.
 def changed(original: Pixels, made: Pixels) -> float:
     """Share of the pixels of [C,H,W] that differ by more than VISIBLE levels in any channel."""
     return float((np.abs(original.astype(np.int16) - made).max(axis=0) > VISIBLE).mean())
-
-
-def across_trainings(each: Mapping[int, tuple[NDArray[np.intp], Floats]]) -> Floats:
-    """[S,N] of values given training by training with the images they are of; NaN where an image was not explained."""
-    images = np.unique(np.concatenate([of for of, _ in each.values()]))
-    table = np.full((len(each), len(images)), np.nan)
-    for number, (of, values) in enumerate(each.values()):
-        table[number, np.searchsorted(images, of)] = values
-    return table
 
 
 def interval(

@@ -11,21 +11,16 @@ from functools import cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks import sets
 from benchmarks.counterfactuals_kit import images as digits
 from benchmarks.counterfactuals_kit import training as coloured
-from benchmarks.elpv import protocols
-from benchmarks.one_class import outliers_of, training_data
-from benchmarks.textures import texture_of
+from benchmarks.kit.models import training_data as arrays_to_learn_from
 from xadflow.datasets.public.fetching import fetch
-from xadflow.datasets.public.reading import read_raw
-from xadflow.datasets.public.sets import SETS
 from xadflow.detectors import TrainingData
 from xadflow.digests import sha256_bytes
 from xadflow.explainers.transplant.bank import Symmetries
-from xadflow.images import load_input
 from xadflow.settings import Home, load_settings
 
 KNOWN = 20  # of ELPV's 60 reserved defects; the other 40 set the temperature
@@ -37,31 +32,17 @@ OF_EACH_CLASS, MOST_NORMALS, MOST_TESTED = 60, 2400, 1200  # of the 28 px sets
 
 
 @dataclass(frozen=True, eq=False)
-class TestedSet:
-    """What may be learned from, and test images uint8 [N,C,H,W] with labels [N] and, where there are some, masks
-    [N,H,W].
-    """
+class TestedSet(sets.TestedSet):
+    """A set by its name, with what params.yaml says of its pictures."""
 
     name: str
-    data: TrainingData
-    test: Tensor
-    labels: NDArray[np.int64]
-    masks: NDArray[np.bool_] | None
     symmetries: Symmetries
     aligned: bool
-
-    @property
-    def normals(self) -> Tensor:
-        """Normal test images."""
-        return self.test[torch.from_numpy(self.labels == 0)]
 
     @property
     def judged(self) -> TrainingData:
         """What a judge may learn from: the half of the train normals that gives no donors."""
         return replace(self.data, normals=self.data.normals[~gives_donors(self.data.normals)])
-
-
-Parts = tuple[TrainingData, Tensor, NDArray[np.int64], NDArray[np.bool_] | None]
 
 
 def gives_donors(images: Tensor) -> Tensor:
@@ -83,61 +64,22 @@ def tested_set(name: str) -> TestedSet:
     known_as = name.partition(" ")[0]
     told = load_settings(Home.find().params).dataset(known_as)
     if name in TEXTURES:
-        parts = _texture(name)
+        found = sets.texture(name.removeprefix("textures-"), RUNG)
     elif name == CLOTHES:
-        parts = _clothes()
+        found = sets.dresses(MOST_NORMALS, OF_EACH_CLASS, 9 * OF_EACH_CLASS)
     elif name == COLOURED:
-        parts = _coloured()
+        found = _coloured()
     else:
-        parts = _solar_cells(
-            "peer-0" if known_as == ELPV else known_as.removeprefix("elpv-"),
-            64 if name == SMALL_CELLS else told.size_px,
-        )
-    return TestedSet(name, *parts, told.symmetries, told.aligned)
+        protocol = "peer-0" if known_as == ELPV else known_as.removeprefix("elpv-")
+        found = sets.solar_cells(protocol, 64 if name == SMALL_CELLS else told.size_px, KNOWN)
+    return TestedSet(**vars(found), name=name, symmetries=told.symmetries, aligned=told.aligned)
 
 
-def _solar_cells(protocol: str, px: int) -> Parts:
-    paths, found = protocols((protocol,))
-    split = found[protocol]
-    images = torch.stack([torch.tensor(load_input(path, (px, px), 1)) for path in paths])
-    known = images[split.known]
-    data = TrainingData(images[split.train], images[split.val], known[:KNOWN], None, known[KNOWN:], images[:0])
-    return data, images[split.test], split.labels.astype(np.int64), None
-
-
-def _texture(name: str) -> Parts:
-    texture = texture_of(name.removeprefix("textures-"), RUNG)
-    plain = replace(texture.data, known=texture.data.known[:0], known_masks=None)
-    return plain, texture.test, texture.labels, texture.masks
-
-
-def _clothes() -> Parts:
-    fetch(Home.find(), "fashion-mnist")
-    raw, normal = read_raw(Home.find(), "fashion-mnist"), SETS["fashion-mnist"].classes.index("dress")
-    whole = training_data(raw, normal, outliers_of(Home.find(), "fashion-mnist"))
-    data = replace(whole, normals=whole.normals[:MOST_NORMALS], val_normals=whole.val_normals[: MOST_NORMALS // 4])
-    rows = np.sort(
-        np.concatenate(
-            [np.flatnonzero(raw.test_labels == one)[: OF_EACH_CLASS * (9 if one == normal else 1)] for one in range(10)]
-        )
-    )
-    return (
-        data,
-        torch.from_numpy(raw.test[rows].copy())[:, None],
-        (raw.test_labels[rows] != normal).astype(np.int64),
-        None,
-    )
-
-
-def _coloured() -> Parts:
+def _coloured() -> sets.TestedSet:
     fetch(Home.find(), "mnist")
     (train, held), (outliers, calibrating) = coloured.normals(), coloured.exposure()
-    none = torch.zeros(0, 3, 28, 28, dtype=torch.uint8)
-    data = TrainingData(
-        *(torch.from_numpy(one.images) for one in (train[:MOST_NORMALS], held[: MOST_NORMALS // 4])),
-        none,
-        None,
-        *(torch.from_numpy(one.images) for one in (calibrating, outliers)),
-    )
+    learnt = (train[:MOST_NORMALS], held[: MOST_NORMALS // 4], calibrating, outliers)
     tested = digits.test_images()[:MOST_TESTED]
-    return data, torch.from_numpy(tested.images), (~tested.is_normal).astype(np.int64), None
+    labels = (~tested.is_normal).astype(np.int64)
+    data = arrays_to_learn_from(*(one.images for one in learnt))
+    return sets.TestedSet(data, torch.from_numpy(tested.images), labels, None)

@@ -20,7 +20,6 @@ from xadflow.datasets.sources.textures import DEFECTS
 from xadflow.explainers.transplant import TransplantExplainer
 from xadflow.images import as_float
 from xadflow.pictures.plots import HEAT, INK, QUIET, RULE, SMALL_PT, TEXT_PT, TITLE_PT, new_figure, save_figure
-from xadflow.settings import Home
 
 ROWS, ALTERNATIVES, SEED, JUDGE = 5, 3, 0, "padim"
 CELL, GAP, LABEL, LINE, MARGIN, HEAD = 1.3, 0.09, 0.86, 0.45, 0.16, 1.1  # inches
@@ -45,9 +44,9 @@ class Line:
     words: list[str]
 
 
-def write_sheet(home: Home, path: Path, rows: int = ROWS) -> None:
+def write_sheet(path: Path, rows: int = ROWS) -> None:
     """Flagged defects, textures and kinds in turn, the first of each in the order of the benchmark: none is picked."""
-    by_texture = {name: _lines(home, name, places) for name, places in _chosen(home, rows).items()}
+    by_texture = {name: _lines(name, places) for name, places in _chosen(rows).items()}
     lines = [by_texture[TEXTURES[number % len(TEXTURES)]][number // len(TEXTURES)] for number in range(rows)]
     columns = 2 + 2 * ALTERNATIVES
     width = 2 * MARGIN + LABEL + columns * CELL + (columns + 1) * GAP
@@ -127,14 +126,14 @@ def _words(figure: Any, left: float, top: float, text: str, size: float, colour:
     figure.text(left / width, 1 - top / height, text, size=size, color=colour, weight=weight, va="baseline")
 
 
-def _chosen(home: Home, rows: int) -> dict[str, list[tuple[int, str]]]:
+def _chosen(rows: int) -> dict[str, list[tuple[int, str]]]:
     """Of each texture the rows of the test set that are shown, with the kind of defect: textures in turn, kinds in
     turn.
     """
     kinds, found = list(DEFECTS), dict[str, list[tuple[int, str]]]()
     for number in range(rows):
         name = TEXTURES[number % len(TEXTURES)]
-        of = [(row, _kind(name, row)) for row in task_of(home, name, "fcdd", SEED).rows]
+        of = [(row, _kind(name, row)) for row in task_of(name, "fcdd", SEED).rows]
         wanted, shown = (
             kinds[(number // len(TEXTURES) + number % len(TEXTURES)) % len(kinds)],
             found.setdefault(name, []),
@@ -151,13 +150,13 @@ def _kind(name: str, row: int) -> str:
     return list(DEFECTS)[(row - normals) // each]
 
 
-def _lines(home: Home, name: str, places: list[tuple[int, str]]) -> list[Line]:
-    tested, detector = tested_set(name), explained(home, name, "fcdd", SEED)
+def _lines(name: str, places: list[tuple[int, str]]) -> list[Line]:
+    tested, detector = tested_set(name), explained(name, "fcdd", SEED)
     assert tested.masks is not None
     task = Task(name, "fcdd", SEED, tuple(row for row, _ in places))
     bank = bank_of(detector, tested)
     told = TransplantExplainer(alternatives=ALTERNATIVES).with_donors(bank).explain(detector, as_float(task.originals))
-    asked = judge(home, name, JUDGE)
+    asked = judge(name, JUDGE)
     found: list[Line] = []
     for (row, kind), one in zip(places, told, strict=True):
         made = [cf.image for cf in one.counterfactuals]

@@ -26,7 +26,6 @@ from xadflow.explainers.base import Explainer
 from xadflow.explainers.sparse.explainer import SparseExplainer
 from xadflow.explainers.transplant import DonorBank, TransplantExplainer
 from xadflow.images import as_float
-from xadflow.settings import Home
 from xadflow.training.lanes import portions, side_by_side
 
 THREADS, IMAGES, ROUNDS, BATCH = 2, 64, 3, 32
@@ -34,7 +33,7 @@ BANKS = (64, 1024)
 MEMORY_PX = 128
 
 
-def speed_figures(home: Home) -> dict[str, Any]:
+def speed_figures() -> dict[str, Any]:
     """Images a second of both explainers in turns on the same flagged ELPV cells, and peak memory by the size of the
     bank.
 
@@ -42,7 +41,7 @@ def speed_figures(home: Home) -> dict[str, Any]:
     """
     torch.set_num_threads(THREADS)
     before = os.getloadavg()[0]
-    detector, task = explained(home, ELPV, "fcdd", 0), task_of(home, ELPV, "fcdd", 0)
+    detector, task = explained(ELPV, "fcdd", 0), task_of(ELPV, "fcdd", 0)
     images = as_float(task.part(0, IMAGES).originals)
     arms: dict[str, Explainer] = {
         "transplant": TransplantExplainer().with_donors(bank_of(detector, tested_set(ELPV))),
@@ -98,8 +97,7 @@ def _peak_of(size: int) -> dict[str, float]:
     nothing.
     """
     torch.set_num_threads(THREADS)
-    home = Home.find()
-    detector, task = explained(home, ELPV, "fcdd", 0), task_of(home, ELPV, "fcdd", 0)
+    detector, task = explained(ELPV, "fcdd", 0), task_of(ELPV, "fcdd", 0)
     images: Tensor = as_float(task.part(0, 8).originals)
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (size, 1, MEMORY_PX, MEMORY_PX), dtype=np.uint8))

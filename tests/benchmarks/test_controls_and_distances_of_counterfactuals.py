@@ -7,9 +7,9 @@ import torch
 from benchmarks import counterfactuals
 from benchmarks.counterfactuals_kit import controls, training
 from benchmarks.counterfactuals_kit import images as kit
-from benchmarks.counterfactuals_kit.judging import scores_of
+from benchmarks.counterfactuals_kit.factors import Reading
 from benchmarks.counterfactuals_kit.readers import Reader, perceptual
-from xadflow.metrics.factors import Reading
+from benchmarks.kit.judging import scores_of
 
 MAGENTA, SEVEN = kit.RELABELLED
 
@@ -88,9 +88,6 @@ def test_the_perceptual_distance_is_of_both_convolutions_of_the_reader():
 def test_the_distance_between_seeds_is_the_mean_of_pairs_of_a_row(monkeypatch):
     cells = [counterfactuals.Cell("bce", "full", seed) for seed in range(3)] + [counterfactuals.Cell("bce", "cycle", 0)]
     level = {0: 0, 1: 51, 2: 102}
-    monkeypatch.setattr(counterfactuals, "_made", lambda home, cell: cell)
-    monkeypatch.setattr(
-        counterfactuals, "kept_npz", lambda cell: {"made": np.full((2, 2, 1, 3, 3), level[cell.seed], np.uint8)}
-    )
-    found = counterfactuals._between_seeds(None, dict.fromkeys(cells, {}))
+    monkeypatch.setattr(counterfactuals, "_made", lambda cell: np.full((2, 2, 1, 3, 3), level[cell.seed], np.uint8))
+    found = counterfactuals._between_seeds(dict.fromkeys(cells, {}))
     assert found == {"bce full": pytest.approx((0.4 + 0.8 + 0.4) / 3)}

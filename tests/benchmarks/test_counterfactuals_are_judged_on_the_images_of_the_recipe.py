@@ -8,9 +8,11 @@ from PIL import Image
 from benchmarks import counterfactuals
 from benchmarks.counterfactuals_kit import images as kit
 from benchmarks.counterfactuals_kit.baselines import by_hand
-from benchmarks.counterfactuals_kit.grid import EACH, GAP, SCALE, write_grid
+from benchmarks.counterfactuals_kit.grid import EACH, write_grid
 from benchmarks.counterfactuals_kit.readers import strokes
 from benchmarks.counterfactuals_table import counterfactuals_section
+from benchmarks.kit.rows import summed_rows
+from benchmarks.kit.sheets import GAP, SCALE
 from xadflow.datasets.public.colours import painted
 
 
@@ -130,7 +132,7 @@ def a_cell(strict, roles):
 def test_the_page_has_every_seed_a_mean_for_several_and_what_is_missing():
     cells = [counterfactuals.Cell("bce", "full", seed) for seed in (0, 1)] + [counterfactuals.Cell("hsc", "full", 0)]
     found = {cells[0]: {"figures": a_cell(0.8, [1, 0])}, cells[1]: {"figures": a_cell(0.6, [1, 0])}}
-    rows = counterfactuals._rows(cells, found)
+    rows = summed_rows({(f"{cell.method} full", cell): one for cell, one in found.items()}, counterfactuals.FIGURES)
     rows["bce full"]["seed_difference"] = 0.321
     assert rows["bce full"]["mean"]["strict"] == pytest.approx(0.7)
     assert rows["bce full"]["sd"]["strict"] == pytest.approx(0.02**0.5)
@@ -184,9 +186,11 @@ def test_the_page_has_every_seed_a_mean_for_several_and_what_is_missing():
     assert "bce full seed 1: strict, second" in page
 
 
-def test_only_takes_detectors_variants_and_seeds():
+def test_only_takes_detectors_variants_and_seeds(monkeypatch):
     everything = counterfactuals.wanted_cells(False)
     assert len(everything) == len(set(everything)) == 11
-    chosen = [str(cell) for cell in everything if counterfactuals._chosen(cell, ["bce", "full", "2"])]
+    study = counterfactuals.STUDY
+    assert all(study.is_asked_for(cell, everything) for cell in everything)
+    monkeypatch.setattr(study.given, "only", ["bce", "full", "2"])
+    chosen = [str(cell) for cell in everything if study.is_asked_for(cell, everything)]
     assert chosen == [str(counterfactuals.Cell("bce", "full", 2))]
-    assert all(counterfactuals._chosen(cell, []) for cell in everything)

@@ -9,9 +9,9 @@ from PIL import Image
 
 from benchmarks import counterfactuals_single as bench
 from benchmarks.counterfactuals_kit import readers, single
-from benchmarks.counterfactuals_kit.grid import GAP, SCALE
 from benchmarks.counterfactuals_kit.readers import classes_and_features, trained_reader
 from benchmarks.counterfactuals_single_table import counterfactuals_single_section
+from benchmarks.kit.sheets import GAP, SCALE
 
 NORMAL = single.NORMAL["mnist"]
 
@@ -38,7 +38,7 @@ def known(monkeypatch, reader):
     labels = np.arange(200) % 10
     of = single.Tested(bars(labels)[:, None], labels, labels == NORMAL)
     monkeypatch.setattr(bench, "tested", lambda name: of)
-    monkeypatch.setattr(bench, "reader", lambda home, name: reader)
+    monkeypatch.setattr(bench, "reader", lambda name: reader)
 
     def normal_logit(images):
         rows = images.mean(dim=(1, 3))
@@ -69,7 +69,7 @@ def test_true_normals_are_read_as_normal_unchanged_anomalies_and_blanks_are_not(
     perfect = np.resize(known.normals, of.shape)
     blank = np.zeros_like(of)
     found = {
-        name: bench.made_figures(None, cell, of, made[:, None])
+        name: bench.made_figures(cell, of, made[:, None])
         for name, made in (("perfect", perfect), ("same", of), ("blank", blank))
     }
     assert found["perfect"]["read_as_normal"] > 0.9
@@ -94,25 +94,26 @@ def test_a_blank_image_is_no_normal_one_whatever_a_reader_makes_of_it(known, mon
     monkeypatch.setattr(bench, "classes_and_features", always)
     of = known.anomalies(20)
     made = np.stack([np.zeros_like(of), of // 2], axis=1)
-    found = bench.made_figures(None, single.Cell("mnist", "bce", "full", 0), of, made)
+    found = bench.made_figures(single.Cell("mnist", "bce", "full", 0), of, made)
     assert found["read_as_normal_each"] == [0.0, 1.0]
 
 
 def test_the_reader_is_told_by_concept(known):
     cell, of = single.Cell("mnist", "bce", "full", 0), known.anomalies(40)
-    found = bench.made_figures(None, cell, of, np.stack([np.resize(known.normals, of.shape), of // 2], axis=1))
+    found = bench.made_figures(cell, of, np.stack([np.resize(known.normals, of.shape), of // 2], axis=1))
     assert found["read_as_normal_each"][0] > 0.9 > 0.1 > found["read_as_normal_each"][1]
     assert found["read_as_normal"] == pytest.approx(np.mean(found["read_as_normal_each"]))
     assert found["concept_accuracy"] > 0.6
 
 
-def test_only_takes_sets_detectors_variants_and_seeds_and_the_first_seed_comes_first():
+def test_only_takes_sets_detectors_variants_and_seeds_and_the_first_seed_comes_first(monkeypatch):
     cells = bench.wanted_cells(False)
     assert len(cells) == len(set(cells)) == 8 + 8 + 4
     assert {cell.seed for cell in cells[:16]} == {0}
-    own = [str(cell) for cell in cells if bench.chosen(cell, ["mnist", "dsvdd", "full"])]
+    assert all(bench.STUDY.is_asked_for(cell, cells) for cell in cells)
+    monkeypatch.setattr(bench.STUDY.given, "only", ["mnist", "dsvdd", "full"])
+    own = [str(cell) for cell in cells if bench.STUDY.is_asked_for(cell, cells)]
     assert own == [str(single.Cell("mnist", "dsvdd", "full", 0))]
-    assert all(bench.chosen(cell, []) for cell in cells)
 
 
 def test_the_generator_of_a_distance_is_trained_with_its_median(monkeypatch):
@@ -126,10 +127,10 @@ def test_the_generator_of_a_distance_is_trained_with_its_median(monkeypatch):
 
 def test_the_picture_has_two_anomalies_of_each_class_and_both_concepts_below(known, monkeypatch, tmp_path):
     cell, of = single.Cell("mnist", "bce", "full", 0), known.anomalies(bench.EXPLAINED)
-    monkeypatch.setattr(bench, "_kept", lambda home, cell: tmp_path / "cell.json")
-    monkeypatch.setattr(bench, "place", lambda home: tmp_path)
+    monkeypatch.setattr(bench, "_path", lambda cell: tmp_path / "cell.json")
+    monkeypatch.setattr(type(bench.STUDY), "place", tmp_path)
     np.savez(tmp_path / "cell.npz", made=np.stack([np.full_like(of, 10), np.full_like(of, 200)], axis=1))
-    bench.write_picture(None, "mnist", [cell])
+    bench.write_picture("mnist", [cell])
     sheet = np.asarray(Image.open(tmp_path / "picture-mnist.png"))[::SCALE, ::SCALE, 0]
     assert sheet.shape == (3 * (28 + GAP) + GAP, 18 * (28 + GAP) + GAP)
     np.testing.assert_array_equal(sheet[GAP : GAP + 28, GAP : GAP + 28], of[0, 0])

@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks.counterfactuals_elpv_kit import product_judging
-from benchmarks.counterfactuals_elpv_kit.product_judging import (
-    _between,
-    change_of_normals,
-    frechet_interval,
-    share_interval,
-    union,
-)
+from benchmarks.counterfactuals_elpv_kit.product_judging import change_of_normals, frechet_interval, share_interval
 from benchmarks.counterfactuals_elpv_product import flagged
 from benchmarks.counterfactuals_elpv_product_table import counterfactuals_elpv_product_section, verdict
+from benchmarks.kit.judging import union, worst_pairs
 from tests.benchmarks.test_twins_are_compared_on_the_same_defects import ByBrightness, grey
 
 
@@ -44,10 +39,10 @@ def test_likeness_and_distance_are_those_of_the_worst_pair_of_each_image() -> No
             max(edits[a] @ edits[b] / np.linalg.norm(edits[a]) / np.linalg.norm(edits[b]) for a, b in pairs)
         )
         apart.append(min(np.abs(edits[a] - edits[b]).mean() / 255 for a, b in pairs))
-    found = _between(originals, made)
+    found = worst_pairs(originals, made)
     assert found["likeness"] == pytest.approx(np.mean(likeness))
     assert found["apart"] == pytest.approx(np.mean(apart))
-    assert _between(originals, made[:, :1]) == {}
+    assert worst_pairs(originals, made[:, :1]) == {}
 
 
 def test_normals_change_by_a_share_of_what_defects_do() -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.kit.judging import across_seeds
 from benchmarks.transplant import GROUPS, SEEDS, in_order
 from benchmarks.transplant_kit.arms import ARMS, BY_TITLE, MAIN, Task
 from benchmarks.transplant_kit.cells import chunks
 from benchmarks.transplant_kit.detectors import JUDGES
 from benchmarks.transplant_kit.measures import (
-    across_trainings,
     changed,
     elsewhere,
     hottest,
@@ -94,7 +94,7 @@ def test_an_image_is_drawn_with_all_its_trainings() -> None:
 
 def test_the_median_is_that_of_each_training_and_images_not_explained_count_for_nothing() -> None:
     first, second = (np.array([1, 5]), np.array([0.2, 0.4])), (np.array([5, 9, 11]), np.array([1.0, 2.0, 9.0]))
-    table = across_trainings({0: first, 1: second})
+    table = across_seeds({0: first, 1: second})
     assert table.shape == (2, 4)
     assert np.isnan(table).sum() == 3
     assert interval(table, np.nanmedian)["value"] == pytest.approx((0.3 + 2.0) / 2)

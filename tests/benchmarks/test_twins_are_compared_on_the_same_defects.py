@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 
 from benchmarks import counterfactuals_elpv as bench
-from benchmarks.counterfactuals_elpv_kit import judging, making, training
-from benchmarks.counterfactuals_elpv_kit.sheet import GAP, SCALE, write_sheet
+from benchmarks.counterfactuals_elpv_kit import making, training
 from benchmarks.counterfactuals_elpv_table import counterfactuals_elpv_section, verdict
+from benchmarks.kit import judging
+from benchmarks.kit.baselines import nearest_normal
+from benchmarks.kit.sheets import GAP, SCALE, write_changes
 
 
 class ByBrightness:
@@ -31,7 +33,7 @@ def grey(*levels, side=8):
 
 
 def test_scores_are_those_of_the_detector_though_taken_from_its_logit():
-    np.testing.assert_allclose(training.scores_of(ByBrightness(0.4), grey(51, 204)), [0.2, 0.8], atol=1e-6)
+    np.testing.assert_allclose(judging.scores_of(ByBrightness(0.4), grey(51, 204)), [0.2, 0.8], atol=1e-6)
 
 
 def test_twins_differ_in_robust_alone():
@@ -51,7 +53,7 @@ def test_explained_are_the_first_defects_that_all_flag():
 
 def test_the_nearest_normal_is_one_that_the_detector_calls_normal():
     bank = grey(10, 60, 120, 200)
-    found = making.nearest_normal(ByBrightness(0.4), bank, grey(140, 30))
+    found = nearest_normal(ByBrightness(0.4), bank, grey(140, 30))
     assert found[:, 0, 0, 0, 0].tolist() == [60, 10]  # 120 is nearer to 140, and above the threshold
 
 
@@ -100,7 +102,7 @@ def test_an_attack_moves_scores_against_the_detector_and_no_farther_than_its_rad
     detector, images = ByBrightness(0.5), grey(100, 150)
     up = judging.attacked_scores(detector, images, 0.4, -1.0)
     down = judging.attacked_scores(detector, images, 0.4, 1.0)
-    before = training.scores_of(detector, images)
+    before = judging.scores_of(detector, images)
     np.testing.assert_allclose(up - before, 0.4 / 8, atol=1e-4)  # the best l2 step is the same on all 64 pixels
     np.testing.assert_allclose(before - down, 0.4 / 8, atol=1e-4)
 
@@ -151,8 +153,8 @@ def test_differences_are_robust_minus_plain_on_the_same_images(monkeypatch):
 
 
 def test_the_sheet_shows_each_picture_untouched_with_its_change_beside_it(tmp_path):
-    write_sheet(grey(100, 50), [grey(110, 50), grey(0, 255)], tmp_path / "sheet.png")
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))[::SCALE, ::SCALE]
+    write_changes(grey(100, 50), [grey(110, 50), grey(0, 255)], tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))[::SCALE, ::SCALE, 0]
     lines = [[int(sheet[GAP + line * (8 + GAP), GAP + column * (8 + GAP)]) for column in range(5)] for line in range(2)]
     assert lines == [[100, 110, 158, 0, 0], [50, 50, 128, 255, 255]]
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from benchmarks.kit.concept_accuracy import concept_accuracy
+from benchmarks.kit.judging import normality
 from xadflow.errors import BadInput
-from xadflow.metrics.concept_accuracy import concept_accuracy
 from xadflow.metrics.edits import edit_cosines, edit_sizes, pairwise_distances
-from xadflow.metrics.normality import normality
 
 RNG = np.random.default_rng(0)
 ORIGINALS = RNG.integers(0, 256, (5, 3, 6, 6)).astype(np.uint8)

@@ -8,7 +8,7 @@ putting a set together are offered, and their figures are not comparable, so nam
   inliers, has no such figure: it is left out of all three and counted. (The released code skips it for AUROC, but
   counts its FPR95 as a perfect 0, and scikit-learn gives it an average precision of 0.)
 
-For sets that do not fit into memory: `streaming.py`. Regions rather than pixels: `components.py`.
+For sets that do not fit into memory: `streaming.py`.
 
 Source: DenseHybrid, ECCV 2022 (arXiv 2207.02606), section 5 of our method page; Fishyscapes (arXiv 1904.03215).
 """

@@ -9,7 +9,7 @@ to one bin, so open figures have a bound like the others; closed ones are exact.
 
 Memory: 2 folds x K classes x 3 x bins x 8 bytes (19 MB for 6 classes), however many scenes. With `keep_scenes` the
 counts of each scene are kept besides, 8 bytes for each cell that it fills, at most one a pixel: for intervals over
-scenes (`scene_intervals.py`).
+scenes (`benchmarks/scene_intervals.py`).
 """
 
 from __future__ import annotations

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import densenet121, resnet50
 
+from benchmarks import multiply_accumulates as counting
+from benchmarks.multiply_accumulates import multiply_accumulates
 from tests.detectors.dense_hybrid.conftest import run_in, scenes, training_data
 from xadflow.detectors.base import load_detector
-from xadflow.detectors.dense_hybrid import multiply_accumulates as counting
 from xadflow.detectors.dense_hybrid.detector import DenseHybrid
 from xadflow.detectors.dense_hybrid.large_networks import LadderDenseNet, PyramidPooling
-from xadflow.detectors.dense_hybrid.networks import NETS, build_net, multiply_accumulates
+from xadflow.detectors.dense_hybrid.networks import NETS, build_net
 from xadflow.digests import sha256_file
 from xadflow.errors import BadInput
 from xadflow.explainers.cues import CuesExplainer

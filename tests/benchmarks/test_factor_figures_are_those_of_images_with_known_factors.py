@@ -5,8 +5,8 @@ any network.
 import numpy as np
 import pytest
 
+from benchmarks.counterfactuals_kit.factors import Reading, factor_figures, legible
 from xadflow.errors import BadInput
-from xadflow.metrics.factors import Reading, factor_figures, legible
 
 COLOURS = {0: (255, 0, 0), 1: (0, 255, 0), 2: (0, 255, 255)}
 NORMAL = (2, 1)  # cyan, bar

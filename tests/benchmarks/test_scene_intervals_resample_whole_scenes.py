@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import scene_intervals
+from benchmarks.scene_intervals import mean_paired_scene_tests, paired_scene_tests
 from xadflow.detectors.base import VOID
 from xadflow.errors import BadInput
-from xadflow.metrics import scene_intervals
 from xadflow.metrics.open_set import Scene
 from xadflow.metrics.pixels import pooled_figures
-from xadflow.metrics.scene_intervals import mean_paired_scene_tests, paired_scene_tests
 from xadflow.metrics.scenes import SceneFigures
 from xadflow.metrics.streaming import Bins
 

@@ -1,0 +1,1 @@
+"""What the benchmarks of counterfactuals share: trained models, baselines, judges, sheets."""
