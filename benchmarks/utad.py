@@ -20,7 +20,7 @@ Each cell (set, training, seed) is kept in var/bench-utad/ with its checkpoints 
 start it again as you like. What was visible while choosing: the default map was chosen among eight on brick's
 validation normals with drawn defects (one seed), after an earlier default had been seen on brick's test images (one
 seed, middle rung); grass, gravel, ELPV at this size and Fashion-MNIST chose nothing here. The starting configuration
-came from ELPV (utad-recipe.md).
+came from ELPV (docs/explanation/methods.md, "UTAD").
 """
 
 from __future__ import annotations

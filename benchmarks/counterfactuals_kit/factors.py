@@ -5,7 +5,7 @@ ideal pair of counterfactuals changes one each. Readers are networks that took n
 judged. They are gated: an image with next to nothing in it is read as something all the same (a blank one as a 1), so
 an illegible image has no factor at all.
 
-Source: diverse-counterfactuals.md, section 13.2; definitions of coloured-mnist-recipe.md, "Generators".
+Source: docs/explanation/methods.md, "Diverse counterfactuals"; definitions there.
 """
 
 from __future__ import annotations

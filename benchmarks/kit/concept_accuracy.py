@@ -2,7 +2,8 @@
 
 The published figure takes the classifier that was trained with the generator, which rewards both for a watermark. This
 one is trained afterwards, on one half of the images, and measured on the other. It still says nothing about meaning:
-thick against thin strokes are told apart as well as colours are (coloured-mnist-recipe.md, "What decided success").
+thick against thin strokes are told apart as well as colours are (docs/explanation/methods.md, "Diverse
+counterfactuals").
 """
 
 from __future__ import annotations

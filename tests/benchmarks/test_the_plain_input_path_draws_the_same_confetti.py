@@ -31,7 +31,7 @@ def test_mean_counts_of_blobs_agree(rate: float, expected: float):
     random = np.random.default_rng(0)
     plain = np.array([plain_count(rate, random) for _ in range(20_000)])
     agree(plain, blob_counts(20_000, rate, torch.Generator().manual_seed(0)).numpy())
-    assert plain.mean() == pytest.approx(expected, abs=0.03)  # fcdd.md, section 5
+    assert plain.mean() == pytest.approx(expected, abs=0.03)  # docs/explanation/methods.md, "FCDD"
 
 
 @pytest.mark.parametrize("side", [28, 96])

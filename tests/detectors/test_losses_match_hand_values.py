@@ -1,4 +1,6 @@
-"""The hypersphere-classifier loss against hand values and float64 (fcdd.md, section 10, items 1, 2, 7)."""
+"""The hypersphere-classifier loss against hand values and float64 (docs/explanation/methods.md, "FCDD",
+items 1, 2, 7).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cross-fitted open-mIoU against loops over single pixels, and the golden cases of the method page."""
+"""Cross-fitted open-mIoU against loops over single pixels, and the golden cases of docs/explanation/methods.md."""
 
 from __future__ import annotations
 

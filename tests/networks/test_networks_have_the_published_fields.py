@@ -1,4 +1,6 @@
-"""Networks of the FCDD paper: receptive fields, map sizes and twins as tabled in fcdd.md, section 3."""
+"""Networks of the FCDD paper: receptive fields, map sizes and twins as tabled in
+docs/explanation/methods.md, "FCDD".
+"""
 
 from __future__ import annotations
 

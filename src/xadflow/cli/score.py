@@ -70,7 +70,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def score_files(project: Project, spec: str, files: Sequence[Path], batch_size: int) -> Iterator[dict[str, Any]]:
-    """One dict a file, in order, as `xadflow score --json` prints it: contract, section 5 of the architecture page."""
+    """One dict a file, in order, as `xadflow score --json` prints it: contract (docs/explanation/architecture.md)."""
     import numpy as np
     import torch
 

@@ -18,7 +18,7 @@ from xadflow.errors import BadManifest
 
 
 class Split(StrEnum):
-    """What an image is for; see section 2 of the architecture page."""
+    """What an image is for; docs/explanation/architecture.md."""
 
     TRAIN = "train"
     VAL = "val"

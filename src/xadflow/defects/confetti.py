@@ -1,8 +1,8 @@
 """Confetti noise, the synthetic anomaly of FCDD: blurred, rotated, coloured squares added to an image.
 
-Liznerski et al., ICLR 2021, appendix; the numbers are those of the published code (fcdd.md, section 5), where an
-image is 240 px. Here the expected number of blobs an image is kept at other sizes and the sides scale with the
-shorter side, so that a defect covers the same share of the image. All blobs of a batch are drawn at once.
+Liznerski et al., ICLR 2021, appendix; the numbers are those of the published code (docs/explanation/methods.md,
+"FCDD"), where an image is 240 px. Here the expected number of blobs an image is kept at other sizes and the sides scale
+with the shorter side, so that a defect covers the same share of the image. All blobs of a batch are drawn at once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Synthetic defects: whole batches at once, on the device of the images, with exact masks.
 
-What is drawn is what helped on solar cells (elpv-recipe.md, step 3); nothing in it is specific to them. An image and
-its defective copy are identical outside the mask, and differ by at least `MIN_CONTRAST` inside it. Confetti noise, the
-synthetic anomaly of the FCDD paper, is in xadflow.defects.confetti.
+What is drawn is what helped on solar cells (docs/explanation/methods.md, "Solar cells"); nothing in it is specific to
+them. An image and its defective copy are identical outside the mask, and differ by at least `MIN_CONTRAST` inside it.
+Confetti noise, the synthetic anomaly of the FCDD paper, is in xadflow.defects.confetti.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Scores:
 
 @runtime_checkable
 class Detector(Protocol):
-    """One anomaly detector: contract, section 3 of the architecture page."""
+    """One anomaly detector: contract (docs/explanation/architecture.md)."""
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -83,7 +83,7 @@ class Published:
 def shard_app(
     table: str, dataset: str, model: str, version: int, explainers_digest: str, image_ids: Sequence[str]
 ) -> str:
-    """Name of exactly this work, as Delta's transaction application: contract, section 4 of the architecture page."""
+    """Name of exactly this work, as Delta's transaction application: contract (docs/explanation/architecture.md)."""
     return f"{table}/{dataset}/{model}/{version}/{explainers_digest}/{canonical_digest(sorted(image_ids))}"
 
 

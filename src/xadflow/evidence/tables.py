@@ -1,4 +1,4 @@
-"""Schemas of the evidence tables: contract, section 4 of the architecture page. Pure pyarrow, no storage.
+"""Schemas of the evidence tables: contract (docs/explanation/architecture.md). Pure pyarrow, no storage.
 
 Timestamps are UTC microseconds, doubles are IEEE-754 binary64, pictures are PNG bytes in struct{bytes,path} (the layout
 that Hugging Face `datasets.Image` decodes).

@@ -76,7 +76,7 @@ class Explanation:
 
 @runtime_checkable
 class Explainer(Protocol):
-    """One explainer: contract, section 3 of the architecture page."""
+    """One explainer: contract (docs/explanation/architecture.md)."""
 
     @property
     def name(self) -> str:

@@ -1,7 +1,7 @@
 """How large the edits of counterfactuals are, and how far those of one image are from each other.
 
 Images are uint8 [N,C,H,W], counterfactuals uint8 [N,K,C,H,W]. Distances are means over all values of an image on the
-[-1,1] scale, as coloured-mnist-recipe.md states them: twice those on the [0,1] scale.
+[-1,1] scale, as docs/explanation/methods.md, "Diverse counterfactuals" states them: twice those on the [0,1] scale.
 """
 
 from __future__ import annotations

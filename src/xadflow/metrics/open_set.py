@@ -15,7 +15,7 @@ Differences from the released code: a pixel *at* the threshold is rejected, as a
 only above it); at half size, a pixel's score is the mean of those of its four pixels that are not ignored (there: of
 all four), so that no ignored pixel has a say. Both agree where no scores tie and no pixel is ignored.
 
-Source: DenseHybrid, ECCV 2022 (arXiv 2207.02606), section 5 of our method page. One pass instead of two: `scenes.py`.
+Source: DenseHybrid, ECCV 2022 (arXiv 2207.02606), docs/explanation/methods.md. One pass instead of two: `scenes.py`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ putting a set together are offered, and their figures are not comparable, so nam
 
 For sets that do not fit into memory: `streaming.py`.
 
-Source: DenseHybrid, ECCV 2022 (arXiv 2207.02606), section 5 of our method page; Fishyscapes (arXiv 1904.03215).
+Source: DenseHybrid, ECCV 2022 (arXiv 2207.02606), docs/explanation/methods.md; Fishyscapes (arXiv 1904.03215).
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def normalised_frechet(made: Features, normals: Features, anomalies: Features) -
     """FID_N of arXiv 2402.14469: 100 * FID(made, normals) / FID(anomalies, normals); 100: no nearer than the anomalies.
 
     Of images that show one of several modes of the normal class it is high however good they are: give it the union of
-    the concepts (coloured-mnist-recipe.md).
+    the concepts (docs/explanation/methods.md, "Diverse counterfactuals").
 
     Raises:
         BadInput: the anomalies are not apart from the normals at all.

@@ -1,7 +1,7 @@
 """All figures of labelled scenes in one pass and bounded memory: pixel figures, and open-set segmentation across two
 folds.
 
-Section 5 of our method page (DenseHybrid, arXiv 2207.02606) needs a score's threshold before it can tell which pixels
+DenseHybrid (arXiv 2207.02606) needs a score's threshold before it can tell which pixels
 are rejected, hence a second pass. Here each pixel is counted by predicted class, by whether that class is right, wrong
 or the pixel anomalous, and by the bin of its score (`streaming.py`). Any threshold at the edge of a bin can then be
 applied afterwards, exactly: one forward pass serves threshold, closed and open figures. The threshold itself is known

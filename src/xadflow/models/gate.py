@@ -97,9 +97,9 @@ def judge_generator(rules: GeneratorGateSettings, figures: Mapping[str, float], 
     """Judge the counterfactuals of a trained explainer on the gate split; every rule is absolute.
 
     A generator belongs to one detector version, so there is no champion to compare with. Each rule stands for a failure
-    that the others let pass (coloured-mnist-recipe.md): the detector's score alone accepts blank images, a small
-    distance to the normals alone accepts the same image for each concept. With one concept the two rules of diversity
-    do not apply. A figure that is missing or not a finite number breaks its rule.
+    that the others let pass (docs/explanation/methods.md, "Diverse counterfactuals"): the detector's score alone
+    accepts blank images, a small distance to the normals alone accepts the same image for each concept. With one
+    concept the two rules of diversity do not apply. A figure that is missing or not a finite number breaks its rule.
     """
     broken: list[str] = []
     kept: list[str] = []

@@ -126,7 +126,9 @@ class Trunk(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> Trunk:
-        """Stay in evaluation mode whatever is asked: running statistics must not drift (fcdd.md, section 6.4)."""
+        """Stay in evaluation mode whatever is asked: running statistics must not drift (docs/explanation/methods.md,
+        "FCDD").
+        """
         return super().train(False)
 
     def stage_features(self, images: Tensor) -> list[Tensor]:
@@ -208,7 +210,7 @@ def load_network(name: str) -> nn.Module:
     """The whole pretrained classifier in evaluation mode, its weights checked by hash, count, shape and strict load.
 
     Lite0's file has other key names than timm's network but the same tensors in the same order, so they are paired by
-    order (data-and-weights.md, section 3); one wrong pair would show as a wrong shape.
+    order (docs/explanation/methods.md, "Packaged weights"); one wrong pair would show as a wrong shape.
 
     Raises:
         UnknownName: no trunk of that name.

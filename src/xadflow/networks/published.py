@@ -1,10 +1,11 @@
 """The networks of the FCDD paper: fully convolutional ones, and their twins that end in a vector or a reconstruction.
 
-Layer lists as in the published code (fcdd.md, section 3; liznerski/fcdd, MIT, reimplemented). Convolutions keep the
-size; batch normalisation has eps 1e-4, leaky ReLU the slope .01. What the lists leave open, and what is done here:
-CNN224 has no activation after its last wide convolution, as the released CNN28_W and CNN32_LW3K; a vector twin pools
-its last map to the twin's own grid, so that it takes images of any size. `vgg11` has the convolutions of VGG11-BN's
-first 21 layers under this page's normalisation and activation, untrained: no package carries its ImageNet weights.
+Layer lists as in the published code (docs/explanation/methods.md, "FCDD"; liznerski/fcdd, MIT, reimplemented).
+Convolutions keep the size; batch normalisation has eps 1e-4, leaky ReLU the slope .01. What the lists leave open, and
+what is done here: CNN224 has no activation after its last wide convolution, as the released CNN28_W and CNN32_LW3K; a
+vector twin pools its last map to the twin's own grid, so that it takes images of any size. `vgg11` has the convolutions
+of VGG11-BN's first 21 layers under this page's normalisation and activation, untrained: no package carries its ImageNet
+weights.
 """
 
 from __future__ import annotations

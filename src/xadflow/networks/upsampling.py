@@ -2,9 +2,9 @@
 
 FCDD (ICLR 2021, section 3 "Heatmap upsampling") lays a Gaussian of receptive-field size around each cell's centre by
 a transposed convolution. The kernel is separable, so up(A) = G_y A G_x^T is the same sum; it needs no padding or
-cropping and works for any size, rectangular ones included (fcdd.md, section 4; equality is tested for every network
-of the paper's code). The published kernel is not normalised: borders lose up to three quarters of their heat, so
-`coverage` divides by what a constant map would give.
+cropping and works for any size, rectangular ones included (docs/explanation/methods.md, "FCDD"; equality is tested for
+every network of the paper's code). The published kernel is not normalised: borders lose up to three quarters of their
+heat, so `coverage` divides by what a constant map would give.
 """
 
 from __future__ import annotations

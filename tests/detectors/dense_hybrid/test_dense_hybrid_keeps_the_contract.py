@@ -1,4 +1,6 @@
-"""DenseHybrid as a Detector of scenes, on a small trained one (dense-hybrid.md, section 7, tests 1 and 10)."""
+"""DenseHybrid as a Detector of scenes, on a small trained one (docs/explanation/methods.md, "DenseHybrid", tests 1 and
+10).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The hybrid score and the losses against what they are on paper (dense-hybrid.md, section 7, tests 2 to 4)."""
+"""The hybrid score and the losses against what they are on paper (docs/explanation/methods.md, "DenseHybrid", tests 2
+to 4).
+"""
 
 from __future__ import annotations
 

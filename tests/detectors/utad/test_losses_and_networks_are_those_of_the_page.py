@@ -1,4 +1,4 @@
-"""Losses against closed forms and brute force in float64; shapes of the method page, sections 2 and 3, on the meta
+"""Losses against closed forms and brute force in float64; shapes of docs/explanation/methods.md, on the meta
 device.
 """
 

@@ -1,4 +1,6 @@
-"""UTAD as a Detector, and the properties its two stages must have (utad.md, section 7), on a small trained one."""
+"""UTAD as a Detector, and the properties its two stages must have (docs/explanation/methods.md, "UTAD"), on a small
+trained one.
+"""
 
 from __future__ import annotations
 

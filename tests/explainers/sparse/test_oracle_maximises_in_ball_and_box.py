@@ -17,7 +17,7 @@ from xadflow.explainers.sparse import linear_maximisation_oracle, oracle
 from xadflow.explainers.sparse.oracle import bounded_step
 
 POWERS = [1.2, 1.5, 2.0, 4.0]
-GOLDEN = [  # methods/sparse-counterfactuals.md, section 8: p = 1.5, float64
+GOLDEN = [  # docs/explanation/methods.md, "Sparse counterfactuals": p = 1.5, float64
     (0.3, [0.060127, -0.240510, 0.1, 0.0], 0.841147),
     (0.6, [0.185016, -0.5, 0.1, 0.0], 1.485016),
     (0.9, [0.603335, -0.5, 0.1, 0.0], 1.903335),

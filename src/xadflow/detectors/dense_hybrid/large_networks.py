@@ -19,11 +19,11 @@ DeepLabV3+ with the dataset head of DenseHybrid, on a dilated ResNet of torchvis
     class head on dec0: 3x3 BN ReLU, 3x3 BN ReLU, 1x1 without bias; dataset head on dec0: BN-ReLU-1x1, 1,218 parameters
 
 Chen et al., ECCV 2018, arXiv 1802.02611; with the dataset head Grcić et al., ECCV 2022, arXiv 2207.02606
-(dense-hybrid.md, section 1; the official code is GPL-2, reimplemented from that description). Different: the published
-trunk is WideResNet-38, of which there is neither a package nor a torchvision model; wide_resnet50_2 is the nearest. Its
-dec0 is at 1/2, where a ResNet has one convolution alone, so here it is at 1/4, as in the DeepLab paper. No package
-carries ImageNet weights of these trunks, so they start untrained, or from a file of the project by
-`trunk_weights.pretrain`.
+(docs/explanation/methods.md, "DenseHybrid"; the official code is GPL-2, reimplemented from that description).
+Different: the published trunk is WideResNet-38, of which there is neither a package nor a torchvision model;
+wide_resnet50_2 is the nearest. Its dec0 is at 1/2, where a ResNet has one convolution alone, so here it is at 1/4, as
+in the DeepLab paper. No package carries ImageNet weights of these trunks, so they start untrained, or from a file of
+the project by `trunk_weights.pretrain`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 `MahalanobisHead` is named for what it is: an FCDD objective on a learned Mahalanobis head. It starts as PaDiM (Defard
 et al., 2021: one Gaussian of normal features a location) and learns channel weights and a low-rank correction under
 FCDD's loss. `ScalarHead` is the published form: 1x1 convolutions to one response a location. Neither has a centre
-parameter: pseudo-Huber of the response is the map (FCDD, equation 2). Recipe: methods/elpv-recipe.md.
+parameter: pseudo-Huber of the response is the map (FCDD, equation 2). Recipe: docs/explanation/methods.md, "Solar
+cells".
 """
 
 from __future__ import annotations

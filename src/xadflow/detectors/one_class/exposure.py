@@ -1,7 +1,7 @@
 """Training batches of normals and anomalies, made on the device from images that are there as bytes.
 
-Every normal of a batch is replaced by an anomaly with a fixed chance, before augmentation (fcdd.md, section 5). Nothing
-waits for the host: all draws come from one generator on the device.
+Every normal of a batch is replaced by an anomaly with a fixed chance, before augmentation (docs/explanation/methods.md,
+"FCDD"). Nothing waits for the host: all draws come from one generator on the device.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What is done to an image before a network. Differentiable, and inside the detector: callers give plain images.
 
-contrast    as published (fcdd.md, section 5, "LCN"): x - mean, over the mean absolute value of that, each image for
-            itself; then every channel is mapped so that the train normals fill [0,1]. Brightness and contrast are gone.
+contrast    as published (docs/explanation/methods.md, "FCDD"): x - mean, over the mean absolute value of that, each
+            image for itself; then every channel is mapped so that the train normals fill [0,1]. Brightness and contrast
+            are gone.
 standard    (x - mean) / standard deviation of each channel over the train normals. Brightness and contrast stay.
 pretrained  (x - mean) / standard deviation of each channel of the images that a trunk's weights were trained with. A
             grey image becomes three channels.

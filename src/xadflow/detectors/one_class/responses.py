@@ -2,7 +2,8 @@
 
 Sources: HSC, Ruff et al. 2020 (arXiv 2006.00339); DSVDD, Ruff et al., ICML 2018; Deep SAD, Ruff et al., ICLR 2020
 (arXiv 1906.02694); BCE and focal loss with outlier exposure, Hendrycks et al., ICLR 2019, Liznerski et al. 2022 (arXiv
-2205.11474). Table: fcdd.md, section 1. All in float32 whatever the network's precision, no epsilon inside a logarithm.
+2205.11474). Table: docs/explanation/methods.md, "FCDD". All in float32 whatever the network's precision, no epsilon
+inside a logarithm.
 
 Scores are raw: the radius or the logit itself. 1 - exp(-h) and the sigmoid, which the published code ranks by, are 1.0
 in float32 from about 17 on and tie every clear anomaly.

@@ -14,8 +14,8 @@ behind a global average, drawn codes for the naive impression.
 
 The published Expert-Net: two equal auto-encoders, of images and of impressions, that exchange content and detail.
 
-Layers of the released code as described in utad.md, section 3, and of MUNIT (Huang et al., ECCV 2018); written from the
-descriptions. AdaIN parameters are arguments, not state of the modules. Works on [-1,1] inside.
+Layers of the released code as described in docs/explanation/methods.md, "UTAD", and of MUNIT (Huang et al., ECCV 2018);
+written from the descriptions. AdaIN parameters are arguments, not state of the modules. Works on [-1,1] inside.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """IE-Net: an image to its impression, which holds neither defect nor fine detail, and to a code {mu, sigma} of the
 whole.
 
-`published` has the layers of the released code (utad.md, section 2): written for 256 px; from 128 px on it has a stride
-of 32, below one of 16. `compact` is ours: Inception blocks from half resolution on, a bottleneck of 1/16 of the pixels.
+`published` has the layers of the released code (docs/explanation/methods.md, "UTAD"): written for 256 px; from 128 px
+on it has a stride of 32, below one of 16. `compact` is ours: Inception blocks from half resolution on, a bottleneck of
+1/16 of the pixels.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ From an image and its reconstructions to the anomaly map e.
 
     e = sum_t w_t (T_t - mean_t) / std_t        mean and std of each term over the pixels of held-out normals
 
-The released "brute force" map is D(x, x_hat) + D(x, m_hat) - Var(x_hat) - D(x_hat, m), cut at 0 (utad.md, section 4): a
-real anomaly differs from the sharp reconstruction and from the naive impression; what is uncertain or merely added
-detail is taken off. There the terms are 8-bit and of unlike scale (a sum can wrap, the variance swamps the rest): hence
-standard deviations. The `low-` terms compare after a blur: what is left of detail that no reconstruction can know does
-not count then.
+The released "brute force" map is D(x, x_hat) + D(x, m_hat) - Var(x_hat) - D(x_hat, m), cut at 0
+(docs/explanation/methods.md, "UTAD"): a real anomaly differs from the sharp reconstruction and from the naive
+impression; what is uncertain or merely added detail is taken off. There the terms are 8-bit and of unlike scale (a sum
+can wrap, the variance swamps the rest): hence standard deviations. The `low-` terms compare after a blur: what is left
+of detail that no reconstruction can know does not count then.
 
 `nearest_distance`: how far an image's code lies from the normals', k-NN in the 2-Wasserstein distance of Gaussians with
 a diagonal covariance.

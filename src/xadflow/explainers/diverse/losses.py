@@ -1,10 +1,10 @@
 """The loss terms of the diverse counterfactuals, each [B] or a mean, in float32.
 
 Source: arXiv 2402.14469 and, for the forms it leaves open, DISSECT (Ghandeharioun et al., ICLR 2022); see
-diverse-counterfactuals.md, section 2. `diversity` and `proximity` are additions of this project
-(coloured-mnist-recipe.md): with the published terms alone both concepts were measured to make the same edit.
-`winner_takes_all` is the loss of multiple choice learning (Guzman-Rivera et al., NIPS 2012), relaxed as by Rupprecht et
-al. (ICCV 2017); its pairs are this project's (transplant-recipe.md, section 3).
+docs/explanation/methods.md, "Diverse counterfactuals". `diversity` and `proximity` are additions of this project
+(docs/explanation/methods.md, "Diverse counterfactuals"): with the published terms alone both concepts were measured to
+make the same edit. `winner_takes_all` is the loss of multiple choice learning (Guzman-Rivera et al., NIPS 2012),
+relaxed as by Rupprecht et al. (ICCV 2017); its pairs are this project's (docs/explanation/methods.md, "Transplants").
 """
 
 from __future__ import annotations

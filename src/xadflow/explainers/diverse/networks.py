@@ -1,7 +1,7 @@
 """The three networks of the diverse counterfactuals: generator, discriminator, concept classifier.
 
 Source: "Reimagining Anomalies: What If Anomalies Were Normal?" (Liznerski et al., arXiv 2402.14469) for what they do;
-its architectures are not public, so these are those of coloured-mnist-recipe.md, "Recommended configuration". None of
+its architectures are not public, so these are those of docs/explanation/methods.md, "Diverse counterfactuals". None of
 them uses statistics of a batch: the answer for an image does not depend on its batch mates.
 
 Images are float [B,C,H,W] in [-1,1]; `alpha` [B] in [0,1] is the wanted anomaly probability, `concept` [B] int64.

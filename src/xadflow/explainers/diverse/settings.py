@@ -52,7 +52,7 @@ class FeatureTrunk(MethodSettings):
 
 
 class DiverseSettings(ExplainerSettings):
-    """Defaults are those of coloured-mnist-recipe.md, "Recommended configuration".
+    """Defaults are those of docs/explanation/methods.md, "Diverse counterfactuals".
 
     concepts          K, how many alternatives an image gets
     probability       what the anomaly probability of a score is: calibrated (threshold and temperature of the

@@ -1,9 +1,9 @@
 """What a trained explainer wants beside images: pairs, further detectors, a trunk to measure differences in, held-out
 normals.
 
-Pairs are a train normal with a drawn defect and that normal, and an anomaly and its transplants (transplant-recipe.md,
-section 3). Nothing here is of the splits gate or test; val normals say what heat is usual, and set the companions'
-thresholds.
+Pairs are a train normal with a drawn defect and that normal, and an anomaly and its transplants
+(docs/explanation/methods.md, "Transplants", section 3). Nothing here is of the splits gate or test; val normals say
+what heat is usual, and set the companions' thresholds.
 """
 
 from __future__ import annotations
