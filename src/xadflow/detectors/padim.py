@@ -4,7 +4,8 @@ Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detec
 workshops (arXiv 2011.08785): one Gaussian of pretrained features a location, Mahalanobis distance as the map. Nothing
 is trained by gradient, so a fit takes seconds. What differs from the paper, and why:
 
-- the trunk is a frozen packaged network (see backbones.py), its stages up to stride 16; the paper takes a ResNet;
+- the trunk is a frozen packaged network (see networks/pretrained.py), its stages up to stride 16; the paper takes a
+ResNet;
 - channels are not drawn at random but all used: these trunks have few;
 - each location's covariance is shrunk towards the one of all locations, the more the fewer images there are for it;
   the paper has hundreds of images and adds a constant alone;
@@ -53,7 +54,8 @@ _INVERSE = "inverse"
 class PaDiMSettings(MethodSettings):
     """Every choice of the method.
 
-    trunk, stages  pretrained network, and which of its stages of stride 16 or less give features; see backbones.py
+    trunk, stages  pretrained network, and which of its stages of stride 16 or less give features; see
+                   networks/pretrained.py
     shrinkage      of each location's covariance towards the one of all locations; None: C / (C + N) for C channels and
                    N images
     floor          added to the diagonal of each covariance of standardised features
@@ -63,7 +65,7 @@ class PaDiMSettings(MethodSettings):
     batch_size     images in one pass through the trunk
     sigma_px       of the map's Gaussian upsampling; None: 0.75 locations
     synthesiser    what draws the defects that the temperature is fitted on where there are no known ones; see
-                   synthesis.py
+                   synthesisers.py
     """
 
     trunk: Literal["lite0", "mobilenet_v2"] = "mobilenet_v2"

@@ -1,5 +1,5 @@
-"""What a network's name stands for, for one image shape: one of the paper's (networks.py) or a cut trunk
-(trunks.py).
+"""What a network's name stands for, for one image shape: one of the paper's (published.py) or a cut trunk
+(cut.py).
 """
 
 from __future__ import annotations

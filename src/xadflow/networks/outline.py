@@ -1,6 +1,6 @@
 """Pretrained or own networks to cut and to train further, by name: which steps they have, at what stride, how wide.
 
-lite0, mobilenet_v2   the packaged ones of backbones.py, with their weights
+lite0, mobilenet_v2   the packaged ones of pretrained.py, with their weights
 torchvision:NAME      any convolutional classifier of torchvision, untrained or with weights of a file of yours
 
 A step is a module that the network runs one after the other, from the image on: a layer of VGG's `features`, a `layer1`

@@ -10,7 +10,7 @@ Krešo et al., arXiv 1905.05661; with the dataset head Grcić et al., ECCV 2022,
 section 1; matejgrcic/DenseHybrid is GPL-2, reimplemented from that description). Different: images are normalised by
 ImageNet's statistics (the public scripts feed [0,1] although their trunk is ImageNet's), and pooling rounds up, so that
 no row of an odd size is unseen. No package carries DenseNet-121's ImageNet weights, so the trunk starts untrained, or
-from a file of the project by `trunk_weights.pretrain`.
+from a file of the project by `weight_files.pretrain`.
 
 DeepLabV3+ with the dataset head of DenseHybrid, on a dilated ResNet of torchvision.
 
@@ -23,7 +23,7 @@ Chen et al., ECCV 2018, arXiv 1802.02611; with the dataset head Grcić et al., E
 Different: the published trunk is WideResNet-38, of which there is neither a package nor a torchvision model;
 wide_resnet50_2 is the nearest. Its dec0 is at 1/2, where a ResNet has one convolution alone, so here it is at 1/4, as
 in the DeepLab paper. No package carries ImageNet weights of these trunks, so they start untrained, or from a file of
-the project by `trunk_weights.pretrain`.
+the project by `weight_files.pretrain`.
 """
 
 from __future__ import annotations

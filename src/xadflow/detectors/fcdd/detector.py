@@ -3,8 +3,8 @@
 Liznerski et al., "Explainable Deep One-Class Classification", ICLR 2021 (arXiv 2007.01760), equations 2 and 3.
 What differs from the paper, and why (figures: benchmarks/results/elpv.json):
 
-- the trunk is a frozen packaged network (see backbones.py for names, licences and origin) whose features are computed
-  once, so that training takes seconds; the paper trains or fine-tunes VGG11;
+- the trunk is a frozen packaged network (see networks/pretrained.py for names, licences and origin) whose features are
+  computed once, so that training takes seconds; the paper trains or fine-tunes VGG11;
 - the default head is an FCDD objective on a learned Mahalanobis head, not the scalar one (`head: scalar`);
 - the image score is the mean of the hottest tenth of the cells; the paper's plain mean is `pool_share: 1.0`;
 - synthetic anomalies are drawn defects; the paper's confetti is `synthesiser: confetti`;

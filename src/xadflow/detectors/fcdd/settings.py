@@ -21,7 +21,7 @@ FINER = (2, 3)  # stages of the heatmap, unless said otherwise; docs/decisions/0
 class FCDDSettings(MethodSettings):
     """Every choice of the method; a None is what the chosen head was measured with.
 
-    trunk, stages     pretrained network, and which of its seven stages give features; see backbones.py
+    trunk, stages     pretrained network, and which of its seven stages give features; see networks/pretrained.py
     map_stages        stages of the heatmap, which has whitening and a head of its own, trained against the masks of
                       synthetic (and, where they have some, known) defects; of one stage or several the grid is that of
                       the finest. (): the heatmap is the score's own low-resolution map, upsampled. None: stages 2 and 3
@@ -33,7 +33,8 @@ class FCDDSettings(MethodSettings):
                       `whitening_floor` * I is added
     pool_share        share of the cells, the hottest, whose mean is the image score
     level             image: one label an image; pixel: masks, with `defect_area` as the m of the loss
-    synthesiser       what draws synthetic defects, see synthesis.py: `synthetic_rounds` of them for each normal image
+    synthesiser       what draws synthetic defects, see synthesisers.py: `synthetic_rounds` of them for each normal
+                      image
     flips             whose mirrored copies are learned from too: all, known (the known defects alone) or none, for
                       products where a mirrored one is a defect
     max_normals       of a larger training set a seeded sample of this many is used, which bounds memory

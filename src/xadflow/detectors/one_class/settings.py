@@ -25,12 +25,12 @@ class OneClassSettings(MethodSettings):
 
     network           one of xadflow.networks.published, or a trunk: lite0, mobilenet_v2 or torchvision:NAME; None:
                       what suits the image size, see network_for
-    trunk             of a network that is a trunk: weights, cut, frozen, freeze_bn; see trunk_settings.py
+    trunk             of a network that is a trunk: weights, cut, frozen, freeze_bn; see cut_settings.py
     preparation       contrast (each image's brightness and contrast are taken out, as published), standard (they stay)
                       or pretrained (as the trunk's weights were trained, the default of a trunk); see inputs.py
     anomaly_rate      chance that a normal image of a batch is replaced by an anomaly (published: one half)
     anomalies         what replaces it, in equal shares of those that are there: outliers (of the data set), known
-                      (labelled defects) and synthetic ones; `synthesiser` draws the last, see synthesis.py. None:
+                      (labelled defects) and synthetic ones; `synthesiser` draws the last, see synthesisers.py. None:
                       outliers and known where there are outliers, else known and synthetic
     crop_px           each training image is shifted by up to this many pixels, the border repeated; None: a 64th of the
                       shorter side, at least 1
