@@ -49,7 +49,7 @@ STORE, WORK = "xadflow.evidence.store", "xadflow.work.night.work"
 EXPLAIN_POINTS = (
     KillPoint("while the inbox is admitted", "xadflow.datasets.inbox:write_manifest"),
     KillPoint("while a table is created", f"{STORE}:DeltaTable.create", When.AFTER),
-    KillPoint("shard scored, nothing explained", f"{WORK}:_score", When.AFTER),
+    KillPoint("shard scored, nothing explained", f"{WORK}:score_images", When.AFTER),
     KillPoint("explained, not validated", "xadflow.datasets.quality:validate_shard"),
     KillPoint("while a data file is written", f"{STORE}:write_deltalake", When.WRITING),
     KillPoint("explanations committed, no ledger line", f"{STORE}:write_deltalake", When.AFTER, of="explanations"),

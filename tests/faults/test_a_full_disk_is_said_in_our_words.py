@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xadflow.cli.main import main as cli
+from xadflow.cli import main as cli
 from xadflow.errors import CannotWrite
 from xadflow.evidence.ledger import Intent, Ledger
 

@@ -431,6 +431,7 @@ SITUATIONS = (
         "xadflow models list",
         1,
         file("var/mlflow.db", lambda content: b"something else " * 100),
+        child=True,  # a process keeps the registry that it has opened
     ),
     Situation(
         DISK,

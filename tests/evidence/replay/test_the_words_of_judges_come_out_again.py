@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def reported(night, monkeypatch):
     def report(plan, settings=night.settings):
         pages = []
         monkeypatch.setattr(finish, "write_nightly_report", lambda page, path: pages.append(page))
-        finish_night(night.home, settings, night.registry, night.store, plan, [])
+        finish_night(SimpleNamespace(**{**vars(night), "settings": settings}), plan, [])
         return pages[0]
 
     return report

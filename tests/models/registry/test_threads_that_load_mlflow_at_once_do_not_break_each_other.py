@@ -14,7 +14,7 @@ SCRIPT = """
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from xadflow import registry
+from xadflow.models import registry
 from xadflow.errors import UnknownName
 
 def asking(question):
