@@ -130,6 +130,8 @@ def summarise_detection(
         categories: [N], name of each image's category (product, cell type); None for none.
         max_tied_share: share of tied (anomaly, normal) pairs above which the figures are refused.
 
+    Many parameters: what images are known by, and how their interval is drawn; all but the first two are optional.
+
     Raises:
         BadInput: one class only, a score that is not finite, lengths that differ, or too many ties: the scores were
             clamped, rounded or squashed on the way and no rank figure of them can be trusted.

@@ -58,13 +58,17 @@ def score_tiled(
 
     Args:
         predict: float32 [1,C,h,w] in [0,1] to [1,h,w] or [1,M,h,w], raw scores or logits at the resolution of its
-        input. image: uint8, of numpy (a memory map is read window by window) or of torch. Sides that are no multiple of
-        the stride are
-            continued to one by their last row or column; the result is that of the image so continued, cut back.
+            input.
+        image: uint8, of numpy (a memory map is read window by window) or of torch. Sides that are no multiple of the
+            stride are continued to one by their last row or column; the result is that of the image so continued, cut
+            back.
         stride: of the net's coarsest grid, `SceneNet.stride`.
         margin_px: what is read around a tile, at least the reach of the net, see :func:`reach_px`; rounded up to the
-        stride. tile_px: side of a tile, rounded up to the stride. Memory goes with (tile_px + 2 margin_px)^2. progress:
-        called with how many tiles are done, of how many.
+            stride.
+        tile_px: side of a tile, rounded up to the stride. Memory goes with (tile_px + 2 margin_px)^2.
+        progress: called with how many tiles are done, of how many.
+
+    Many parameters: it serves any net, so that what it must know of one is told by whoever calls.
 
     Raises:
         BadInput: an image, an `out` or a prediction of another shape or type.

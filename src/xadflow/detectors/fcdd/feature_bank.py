@@ -159,7 +159,10 @@ def build_banks(
     generator: Generator,
     done: Callable[[], None],
 ) -> list[FeatureBank]:
-    """A bank for each that is wanted, the trunk run once; known defects without a mask count as defective all over."""
+    """A bank for each that is wanted, the trunk run once; known defects without a mask count as defective all over.
+
+    Many parameters: the settings of FCDD and of PaDiM that matter here, which are of two kinds.
+    """
     synthetic, synthetic_masks = synthetic_rounds(data.normals, synthesiser, rounds, batch_size, device, generator)
     masks = data.known_masks
     if masks is None:

@@ -101,6 +101,8 @@ def auto_frank_wolfe(
         stop: (best values [b]) -> bool [b]; a sample leaves the batch as soon as it says so.
         start: [B,...] a feasible point (changes inside the mask only) to start from instead of the random one.
 
+    Many parameters: the problem, and each choice of the published search, for use without an explainer.
+
     Raises:
         BadInput: x outside [0,1], a bad radius or p, iterations < 1.
     """

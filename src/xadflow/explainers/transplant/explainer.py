@@ -207,8 +207,9 @@ class TransplantExplainer(SettledExplainer[TransplantSettings]):
         goal: Goal,
         shared: dict[str, float],
     ) -> Explanation:
-        """The explanation of one image from its pairs `its`, best first; nine arguments, as all of them are the
-        search's.
+        """The explanation of one image from its pairs `its`, best first.
+
+        Many parameters: what the search of the batch left, of which each image has its own part.
         """
         assert self._bank is not None
         before = original.cpu().numpy()
