@@ -1,7 +1,7 @@
 """The Clever-Hans experiment with numbers: `python -m benchmarks.probe [--quick]`.
 
 A watermark is planted on a share of the anomalous training images, FCDD and its sibling HSC are trained, and the heat
-inside the mark and three AUROCs are measured (definitions: xadflow/work/probe/verdict.py). Two data sets: Fashion-MNIST
+inside the mark and three AUROCs are measured (definitions: xadflow.work.probe.verdict). Two data sets: Fashion-MNIST
 dresses with MNIST digits as outliers, which get the mark; and crops of a photographed brick wall, where 160 defects
 drawn beforehand get it. Both detectors are trained briefly on a small network (CASES): this measures the shortcut, not
 how well they detect. Digits alone were added after a trial with the default mix of digits and synthetic defects had

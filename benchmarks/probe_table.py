@@ -13,7 +13,7 @@ TEXT = """\
 `make bench-probe`. A watermark on a share of the anomalous training images, short trainings of a small network. *Heat*: share
 of a marked test anomaly's heat inside the mark. *AUROC*: without marks, with the mark on that share of the test anomalies, and
 with the mark on every test normal and on no anomaly. In parentheses the control, trained without any mark, on the same images.
-Brackets: 95 % bootstrap over test images of the mean over seeds. Definitions: `src/xadflow/work/probe/verdict.py`; what it means:
+Brackets: 95 % bootstrap over test images of the mean over seeds. Definitions: `xadflow.work.probe.verdict`; what it means:
 [probe for shortcuts](../how-to/probe-for-shortcuts.md).
 """
 

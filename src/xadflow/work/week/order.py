@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from xadflow.training.run import SAMPLES
 REPORT = "fit.json"
 
 
-class Order:
+class Order(ABC):
     """What the orders of detectors, judges and explainers share. `key` digests data, settings, seed and code."""
 
     part: ClassVar[Part]
@@ -33,9 +34,9 @@ class Order:
     key: str
 
     @property
+    @abstractmethod
     def model_name(self) -> str:
         """Name in the registry."""
-        raise NotImplementedError
 
     @property
     def registered_key(self) -> str:
