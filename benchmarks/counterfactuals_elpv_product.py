@@ -2,9 +2,10 @@
 [--quick]`.
 
 Data set `elpv` of params.yaml as it stands there (protocol, size, carving of val and gate), detector `fcdd`, generator
-with the settings that `retrain` takes for it. The judge is a PaDiM that had no part: its trunk is another one, and it
-is fitted on the half of the train normals that gives no donors and that no companion of the training is fitted on.
-Baselines: transplant, nearest normal, autoencoder. Each seed trains detector and generator anew; the judge is one.
+with the settings that `retrain` takes for it; where params.yaml trains none, as it comes, those of
+docs/how-to/train-an-explainer.md, "Trained on pairs". The judge is a PaDiM that had no part: its trunk is another one,
+and it is fitted on the half of the train normals that gives no donors and that no companion of the training is fitted
+on. Baselines: transplant, nearest normal, autoencoder. Each seed trains detector and generator anew; the judge is one.
 
 Explained are the first flagged test defects by image_id. A judge is asked of those alone whose original it flags.
 Everything is kept in var/bench-counterfactuals-elpv-product and not made twice while settings and code are the same; a
@@ -14,11 +15,14 @@ licence.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 
 from benchmarks.counterfactuals_elpv_kit.product import (
@@ -44,9 +48,10 @@ from benchmarks.kit.sheets import write_changes
 from xadflow.detectors.base import Detector
 from xadflow.explainers.transplant.explainer import TransplantExplainer
 from xadflow.metrics.ranks import auroc
-from xadflow.settings import Home, load_settings
+from xadflow.settings import Home, Settings, load_settings
 
 SEEDS = (0, 1, 2)
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "train-an-explainer.md"
 IMAGES, NORMALS, QUICK_IMAGES, QUICK_STEPS, SHOWN = 200, 100, 24, 60, 10
 DATASET, DETECTOR = "elpv", "fcdd"
 Pixels = NDArray[np.uint8]
@@ -58,7 +63,7 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = load_settings(Home.find().params)
     seeds, count = (SEEDS[:1], QUICK_IMAGES) if quick else (SEEDS, IMAGES)
-    given = settings.explainer_for(GENERATOR, DATASET, DETECTOR)
+    given = generator_settings(settings)
     if quick:
         given |= {"steps": QUICK_STEPS, "pretrain": min(int(given.get("pretrain", 0)), QUICK_STEPS // 2)}
     cells = product_cells(settings, DATASET)
@@ -123,6 +128,15 @@ def main() -> None:
     first = seeds[0]
     columns = [made[name][first][:SHOWN, concept] for name in made for concept in range(made[name][first].shape[1])]
     write_changes(explained[first][:SHOWN], columns, STUDY.place / "sheet.png")
+
+
+def generator_settings(settings: Settings) -> dict[str, Any]:
+    """What params.yaml says of a generator for this detector; where it names none, the how-to's last block."""
+    own = settings.retrain.explainers.get(GENERATOR, ())
+    if any(DATASET in one.datasets and DETECTOR in one.detectors for one in own):
+        return settings.explainer_for(GENERATOR, DATASET, DETECTOR)
+    block = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[-1])
+    return {**settings.explainer(GENERATOR), **block["retrain"]["explainers"][GENERATOR][0]["settings"]}
 
 
 def flagged(detector: Detector, defects: Pixels, count: int) -> Pixels:
