@@ -52,7 +52,7 @@ class Study:
         parser.add_argument("--quick", action="store_true", help=quick)
         for name, how in ({name: SHARED[name] for name in shared} | more).items():
             parser.add_argument(f"--{name.replace('_', '-')}", **how)
-        parser.parse_args(namespace=self.given)
+        vars(self.given).update(vars(parser.parse_args()))  # parse_args(self.given) would keep what stands there
         self.began = time.monotonic()
         return self.given
 

@@ -93,3 +93,12 @@ def test_means_of_seeds_keep_the_structure():
     seeds = [{"a": 1.0, "b": [0, 2], "c": {"d": True}}, {"a": 2.0, "b": [2, 4], "c": {"d": True}}]
     assert averaged(seeds) == {"a": 1.5, "b": [1, 3], "c": {"d": True}}
     assert f"{Spread(0.5, 0.125):.1%}" == "50.0 ± 12.5"
+
+
+def test_defaults_of_a_benchmarks_own_options_hold(study, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["tried"])
+    given = study.start("doc", "quick", only={"default": ""}, seeds={"type": int, "default": 3})
+    assert (given.only, given.seeds, given.quick, given.jobs) == ("", 3, False, 0)
+    monkeypatch.setattr("sys.argv", ["tried", "--only", "brick", "--quick"])
+    given = study.start("doc", "quick", only={"default": ""})
+    assert (given.only, given.quick) == ("brick", True)
