@@ -5,7 +5,8 @@ Data set `elpv` of params.yaml as it stands there (protocol, size, carving of va
 with the settings that `retrain` takes for it; where params.yaml trains none, as it comes, those of
 docs/how-to/train-an-explainer.md, "Trained on pairs". The judge is a PaDiM that had no part: its trunk is another one,
 and it is fitted on the half of the train normals that gives no donors and that no companion of the training is fitted
-on. Baselines: transplant, nearest normal, autoencoder. Each seed trains detector and generator anew; the judge is one.
+on. Baselines: transplant, nearest normal, autoencoder, the expert's image of `utad`. Each seed trains detector and
+generator anew; judge, autoencoder and `utad` are one.
 
 Explained are the first flagged test defects by image_id. A judge is asked of those alone whose original it flags.
 Everything is kept in var/bench-counterfactuals-elpv-product and not made twice while settings and code are the same; a
@@ -31,6 +32,7 @@ from benchmarks.counterfactuals_elpv_kit.product import (
     bank_of,
     companion_rows,
     detector_of,
+    expert,
     generator_of,
     judge_of,
     product_cells,
@@ -84,6 +86,7 @@ def main() -> None:
             "transplant": lambda images, of=detector, by=transplant: told(by, of, images),
             "nearest normal": lambda images, of=detector: nearest_normal(of, cells.donors, images),
             "autoencoder": lambda images: reconstructed(autoencoder(cells), images),
+            "utad": lambda images: expert(settings, cells, images),
         }
         explained[seed] = originals
         for name, make in makers.items():

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.elpv import row_of
+from benchmarks.kit.judging import told
 from benchmarks.kit.models import AUTOENCODER, FALSE_ALARMS, TOOK, kept_detector, kept_generator
 from benchmarks.study import Study, read
 from xadflow.datasets.manifest import ManifestRow, Split
@@ -25,6 +26,7 @@ from xadflow.detectors.base import Detector
 from xadflow.detectors.scoring import score_images
 from xadflow.digests import sha256_file
 from xadflow.explainers.diverse.explainer import DiverseExplainer
+from xadflow.explainers.reconstruction import ReconstructionExplainer
 from xadflow.explainers.transplant.bank import DonorBank
 from xadflow.images import as_float, load_input
 from xadflow.lineage import GENERATOR_CODE
@@ -166,6 +168,14 @@ def generator_of(
 def autoencoder(cells: Cells) -> Detector:
     """Whose reconstructions are a baseline."""
     return kept_detector(_folder("autoencoder", "ae", AUTOENCODER, 0), "ae", AUTOENCODER, 0, cells.training)
+
+
+def expert(settings: Settings, cells: Cells, images: Pixels) -> Pixels:
+    """What the second stage of `utad`, trained as params.yaml says, makes of images; uint8 [N,1,C,H,W]."""
+    chosen = settings.detector("utad")
+    folder = _folder("utad", chosen.method, chosen.settings, 0)
+    detector = kept_detector(folder, chosen.method, chosen.settings, 0, cells.training)
+    return told(ReconstructionExplainer(sheet=False), detector, images)
 
 
 def _folder(name: str, method: str, given: Mapping[str, Any], seed: int) -> Path:
