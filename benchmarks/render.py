@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cases_table import folders_page
 from benchmarks.counterfactuals_elpv_product_table import counterfactuals_elpv_product_section
 from benchmarks.counterfactuals_elpv_table import counterfactuals_elpv_section
 from benchmarks.counterfactuals_single_table import counterfactuals_single_section
@@ -27,7 +28,7 @@ from benchmarks.utad_table import utad_section
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "benchmarks.md"
-FAULTS_PAGE = PAGE.with_name("faults.md")
+FAULTS_PAGE, FOLDERS_PAGE = PAGE.with_name("faults.md"), PAGE.with_name("folders.md")
 GROUPS = ("peer-0", "blocks", "blocks 2-4")
 VALUE = "{GROUP[auroc]:.3f} [{GROUP[low]:.3f}, {GROUP[high]:.3f}]"
 GAP = "{GROUP[minus_padim]:+.3f} [{GROUP[minus_padim_low]:+.3f}, {GROUP[minus_padim_high]:+.3f}] ({GROUP[p_value]:.3f})"
@@ -118,17 +119,22 @@ Target for the input on a CPU: {target_input_ratio:.0f}. All but {share:.1%} of 
 
 def main() -> None:
     """Render every result there is and write the pages."""
-    for path, text in ((PAGE, page()), (FAULTS_PAGE, faults()), (HOW_TO, how_to_probe())):
+    for path, text in (
+        (PAGE, page()),
+        (FAULTS_PAGE, whole_page("faults", faults_page)),
+        (FOLDERS_PAGE, whole_page("cases", folders_page)),
+        (HOW_TO, how_to_probe()),
+    ):
         if text:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
             print(f"written: {path.relative_to(Path.cwd())}" if path.is_relative_to(Path.cwd()) else "written")
 
 
-def faults() -> str:
-    """The text of the page about faults; empty when `make faults` never ran."""
-    path = RESULTS / "faults.json"
-    return faults_page(json.loads(path.read_text())) if path.is_file() else ""
+def whole_page(name: str, render: Callable[[Figures], str]) -> str:
+    """The text of a page that is one result's; empty when that was never measured."""
+    path = RESULTS / f"{name}.json"
+    return render(json.loads(path.read_text())) if path.is_file() else ""
 
 
 def how_to_probe() -> str:

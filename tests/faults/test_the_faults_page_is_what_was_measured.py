@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.faults_kit.outcome import NOT_ALLOWED, Outcome
 from benchmarks.faults_kit.page import faults_page
-from benchmarks.render import FAULTS_PAGE, RESULTS, faults
+from benchmarks.render import FAULTS_PAGE, RESULTS, whole_page
 
 GOOD = Outcome(
     "disks",
@@ -29,7 +29,7 @@ GOOD = Outcome(
 
 
 def test_the_page_is_what_the_results_say():
-    assert FAULTS_PAGE.read_text(encoding="utf-8") == faults(), "run `make figures`"
+    assert FAULTS_PAGE.read_text(encoding="utf-8") == whole_page("faults", faults_page), "run `make figures`"
 
 
 def test_every_fault_of_the_measured_run_was_held():
