@@ -2,6 +2,7 @@
 meanwhile.
 """
 
+import base64
 import contextlib
 import json
 import os
@@ -179,12 +180,12 @@ class RealServers:
             self._make.wait()
 
     def terminal(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A command in another terminal, with the two variables that `make server` says to export."""
+        """A command in another terminal, with what `make server` says to export."""
         exported = dict(re.findall(r"(\w+)=(\S+)", re.search(r"^  export (.*)$", self.said(), flags=re.M)[1]))
         return subprocess.run(
             words,
             cwd=self.project,
-            env={**self._environment, **exported},
+            env={**self._environment, **exported, "PREFECT_API_AUTH_STRING": self.login},
             capture_output=True,
             text=True,
             check=False,
@@ -197,7 +198,9 @@ class RealServers:
         While its database is locked it answers 503, as its own clients know: they ask again.
         """
         content = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **self.authorization}
+        if content is not None or method is not None:
+            headers |= {"Prefect-Csrf-Client": "tests", "Prefect-Csrf-Token": self._token()}
         request = urllib.request.Request(f"{self.api}/{path}", content, headers, method=method)
         for wait in (1.0, 2.0, 4.0, 8.0, 0.0):
             try:
@@ -209,9 +212,23 @@ class RealServers:
                 time.sleep(wait)
         return None
 
+    def _token(self) -> str:
+        return str(self.ask("csrf-token?client=tests")["token"])
+
+    @property
+    def login(self) -> str:
+        """`user:password`."""
+        return (self.state / "secrets" / "login").read_text().strip()
+
+    @property
+    def authorization(self) -> dict[str, str]:
+        """The header that has the login."""
+        return {"Authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}"}
+
     def ask_mlflow(self, path: str) -> Any:
         """MLflow's answer to a GET."""
-        with urllib.request.urlopen(f"{self.mlflow}/api/2.0/mlflow/{path}", timeout=60) as answer:
+        request = urllib.request.Request(f"{self.mlflow}/api/2.0/mlflow/{path}", headers=self.authorization)
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
     def trigger(self, deployment: str, *options: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xadflow.errors import WrongUse
+from xadflow.settings.login import is_own_server, keep_private, login_of
 
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -173,6 +174,8 @@ def quiet_environment(home: Home) -> None:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    keep_private(home.state)
+    _log_in(home)
     (home.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder of a path only
     os.environ.setdefault("PREFECT_HOME", str(home.state / "prefect"))
     os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home.state / "dvc-site"))
@@ -182,3 +185,42 @@ def quiet_environment(home: Home) -> None:
     path = os.environ.get("PATH", "")
     if path.split(os.pathsep)[0] != binaries:
         os.environ["PATH"] = os.pathsep.join([binaries, path])
+
+
+def prefect_origin() -> str:
+    """The address of the Prefect server that this process is to be, from $XADFLOW_PREFECT_ORIGIN."""
+    return os.environ["XADFLOW_PREFECT_ORIGIN"]
+
+
+def server_environment(home: Home, prefect: str) -> dict[str, str]:
+    """What guards a Prefect server at this address and lets its own clients in: the login, its own origin alone, CSRF.
+
+    Beside it MLflow's: its user is the same login.
+    """
+    login = login_of(home.state)
+    return {
+        "PREFECT_SERVER_API_AUTH_STRING": login.pair,
+        "PREFECT_API_AUTH_STRING": login.pair,
+        "XADFLOW_PREFECT_ORIGIN": prefect,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": prefect,
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "MLFLOW_TRACKING_USERNAME": login.user,
+        "MLFLOW_TRACKING_PASSWORD": login.password,
+    }
+
+
+def _log_in(home: Home) -> None:
+    """Give this process the login where it talks to the project's own servers; what the user set stays.
+
+    A run without PREFECT_API_URL starts a short-lived Prefect server: that one asks for the login too.
+    """
+    api, tracking = home.prefect_api_url, os.environ.get("MLFLOW_TRACKING_URI", "")
+    if api is None:
+        for name in ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"):
+            os.environ.setdefault(name, login_of(home.state).pair)
+    elif is_own_server(home.state, api, "prefect"):
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", login_of(home.state).pair)
+    if is_own_server(home.state, tracking, "mlflow"):
+        login = login_of(home.state)
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", login.user)
+        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", login.password)

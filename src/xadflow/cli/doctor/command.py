@@ -39,6 +39,7 @@ def examine(project: Project) -> Diagnosis:
         machine.packages,
         machine.device,
         machine.disk,
+        machine.privacy,
         doctor_models.mlflow_database,
         doctor_prefect.prefect_server,
         machine.weights,
