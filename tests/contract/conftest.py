@@ -22,9 +22,9 @@ from torch import Tensor
 
 from xadflow.defects.drawn import synthetic_defects
 from xadflow.detectors import Detector, FitRun, TrainingData, as_float, build_detector
-from xadflow.detectors.base import WEIGHTS
+from xadflow.detectors.base import WEIGHTS, detector_names
 from xadflow.explainers import Explainer, build_explainer
-from xadflow.explainers.base import takes_donors, why_unfit
+from xadflow.explainers.base import explainer_names, takes_donors, why_unfit
 from xadflow.explainers.trained import GeneratorRun, needs_training
 from xadflow.explainers.transplant import DonorBank
 
@@ -52,6 +52,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("contract of detectors and explainers")
     group.addoption("--settings", type=json.loads, help="small settings of the one that is tried, as JSON")
     group.addoption("--shape", default=f"1,{SIDE},{SIDE}", help="C,H,W of the images it is tried with")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """A name that no test is about is most often a package that is not installed: say so, not `249 deselected`."""
+    if not session.items and session.config.getoption("--settings", None) is not None:
+        raise pytest.UsageError(
+            f"no detector or explainer is registered under the name of -k {session.config.option.keyword!r}: is its "
+            f"package installed into this .venv? Known: {', '.join([*detector_names(), *explainer_names()])}"
+        )
 
 
 @dataclass(frozen=True)

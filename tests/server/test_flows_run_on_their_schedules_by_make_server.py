@@ -353,7 +353,7 @@ def test_a_page_of_another_origin_gets_no_answer(evening: Evening) -> None:
 def test_the_worker_refuses_a_command_that_the_project_does_not_declare(evening: Evening) -> None:
     assert evening.foreign["state_type"] in ("CRASHED", "FAILED")
     assert not (evening.servers.project.parent / "evil").exists()
-    assert "job variables ['command']" in evening.foreign["state"]["message"]
+    assert "this worker runs the deployments of its project's prefect.yaml" in evening.foreign["state"]["message"]
 
 
 def test_the_login_is_for_the_owner_alone(evening: Evening) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
@@ -20,6 +18,7 @@ from xadflow.calibration import Calibration
 from xadflow.datasets.training_data import TrainingData as TrainingData
 from xadflow.errors import BadWeights, unknown_name
 from xadflow.images import VOID as VOID  # detectors of scenes take it from here
+from xadflow.plugins import registered
 from xadflow.training.run import SAMPLES as SAMPLES
 from xadflow.training.run import FitReport as FitReport
 from xadflow.training.run import FitRun as FitRun
@@ -165,9 +164,8 @@ class Cued(Protocol):
         """Of float32 [B,C,H,W] in [0,1]; differentiable in `images`, classes apart."""
 
 
-@cache
-def _methods() -> dict[str, Any]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+def _methods() -> Mapping[str, Any]:
+    return registered(GROUP)
 
 
 def detector_names() -> list[str]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from xadflow.calibration import Calibration
 from xadflow.detectors.base import CARD, WEIGHTS, TrainingData
 from xadflow.digests import sha256_file, sha256_json
-from xadflow.errors import BadWeights
+from xadflow.errors import BadInput, BadWeights
 
 FORMAT = 1
 _NORMAL_SCORES = "calibration.normal_scores"
@@ -44,7 +44,17 @@ def work_identity(method: str, settings: Mapping[str, object], seed: int, data: 
 def write_detector(
     folder: Path, card: Mapping[str, Any], tensors: Mapping[str, Tensor], calibration: Calibration
 ) -> None:
-    """Write both files; the card gets the sha256 of the weights, so that a mixed-up pair is refused at load."""
+    """Write both files; the card gets the sha256 of the weights, so that a mixed-up pair is refused at load.
+
+    Raises BadInput for weights that are no tensors.
+    """
+    other = {name: type(one).__name__ for name, one in tensors.items() if not isinstance(one, Tensor)}
+    if other:
+        raise BadInput(
+            "a detector keeps tensors in its weights file, and nothing else",
+            seen=", ".join(f"{name} is a {kind}" for name, kind in other.items()),
+            next_step="make a tensor of it by torch.as_tensor, or put it into the card",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     stored[_NORMAL_SCORES] = torch.from_numpy(np.array(calibration.normal_scores, dtype=np.float64))
