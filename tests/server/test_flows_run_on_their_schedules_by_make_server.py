@@ -203,9 +203,9 @@ def run_by_hand(seen: Evening) -> None:
     seen.retrained = servers.outcome(servers.trigger("retrain/weekly"))
     seen.champion = servers.ask_mlflow("registered-models/alias?name=xad.screws.fcdd&alias=champion")["model_version"]
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
-    late = servers.trigger("explain/nightly", "--start-at", f"{yesterday} 23:59 UTC")
-    created = servers.terminal("prefect", "deployment", "schedule", "create", "explain/nightly", "--cron", EVERY_MINUTE)
-    assert created.returncode == 0, created.stdout + created.stderr
+    nightly = seen.deployments["explain/nightly"]["id"]
+    late = servers.begin_later(nightly, f"{yesterday}T23:59:00Z")
+    servers.ask(f"deployments/{nightly}/schedules", [{"schedule": {"cron": EVERY_MINUTE, "timezone": "UTC"}}])
     seen.refused["second"] = servers.again()
     seen.refused["port"] = servers.again(XADFLOW_HOME=servers.state.parent / "other")
     seen.unlimited = servers.terminal("python", "-c", UNLIMITED)

@@ -22,7 +22,7 @@ from xadflow.digests import sha256_bytes
 from xadflow.errors import BadImage, DataUnavailable, WrongUse
 from xadflow.images import IMAGE_SUFFIXES, ImageLimits, decode_image, read_file, to_input
 from xadflow.settings import Home, Settings, load_settings
-from xadflow.settings.params import Name
+from xadflow.settings.blocks import Name
 
 _SAMPLED = 24
 _SIZES_PX = (224, 128, 96, 64, 32)

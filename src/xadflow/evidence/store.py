@@ -19,14 +19,12 @@ from __future__ import annotations
 import logging
 import random
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import unquote
+from typing import Literal
 
 import pyarrow as pa
 from deltalake import (
@@ -37,16 +35,16 @@ from deltalake import (
     WriterProperties,
     write_deltalake,
 )
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from pyarrow import fs
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from xadflow.digests import canonical_digest
 from xadflow.errors import StoreBroken, StoreConflict, WrongUse
-from xadflow.evidence.commits import CHAIN, LOG, MARK, ROWS_DIGEST, data_files, log_strangers, log_versions
+from xadflow.evidence.commits import CHAIN, LOG, MARK, ROWS_DIGEST, log_strangers, log_versions
 from xadflow.evidence.completion import RESTORE, check_in_step, complete, settle
 from xadflow.evidence.ledger import Intent, Ledger, LedgerHead
-from xadflow.evidence.row_keys import KeyIndex, checked_rows, digests_of
-from xadflow.evidence.tables import BY_NAME, ROWS_PER_GROUP, rows_digest
+from xadflow.evidence.reading import TableReader
+from xadflow.evidence.row_keys import checked_rows, digests_of
+from xadflow.evidence.tables import BY_NAME, ROWS_PER_GROUP, field_names, rows_digest
 from xadflow.evidence.writer_lock import writer_lock
 
 logger = logging.getLogger(__name__)
@@ -87,7 +85,7 @@ def shard_app(
     return f"{table}/{dataset}/{model}/{version}/{explainers_digest}/{canonical_digest(sorted(image_ids))}"
 
 
-class EvidenceStore:
+class EvidenceStore(TableReader):
     """The tables `scores` and `explanations` with their ledger; safe to share between threads and processes.
 
     Args:
@@ -116,13 +114,11 @@ class EvidenceStore:
                 seen=str(tables.resolve()),
                 next_step="move the project, or set XADFLOW_HOME",
             )
-        self.tables = tables
+        super().__init__(tables)
         self.ledger = Ledger(ledger)
         self._anchor, self._anchored = anchor, anchored
         self._last_anchored: LedgerHead | None = None
         self._anchor_checked = False
-        self._threads = threading.RLock()
-        self._indexes = {name: KeyIndex(name, self.folder(name)) for name in BY_NAME}
         self._held: dict[str, tuple[DeltaTable, int]] = {}
 
     @contextmanager
@@ -190,66 +186,6 @@ class EvidenceStore:
             next_step="run again; let only one machine write to a store",
         )
 
-    def read(self, table_name: str, columns: Sequence[str] | None = None, where: Any = None) -> pa.Table:
-        """Rows through the log, in no particular order.
-
-        Args:
-            columns: names; all by default.
-            where: a `pyarrow.compute` expression over any column.
-
-        Raises:
-            StoreBroken: there is no such table yet, or it cannot be read.
-        """
-        schema = BY_NAME[table_name]
-        if columns is not None:
-            schema = pa.schema([schema.field(name) for name in columns])
-        table = self._open(table_name)
-        try:
-            dataset = table.to_pyarrow_dataset(filesystem=_local(self.folder(table_name)))
-            return dataset.to_table(columns=schema.names, filter=where).cast(schema)
-        except (DeltaError, OSError, pa.ArrowException) as err:
-            raise StoreBroken(f"the table {table_name} cannot be read", seen=str(err)[:300], next_step=RESTORE) from err
-
-    def scored(self, model_name: str, version: int) -> dict[str, bool]:
-        """image_id -> is_anomaly of every image that this model version has scored; empty before the first commit."""
-        index = self._index("scores")
-        return {image_id: flagged for (image_id,), flagged in index.of(model_name, version).items()}
-
-    def scored_ids(self, model_name: str, version: int) -> set[str]:
-        """image_id of every image that this model version has scored."""
-        return set(self.scored(model_name, version))
-
-    def explained(self, model_name: str, version: int) -> set[tuple[str, str, str]]:
-        """(image_id, explainer, explainer_version) of every explanation of this model version."""
-        return {(key[0], key[1], key[2]) for key in self._index("explanations").of(model_name, version)}
-
-    def folder(self, table_name: str) -> Path:
-        """Folder of one table."""
-        return self.tables / table_name
-
-    def log_files(self, table_name: str) -> set[str]:
-        """Data files that the log names, relative to the table's folder. Raises StoreBroken."""
-        return self._named(self._open(table_name))
-
-    def orphans(self, table_name: str) -> set[str]:
-        """Data files in the table's folder that the log does not name. Raises StoreBroken."""
-        return data_files(self.folder(table_name)) - self.log_files(table_name)
-
-    def _open(self, name: str) -> DeltaTable:
-        try:
-            return DeltaTable(self.folder(name))
-        except TableNotFoundError as err:
-            raise StoreBroken(
-                f"there is no table {name} yet",
-                seen=f"no {name}/{LOG}",
-                next_step="run `xadflow explain` or `xadflow demo` first",
-            ) from err
-        except BaseException as err:
-            # A panic of the Rust side on a damaged log is no Exception, and its class cannot be imported.
-            if isinstance(err, Exception) or type(err).__name__ == "PanicException":
-                raise StoreBroken(f"the table {name} cannot be opened", seen=str(err)[:300], next_step=RESTORE) from err
-            raise
-
     def _latest(self, name: str) -> DeltaTable:
         """The table at the end of its log; an open one goes on with the new entries, opening reads up to a hundred.
 
@@ -271,17 +207,6 @@ class EvidenceStore:
             table = self._open(name)
         self._held[name] = table, checkpoint
         return table
-
-    @staticmethod
-    def _named(table: DeltaTable) -> set[str]:
-        # Not file_uris(): it percent-encodes the folder's own name.
-        return {unquote(path) for path in pa.table(table.get_add_actions())["path"].to_pylist()}
-
-    def _index(self, name: str, table: DeltaTable | None = None) -> KeyIndex:
-        with self._threads:
-            if table is not None or log_versions(self.folder(name)):
-                self._indexes[name].update(self._named(table or self._open(name)))
-            return self._indexes[name]
 
     def _not_there_yet(self, name: str, table: DeltaTable, rows: pa.Table, app: str) -> pa.Table:
         if table.transaction_version(app) is not None:
@@ -366,30 +291,13 @@ class EvidenceStore:
             logger.warning("%s: removed %d files of killed or beaten writers", name, len(litter))
 
 
-def _local(folder: Path) -> fs.FileSystem:
-    # deltalake's own file system is in Python: an Arrow thread that still lets go of a file when the interpreter ends
-    # wants its lock, and the process aborts after all its work is done.
-    return fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem())
-
-
 def _schema_mode(table: DeltaTable, rows: pa.Schema) -> Literal["merge"] | None:
     """How to append: a table made before a column of the rows was there gets the column in the same commit.
 
     Its files stay as they are and read as null there. Not always "merge", which takes 70 % more time a commit.
     """
-    held = _names(pa.schema(table.schema().to_arrow()))
-    return None if held >= _names(rows) else "merge"
-
-
-def _names(fields: Any, above: str = "") -> set[str]:
-    """Dotted names of all fields of a schema or struct, those inside lists included."""
-    found: set[str] = set()
-    for field in fields:
-        name, kind = f"{above}{field.name}", field.type
-        while pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            kind = kind.value_type
-        found |= {name} | (_names(kind, f"{name}.") if pa.types.is_struct(kind) else set())
-    return found
+    held = field_names(pa.schema(table.schema().to_arrow()))
+    return None if held >= field_names(rows) else "merge"
 
 
 def _properties(intent: Intent) -> CommitProperties:

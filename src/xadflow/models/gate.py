@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xadflow.settings.params import GateSettings, GeneratorGateSettings
+from xadflow.settings.blocks import GateSettings, GeneratorGateSettings
 
 AUROC = "auroc"
 FLIP_RATE = "flip_rate"

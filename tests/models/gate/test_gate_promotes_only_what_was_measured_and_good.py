@@ -5,7 +5,7 @@ import math
 import pytest
 
 from xadflow.models.gate import AUROC, CHANGE_INSIDE, FIGURES, FLIP_RATE, judge
-from xadflow.settings.params import GateSettings
+from xadflow.settings.blocks import GateSettings
 
 RULES = GateSettings()
 GOOD = {AUROC: 0.93, FLIP_RATE: 0.98, CHANGE_INSIDE: 0.8}

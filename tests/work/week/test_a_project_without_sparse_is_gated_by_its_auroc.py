@@ -6,7 +6,7 @@ import pytest
 
 from xadflow.models.judges import Panel
 from xadflow.models.versions import ModelRef
-from xadflow.settings.params import GateSettings
+from xadflow.settings.blocks import GateSettings
 from xadflow.work.week import evaluate, gate, gate_figures, judge_challenger
 
 CHALLENGER = ModelRef("xad.plates.fcdd", 2, "run")

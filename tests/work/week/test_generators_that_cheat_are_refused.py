@@ -19,7 +19,7 @@ from xadflow.images import as_float
 from xadflow.metrics.explanation import l1_l2_changed
 from xadflow.models.gate import APART, CHANGE_OF_NORMALS, FRECHET, LIKENESS, SHARE_NORMAL, judge_generator
 from xadflow.settings import GeneratorGateSettings, Home
-from xadflow.settings.params import DatasetSettings
+from xadflow.settings.blocks import DatasetSettings
 from xadflow.work.week.generator_figures import generator_figures
 
 
