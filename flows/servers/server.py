@@ -144,7 +144,7 @@ def _prepare_prefect(environment: Mapping[str, str]) -> None:
     from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
 
     from flows.servers.cut_off import end_cut_off_runs
-    from tasks.runtime import DVC, GPU
+    from tasks.slots import DVC, GPU
 
     with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}), get_client(sync_client=True) as client:
         for limit in (GPU, DVC):

@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from xadflow.errors import BadWeights, NoChampion, RegistryUnavailable, UnknownName, WrongUse
+from xadflow.errors import BadWeights, NoChampion, RegistryUnavailable, UnknownName, WorkFailed, WrongUse, no_room
 from xadflow.models.ledger_anchor import EXPERIMENT, read_anchor, write_anchor
 from xadflow.models.runs import log_batches, log_dataset, log_files, log_model, open_run, quiet
 from xadflow.models.tags import FILES, GATE, KIND, MODEL_NAME, MODEL_VERSION, PREVIOUS, TRAINING_KEY
@@ -92,8 +92,10 @@ class Registry:
         except MlflowException as err:
             raise self._unavailable(err) from err
 
-    def _unavailable(self, err: MlflowException) -> RegistryUnavailable:
+    def _unavailable(self, err: MlflowException) -> WorkFailed:
         """One line of the error: MLflow prints whole arrays and SQL statements."""
+        if (full := no_room(err)) is not None:
+            return full
         lines = [line.strip() for line in str(err).splitlines() if line.strip()] or [str(err.error_code)]
         return RegistryUnavailable(
             "MLflow refused or could not be reached",

@@ -19,6 +19,7 @@ from xadflow.settings.params import (
     load_settings,
     webhook_address,
 )
+from xadflow.settings.writable import check_writable
 
 __all__ = [
     "CalibrationSettings",
@@ -36,6 +37,7 @@ __all__ = [
     "RetrainSettings",
     "Settings",
     "TrainedForSettings",
+    "check_writable",
     "interactive_environment",
     "load_settings",
     "quiet_environment",
