@@ -174,9 +174,7 @@ def quiet_environment(home: Home) -> None:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    with suppress(
-        OSError
-    ):  # a project that may only be read can be looked at; whoever writes says that they cannot
+    with suppress(OSError):  # a project that may only be read can be looked at; whoever writes says that they cannot
         (home.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder of a path only
     os.environ.setdefault("PREFECT_HOME", str(home.state / "prefect"))
     os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home.state / "dvc-site"))
