@@ -220,7 +220,7 @@ def set_slots(count: int) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 
-    from tasks.runtime import GPU
+    from tasks.slots import GPU
 
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(GPU, limit=count)

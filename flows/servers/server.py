@@ -160,7 +160,7 @@ def _prepare_prefect(environment: Mapping[str, str]) -> None:
     )
 
     from flows.servers.cut_off import end_cut_off_runs
-    from tasks.runtime import DVC, GPU
+    from tasks.slots import DVC, GPU
 
     settings = {
         PREFECT_API_URL: environment["PREFECT_API_URL"],

@@ -44,7 +44,7 @@ CHANGES = {
 # What a task does that meets a limit nobody made.
 UNLIMITED = """
 from prefect import task
-from tasks.runtime import slot
+from tasks.slots import slot
 
 @task
 def guarded():

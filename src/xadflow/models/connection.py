@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from xadflow.errors import RegistryUnavailable, UnknownName
+from xadflow.errors import RegistryUnavailable, UnknownName, WorkFailed, no_room
 from xadflow.models.runs import quiet
 from xadflow.models.tags import GATE
 from xadflow.models.tracking_store import is_server, prepare_store, shown
@@ -72,8 +72,10 @@ class Connection:
         except MlflowException as err:
             raise self._unavailable(err) from err
 
-    def _unavailable(self, err: MlflowException) -> RegistryUnavailable:
+    def _unavailable(self, err: MlflowException) -> WorkFailed:
         """One line of the error: MLflow prints whole arrays and SQL statements."""
+        if (full := no_room(err)) is not None:
+            return full
         lines = [line.strip() for line in str(err).splitlines() if line.strip()] or [str(err.error_code)]
         return RegistryUnavailable(
             "MLflow refused or could not be reached",

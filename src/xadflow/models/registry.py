@@ -299,7 +299,7 @@ class Registry(Connection):
         """Detectors of a data set that have a version with an alias."""
         query = f"name LIKE 'xad.{dataset}.%'"
         with self._explained() as client:
-            found = _pages(lambda token: client.search_registered_models(query, page_token=token))
+            found = pages(lambda token: client.search_registered_models(query, page_token=token))
         return sorted(one.name.split(".")[2] for one in found if alias in one.aliases and one.name.count(".") == 2)
 
     def _local(self, ref: ModelRef) -> Path | None:

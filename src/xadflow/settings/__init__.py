@@ -17,6 +17,7 @@ from xadflow.settings.blocks import (
 )
 from xadflow.settings.environment import Home, interactive_environment, quiet_environment
 from xadflow.settings.params import Settings, load_settings, webhook_address
+from xadflow.settings.writable import check_writable
 
 __all__ = [
     "CalibrationSettings",
@@ -34,6 +35,7 @@ __all__ = [
     "RetrainSettings",
     "Settings",
     "TrainedForSettings",
+    "check_writable",
     "interactive_environment",
     "load_settings",
     "quiet_environment",

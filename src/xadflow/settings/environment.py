@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from base64 import b64encode
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,9 +175,10 @@ def quiet_environment(home: Home) -> None:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    keep_private(home.state)
-    _log_in(home)
-    (home.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder of a path only
+    with suppress(OSError):  # a project that may only be read can be looked at; whoever writes says that they cannot
+        keep_private(home.state)
+        _log_in(home)
+        (home.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder of a path only
     os.environ.setdefault("PREFECT_HOME", str(home.state / "prefect"))
     os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home.state / "dvc-site"))
     os.environ.setdefault("MPLCONFIGDIR", str(home.state / "matplotlib"))
