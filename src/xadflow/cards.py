@@ -70,7 +70,8 @@ def checked_shape(card: Mapping[str, Any], path: Path) -> None:
 
 def bad_card(path: Path, seen: str) -> BadWeights:
     """The error of a card that cannot be used."""
-    return BadWeights("a saved model's card cannot be used", seen=f"{path.name}: {seen}"[:200], next_step=_RETRAIN)
+    told = " ".join(f"{path.name}: {seen}".split())
+    return BadWeights("a saved model's card cannot be used", seen=told[:200], next_step=_RETRAIN)
 
 
 def _fits(value: float, low: float, high: float) -> bool:

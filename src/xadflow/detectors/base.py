@@ -18,7 +18,7 @@ from torch import Tensor
 from xadflow.calibration import Calibration
 from xadflow.cards import bad_card, checked_calibration, checked_shape, read_card
 from xadflow.datasets.training_data import TrainingData as TrainingData
-from xadflow.errors import unknown_name
+from xadflow.errors import BadSettings, unknown_name
 from xadflow.images import VOID as VOID  # detectors of scenes take it from here
 from xadflow.training.run import SAMPLES as SAMPLES
 from xadflow.training.run import FitReport as FitReport
@@ -205,6 +205,6 @@ def load_detector(folder: Path) -> Detector:
     kind = detector_class(card["method"])
     try:
         detector: Detector = kind.load(folder)
-    except _UNREADABLE as err:  # of settings, shapes and tensors that do not belong together
+    except (*_UNREADABLE, BadSettings) as err:  # of settings, shapes and tensors that do not belong together
         raise bad_card(folder / CARD, f"{type(err).__name__} {err}") from err
     return detector
