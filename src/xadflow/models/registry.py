@@ -114,6 +114,19 @@ class Registry(Connection):
                 )
         return ref_of(found)
 
+    def skip_numbers(self, model_name: str, to: int) -> None:
+        """See that the next version of a model gets a number above `to`: MLflow gives no number twice.
+
+        A registry that was lost begins at 1 again, where the evidence has rows of other weights.
+        """
+        with self._explained() as client, quiet():
+            self._ensure_model(client, checked_name(model_name))
+            number = 0
+            while number < to:
+                taken = client.create_model_version(model_name, self.artifacts.resolve().as_uri())
+                number = int(taken.version)
+                client.delete_model_version(model_name, str(number))
+
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Add figures to a run that is there, e.g. the gate's."""
         with self._explained() as client:
