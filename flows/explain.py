@@ -94,7 +94,10 @@ def _failures(night: dict[str, Any], what: str, cluster: TaskRunner[PrefectFutur
             shards = shard.map(unmapped(night["path"]), indices)
         else:
             shards = runner.map(cast(Any, shard), {"plan_path": unmapped(night["path"]), "index": indices})
-        found = [first_failure(f"{what}, shard {index + 1}", one) for index, one in enumerate(shards)]
+        found = [
+            first_failure(f"{what}, shard {index + 1}", one)
+            for index, one in enumerate(list[PrefectFuture[Any]](shards))
+        ]
         return [one for one in found if one is not None]
 
 

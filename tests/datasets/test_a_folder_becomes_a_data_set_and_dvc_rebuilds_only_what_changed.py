@@ -76,6 +76,29 @@ def test_add_build_and_change(project: Path, product: Path, put, png) -> None:
     assert "Stage 'images@bolt' didn't change, skipping" in again
     assert (project / "dvc.lock").read_bytes() == lock
 
+    run(project, "dvc", "push")
+    files = {path: path.read_bytes() for path in (project / "data").rglob("*") if path.is_file()}
+    # A colleague's clone: the data set's folder is not there, and dvc.lock names data sets that nobody pushed.
+    never = yaml.safe_load(lock)
+    never["stages"]["images@elpv"] = yaml.safe_load(lock.replace(b"bolt", b"elpv"))["stages"]["images@elpv"]
+    never["stages"]["images@elpv"]["outs"][0]["md5"] = "0" * 32 + ".dir"
+    (project / "dvc.lock").write_text(yaml.safe_dump(never, sort_keys=False))
+    for gone in ("data/bolt", "data/.origin", ".dvc/cache"):
+        shutil.rmtree(project / gone)
+    product.rename(product.with_name("elsewhere"))
+    refused = run(project, "xadflow", "data", "origin", "bolt", status=1)
+    assert "the folder of data set 'bolt' is not there" in refused
+    assert "dvc pull --allow-missing" in refused
+    run(project, "dvc", "pull", "--allow-missing")
+    assert {path: path.read_bytes() for path in files if path.is_file()} == files
+    pulled = run(project, "dvc", "repro", "validate@bolt")
+    assert "note: the folder of data set 'bolt' is not there" in pulled
+    assert all(
+        f"Stage '{stage}@bolt' didn't change, skipping" in pulled for stage in ("images", "manifest", "validate")
+    )
+    assert {path: path.read_bytes() for path in files if path.is_file()} == files
+    product.with_name("elsewhere").rename(product)
+
     put(product / "train/good/new.png", png(5000))
     changed = run(project, "dvc", "repro", "manifest@bolt")
     assert "Running stage 'images@bolt'" in changed

@@ -51,6 +51,12 @@ def test_how_far_a_stage_is_reaches_the_person(dvc, capsys, monkeypatch) -> None
     assert "s so far, 300 of 2000\n" in capsys.readouterr().err
 
 
+def test_what_a_stage_notes_reaches_the_person_though_all_went_well(dvc, caplog) -> None:
+    with caplog.at_level("WARNING", "xadflow"):
+        reproduce(dvc(CHATTER + "print('note: the folder is not there', file=sys.stderr)\n"), "validate@plates")
+    assert [one.message for one in caplog.records] == ["the folder is not there"]
+
+
 def test_a_failure_says_what_the_failing_stage_said_and_no_chatter(dvc) -> None:
     code = CHATTER + "print('xadflow: no image can be used', file=sys.stderr, flush=True)\nsys.exit(1)\n"
     with pytest.raises(StageFailed) as failed:

@@ -135,11 +135,16 @@ def fetch(name: str) -> None:
 @data.command()
 @click.argument("name")
 def origin(name: str) -> None:
-    """Write down what the images of data set NAME come from (DVC stage `origin`)."""
+    """Write down what the images of data set NAME come from (DVC stage `origin`).
+
+    Where that is not on this machine, what a colleague pushed and `dvc pull --allow-missing` brought is used.
+    """
+    from xadflow.datasets.reproducing import NOTE
     from xadflow.datasets.stages import write_origin
 
     home, settings = _project()
-    write_origin(home, settings, name)
+    if note := write_origin(home, settings, name):
+        click.echo(f"{NOTE}{printable(note)}", err=True)
 
 
 @data.command()

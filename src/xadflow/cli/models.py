@@ -137,7 +137,7 @@ def _say_explainers(moved: Moved) -> None:
             + (
                 f"champion is version {version}"
                 if version is not None
-                else f"no champion, none that passed the gate explains version {moved.version}"
+                else f"no champion, none that passed the gate and can be loaded explains version {moved.version}"
             )
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -15,12 +16,16 @@ _STAGE = re.compile(r"Running stage '(?P<stage>\w+)@(?P<dataset>[^']+)'")
 # A line of xadflow.progress
 _PROGRESS = re.compile(r" \.\.\. (failed after )?[\d.]+ s( so far(, (?P<done>\d+) of (?P<total>\d+).*)?)?$")
 _LONGEST = 2000
+NOTE = "note: "
+"""How a line begins that a stage has to say to a person though all went well."""
+logger = logging.getLogger(__name__)
 
 
 def reproduce(project: Path, target: str) -> None:
     """Bring a stage and those before it up to date, by `dvc repro TARGET`.
 
-    Raises StageFailed with the last lines it printed; transient when another DVC is busy or a signal ended the child.
+    What a stage notes is logged as a warning. Raises StageFailed with the last lines it printed; transient when another
+    DVC is busy or a signal ended the child.
     """
     command = [sys.executable, "-m", "dvc", "repro", target]
     said: list[str] = []
@@ -41,6 +46,8 @@ def reproduce(project: Path, target: str) -> None:
             elif found := _PROGRESS.search(line):
                 if found["total"]:
                     update(int(found["done"]), int(found["total"]), {})
+            elif line.startswith(NOTE):
+                logger.warning("%s", line.removeprefix(NOTE).strip())
             elif not line.startswith("> "):
                 said.append(line)
         if status := child.wait():

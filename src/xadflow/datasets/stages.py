@@ -42,17 +42,38 @@ HOLDOUT_SHARE = 0.2
 """Share of train normals held out for test where a source gives no normal test image."""
 
 
-def write_origin(home: Home, settings: Settings, name: str) -> Path:
+def write_origin(home: Home, settings: Settings, name: str) -> str | None:
     """Write data/.origin/<name>.json, which changes when the source's images may have changed.
 
-    Raises UnknownName, BadSettings, DataUnavailable, CannotWrite.
+    Where the source is not on this machine, but the file is, the file stays: the images were pulled from a colleague,
+    or their folder is not mounted, and what was brought in before is used. Returns a note that says so, else None.
+
+    Raises UnknownName, BadSettings, CannotWrite, DataUnavailable when neither is there.
     """
     dataset = settings.dataset(name)
     path = home.dataset(".origin") / f"{name}.json"
-    origin = {"source": dataset.source, "origin": open_source(name, dataset).origin()}
+    try:
+        origin = {"source": dataset.source, "origin": open_source(name, dataset).origin()}
+    except DataUnavailable as err:
+        if _source_in(path) != dataset.source:
+            raise DataUnavailable(
+                err.wrong,
+                seen=err.seen,
+                next_step=f"{err.next_step}; or, if a colleague pushed it, run `dvc pull --allow-missing`",
+            ) from err
+        return f"{err.wrong} ({err.seen}): what was brought in or pulled before is used"
     with writing(f"what data set {name!r} comes from"):
         _write_json(path, origin)
-    return path
+    return None
+
+
+def _source_in(path: Path) -> str | None:
+    """The kind of source that a file of :func:`write_origin` tells of; None of one that is not there, or is another."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return str(found["source"]) if isinstance(found["origin"], str) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def collect_images(home: Home, settings: Settings, name: str, progress: Progress | None = None) -> Admission:

@@ -5,7 +5,6 @@ Images are float32 [B,C,H,W] in [0,1]; scores are raw, higher is more anomalous,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,8 +14,9 @@ import torch
 from torch import Tensor
 
 from xadflow.calibration import Calibration
+from xadflow.cards import bad_card, checked_calibration, checked_shape, read_card
 from xadflow.datasets.training_data import TrainingData as TrainingData
-from xadflow.errors import BadWeights, unknown_name
+from xadflow.errors import BadSettings, unknown_name
 from xadflow.images import VOID as VOID  # detectors of scenes take it from here
 from xadflow.plugins import registered
 from xadflow.training.run import SAMPLES as SAMPLES
@@ -26,6 +26,7 @@ from xadflow.training.run import FitRun as FitRun
 GROUP = "xadflow.detectors"
 CARD = "detector.json"
 WEIGHTS = "weights.safetensors"
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -194,14 +195,14 @@ def training_stages(name: str) -> tuple[str, ...]:
 
 def load_detector(folder: Path) -> Detector:
     """The detector saved in `folder`, whatever its method. Raises BadWeights or UnknownName."""
+    card = read_card(folder / CARD)
+    checked_shape(card, folder / CARD)
+    checked_calibration(card, folder / CARD)
+    if not isinstance(card.get("method"), str):
+        raise bad_card(folder / CARD, f"method is {str(card.get('method'))[:40]}")
+    kind = detector_class(card["method"])
     try:
-        card = json.loads((folder / CARD).read_text())
-        name = str(card["method"])
-    except (OSError, ValueError, KeyError) as err:
-        raise BadWeights(
-            "the folder holds no saved detector",
-            seen=f"{folder.name}: {err}",
-            next_step="register the model again by `xadflow retrain`",
-        ) from err
-    detector: Detector = detector_class(name).load(folder)
+        detector: Detector = kind.load(folder)
+    except (*_UNREADABLE, BadSettings) as err:  # of settings, shapes and tensors that do not belong together
+        raise bad_card(folder / CARD, f"{type(err).__name__} {err}") from err
     return detector

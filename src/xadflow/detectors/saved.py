@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from xadflow.calibration import Calibration
+from xadflow.cards import checked_calibration, checked_shape, read_card
 from xadflow.detectors.base import CARD, WEIGHTS, TrainingData
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.errors import BadInput, BadWeights
@@ -82,7 +84,9 @@ def read_detector(folder: Path, method: str) -> tuple[dict[str, Any], dict[str, 
         BadWeights: a file is missing or broken, belongs to another method, or the two are not of one save.
     """
     try:
-        card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        card = read_card(folder / CARD)
+        checked_shape(card, folder / CARD)
+        checked_calibration(card, folder / CARD)
         if card["method"] != method or card["format"] != FORMAT:
             raise BadWeights(
                 f"the folder holds no {method} detector of format {FORMAT}",
@@ -98,6 +102,7 @@ def read_detector(folder: Path, method: str) -> tuple[dict[str, Any], dict[str, 
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 not a mapping
         scores = tensors.pop(_NORMAL_SCORES).numpy()
         saved = card["calibration"]
+        _check_scores(scores, float(saved["threshold"]))
         error = saved["calibration_error"]
         calibration = Calibration(
             float(saved["threshold"]),
@@ -111,6 +116,14 @@ def read_detector(folder: Path, method: str) -> tuple[dict[str, Any], dict[str, 
         seen = f"{folder.name}: {type(err).__name__} {err}"[:200]
         raise BadWeights("the folder holds no readable detector", seen=seen, next_step=_RETRAIN) from err
     return card, tensors, calibration
+
+
+def _check_scores(scores: NDArray[np.float64], threshold: float) -> None:
+    """Held-out scores are finite, and the threshold is within them: it was put there by :func:`threshold_at`."""
+    if scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
+        raise ValueError(f"{_NORMAL_SCORES} of shape {scores.shape} with no, or no finite, numbers")
+    if not scores.min() <= threshold <= scores.max():
+        raise ValueError(f"threshold {threshold:g} outside its held-out scores, {scores.min():g} to {scores.max():g}")
 
 
 def check_tensors(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from pyarrow import fs
@@ -28,12 +30,15 @@ class TableReader:
         self._threads = threading.RLock()
         self._indexes = {name: KeyIndex(name, self.folder(name)) for name in BY_NAME}
 
-    def read(self, table_name: str, columns: Sequence[str] | None = None, where: Any = None) -> pa.Table:
+    def read(
+        self, table_name: str, columns: Sequence[str] | None = None, where: Any = None, most: int | None = None
+    ) -> pa.Table:
         """Rows through the log, in no particular order.
 
         Args:
             columns: names; all by default.
             where: a `pyarrow.compute` expression over any column.
+            most: read no further than so many rows.
 
         Raises:
             StoreBroken: there is no such table yet, or it cannot be read.
@@ -44,7 +49,8 @@ class TableReader:
         table = self._open(table_name)
         try:
             dataset = table.to_pyarrow_dataset(filesystem=_local(self.folder(table_name)))
-            return dataset.to_table(columns=schema.names, filter=where).cast(schema)
+            scanner = dataset.scanner(columns=schema.names, filter=where)
+            return (scanner.to_table() if most is None else scanner.head(most)).cast(schema)
         except (DeltaError, OSError, pa.ArrowException) as err:
             raise StoreBroken(f"the table {table_name} cannot be read", seen=str(err)[:300], next_step=RESTORE) from err
 
@@ -60,6 +66,28 @@ class TableReader:
     def explained(self, model_name: str, version: int) -> set[tuple[str, str, str]]:
         """(image_id, explainer, explainer_version) of every explanation of this model version."""
         return {(key[0], key[1], key[2]) for key in self._index("explanations").of(model_name, version)}
+
+    def of_another(self, model_name: str, version: int, weights: str, threshold: float) -> str | None:
+        """What says that rows under this version's number were made by another model, None when nothing does.
+
+        Numbers start anew with a registry that was lost. Looked at are the thresholds of all rows, and the sha256 of
+        the weight file in the lineage of one.
+        """
+        odd = {value for name in BY_NAME for value in self._index(name).thresholds(model_name, version)} - {threshold}
+        if odd:
+            return f"threshold {min(odd):g}, this version has {threshold:g}"
+        if not self._index("explanations").of(model_name, version):
+            return None
+        where = (pc.field("model_name") == model_name) & (pc.field("model_version") == version)
+        for row in self.read("explanations", ["lineage"], where, most=1).to_pylist():
+            made = json.loads(row["lineage"]).get("weights", weights)
+            if made != weights:
+                return f"weights {str(made)[:12]}, this version has {weights[:12]}"
+        return None
+
+    def versions(self, model_name: str) -> set[int]:
+        """Versions of a model that have rows."""
+        return self._index("scores").versions(model_name) | self._index("explanations").versions(model_name)
 
     def folder(self, table_name: str) -> Path:
         """Folder of one table."""

@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import json
 import tempfile
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from xadflow.cards import checked_calibration, checked_shape, read_card
 from xadflow.errors import BadWeights, NoChampion, WrongUse
 from xadflow.models.connection import Connection, pages, ref_of, summary
 from xadflow.models.ledger_anchor import EXPERIMENT, read_anchor, write_anchor
+from xadflow.models.places import move_in, own_place, path_of
 from xadflow.models.runs import log_batches, log_dataset, log_files, log_model, open_run, quiet
 from xadflow.models.tags import FILES, KIND, MODEL_NAME, MODEL_VERSION, PREVIOUS, TRAINING_KEY
 from xadflow.models.versions import (
+    NEEDED,
     Explains,
     ModelRef,
     ModelSummary,
     Part,
     check_files,
     checked_name,
+    dataset_of,
     detector_of,
     parse_spec,
     saved_files,
@@ -84,6 +86,7 @@ class Registry(Connection):
         Many parameters: what MLflow keeps of a run, each given by its name.
         """
         checked_name(model_name)
+        move_in(self.uri, self.artifacts)
         part: Part = "detector" if explains is None else "explainer"
         of = explains.as_tags() if explains is not None else {}
         files = saved_files(folder, part)
@@ -111,6 +114,19 @@ class Registry(Connection):
                 )
         return ref_of(found)
 
+    def skip_numbers(self, model_name: str, to: int) -> None:
+        """See that the next version of a model gets a number above `to`: MLflow gives no number twice.
+
+        A registry that was lost begins at 1 again, where the evidence has rows of other weights.
+        """
+        with self._explained() as client, quiet():
+            self._ensure_model(client, checked_name(model_name))
+            number = 0
+            while number < to:
+                taken = client.create_model_version(model_name, self.artifacts.resolve().as_uri())
+                number = int(taken.version)
+                client.delete_model_version(model_name, str(number))
+
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Add figures to a run that is there, e.g. the gate's."""
         with self._explained() as client:
@@ -126,6 +142,7 @@ class Registry(Connection):
             MODEL_VERSION: str(ref.version),
             KIND: "explanations",
         }
+        move_in(self.uri, self.artifacts)
         with self._explained() as client:
             from mlflow import entities
 
@@ -161,14 +178,13 @@ class Registry(Connection):
         return sorted(str(one.name) for one in found)
 
     def _is_whole(self, ref: ModelRef) -> bool:
-        local = self._local(ref)
-        if local is None:
-            return True
         try:
-            check_files(local, ref.files, ref.name, ref.version)
+            local = self._local(ref)
+            if local is not None:
+                check_files(local, ref)
         except BadWeights:
             return False
-        return local.is_dir()
+        return True
 
     def resolve(self, spec: str) -> ModelRef:
         """The version that `name@alias` or `name/3` means.
@@ -218,8 +234,8 @@ class Registry(Connection):
     def previous_champion(self, model_name: str) -> ModelRef:
         """The version that was champion before the present one. Raises NoChampion without one."""
         model = self._model(model_name)
-        previous = model.tags.get(PREVIOUS) if model is not None else None
-        if previous is None:
+        previous = model.tags.get(PREVIOUS, "") if model is not None else ""
+        if not (previous.isascii() and previous.isdigit()):
             raise NoChampion(
                 "no earlier champion is remembered",
                 seen=model_name,
@@ -252,7 +268,12 @@ class Registry(Connection):
 
     def _folder(self, ref: ModelRef) -> Path:
         folder = self._local(ref) or self._downloaded(ref)
-        check_files(folder, ref.files, ref.name, ref.version)
+        check_files(folder, ref)
+        for name in NEEDED[ref.part]:
+            if name.endswith(".json"):
+                card = read_card(folder / name)
+                checked_calibration(card, folder / name)
+                checked_shape(card, folder / name)
         return folder
 
     def models(self) -> list[ModelSummary]:
@@ -279,10 +300,9 @@ class Registry(Connection):
             write_anchor(client, self._experiment(client, EXPERIMENT), seq, digest)
 
     def anchored_head(self) -> dict[str, Any] | None:
-        """{"seq", "digest"} of the highest head ever anchored, or None."""
+        """{"seq", "digest"} of the highest head ever anchored, or None. Raises AuditFailed when there are two of it."""
         with self._explained() as client:
-            found = client.get_experiment_by_name(EXPERIMENT)
-            return read_anchor(client, found.experiment_id) if found is not None else None
+            return read_anchor(client)
 
     def _lacking(self, name: str, alias: str) -> NoReturn:
         parts = name.split(".")
@@ -303,12 +323,23 @@ class Registry(Connection):
         return sorted(one.name.split(".")[2] for one in found if alias in one.aliases and one.name.count(".") == 2)
 
     def _local(self, ref: ModelRef) -> Path | None:
-        """Folder of a version's own files when its artifacts are local, else None."""
+        """Folder of a version's own files when its artifacts are local, else None.
+
+        Raises BadWeights when they are not below `artifacts`: what lies elsewhere, anybody may have registered.
+        """
         with self._explained() as client:
-            address = urllib.parse.urlparse(client.get_model_version_download_uri(ref.name, str(ref.version)))
-        if address.scheme not in ("", "file"):
+            path = path_of(client.get_model_version_download_uri(ref.name, str(ref.version)))
+        if path is None:
             return None
-        return Path(urllib.request.url2pathname(address.path)) / "artifacts" / ref.part
+        place = own_place(path, self.artifacts)
+        if place is None:
+            raise BadWeights(
+                f"the files of {ref.name} version {ref.version} are not below {self.artifacts.name}",
+                seen=str(path),
+                next_step=f"if they are this project's, copy them to the same place below var/{self.artifacts.name}; "
+                f"else run `xadflow retrain --dataset {dataset_of(ref.name)}`",
+            )
+        return place / "artifacts" / ref.part
 
     def _downloaded(self, ref: ModelRef) -> Path:
         target = self.artifacts / "downloaded" / ref.name / str(ref.version)

@@ -166,8 +166,8 @@ def _answered_before(ref: ModelRef, key: str, serves: int | None) -> GateOutcome
     """The answer that a version carries, if it is to this question."""
     if ref.tags.get(GATE_KEY) != key:
         return None
-    reasons = tuple(json.loads(ref.tags.get(GATE_REASONS, "[]")))
-    return GateOutcome(ref.name, ref.version, ref.tags.get(GATE) == PASSED, reasons, False, {}, serves)
+    passed = ref.tags.get(GATE) == PASSED
+    return GateOutcome(ref.name, ref.version, passed, ref.gate_reasons, False, {}, serves)
 
 
 def _say(registry: Registry, ref: ModelRef, outcome: GateOutcome) -> None:
