@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xadflow.errors import WrongUse
-from xadflow.settings.login import is_own_server, keep_private, login_of
+from xadflow.settings.login import is_own_server, login_of
+from xadflow.settings.private import keep_private
 
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -90,6 +91,23 @@ class Home:
     def ledger(self) -> Path:
         """Folder of the ledger of commits."""
         return self.state / "ledger"
+
+    @property
+    def dvc_site(self) -> Path:
+        """Folder of DVC's caches for this machine, which it unpickles: $DVC_SITE_CACHE_DIR, or one of the state."""
+        return Path(os.environ.get("DVC_SITE_CACHE_DIR") or self.state / "dvc-site")
+
+    @property
+    def writer_secret(self) -> Path | None:
+        """File of this account, outside of every project, with the secret that announces its commits of evidence.
+
+        In $XDG_STATE_HOME or ~/.local/state; None for an account without a home folder.
+        """
+        named = os.environ.get("XDG_STATE_HOME")
+        try:
+            return (Path(named) if named else Path.home() / ".local" / "state") / "xadflow" / "writer-secret"
+        except RuntimeError:
+            return None
 
     @property
     def reports(self) -> Path:
@@ -180,7 +198,9 @@ def quiet_environment(home: Home) -> None:
         _log_in(home)
         (home.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder of a path only
     os.environ.setdefault("PREFECT_HOME", str(home.state / "prefect"))
-    os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home.state / "dvc-site"))
+    os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home.dvc_site))
+    if home.dvc_site == home.state / "dvc-site":
+        keep_private(home.dvc_site)  # DVC would make it for everybody
     os.environ.setdefault("MPLCONFIGDIR", str(home.state / "matplotlib"))
     os.environ.setdefault("XADFLOW_PROJECT", str(home.project))
     binaries = str(Path(sys.executable).parent)
@@ -218,8 +238,9 @@ def _log_in(home: Home) -> None:
     """
     api, tracking = home.prefect_api_url, os.environ.get("MLFLOW_TRACKING_URI", "")
     if api is None:
-        for name in ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"):
-            os.environ.setdefault(name, login_of(home.state).pair)
+        with suppress(OSError):  # a state that may only be read can be looked at; no server starts there
+            for name in ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"):
+                os.environ.setdefault(name, login_of(home.state).pair)
     elif is_own_server(home.state, api, "prefect"):
         os.environ.setdefault("PREFECT_API_AUTH_STRING", login_of(home.state).pair)
     if is_own_server(home.state, tracking, "mlflow"):
