@@ -25,6 +25,19 @@ _SYMMETRIES = {
 }
 
 
+def _named_by_dvc(context: click.Context, parameter: click.Parameter, name: str | None) -> str:
+    """NAME as it was given, or that of the stage which DVC runs us for."""
+    from xadflow.settings import dvc_stage
+
+    found = name or dvc_stage().partition("@")[2]
+    if not found:
+        raise click.MissingParameter(ctx=context, param=parameter)
+    return found
+
+
+_stage_argument = click.argument("name", required=False, callback=_named_by_dvc)
+
+
 @click.group()
 def data() -> None:
     """Bring images in: add a folder of your own, or run one DVC stage.
@@ -140,7 +153,7 @@ def fetch(name: str) -> None:
 
 
 @data.command()
-@click.argument("name")
+@_stage_argument
 def origin(name: str) -> None:
     """Write down what the images of data set NAME come from (DVC stage `origin`)."""
     from xadflow.datasets.stages import write_origin
@@ -150,7 +163,7 @@ def origin(name: str) -> None:
 
 
 @data.command()
-@click.argument("name")
+@_stage_argument
 def images(name: str) -> None:
     """Bring the images of data set NAME through the border checks into data/NAME/images (DVC stage `images`).
 
@@ -168,7 +181,7 @@ def images(name: str) -> None:
 
 
 @data.command()
-@click.argument("name")
+@_stage_argument
 def manifest(name: str) -> None:
     """Write manifest.parquet and quarantine.parquet of data set NAME and list what is in quarantine (DVC stage
     `manifest`).
@@ -186,7 +199,7 @@ def manifest(name: str) -> None:
 
 
 @data.command()
-@click.argument("name")
+@_stage_argument
 def validate(name: str) -> None:
     """Check the manifest of data set NAME by Great Expectations; writes validation.json (DVC stage `validate`).
 

@@ -21,7 +21,7 @@ from xadflow.settings.params import DatasetSettings
 # Enough expected val normals that a threshold at a false-alarm rate of 5 % (19 needed) is there, and not too coarse.
 _VAL_WANTED = 40
 _FEW = 400  # train normals, up to which they are looked at one by one: copies and broken files do not count
-_MOST_OF_TEST = 0.7  # what the gate may take of it
+_MOST_OF_TEST = 0.75  # what the gate may take of it
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def shares_of(
 ) -> Shares:
     """The shares for a folder: about 40 val normals, at least what the rate needs, and `train` to learn from.
 
-    The gate gets `gate_images` of each kind where test has them, at most 70 % of it; DatasetSettings' share otherwise.
+    The gate gets `gate_images` of each kind where test has them, at most three quarters; DatasetSettings' share otherwise.
 
     Raises:
         TooFewNormals: too few train normals for both, or a `val_share` (as stated by the user) that leaves too few on

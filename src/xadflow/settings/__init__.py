@@ -1,6 +1,6 @@
 """Settings: params.yaml as frozen typed values, and the environment (folders, quiet and offline switches)."""
 
-from xadflow.settings.environment import Home, interactive_environment, quiet_environment
+from xadflow.settings.environment import Home, dvc_stage, interactive_environment, quiet_environment
 from xadflow.settings.params import (
     CalibrationSettings,
     DatasetSettings,
@@ -36,6 +36,7 @@ __all__ = [
     "RetrainSettings",
     "Settings",
     "TrainedForSettings",
+    "dvc_stage",
     "interactive_environment",
     "load_settings",
     "quiet_environment",

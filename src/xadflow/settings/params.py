@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,6 +26,7 @@ from pydantic_core import PydanticCustomError
 from xadflow.errors import BadSettings, unknown_name
 from xadflow.settings.environment import Home
 from xadflow.settings.params_errors import CHECK, NOT_SHOWN, ODD_CATALOGUE, UNKNOWN_NAME, explained
+from xadflow.settings.plain_yaml import plain_values
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 MethodName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -348,22 +348,14 @@ class Settings(_Frozen):
 def load_settings(path: Path) -> Settings:
     """Read params.yaml. Raises BadSettings that names the key, the value and the nearest known key."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = plain_values(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise BadSettings(
             "params.yaml cannot be read",
             seen=f"{path.name}: {err.strerror}",
             next_step="restore it, e.g. by `git checkout params.yaml`",
         ) from err
-    except yaml.MarkedYAMLError as err:  # its own text quotes the line, which may hold a secret
-        mark = err.problem_mark or err.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "no place given"
-        raise BadSettings(
-            "params.yaml is not valid YAML",
-            seen=f"{where}: {err.problem or err.context}",
-            next_step=f"mend that line; {CHECK}",
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
+    except UnicodeDecodeError as err:
         raise BadSettings(
             "params.yaml is not UTF-8 text",
             seen=" ".join(str(err).split())[:200],
