@@ -67,6 +67,7 @@ def gate(dataset: str, challenger: dict[str, Any], hold: bool) -> dict[str, Any]
         "model": outcome.model_name,
         "version": outcome.version,
         "passed": outcome.passed,
+        "verdict": outcome.verdict,
         "judged": outcome.judged,
         "reasons": list(outcome.reasons),
         "figures": dict(outcome.figures),

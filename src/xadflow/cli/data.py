@@ -25,6 +25,19 @@ _SYMMETRIES = {
 }
 
 
+def _named_by_dvc(context: click.Context, parameter: click.Parameter, name: str | None) -> str:
+    """NAME as it was given, or that of the stage which DVC runs us for."""
+    from xadflow.settings import dvc_stage
+
+    found = name or dvc_stage().partition("@")[2]
+    if not found:
+        raise click.MissingParameter(ctx=context, param=parameter)
+    return found
+
+
+_stage_argument = click.argument("name", required=False, callback=_named_by_dvc)
+
+
 @click.group()
 def data() -> None:
     """Bring images in: add a folder of your own, or run one DVC stage.
@@ -67,12 +80,19 @@ def data() -> None:
     help="Which copies of a normal image are normal too: none, mirrored and upside down, quarter turns as well "
     "[default: guessed].",
 )
+@click.option(
+    "--val-share",
+    type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True),
+    help="Share of the train normals that is held out for the threshold [default: about 40 images].",
+)
 def add(name: str, folder: Path, channels: str | None, **stated: Any) -> None:
     """Make data set NAME from FOLDER in MVTec-AD layout, check every file, and list it for retrain and explain.
 
-    FOLDER holds train/good/ and test/<defect>/, optionally test/good/ and ground_truth/<defect>/. It is only read. Run
-    the command again after adding images. What is guessed is said; it decides how large an image a detector sees, and
-    where transplants look for normal pixels to fill a defect with.
+    FOLDER holds train/good/, optionally test/<defect>/, test/good/ and ground_truth/<defect>/. It is only read. Run the
+    command again after adding images. Without any defect the gate cannot measure detection: you promote by hand.
+
+    What is guessed is said; it decides how large an image a detector sees, and where transplants look for normal pixels
+    to fill a defect with.
 
     \b
     Examples:
@@ -83,7 +103,7 @@ def add(name: str, folder: Path, channels: str | None, **stated: Any) -> None:
     from xadflow.datasets.adding import Wishes, add_folder
     from xadflow.datasets.stages import read_quarantine
     from xadflow.progress import progress_board
-    from xadflow.settings import Home
+    from xadflow.settings import Home, load_settings
 
     if not folder.is_dir():
         raise click.BadParameter(f"{str(folder)!r} is not a folder.", param_hint="FOLDER")
@@ -93,7 +113,7 @@ def add(name: str, folder: Path, channels: str | None, **stated: Any) -> None:
     click.echo(_summary(home, name))
     if refused := _quarantined(name, read_quarantine(home, name)):
         click.echo("\n" + "\n".join(refused[:-1]))
-    click.echo("\n" + "\n".join(_told(name, added, stated)))
+    click.echo("\n" + "\n".join([*_told(name, added, stated), *_not_measured(home, load_settings(home.params), name)]))
     click.echo(f"Next: xadflow retrain --dataset {name}")
 
 
@@ -133,7 +153,7 @@ def fetch(name: str) -> None:
 
 
 @data.command()
-@click.argument("name")
+@_stage_argument
 def origin(name: str) -> None:
     """Write down what the images of data set NAME come from (DVC stage `origin`).
 
@@ -148,7 +168,7 @@ def origin(name: str) -> None:
 
 
 @data.command()
-@click.argument("name")
+@_stage_argument
 def images(name: str) -> None:
     """Bring the images of data set NAME through the border checks into data/NAME/images (DVC stage `images`).
 
@@ -166,7 +186,7 @@ def images(name: str) -> None:
 
 
 @data.command()
-@click.argument("name")
+@_stage_argument
 def manifest(name: str) -> None:
     """Write manifest.parquet and quarantine.parquet of data set NAME and list what is in quarantine (DVC stage
     `manifest`).
@@ -184,7 +204,7 @@ def manifest(name: str) -> None:
 
 
 @data.command()
-@click.argument("name")
+@_stage_argument
 def validate(name: str) -> None:
     """Check the manifest of data set NAME by Great Expectations; writes validation.json (DVC stage `validate`).
 
@@ -216,7 +236,24 @@ def _told(name: str, added: Added, stated: Mapping[str, Any]) -> list[str]:
     lines.append(f"The product is {'aligned' if entry['aligned'] else 'not aligned'}: {lies}{why}.")
     guessed = " (guessed)" if pose is not None and stated["symmetries"] is None else ""
     lines.append(f"Symmetries: {_SYMMETRIES[str(entry['symmetries'])]}{guessed}.")
-    return [*lines, f"Change any of it under datasets.{name} in params.yaml: size_px, channels, aligned, symmetries."]
+    lines.append(f"Change any of it under datasets.{name} in params.yaml: size_px, channels, aligned, symmetries.")
+    return lines
+
+
+def _not_measured(home: Home, settings: Settings, name: str) -> list[str]:
+    """What the gate cannot measure on a new data set as it is; nothing where it can."""
+    import json
+
+    counts = json.loads((home.dataset(name) / "validation.json").read_text(encoding="utf-8"))["counts"]
+    kinds = {"normals": counts["gate/normal"], "defects": counts["gate/anomalous"]}
+    few = [f"{count} {kind}" for kind, count in kinds.items() if count < settings.gate.min_images]
+    if not few:
+        return []
+    return [
+        f"The gate has only {' and '.join(few)}; of fewer than {settings.gate.min_images} (gate.min_images) it "
+        "measures no detection, and you decide:",
+        f"look at what `xadflow retrain` says, then run `xadflow models promote xad.{name}.DETECTOR VERSION`.",
+    ]
 
 
 def _project() -> tuple[Home, Settings]:

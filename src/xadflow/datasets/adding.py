@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from statistics import median
@@ -15,10 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from xadflow.datasets.params_file import replace_params, with_dataset, with_name_in
 from xadflow.datasets.poses import SIDE_PX, Pose, Symmetries, guess_pose
 from xadflow.datasets.reproducing import reproduce
+from xadflow.datasets.shares import count_images, shares_of
 from xadflow.datasets.sources.folder import GOOD, check_layout, walk_files
-from xadflow.datasets.stages import share_leaving
 from xadflow.datasets.writing import writing
-from xadflow.digests import sha256_bytes
 from xadflow.errors import BadImage, DataUnavailable, WrongUse
 from xadflow.images import IMAGE_SUFFIXES, ImageLimits, decode_image, read_file, to_input
 from xadflow.settings import Home, Settings, load_settings
@@ -26,9 +23,6 @@ from xadflow.settings.blocks import Name
 
 _SAMPLED = 24
 _SIZES_PX = (224, 128, 96, 64, 32)
-# Enough expected val normals that a threshold at a false-alarm rate of 5 % (19 needed) is there, and not too coarse.
-_VAL_WANTED = 40
-_FEW = 400  # train normals, up to which the share is looked at image by image
 
 
 @dataclass(frozen=True)
@@ -51,6 +45,7 @@ class Wishes:
     known_used: int = 0
     symmetries: Symmetries | None = None
     aligned: bool | None = None
+    val_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +100,7 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
     Raises:
         WrongUse: a name that cannot be used, or that another data set has.
         DataUnavailable: a layout that is not MVTec-AD, a folder without images.
+        TooFewNormals: too few to hold out what the threshold needs.
         StageFailed: DVC or a stage failed.
         CannotWrite: params.yaml cannot be written.
     """
@@ -129,19 +125,29 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
         entry, look = _same(settings, name, path), None
         check_layout(folder)
     else:
-        look = look_at(folder, ImageLimits(**settings.limits.model_dump()))
+        limits = ImageLimits(**settings.limits.model_dump())
+        look = look_at(folder, limits)
+        counts = count_images(folder, limits, wishes.known_per_defect)
+        shares = shares_of(
+            counts,
+            settings.calibration.false_alarm_rate,
+            train=_min_train(),
+            gate_images=settings.gate.min_images,
+            val_share=wishes.val_share,
+        )
         options: dict[str, object] = {"path": path}
         if wishes.known_per_defect:
             options["known_per_defect"] = wishes.known_per_defect
         aligned = look.pose.aligned if wishes.aligned is None else wishes.aligned
-        share = _val_share(folder, look, settings)
         entry = {
             "source": "folder",
             "size_px": wishes.size_px or look.size_px,
             "channels": wishes.channels or look.channels,
             "symmetries": wishes.symmetries or ("none" if aligned else look.pose.loose),
             "aligned": aligned,
-            "val_share": share,
+            "val_share": shares.val,
+            "gate_share": shares.gate,
+            "exact_shares": True,
             "known_used": wishes.known_used,
             "options": options,
         }
@@ -160,25 +166,10 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
     return Added(entry, look)
 
 
-def _val_share(folder: Path, look: Look, settings: Settings) -> float:
-    """Share of the train normals for val: about 40 of them, at least as many as the false-alarm rate needs."""
+def _min_train() -> int:
     from xadflow.datasets.quality_frames import MIN_TRAIN  # brings pandas in
 
-    wanted = min(0.5, max(0.2, round(_VAL_WANTED / look.train_normals, 2)))
-    if look.train_normals > _FEW:
-        return wanted
-    limits, ids = ImageLimits(**settings.limits.model_dump()), []
-    files = walk_files(folder)
-    for relative in files:
-        if relative.startswith(f"train/{GOOD}/") and PurePosixPath(relative).suffix.lower() in IMAGE_SUFFIXES:
-            with suppress(BadImage):  # the border quarantines it
-                content = read_file(folder / relative, limits, root=folder)
-                decode_image(content, limits)
-                ids.append(sha256_bytes(content))
-    needed = math.ceil(round(1 / settings.calibration.false_alarm_rate, 9)) - 1
-    return share_leaving(
-        ids, wanted, val=needed, train=MIN_TRAIN, has_test_normals=any(one.startswith(f"test/{GOOD}/") for one in files)
-    )
+    return MIN_TRAIN
 
 
 def _write_params(home: Home, text: str) -> None:

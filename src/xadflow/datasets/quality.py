@@ -127,7 +127,8 @@ def validate_manifest(
         gx,
         name,
         checks,
-        "mend the files or params.yaml (val_share, gate_share, known_used), then `dvc repro validate@<dataset>`",
+        f"mend the files, or val_share, gate_share or known_used under datasets.{name} in params.yaml (--val-share and "
+        f"--known-used of `xadflow data add`), then `dvc repro validate@{name}`",
     )
     counts = {f"{row['split']}/{row['kind']}": int(row["count"]) for row in minimum.to_dict("records")}
     return {"rows": table.num_rows, "counts": counts, "masks": int(frame["mask_path"].notna().sum()), "rules": held}

@@ -9,8 +9,12 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from xadflow.errors import StageFailed
+import yaml
+
+from xadflow.errors import BadSettings, StageFailed
 from xadflow.progress import track
+from xadflow.settings import load_settings
+from xadflow.settings.plain_yaml import plain_values
 
 _STAGE = re.compile(r"Running stage '(?P<stage>\w+)@(?P<dataset>[^']+)'")
 # A line of xadflow.progress
@@ -24,9 +28,13 @@ logger = logging.getLogger(__name__)
 def reproduce(project: Path, target: str) -> None:
     """Bring a stage and those before it up to date, by `dvc repro TARGET`.
 
-    What a stage notes is logged as a warning. Raises StageFailed with the last lines it printed; transient when another
-    DVC is busy or a signal ended the child.
+    What a stage notes is logged as a warning.
+
+    Raises:
+        BadSettings: before any work. DVC itself runs whatever stands in params.yaml as a name.
+        StageFailed: with the last lines it printed; transient when another DVC is busy or a signal ended the child.
     """
+    check_params(project)
     command = [sys.executable, "-m", "dvc", "repro", target]
     said: list[str] = []
     with (
@@ -52,6 +60,26 @@ def reproduce(project: Path, target: str) -> None:
                 said.append(line)
         if status := child.wait():
             raise _failed(target, status, "".join(said).strip()[-_LONGEST:])
+
+
+def check_params(project: Path) -> None:
+    """Refuse a params.yaml that DVC would misread: wrong settings, or without a block that dvc.yaml names.
+
+    Raises BadSettings, naming the block.
+    """
+    load_settings(project / "params.yaml")
+    raw = plain_values((project / "params.yaml").read_text(encoding="utf-8"))
+    stages = yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values()
+    for named in sorted({one for stage in stages for one in stage.get("params", ()) if "$" not in one}):
+        block = raw
+        for key in named.split("."):
+            block = block.get(key) if isinstance(block, dict) else None
+        if block is None:
+            raise BadSettings(
+                f"{named} is missing in params.yaml, and dvc.yaml hands it to its stages",
+                seen=f"blocks {', '.join(sorted(map(str, raw)))}",
+                next_step="add it; `git diff params.yaml` shows what went",
+            )
 
 
 def _end(child: subprocess.Popen[str]) -> None:

@@ -161,43 +161,32 @@ def carve(rows: Iterable[ManifestRow], dataset: DatasetSettings) -> list[Manifes
     """Take val out of train normals and gate out of test by content hash; splits that the source gave stay.
 
     Whether an image is taken depends on its own bytes, so adding images moves no other, save that a class of two or
-    more always leaves one image on either side. Without normal test images a share of the train normals goes to test.
+    more always leaves one image on either side. With `exact_shares` exactly that share is taken, the first by hash:
+    adding images moves few. Without normal test images a share of the train normals goes to test.
     """
-    rows = list(rows)
+    rows, exact = list(rows), dataset.exact_shares
     if not any(row.split == Split.TEST and row.label == 0 for row in rows):
-        rows = _moved(rows, Split.TRAIN, 0, Split.TEST, HOLDOUT_SHARE)
+        rows = _moved(rows, Split.TRAIN, 0, Split.TEST, HOLDOUT_SHARE, exact)
     if not any(row.split == Split.VAL for row in rows):
-        rows = _moved(rows, Split.TRAIN, 0, Split.VAL, dataset.val_share)
+        rows = _moved(rows, Split.TRAIN, 0, Split.VAL, dataset.val_share, exact)
     if not any(row.split == Split.GATE for row in rows):
         for label in (0, 1):
-            rows = _moved(rows, Split.TEST, label, Split.GATE, dataset.gate_share)
+            rows = _moved(rows, Split.TEST, label, Split.GATE, dataset.gate_share, exact)
     return rows
 
 
-def share_leaving(ids: Iterable[str], wanted: float, *, val: int, train: int, has_test_normals: bool) -> float:
-    """The share of train normals, near `wanted`, with which :func:`carve` takes at least `val` of them and leaves
-    `train`.
-
-    `ids` are the image_ids of the train normals of a source. A share is a chance for each image: of 30 one half may
-    take 11 or 19, so for few images the share is put between two of them. `wanted` where it does, or where there are
-    too few for both.
-    """
-    others = {one for one in ids if has_test_normals or _place(one, f"{Split.TRAIN}->{Split.TEST}") >= HOLDOUT_SHARE}
-    places = sorted(_place(one, f"{Split.TRAIN}->{Split.VAL}") for one in others)
-    taken = sum(place < wanted for place in places)
-    count = min(max(taken, val), len(places) - train)
-    if count == taken or count < val:
-        return wanted
-    return round((places[count - 1] + places[count]) / 2, 4)
-
-
-def _moved(rows: list[ManifestRow], split: Split, label: int, to: Split, share: float) -> list[ManifestRow]:
+def _moved(
+    rows: list[ManifestRow], split: Split, label: int, to: Split, share: float, exact: bool
+) -> list[ManifestRow]:
     place = {
         row.image_id: _place(row.image_id, f"{split}->{to}")
         for row in rows
         if row.split == split and row.label == label
     }
-    taken = {image_id for image_id, where in place.items() if where < share}
+    if exact:
+        taken = set(sorted(place, key=place.__getitem__)[: round(share * len(place))])
+    else:
+        taken = {image_id for image_id, where in place.items() if where < share}
     if len(place) > 1 and not taken:
         taken = {min(place, key=place.__getitem__)}
     elif len(place) > 1 and len(taken) == len(place):

@@ -15,7 +15,7 @@ from xadflow.settings.blocks import (
     RetrainSettings,
     TrainedForSettings,
 )
-from xadflow.settings.environment import Home, interactive_environment, quiet_environment
+from xadflow.settings.environment import Home, dvc_stage, interactive_environment, quiet_environment
 from xadflow.settings.params import Settings, load_settings, webhook_address
 from xadflow.settings.writable import check_writable
 
@@ -36,6 +36,7 @@ __all__ = [
     "Settings",
     "TrainedForSettings",
     "check_writable",
+    "dvc_stage",
     "interactive_environment",
     "load_settings",
     "quiet_environment",

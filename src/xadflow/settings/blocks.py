@@ -67,6 +67,9 @@ class DatasetSettings(Frozen):
     upside down, and both; `square`, those and quarter turns. `aligned`: the same place of two images shows the same
     part of the product; false for textures and for parts in any pose.
 
+    `exact_shares`: parts that are carved out are exactly `val_share` and `gate_share` of what is there, the first by
+    hash; false: each image has that chance by its own hash, so that adding images moves no other.
+
     `judge` is asked about counterfactuals; null or false: nobody is. See :mod:`xadflow.models.judges.choice` for what
     is used where nothing is said.
     """
@@ -76,6 +79,7 @@ class DatasetSettings(Frozen):
     channels: Literal[1, 3] = 3
     val_share: Share = 0.2
     gate_share: Share = 0.3
+    exact_shares: bool = False
     known_used: Count = 20
     outliers: Name | None = None
     judged: bool = True
@@ -120,6 +124,7 @@ class GateSettings(Frozen):
     max_flip_rate_drop: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     min_change_inside: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3
     min_transfer: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    min_images: Positive = 5
     explained: Positive = 48
     generator: GeneratorGateSettings = GeneratorGateSettings()
 

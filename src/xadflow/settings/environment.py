@@ -186,6 +186,11 @@ def interactive_environment() -> None:
         ours.setLevel(logging.WARNING)  # not by the root's level any more
 
 
+def dvc_stage() -> str:
+    """The stage that DVC runs this command for, as `images@elpv`; "" where it is not DVC that runs it."""
+    return os.environ.get("DVC_STAGE", "")
+
+
 def quiet_environment(home: Home) -> None:
     """Set the switches that keep every dependency offline, quiet and inside the project; what is set already stays.
 

@@ -8,7 +8,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -31,7 +30,8 @@ from xadflow.settings.blocks import (
     WebAddress,
 )
 from xadflow.settings.environment import Home
-from xadflow.settings.params_errors import CHECK, NOT_SHOWN, ODD_CATALOGUE, UNKNOWN_NAME, explained
+from xadflow.settings.params_errors import NOT_SHOWN, ODD_CATALOGUE, UNKNOWN_NAME, explained
+from xadflow.settings.plain_yaml import CHECK, plain_values
 
 _WEB_ADDRESS = TypeAdapter(WebAddress)
 
@@ -152,22 +152,14 @@ class Settings(Frozen):
 def load_settings(path: Path) -> Settings:
     """Read params.yaml. Raises BadSettings that names the key, the value and the nearest known key."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = plain_values(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise BadSettings(
             "params.yaml cannot be read",
             seen=f"{path.name}: {err.strerror}",
             next_step="restore it, e.g. by `git checkout params.yaml`",
         ) from err
-    except yaml.MarkedYAMLError as err:  # its own text quotes the line, which may hold a secret
-        mark = err.problem_mark or err.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "no place given"
-        raise BadSettings(
-            "params.yaml is not valid YAML",
-            seen=f"{where}: {err.problem or err.context}",
-            next_step=f"mend that line; {CHECK}",
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
+    except UnicodeDecodeError as err:
         raise BadSettings(
             "params.yaml is not UTF-8 text",
             seen=" ".join(str(err).split())[:200],

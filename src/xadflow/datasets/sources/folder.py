@@ -3,7 +3,7 @@
     DIR/train/good/*            normal images to learn from
     DIR/train/<defect>/*        optional: labelled defects that training may use (split `known`)
     DIR/test/good/*             normal images to test on; without them some of train/good is held out by content hash
-    DIR/test/<defect>/*         defective images to test on
+    DIR/test/<defect>/*         optional: defective images to test on; without any the gate cannot measure detection
     DIR/ground_truth/<defect>/<stem>_mask.png (or <stem>.<any image suffix>)      optional masks, non-zero = defect
 
 Grey, RGB, 16-bit and mixed sizes may be mixed. Files elsewhere are quarantined, never skipped in silence. Layout:
@@ -28,7 +28,7 @@ from xadflow.errors import DataUnavailable
 from xadflow.images.reading import IMAGE_SUFFIXES, not_a_file
 
 GOOD = "good"
-_EXPECTED = "train/good/<images>, test/<defect>/<images>, optionally test/good and ground_truth/<defect>"
+_EXPECTED = "train/good/<images>, optionally test/<defect>, test/good and ground_truth/<defect>"
 
 
 class FolderOptions(Options):
@@ -130,9 +130,9 @@ def walk_files(root: Path) -> list[str]:
 
 
 def check_layout(root: Path) -> None:
-    """Raise DataUnavailable unless `root` holds train/good with a file and a folder test; says what it saw."""
+    """Raise DataUnavailable unless `root` holds train/good with a file; says what it saw."""
     good = root / "train" / GOOD
-    if good.is_dir() and next(good.iterdir(), None) is not None and (root / "test").is_dir():
+    if good.is_dir() and next(good.iterdir(), None) is not None:
         return
     try:
         folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())

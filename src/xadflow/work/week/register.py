@@ -74,14 +74,13 @@ def register_trained(project: Project, order: TrainingOrder) -> ModelRef:
     detector = open_detector(folder, project.device)
     manifest = read_manifest(home.dataset(order.dataset))
     scored = score_split(project, detector, manifest, order.dataset, Split.TEST)
-    summary = scored.summary(detector.calibration.threshold, settings.seed)
     donors = choose_donors(project, detector, manifest, order.dataset, most) if most else None
     if donors is not None:
         donors.save(folder)  # before the folder is logged: a version's files are hashed
     bank = open_bank(home, settings, folder, order.dataset) if donors is not None else None
     report = _report(project, order)
     metrics = {
-        **flat("test", summary.as_metrics()),
+        **flat("test", scored.figures(detector.calibration.threshold, settings.seed)),
         **flat("test.pixels", scene_figures(project, detector, manifest, scored.rows, scored.images, order.dataset)),
         **flat("fit", {**report["figures"], "seconds": report["seconds"], "steps": report["steps"]}),
         **flat("calibration", {**_calibration(detector), "error": detector.calibration.calibration_error}),
@@ -234,9 +233,11 @@ def _plots(
     folder = order.folder(project.home) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     normal, anomalous = scored.scores[scored.labels == 0], scored.scores[scored.labels == 1]
-    paths = {name: folder / f"{name}.png" for name in ("scores", "roc")}
+    paths = {"scores": folder / "scores.png"}
     score_histogram(normal, anomalous, detector.calibration.threshold, paths["scores"])
-    roc_with_interval(scored.scores, scored.labels, paths["roc"], seed=project.settings.seed)
+    if scored.can_be_ranked:
+        paths["roc"] = folder / "roc.png"
+        roc_with_interval(scored.scores, scored.labels, paths["roc"], seed=project.settings.seed)
     if sheet := _sheet(project, detector, scored, bank):
         paths["explanations"] = folder / "explanations.png"
         contact_sheet(sheet, paths["explanations"])
