@@ -45,7 +45,7 @@ NOT_HASHED = {
     "errors.py": "words for people",
     "progress.py": "words for people",
     "plugins.py": "finds methods by name, whose code a lineage names by package and version or by these folders",
-    "stopping.py": "says when to stop; what was done until then is gone on with, and gives the same",
+    "cards.py": "refuses a saved card, and changes none",
     "digests.py": "names bytes; another name for the same bytes shows as a change of data, weights or parameters",
     "lineage.py": "says what an answer follows from",
     "settings": "reads params.yaml, whose values are in every key and lineage",
