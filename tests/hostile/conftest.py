@@ -13,6 +13,7 @@ from hostile_files import add_hostile_files, write_vanishing_act
 from small_works import SMALL, Answer, Plant, draw_bolts
 
 from benchmarks.small_project import make_project, project_environment, python_path
+from xadflow.settings.environment import QUIET
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +68,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         settings.PREFECT_SERVER_ANALYTICS_ENABLED: False,
         settings.PREFECT_LOGGING_LEVEL: "CRITICAL",
         settings.PREFECT_SERVER_LOGGING_LEVEL: "CRITICAL",
+        settings.PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE: QUIET["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"],
     }
     with settings.temporary_settings(chosen), prefect_test_harness(server_startup_timeout=300):
         yield settings.PREFECT_API_URL.value()
