@@ -40,6 +40,7 @@ def examine(project: Project) -> Diagnosis:
         machine.device,
         machine.disk,
         doctor_models.mlflow_database,
+        doctor_models.moved,
         doctor_prefect.prefect_server,
         machine.weights,
         doctor_data.data_remote,
