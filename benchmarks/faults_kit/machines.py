@@ -252,7 +252,7 @@ def rotten_files(bench: Bench, reference: Evidence, undisturbed: Path) -> list[F
     def weights() -> Outcome:
         what = "one bit of the registered weights flipped, then restored"
         state = bench.state(what, of="trained")
-        (file,) = (bench.root / "states" / "trained" / "mlartifacts").rglob("weights.safetensors")
+        (file,) = (state / "mlartifacts").rglob("weights.safetensors")
         flip(file)
         ended = bench.run(state, bench.night)
         flip(file)
@@ -275,7 +275,7 @@ def rotten_files(bench: Bench, reference: Evidence, undisturbed: Path) -> list[F
         seen = f"audit verify: {ending(verified)}, {error_line(verified.said, bench)}"
         return after_night(bench, before, FILES, what, state, ended, seen)
 
-    return [Fault(weights, alone=True), Fault(checkpoint)]
+    return [Fault(weights), Fault(checkpoint)]
 
 
 def grow_to_a_checkpoint(state: Path) -> None:
