@@ -17,7 +17,8 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 # The secret that announces this account's commits of evidence: the tests have one of their own.
-os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="xadflow-tests-")
+_ACCOUNT = tempfile.TemporaryDirectory(prefix="xadflow-tests-")
+os.environ["XDG_STATE_HOME"] = _ACCOUNT.name
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes with a thread for each core wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -181,6 +181,9 @@ def replay(image_id: str, as_json: bool) -> None:
     \b
     Answers, row by row:
       identical                everything is the same, to the bit
+      identical under an assumption
+                               the same, but something had to be taken on trust, and it says what: that the stored
+                               original shows the image, where its file is gone or has other bytes
       equal within tolerance   not all of the lineage could be put back (it says what: threads, a library, the batch),
                                and what differs is small: figures by 1e-4 of their size, p-values by one rank, maps by
                                one of 255 levels; counterfactuals must be the same

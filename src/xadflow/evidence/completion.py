@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 RESTORE = "run `xadflow audit verify`; then restore var/tables and var/ledger together from a backup"
 ACCEPT = (
-    "run again as the account and on the machine that wrote it; or look at it by `xadflow audit verify`, then vouch "
-    "for it by `xadflow audit accept`, or restore var/tables and var/ledger together from a backup"
+    "see `xadflow audit verify`; then `xadflow audit accept` if it is yours, or restore var/tables and var/ledger "
+    "together from a backup"
 )
 
 
