@@ -2,10 +2,10 @@
 
 A small real project (96 px crops of gravel, painted defects, real DVC, Prefect server, MLflow and Delta tables) is made
 once under var/faults. Then each fault starts from a copy of the same state: processes that die by SIGKILL at named
-points, servers and a worker that die, disks that fill up or are read-only, files that rot, a state that moved, a registry that was
-lost. After each the same command
-is run again, and what is then there is compared with a run that nothing disturbed. Everything in the table is measured
-by this program; where mounting is not allowed, the disk faults say so.
+points, servers and a worker that die, disks that fill up or are read-only, files that rot, a state that moved, a
+registry that was lost, forged rows. After each the same command is run again, and what is then there is compared with a
+run that nothing disturbed. Everything in the table is measured by this program; where mounting is not allowed, the disk
+faults say so.
 
 Seeded: pictures, training and points are the same each time; which thread is first is not. Measured once: 44
 minutes beside other work (load 6 on 2 cores).
@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.faults_kit.bench import SEED, Bench, build
+from benchmarks.faults_kit.forgers import forged_rows
 from benchmarks.faults_kit.houses import moved_states
 from benchmarks.faults_kit.machines import disks, mlflow_down, prefect_killed, rotten_files, worker_killed
 from benchmarks.faults_kit.nights import killed_nights, shared_nights
@@ -32,7 +33,9 @@ from benchmarks.results import write_results
 from benchmarks.study import Study
 
 ROOT = Path("var") / "faults"
-SCENARIOS = ("nights", "shared", "weeks", "checkpoints", "mlflow", "prefect", "worker", "disks", "files", "houses")
+SCENARIOS = (
+    *("nights", "shared", "weeks", "checkpoints", "mlflow", "prefect", "worker", "disks", "files", "houses", "forgers"),
+)
 
 
 def main() -> None:
@@ -80,6 +83,7 @@ def _faults(bench: Bench, reference: Evidence, undisturbed: Path, chosen: Sequen
         "disks": lambda: disks(bench, reference, undisturbed),
         "files": lambda: rotten_files(bench, reference, undisturbed),
         "houses": lambda: moved_states(bench, reference, undisturbed),
+        "forgers": lambda: forged_rows(bench, reference),
     }
     return [fault for name in SCENARIOS if name in chosen for fault in scenarios[name]()]
 
