@@ -20,6 +20,7 @@ from xadflow.calibration import Calibration
 from xadflow.datasets.training_data import TrainingData as TrainingData
 from xadflow.errors import BadWeights, unknown_name
 from xadflow.images import VOID as VOID  # detectors of scenes take it from here
+from xadflow.images.reading import MOST_BITS
 from xadflow.training.run import SAMPLES as SAMPLES
 from xadflow.training.run import FitReport as FitReport
 from xadflow.training.run import FitRun as FitRun
@@ -27,6 +28,7 @@ from xadflow.training.run import FitRun as FitRun
 GROUP = "xadflow.detectors"
 CARD = "detector.json"
 WEIGHTS = "weights.safetensors"
+_BITS = "bit_depth"
 
 
 @dataclass(frozen=True)
@@ -198,12 +200,30 @@ def load_detector(folder: Path) -> Detector:
     """The detector saved in `folder`, whatever its method. Raises BadWeights or UnknownName."""
     try:
         card = json.loads((folder / CARD).read_text())
-        name = str(card["method"])
-    except (OSError, ValueError, KeyError) as err:
+        name, bits = str(card["method"]), int(card.get(_BITS, MOST_BITS))
+        if not 8 <= bits <= MOST_BITS:
+            raise ValueError(f"{_BITS} {bits}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise BadWeights(
             "the folder holds no saved detector",
             seen=f"{folder.name}: {err}",
             next_step="register the model again by `xadflow retrain`",
         ) from err
     detector: Detector = detector_class(name).load(folder)
+    if bits != MOST_BITS:
+        setattr(detector, _BITS, bits)
     return detector
+
+
+def remember_bit_depth(folder: Path, bits: int) -> None:
+    """Write into a saved detector how many bits of 16-bit grey values it was trained on; nothing for all of them."""
+    if bits == MOST_BITS:
+        return
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    text = json.dumps({**card, _BITS: bits}, sort_keys=True, indent=2, allow_nan=False)
+    (folder / CARD).write_text(text + "\n", encoding="utf-8")
+
+
+def bit_depth_of(detector: Detector) -> int:
+    """How many bits of 16-bit grey values the images were taken to have that a detector was trained on."""
+    return int(getattr(detector, _BITS, MOST_BITS))

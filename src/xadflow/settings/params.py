@@ -75,7 +75,8 @@ class DatasetSettings(_Frozen):
 
     `symmetries` of the product: which copies of a normal image are normal too: `none`; `flips`, mirrored left-right,
     upside down, and both; `square`, those and quarter turns. `aligned`: the same place of two images shows the same
-    part of the product; false for textures and for parts in any pose.
+    part of the product; false for textures and for parts in any pose. `bit_depth`: how many bits the camera fills of
+    grey values that are stored with 16; images beyond it are refused.
 
     `judge` is asked about counterfactuals; null or false: nobody is. See :mod:`xadflow.models.judges.choice` for what
     is used where nothing is said.
@@ -84,6 +85,7 @@ class DatasetSettings(_Frozen):
     source: MethodName
     size_px: Annotated[int, Field(ge=16, le=4096)] = 128
     channels: Literal[1, 3] = 3
+    bit_depth: Annotated[int, Field(ge=8, le=16)] = 16
     val_share: Share = 0.2
     gate_share: Share = 0.3
     known_used: Count = 20

@@ -128,7 +128,7 @@ def _explanation(
     if "donors" in notes.conditions:  # it has said how many there are now
         counts = {one["name"]: one for one in row["metrics"] or () if one["name"] in COUNTS_OF_DONORS}
         again["metrics"] = [counts.get(one["name"], one) for one in again["metrics"]]
-    shown = sources.from_file(row, detector.input_shape)
+    shown = sources.from_file(row, detector)
     if shown is None:
         notes.assumed.append("its file is not here any more: the stored original stands for it")
     else:
@@ -150,9 +150,7 @@ def _score(
         )
     where = as_recorded(lineage, device, notes)
     detector = sources.detector(row, lineage, where)
-    original = (
-        _fitting(original_of(of_image[0]), detector) if of_image else sources.from_file(row, detector.input_shape)
-    )
+    original = _fitting(original_of(of_image[0]), detector) if of_image else sources.from_file(row, detector)
     if original is None:
         raise CannotReplay(
             f"no row holds its pixels, and no file with these bytes is at {row['image_path']} or in the "
