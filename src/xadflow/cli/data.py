@@ -70,6 +70,11 @@ def data() -> None:
     help="How many of the defects known that way train; the others fit P(normal).",
 )
 @click.option(
+    "--bit-depth",
+    type=click.IntRange(8, 16),
+    help="Bits that the camera fills of grey values stored with 16 [default: guessed from all images].",
+)
+@click.option(
     "--aligned/--not-aligned",
     default=None,
     help="The same place of two images shows the same part of the product, or not [default: guessed].",
@@ -225,6 +230,9 @@ def _told(name: str, added: Added, stated: Mapping[str, Any]) -> list[str]:
     """
     entry, pose = added.entry, added.look.pose if added.look else None
     lines = [f"A detector sees {entry['size_px']} px, {'grey' if entry['channels'] == 1 else 'RGB'}."]
+    if (bits := entry.get("bit_depth", 16)) != 16:
+        how = " (guessed: the largest value of all images)" if added.look and stated["bit_depth"] is None else ""
+        lines.append(f"Grey values stored with 16 bits hold {bits}{how}; an image beyond that is refused and named.")
     lies = "the same place shows the same part" if entry["aligned"] else "the same place shows different parts of it"
     why = ""
     if pose is not None and stated["aligned"] is None:
@@ -236,7 +244,9 @@ def _told(name: str, added: Added, stated: Mapping[str, Any]) -> list[str]:
     lines.append(f"The product is {'aligned' if entry['aligned'] else 'not aligned'}: {lies}{why}.")
     guessed = " (guessed)" if pose is not None and stated["symmetries"] is None else ""
     lines.append(f"Symmetries: {_SYMMETRIES[str(entry['symmetries'])]}{guessed}.")
-    lines.append(f"Change any of it under datasets.{name} in params.yaml: size_px, channels, aligned, symmetries.")
+    lines.append(
+        f"Change any of it under datasets.{name} in params.yaml: size_px, channels, bit_depth, aligned, symmetries."
+    )
     return lines
 
 

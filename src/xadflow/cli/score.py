@@ -74,13 +74,14 @@ def score_files(project: Project, spec: str, files: Sequence[Path], batch_size: 
     import numpy as np
     import torch
 
+    from xadflow.detectors.base import bit_depth_of
     from xadflow.detectors.scoring import open_detector, score_images
     from xadflow.digests import sha256_bytes
     from xadflow.images import ImageLimits, decode_image, read_file, to_input
 
     ref = project.registry.resolve(spec)
-    limits = ImageLimits(**project.settings.limits.model_dump())
     detector = open_detector(project.registry.detector_folder(ref), project.device)
+    limits = ImageLimits(**project.settings.limits.model_dump(), max_bits=bit_depth_of(detector))
     channels, height, width = detector.input_shape
 
     def load(path: Path) -> tuple[str, Any] | str:

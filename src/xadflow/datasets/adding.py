@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from statistics import median
 
@@ -18,11 +19,15 @@ from xadflow.datasets.sources.folder import GOOD, check_layout, walk_files
 from xadflow.datasets.writing import writing
 from xadflow.errors import BadImage, DataUnavailable, WrongUse
 from xadflow.images import IMAGE_SUFFIXES, ImageLimits, decode_image, read_file, to_input
+from xadflow.images.decoding import deepest_value
+from xadflow.images.reading import MOST_BITS
 from xadflow.settings import Home, Settings, load_settings
 from xadflow.settings.blocks import Name
 
 _SAMPLED = 24
 _SIZES_PX = (224, 128, 96, 64, 32)
+_WORKERS = 4
+_BITS = (8, 10, 12, 14, MOST_BITS)  # what cameras fill
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Look:
     channels: int
     train_normals: int
     pose: Pose
+    bit_depth: int = MOST_BITS
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Wishes:
     symmetries: Symmetries | None = None
     aligned: bool | None = None
     val_share: float | None = None
+    bit_depth: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,13 @@ class Added:
     look: Look | None
 
 
-def look_at(folder: Path, limits: ImageLimits) -> Look:
+def look_at(folder: Path, limits: ImageLimits, bits: int | None = None) -> Look:
     """Guess a detector's input from up to 24 train normals, evenly spread; nothing is copied.
 
     The size is the largest of 224, 128, 96, 64, 32 that is at most the median shorter side (224 only from 448 px on: it
-    costs three times 128); grey unless an image has colour; pose and symmetries as :func:`guess_pose` finds them.
+    costs three times 128); grey unless an image has colour; pose and symmetries as :func:`guess_pose` finds them. Where
+    one of them is grey of more than 8 bits, all images of the folder are asked how many bits they fill, unless `bits`
+    says so.
 
     Raises DataUnavailable for another layout, or when no sampled file is an image.
     """
@@ -71,6 +80,8 @@ def look_at(folder: Path, limits: ImageLimits) -> Look:
         if relative.startswith(f"train/{GOOD}/") and PurePosixPath(relative).suffix.lower() in IMAGE_SUFFIXES
     ]
     step = max(1, len(normals) // _SAMPLED)
+    bits = bits or _bit_depth(folder, normals[::step][:_SAMPLED], limits)
+    limits = replace(limits, max_bits=bits)
     sides, coloured, greys = [], False, []
     for relative in normals[::step][:_SAMPLED]:
         try:
@@ -88,7 +99,28 @@ def look_at(folder: Path, limits: ImageLimits) -> Look:
         )
     short = median(sides)
     size = next((size for size in _SIZES_PX if short >= (448 if size == 224 else size)), _SIZES_PX[-1])
-    return Look(size, 3 if coloured else 1, len(normals), guess_pose(greys))
+    return Look(size, 3 if coloured else 1, len(normals), guess_pose(greys), bits)
+
+
+def _bit_depth(folder: Path, sample: Sequence[str], limits: ImageLimits) -> int:
+    """The bits, one of 8, 10, 12, 14 and 16, that the values of the folder's deep grey images need; 16 without any."""
+
+    def most_of(relative: str) -> int | None:
+        try:
+            return deepest_value(read_file(folder / relative, limits, root=folder), limits)
+        except BadImage:
+            return None  # the border quarantines it with its reason
+
+    if all(most_of(relative) is None for relative in sample):
+        return MOST_BITS
+    images = [
+        relative
+        for relative in walk_files(folder)
+        if relative.startswith(("train/", "test/")) and PurePosixPath(relative).suffix.lower() in IMAGE_SUFFIXES
+    ]
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        most = max(filter(None, pool.map(most_of, images)), default=0)
+    return next((bits for bits in _BITS if 0 < most < 1 << bits), MOST_BITS)
 
 
 def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
@@ -126,7 +158,7 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
         check_layout(folder)
     else:
         limits = ImageLimits(**settings.limits.model_dump())
-        look = look_at(folder, limits)
+        look = look_at(folder, limits, wishes.bit_depth)
         counts = count_images(folder, limits, wishes.known_per_defect)
         shares = shares_of(
             counts,
@@ -143,6 +175,7 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
             "source": "folder",
             "size_px": wishes.size_px or look.size_px,
             "channels": wishes.channels or look.channels,
+            **({} if look.bit_depth == MOST_BITS else {"bit_depth": look.bit_depth}),
             "symmetries": wishes.symmetries or ("none" if aligned else look.pose.loose),
             "aligned": aligned,
             "val_share": shares.val,

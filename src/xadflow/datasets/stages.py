@@ -81,11 +81,11 @@ def collect_images(home: Home, settings: Settings, name: str, progress: Progress
 
     Raises UnknownName, BadSettings, DataUnavailable when the source is not there or no image passes, CannotWrite.
     """
-    source = open_source(name, settings.dataset(name))
+    dataset = settings.dataset(name)
+    source = open_source(name, dataset)
+    limits = ImageLimits(**settings.limits.model_dump(), max_bits=dataset.bit_depth)
     with writing(f"the images of data set {name!r}"):
-        return _replace_images(
-            home.dataset(name), name, source.candidates(), ImageLimits(**settings.limits.model_dump()), progress
-        )
+        return _replace_images(home.dataset(name), name, source.candidates(), limits, progress)
 
 
 def _replace_images(

@@ -65,7 +65,8 @@ class DatasetSettings(Frozen):
 
     `symmetries` of the product: which copies of a normal image are normal too: `none`; `flips`, mirrored left-right,
     upside down, and both; `square`, those and quarter turns. `aligned`: the same place of two images shows the same
-    part of the product; false for textures and for parts in any pose.
+    part of the product; false for textures and for parts in any pose. `bit_depth`: how many bits the camera fills of
+    grey values that are stored with 16; images beyond it are refused.
 
     `exact_shares`: parts that are carved out are exactly `val_share` and `gate_share` of what is there, the first by
     hash; false: each image has that chance by its own hash, so that adding images moves no other.
@@ -77,6 +78,7 @@ class DatasetSettings(Frozen):
     source: MethodName
     size_px: Annotated[int, Field(ge=16, le=4096)] = 128
     channels: Literal[1, 3] = 3
+    bit_depth: Annotated[int, Field(ge=8, le=16)] = 16
     val_share: Share = 0.2
     gate_share: Share = 0.3
     exact_shares: bool = False

@@ -132,7 +132,7 @@ def _explanation(
     if "donors" in notes.conditions:  # it has said how many there are now
         counts = {one["name"]: one for one in row["metrics"] or () if one["name"] in COUNTS_OF_DONORS}
         again["metrics"] = [counts.get(one["name"], one) for one in again["metrics"]]
-    shown = sources.from_file(row, detector.input_shape)
+    shown = sources.from_file(row, detector)
     if shown is None:
         notes.assumed.append(_NO_FILE)
     else:
@@ -154,7 +154,7 @@ def _score(
         )
     where = as_recorded(lineage, device, notes)
     detector = sources.detector(row, lineage, where)
-    original = sources.from_file(row, detector.input_shape)
+    original = sources.from_file(row, detector)
     if original is None and of_image:
         original = _fitting(original_of(of_image[0]), detector)
         notes.assumed.append(_NO_FILE)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xadflow.detectors.base import Detector
+from xadflow.detectors.base import Detector, bit_depth_of
 from xadflow.detectors.scoring import open_detector, score_images
 from xadflow.digests import sha256_json
 from xadflow.errors import BadImage, BadWeights
@@ -161,7 +161,7 @@ def _decode(
     project: Project, detector: Detector, shard: Sequence[PlannedImage], figures: ShardFigures
 ) -> tuple[list[PlannedImage], torch.Tensor]:
     channels, height, width = detector.input_shape
-    limits = ImageLimits(**project.settings.limits.model_dump())
+    limits = ImageLimits(**project.settings.limits.model_dump(), max_bits=bit_depth_of(detector))
 
     def load(image: PlannedImage) -> NDArray[np.uint8] | BadImage:
         try:
