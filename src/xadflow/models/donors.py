@@ -105,7 +105,11 @@ def given_donors(
 
 @lru_cache(maxsize=4)
 def _pixels(
-    folder: Path, rows: tuple[ManifestRow, ...], stamps: tuple[tuple[int, int], ...], size_px: tuple[int, int], channels: int
+    folder: Path,
+    rows: tuple[ManifestRow, ...],
+    stamps: tuple[tuple[int, int], ...],
+    size_px: tuple[int, int],
+    channels: int,
 ) -> tuple[tuple[str, ...], Tensor]:
     """Ids of those rows whose file has the bytes of its id, and their images; `stamps` say of which state
     of the files.

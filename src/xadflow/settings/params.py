@@ -190,13 +190,15 @@ class RetrainSettings(_Frozen):
     """What the weekly flow trains; each of `seeds` (by default the project's one) becomes a version of its own.
 
     `explainers` are those that have to be trained, each for the champions of some detectors on some data sets: one such
-    block, or a list of them, of which the first that names data set and detector counts.
+    block, or a list of them, of which the first that names data set and detector counts. `memory_mb`: what the features
+    of training images may take together.
     """
 
     datasets: tuple[Name, ...]
     detectors: tuple[MethodName, ...]
     explainers: dict[MethodName, TrainedFor] = Field(default_factory=dict)
     seeds: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    memory_mb: Positive = 8000
 
 
 class ExplainSettings(_Frozen):

@@ -274,7 +274,9 @@ class Tiled(CalibratedDetector):
     def _decided(self, images: Tensor) -> Tensor:
         """Image scores [B] with the gradient of the window that decides each."""
         numbers = [int(self._scored(image, maps=False).scores.argmax()) for image in images]
-        cut = [image[(slice(None), *self.windows.places[number])] for image, number in zip(images, numbers, strict=True)]
+        cut = [
+            image[(slice(None), *self.windows.places[number])] for image, number in zip(images, numbers, strict=True)
+        ]
         return _image_scores(self.inner, torch.stack(cut)) if cut else images.new_zeros(0)
 
     def _differentiable_map(self, image: Tensor) -> Tensor | None:

@@ -88,9 +88,7 @@ class Windows:
         total = torch.zeros(side, dtype=torch.float64)
         for start, weight in zip(starts, weights, strict=True):
             total[start : start + length] += weight
-        return [
-            (weight / total[start : start + length]).float() for start, weight in zip(starts, weights, strict=True)
-        ]
+        return [(weight / total[start : start + length]).float() for start, weight in zip(starts, weights, strict=True)]
 
     def _starts(self, side: int) -> list[int]:
         if side <= self.tile_px:

@@ -146,7 +146,9 @@ def explain_shard(
     if planned:
         with device_slot():
             with figures.phase("score"):
-                scores = score_images(detector, images, project.settings.explain.batch_of(images.shape[1:]), project.device)
+                scores = score_images(
+                    detector, images, project.settings.explain.batch_of(images.shape[1:]), project.device
+                )
             scored = _Scored(plan, planned, images, detector, scores)
             left = scored.rows()
             explanations = _explanations(project, scored, left, figures, update)
