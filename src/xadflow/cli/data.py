@@ -53,7 +53,16 @@ def data() -> None:
 @data.command()
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--size-px", type=click.IntRange(16, 4096), help="Side of the square a detector sees [default: guessed].")
+@click.option(
+    "--size-px",
+    type=click.IntRange(16, 4096),
+    help="Shorter side of what a detector sees; the shape of the images is kept [default: guessed].",
+)
+@click.option(
+    "--tile-px",
+    type=click.IntRange(32, 1024),
+    help="Look at large images at full size, window by window, with windows of this side, e.g. 128.",
+)
 @click.option("--channels", type=click.Choice(["1", "3"]), help="1 grey, 3 RGB [default: guessed].")
 @click.option(
     "--known-per-defect",
@@ -104,6 +113,7 @@ def add(name: str, folder: Path, channels: str | None, **stated: Any) -> None:
       xadflow data add screws ~/screws
       xadflow data add cables /mnt/cables --size-px 256 --known-per-defect 5 --known-used 10
       xadflow data add fabric ~/fabric --not-aligned --symmetries flips
+      xadflow data add panels ~/panels --tile-px 128        chips of 10 px in photos of 2400 x 1600
     """
     from xadflow.datasets.adding import Wishes, add_folder
     from xadflow.datasets.stages import read_quarantine
@@ -229,7 +239,11 @@ def _told(name: str, added: Added, stated: Mapping[str, Any]) -> list[str]:
     change it.
     """
     entry, pose = added.entry, added.look.pose if added.look else None
-    lines = [f"A detector sees {entry['size_px']} px, {'grey' if entry['channels'] == 1 else 'RGB'}."]
+    size, tile = entry["size_px"], entry.get("tile_px")
+    shown = f"{size[0]} x {size[1]} px (height x width)" if isinstance(size, list | tuple) else f"{size} px"
+    by_windows = f", in windows of {tile} px" if tile else ""
+    lines = [f"A detector sees {shown}{by_windows}, {'grey' if entry['channels'] == 1 else 'RGB'}."]
+    lines += [added.warning] if added.warning else []
     if (bits := entry.get("bit_depth", 16)) != 16:
         how = " (guessed: the largest value of all images)" if added.look and stated["bit_depth"] is None else ""
         lines.append(f"Grey values stored with 16 bits hold {bits}{how}; an image beyond that is refused and named.")
