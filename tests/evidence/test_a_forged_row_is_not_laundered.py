@@ -11,13 +11,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from evidence_rows import app_of, scores, store_in
 
 import xadflow.evidence.store
+from xadflow.cli.audit import audit
 from xadflow.digests import sha256_file
-from xadflow.errors import StoreBroken
+from xadflow.errors import StoreBroken, WrongUse
 from xadflow.evidence.commits import entry_path, read_commit
 from xadflow.evidence.ledger import Intent, Ledger, LedgerHead
 from xadflow.evidence.row_keys import checked_rows, digests_of
@@ -223,3 +225,9 @@ def test_the_secret_of_an_account_is_outside_the_state_and_its_alone(tmp_path: P
     path.chmod(0o600)
     path.write_text("short")
     assert account_secret(path, state) is None
+
+
+def test_nobody_vouches_by_mistake() -> None:
+    told = CliRunner().invoke(audit, ["accept"])
+    assert isinstance(told.exception, WrongUse)
+    assert "xadflow audit accept --yes" in told.exception.next_step
