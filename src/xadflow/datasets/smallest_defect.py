@@ -1,4 +1,4 @@
-"""How large the smallest defect with a mask is at the size that a detector sees, and what to set where that is little."""
+"""How large the smallest defect with a mask is at the size that a detector sees, and what to set where it is small."""
 
 from __future__ import annotations
 

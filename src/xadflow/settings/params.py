@@ -86,9 +86,9 @@ class DatasetSettings(_Frozen):
     upside down, and both; `square`, those and quarter turns. `aligned`: the same place of two images shows the same
     part of the product; false for textures and for parts in any pose.
 
-    `size_px` is the side of the square that images are brought to, or [height, width]. With `tile_px` a detector does not
-    look at all of that at once but window by window, squares of this side of which each shows `overlap_px` of the next
-    again; see :mod:`xadflow.detectors.tiled`.
+    `size_px` is the side of the square that images are brought to, or [height, width]. With `tile_px` a detector looks
+    at that window by window, squares of this side of which each shows `overlap_px` of the next again; see
+    :mod:`xadflow.detectors.tiled`.
 
     `judge` is asked about counterfactuals; null or false: nobody is. See :mod:`xadflow.models.judges.choice` for what
     is used where nothing is said.
@@ -97,7 +97,7 @@ class DatasetSettings(_Frozen):
     source: MethodName
     size_px: SidePx | tuple[SidePx, SidePx] = 128
     channels: Literal[1, 3] = 3
-    tile_px: Annotated[int, Field(ge=32, le=1024)] | None = None
+    tile_px: Annotated[int, Field(ge=16, le=1024)] | None = None
     overlap_px: Annotated[int, Field(ge=0, le=512)] | None = None
     val_share: Share = 0.2
     gate_share: Share = 0.3
