@@ -18,7 +18,7 @@ def test_a_size_is_a_side_or_height_and_width(size, shape) -> None:
         {"size_px": (64, 64, 64)},
         {"size_px": 70_000, "tile_px": 128},
         {"size_px": (64, 96), "symmetries": "square"},
-        {"tile_px": 16},
+        {"tile_px": 8},
     ],
 )
 def test_sizes_that_cannot_be_are_refused(given) -> None:

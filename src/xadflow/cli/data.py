@@ -60,7 +60,7 @@ def data() -> None:
 )
 @click.option(
     "--tile-px",
-    type=click.IntRange(32, 1024),
+    type=click.IntRange(16, 1024),
     help="Look at large images at full size, window by window, with windows of this side, e.g. 128.",
 )
 @click.option("--channels", type=click.Choice(["1", "3"]), help="1 grey, 3 RGB [default: guessed].")

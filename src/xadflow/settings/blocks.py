@@ -93,7 +93,7 @@ class DatasetSettings(Frozen):
     size_px: SidePx | tuple[SidePx, SidePx] = 128
     channels: Literal[1, 3] = 3
     bit_depth: Annotated[int, Field(ge=8, le=16)] = 16
-    tile_px: Annotated[int, Field(ge=32, le=1024)] | None = None
+    tile_px: Annotated[int, Field(ge=16, le=1024)] | None = None
     overlap_px: Annotated[int, Field(ge=0, le=512)] | None = None
     val_share: Share = 0.2
     gate_share: Share = 0.3

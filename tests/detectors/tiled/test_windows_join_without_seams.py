@@ -27,7 +27,7 @@ def test_where_windows_agree_the_map_is_what_they_agree_on(height, width, tile, 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 160), (101, 90), (64, 333)])
 def test_what_sees_no_farther_than_a_quarter_of_the_overlap_has_the_map_of_the_whole_image(height, width) -> None:
-    """A blur that sees 4 px and takes zeros beyond the border differs at borders of windows, not in the map."""
+    """A blur that sees 4 px and takes zeros beyond the border differs at a window's border, and not in the map."""
     windows, image = Windows(height, width, 64, 16), torch.rand(1, height, width)
     parts = F.avg_pool2d(windows.cut(image, list(range(len(windows)))), 9, stride=1, padding=4)[:, 0]
     assert torch.allclose(windows.joined(parts), F.avg_pool2d(image[None], 9, stride=1, padding=4)[0, 0], atol=1e-6)

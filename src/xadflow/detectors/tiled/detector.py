@@ -216,21 +216,17 @@ class Tiled(CalibratedDetector):
     def _cut(self, windows: Windows, data: TrainingData, seed: int) -> TrainingData:
         """What the inner detector learns from."""
         most = self.settings.max_tiles
-        known, masks = data.known[:0], data.known_masks
-        if masks is not None:
-            known = data.known
-        around = [_around(mask, windows.size) for mask in masks] if masks is not None else []
         high, wide = windows.size
-        cut = [image[:, r : r + high, c : c + wide] for image, (r, c) in zip(known, around, strict=True)]
-        its = [
-            mask[r : r + high, c : c + wide]
-            for mask, (r, c) in zip(masks if masks is not None else [], around, strict=False)
-        ]
-        channels = data.normals.shape[1]
-        none = torch.zeros(0, channels, high, wide, dtype=torch.uint8)
+        none = torch.zeros(0, data.normals.shape[1], high, wide, dtype=torch.uint8)
+        cut: list[Tensor] = []
+        its: list[Tensor] = []
+        for image, mask in zip(data.known, data.known_masks, strict=True) if data.known_masks is not None else ():
+            top, left = _around(mask, windows.size)
+            cut.append(image[:, top : top + high, left : left + wide])
+            its.append(mask[top : top + high, left : left + wide])
         return TrainingData(
             normals=_sampled(windows, data.normals, most, seed, "windows"),
-            val_normals=_sampled(windows, data.val_normals, max(most // 4, len(data.val_normals)), seed, "held out"),
+            val_normals=_sampled(windows, data.val_normals, len(data.val_normals), seed, "held out"),
             known=torch.stack(cut) if cut else none,
             known_masks=torch.stack(its) if its else None,
             calibration_defects=none,

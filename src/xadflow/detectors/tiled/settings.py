@@ -24,7 +24,7 @@ class TiledSettings(MethodSettings):
 
     inner: str = "fcdd"
     inner_settings: dict[str, Any] = Field(default_factory=dict)
-    tile_px: Annotated[int, Field(ge=32, le=1024)] = 128
+    tile_px: Annotated[int, Field(ge=16, le=1024)] = 128
     overlap_px: Annotated[int, Field(ge=0, le=512)] = 32
     max_tiles: Annotated[int, Field(ge=2)] = 2000
     batch_tiles: Annotated[int, Field(ge=1, le=256)] = 16
