@@ -93,7 +93,9 @@ def test_add_build_change_push_and_pull(project: Path, product: Path, put, png) 
     assert {path: path.read_bytes() for path in files if path.is_file()} == files
     pulled = run(project, "dvc", "repro", "validate@bolt")
     assert "note: the folder of data set 'bolt' is not there" in pulled
-    assert all(f"Stage '{stage}@bolt' didn't change, skipping" in pulled for stage in ("images", "manifest", "validate"))
+    assert all(
+        f"Stage '{stage}@bolt' didn't change, skipping" in pulled for stage in ("images", "manifest", "validate")
+    )
     assert {path: path.read_bytes() for path in files if path.is_file()} == files
     product.with_name("elsewhere").rename(product)
 

@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 def reproduce(project: Path, target: str) -> None:
     """Bring a stage and those before it up to date, by `dvc repro TARGET`.
 
-    What a stage notes is logged as a warning. Raises StageFailed with the last lines it printed; transient when another DVC is busy or a signal ended the child.
+    What a stage notes is logged as a warning. Raises StageFailed with the last lines it printed; transient when another
+    DVC is busy or a signal ended the child.
     """
     command = [sys.executable, "-m", "dvc", "repro", target]
     said: list[str] = []

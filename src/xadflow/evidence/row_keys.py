@@ -21,7 +21,8 @@ _MEND = "build the rows by the schemas of xadflow.evidence.tables"
 class KeyIndex:
     """Keys of all rows of one table by (model_name, model_version), each with its is_anomaly; about 150 bytes a row.
 
-    Also the thresholds that these rows were decided by: a version has one, so another one is of another model. Data files never change, so only files not seen before are read.
+    Also the thresholds that these rows were decided by: a version has one, so another one is of another model. Data
+    files never change, so only files not seen before are read.
     """
 
     def __init__(self, table: str, folder: Path) -> None:
@@ -37,7 +38,9 @@ class KeyIndex:
         new = sorted(live - self._seen)
         if not new:
             return
-        schema = pa.schema([BY_NAME[self._table].field(name) for name in (*KEYS[self._table], "threshold", "is_anomaly")])
+        schema = pa.schema(
+            [BY_NAME[self._table].field(name) for name in (*KEYS[self._table], "threshold", "is_anomaly")]
+        )
         paths = [str(self._folder / path) for path in new]
         try:
             rows = ds.dataset(paths, schema=schema, format="parquet").to_table().to_pydict()

@@ -212,8 +212,8 @@ def dataset_of(name: str) -> str:
 def _another(ref: ModelRef, last: str) -> str:
     """What to do about a version that cannot be loaded."""
     return (
-        f"make a new version by `xadflow retrain --dataset {dataset_of(ref.name)}`, go back by `xadflow models rollback "
-        f"{ref.name}`, {last}"
+        f"make a new version by `xadflow retrain --dataset {dataset_of(ref.name)}`, go back by "
+        f"`xadflow models rollback {ref.name}`, {last}"
     )
 
 

@@ -28,7 +28,7 @@ def rows_of_another(store: EvidenceStore, ref: ModelRef, folder: Path) -> str | 
 
 
 def take_a_free_number(store: EvidenceStore, registry: Registry, model_name: str, folder: Path) -> None:
-    """See that the next version of a model, the detector in `folder`, gets a number with no rows of another, and say so.
+    """See that the next version of a model, the detector in `folder`, gets a number with no rows of another; say so.
 
     Raises RegistryUnavailable, StoreBroken.
     """

@@ -29,9 +29,7 @@ def rows_of(versions: dict[int, float]) -> Any:
 def saved(store: Store, tmp_path: Path) -> Path:
     store.detector.save(tmp_path / "saved")
     (tmp_path / "saved" / "detector.json").write_text(
-        json.dumps(
-            {"method": "tiny", "calibration": {"threshold": NEW, "temperature": 1.0, "false_alarm_rate": 0.05}}
-        )
+        json.dumps({"method": "tiny", "calibration": {"threshold": NEW, "temperature": 1.0, "false_alarm_rate": 0.05}})
     )
     return tmp_path / "saved"
 

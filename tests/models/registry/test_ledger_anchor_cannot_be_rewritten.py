@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ def digest(seq: int) -> str:
 
 
 @pytest.fixture
-def anchored(tmp_path: Path, put_mlflow_database) -> Iterator[Registry]:
+def anchored(tmp_path: Path, put_mlflow_database) -> Registry:
     """A registry that holds the heads 1, 999, 1002 and 1003: two runs, and a late writer."""
     put_mlflow_database(tmp_path)
     registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "mlartifacts")
     for seq in (1, 999, LAST, 1002):
         registry.anchor_head(seq, digest(seq))
-    yield registry
+    return registry
 
 
 def test_the_highest_head_is_remembered_by_a_new_process_and_never_changed(store: Store) -> None:
@@ -99,7 +98,7 @@ def test_runs_that_older_versions_wrote_are_read(anchored: Registry) -> None:
 
 @pytest.mark.parametrize("value", ["x", "0" * 63, digest(9).upper() + "A", digest(4)])
 def test_a_head_that_somebody_added_is_said_in_one_line(anchored: Registry, value: str) -> None:
-    """A second digest of the highest line, or one that is none; a higher head is found by the ledger, which lacks it."""
+    """A second digest of the highest line, or one that is none; a higher head is one that the ledger lacks."""
     client = anchored._client
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
     client.log_param(client.create_run(experiment).info.run_id, f"head.{LAST:09d}", value)

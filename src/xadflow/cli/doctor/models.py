@@ -48,7 +48,7 @@ def moved(home: Home) -> Iterator[Finding]:
         said = f"the code that runs is {running}, not this checkout's: .venv was moved or copied with it"
         yield Finding("moved", "warn", said, "make setup, which makes .venv anew")
     for old in left_behind(home.mlflow_uri, home.mlflow_artifacts):
-        said = f"MLflow's database names {old}: the project was moved or copied; files are looked for in {home.state.name}/"
+        said = f"MLflow's database names {old}: the project was moved or copied; its files are looked for here"
         if missing := _missing(home):
             said += f", and those of {', '.join(missing)} are not there"
             yield Finding("moved", "fail", said, f'cp -rn "{old}/." "{home.mlflow_artifacts}"')

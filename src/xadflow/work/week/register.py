@@ -32,10 +32,10 @@ from xadflow.models.versions import ModelRef
 from xadflow.pictures.counterfactual_sheet import CounterfactualRow, counterfactual_sheet
 from xadflow.pictures.plots import SheetRow, contact_sheet, roc_with_interval, score_histogram
 from xadflow.project import Project
+from xadflow.work.numbers import rows_of_another, take_a_free_number
 from xadflow.work.week.donors import bank_size, choose_donors
 from xadflow.work.week.evaluate import TRANSPLANT, Scored, explain_some, flat, score_split
 from xadflow.work.week.order import REPORT, ExplainerOrder, Order, TrainingOrder
-from xadflow.work.numbers import rows_of_another, take_a_free_number
 from xadflow.work.week.scene_figures import scene_figures
 
 SHEET_ROWS = 6
