@@ -1,4 +1,4 @@
-"""From a file's bytes to pixels, upright: the one place that decodes an image or a mask, and turns it as its tag says."""
+"""From a file's bytes to pixels, upright: the one place that decodes an image or a mask."""
 
 from __future__ import annotations
 

@@ -150,10 +150,10 @@ def read_offered(content: bytes | Path, target: str, root: Path | None, limits: 
     """
     if fault := unsafe_name(target):
         raise refusal(*fault)
-    if fault := unread(target):
+    if why := unread(target):
         if isinstance(content, Path) and (odd := not_a_file(content)):
             raise refusal(*odd)
-        raise refusal("suffix", fault)
+        raise refusal("suffix", why)
     if isinstance(content, Path):
         return read_file(content, limits, root=root)
     check_size(len(content), limits)

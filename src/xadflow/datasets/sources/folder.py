@@ -4,7 +4,7 @@
     DIR/train/<defect>/*        optional: labelled defects that training may use (split `known`)
     DIR/test/good/*             normal images to test on; without them some of train/good is held out by content hash
     DIR/test/<defect>/*         defective images to test on
-    DIR/ground_truth/<defect>/<stem>_mask.png      optional masks; other names that are taken: mask_names.py. Non-zero is
+    DIR/ground_truth/<defect>/<stem>_mask.png      optional masks; other names that are taken: mask_names.py. Not 0 is
                                                    defect, in JPEG what is brighter than half
 
 Grey, RGB, 16-bit and mixed sizes may be mixed. Files elsewhere are quarantined, never skipped in silence. Layout:
