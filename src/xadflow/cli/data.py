@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xadflow.settings import Home, Settings
 
 _MOST_LISTED = 40
+_MOST_SUSPECTED = 10
 _SYMMETRIES = {
     "none": "none, only an image as it is counts as normal",
     "flips": "flips, a mirrored image is normal too",
@@ -302,9 +303,34 @@ def _summary(home: Home, name: str) -> str:
     found = json.loads((home.dataset(name) / "validation.json").read_text(encoding="utf-8"))
     lines = [f"{name}: {found['rows']} images, {found['masks']} masks, {len(found['rules'])} expectations hold"]
     lines += [f"  {split:<16} {count:>6}" for split, count in found["counts"].items() if count]
+    lines += _suspicions(name, found)
     if found["quarantine"]:
         lines.append(f"  quarantine: {_listed(found['quarantine'])} (`xadflow data manifest {name}` lists them)")
     return "\n".join(lines)
+
+
+def _suspicions(name: str, found: Mapping[str, Any]) -> list[str]:
+    """What may be wrong with the images and only a person can tell: near copies across splits, odd normals."""
+    pairs, odd = found.get("near_copies", []), found.get("suspects", [])
+    lines = []
+    if pairs:
+        lines.append(
+            f"  warning: {len(pairs)} pairs in different splits look like copies of one picture; keep one of each"
+        )
+        lines += [
+            f"    {printable(one['one'])} ({one['split']}) and {printable(one['other'])} ({one['other_split']}), "
+            f"alike by {one['likeness']:.3f}"
+            for one in pairs[:_MOST_SUSPECTED]
+        ]
+    if odd:
+        lines.append(f"  warning: {len(odd)} train normals are unlike all others; see that they show no defect")
+        lines += [
+            f"    {printable(one['path'])}, {one['score']:.0f} from the others, usual {one['usual']:.0f}"
+            for one in odd[:_MOST_SUSPECTED]
+        ]
+    if max(len(pairs), len(odd)) > _MOST_SUSPECTED:
+        lines.append(f"    all of them: data/{name}/validation.json")
+    return lines
 
 
 def _quarantined(name: str, refused: Sequence[Refused]) -> list[str]:

@@ -57,7 +57,10 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(one for one in path.rglob("*") if one.suffix.lower() in IMAGE_SUFFIXES and one.is_file())
+            there = sorted(one for one in path.rglob("*") if not one.is_dir() or one.is_symlink())
+            images = [one for one in there if one.suffix.lower() in IMAGE_SUFFIXES and not one.is_dir()]
+            found += images
+            _name_others(sorted({*there} - {*images}))
         else:
             found.append(path)
     if not found:
@@ -67,6 +70,15 @@ def _files(paths: Sequence[Path]) -> list[Path]:
             next_step=f"name files or folders with {sorted(IMAGE_SUFFIXES)}",
         )
     return found
+
+
+def _name_others(others: Sequence[Path]) -> None:
+    """Say on stderr what of a folder is not scored, and why: no file is passed over in silence."""
+    from xadflow.images.reading import unread
+
+    for one in others:
+        why = "a link to a folder is not followed" if one.is_dir() else unread(one.name)
+        click.echo(f"{printable(str(one))}: not scored, {why}", err=True)
 
 
 def score_files(project: Project, spec: str, files: Sequence[Path], batch_size: int) -> Iterator[dict[str, Any]]:
