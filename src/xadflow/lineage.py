@@ -122,8 +122,8 @@ def _git(project: Path, *words: str) -> str:
 def dvc_hashes(project: Path, dataset: str) -> dict[str, str]:
     """md5 of the outputs of a data set's stages, from dvc.lock: {"images": ..., "manifest": ...}; {} when not built.
 
-    DVC writes the file in place, so that whoever reads beside another `dvc repro` can meet half of it. What is asked for
-    is taken when it is there whole; what is not there is looked for again, until the file is whole and has not changed.
+    DVC writes the file in place, so that whoever reads beside another `dvc repro` can meet half of it. What is asked
+    for is taken when it is there whole; what is not there is looked for again, until the file is whole and has stayed.
     Raises WorkFailed when it stays broken.
     """
     before: str | None = None
