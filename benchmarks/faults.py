@@ -2,10 +2,10 @@
 
 A small real project (96 px crops of gravel, painted defects, real DVC, Prefect server, MLflow and Delta tables) is made
 once under var/faults. Then each fault starts from a copy of the same state: processes that die by SIGKILL at named
-points, servers and a worker that die, disks that fill up or are read-only, files that rot, a state that moved, a
-registry that was lost, forged rows. After each the same command is run again, and what is then there is compared with a
-run that nothing disturbed. Everything in the table is measured by this program; where mounting is not allowed, the disk
-faults say so.
+points or are asked to stop, servers and a worker that die, disks that fill up or are read-only, files that rot, a state
+that moved, a registry that was lost, forged rows. After each the same command is run again, and what is then there is
+compared with a run that nothing disturbed. Everything in the table is measured by this program; where mounting is not
+allowed, the disk faults say so.
 
 Seeded: pictures, training and points are the same each time; which thread is first is not. Measured once: 44
 minutes beside other work (load 6 on 2 cores).
@@ -28,13 +28,27 @@ from benchmarks.faults_kit.machines import disks, mlflow_down, prefect_killed, r
 from benchmarks.faults_kit.nights import killed_nights, shared_nights
 from benchmarks.faults_kit.outcome import Fault, Outcome
 from benchmarks.faults_kit.outcomes import Evidence
+from benchmarks.faults_kit.stops import stopped_runs
 from benchmarks.faults_kit.weeks import killed_weeks, spoiled_checkpoints
 from benchmarks.results import write_results
 from benchmarks.study import Study
 
 ROOT = Path("var") / "faults"
 SCENARIOS = (
-    *("nights", "shared", "weeks", "checkpoints", "mlflow", "prefect", "worker", "disks", "files", "houses", "forgers"),
+    *(
+        "nights",
+        "shared",
+        "weeks",
+        "checkpoints",
+        "stops",
+        "mlflow",
+        "prefect",
+        "worker",
+        "disks",
+        "files",
+        "houses",
+        "forgers",
+    ),
 )
 
 
@@ -77,6 +91,7 @@ def _faults(bench: Bench, reference: Evidence, undisturbed: Path, chosen: Sequen
         "shared": lambda: shared_nights(bench, reference),
         "weeks": lambda: killed_weeks(bench, trained),
         "checkpoints": lambda: spoiled_checkpoints(bench, trained),
+        "stops": lambda: stopped_runs(bench, trained),
         "mlflow": lambda: mlflow_down(bench, reference),
         "prefect": lambda: prefect_killed(bench, reference),
         "worker": lambda: worker_killed(bench, reference),
