@@ -26,4 +26,4 @@ def test_a_detector_on_a_trunk_says_so_before_any_work(tmp_path, method) -> None
     images = torch.randint(0, 255, (40, 1, 1024, 1024), dtype=torch.uint8)
     data = TrainingData(images[:20], images[20:], images[:0], None, images[:0])
     with pytest.raises(BadInput, match="1024 x 1024 px as a whole takes"):
-        build_detector(method).fit(data, FitRun(tmp_path, 0, 0.05, "cpu", memory_mb=500))
+        build_detector(method).fit(data, FitRun(tmp_path, 0, 0.05, "cpu", memory_mb=100))
