@@ -48,7 +48,6 @@ NOT_HASHED = {
     "errors.py": "words for people",
     "progress.py": "words for people",
     "plugins.py": "finds methods by name, whose code a lineage names by package and version or by these folders",
-    "cards.py": "refuses a saved card, and changes none",
     "digests.py": "names bytes; another name for the same bytes shows as a change of data, weights or parameters",
     "lineage.py": "says what an answer follows from",
     "settings": "reads params.yaml, whose values are in every key and lineage",
