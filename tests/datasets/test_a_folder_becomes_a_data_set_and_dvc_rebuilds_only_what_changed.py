@@ -60,7 +60,7 @@ def test_add_build_and_change(project: Path, product: Path, put, png) -> None:
     assert "Next: xadflow retrain --dataset bolt" in told
     assert "The product is not aligned: the same place shows different parts of it (guessed: images are like" in told
     assert "Symmetries: flips, a mirrored image is normal too.\n" in told
-    assert "under datasets.bolt in params.yaml: size_px, channels, aligned, symmetries" in told
+    assert "under datasets.bolt in params.yaml: size_px, channels, bit_depth, aligned, symmetries" in told
     params = yaml.safe_load((project / "params.yaml").read_text())
     assert params["catalogue"][-1] == "bolt"
     assert params["datasets"]["bolt"]["channels"] == 1

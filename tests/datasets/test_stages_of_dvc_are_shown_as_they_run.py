@@ -1,6 +1,7 @@
 """`dvc repro` in a child: its stages are pieces of work, and what it said of a failure is handed on."""
 
 import contextlib
+import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkout import PROJECT
 from xadflow import progress
 from xadflow.datasets import reproducing
 from xadflow.datasets.reproducing import reproduce
@@ -31,6 +33,8 @@ def dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def make(code: str) -> Path:
         (tmp_path / "dvc").mkdir()
+        for name in ("params.yaml", "dvc.yaml"):  # looked at before any work
+            shutil.copy(PROJECT / name, tmp_path)
         (tmp_path / "dvc" / "__init__.py").touch()  # goes before the installed one, which a folder without it would not
         (tmp_path / "dvc" / "__main__.py").write_text("import os, sys\n" + code)
         return tmp_path
