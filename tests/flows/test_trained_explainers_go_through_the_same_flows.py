@@ -58,7 +58,7 @@ def opened(night, explained: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNam
 
 
 @pytest.fixture(scope="module")
-def outcomes(explained: Path, xadflow) -> list[dict[str, object]]:
+def outcomes(explained: Path, here) -> list[dict[str, object]]:
     """`retrain` with a tiny generator for the champion that is there, under rules that let anything pass."""
     path = explained / "params.yaml"
     text = path.read_text().replace("diverse: {concepts: 2}", "diverse: {concepts: 2, width: 8, images: 2, steps: 3}")
@@ -67,15 +67,15 @@ def outcomes(explained: Path, xadflow) -> list[dict[str, object]]:
     )
     path.write_text(text)
     set_rules(explained, ANYTHING)
-    found = json.loads(xadflow("retrain", "--dataset", "screws", "--json").stdout.splitlines()[-1])
+    found = json.loads(here("retrain", "--dataset", "screws", "--json").stdout.splitlines()[-1])
     return found
 
 
 @pytest.fixture(scope="module")
-def night(outcomes, explained: Path, xadflow) -> pd.DataFrame:
+def night(outcomes, explained: Path, here) -> pd.DataFrame:
     """Rows that the next night adds."""
     before = table(explained, "explanations"), table(explained, "scores")
-    xadflow("explain", "--dataset", "screws")
+    here("explain", "--dataset", "screws")
     assert len(table(explained, "scores")) == len(before[1])
     after = table(explained, "explanations")
     return after[~after.row_digest.isin(before[0].row_digest)]
@@ -129,10 +129,10 @@ def test_each_row_holds_both_concepts_with_their_own_figures(night) -> None:
             assert one["is_normal"] == (one["score"] <= row.threshold)
 
 
-def test_the_audit_and_the_page_show_both(night, explained: Path, opened, xadflow, tmp_path: Path) -> None:
+def test_the_audit_and_the_page_show_both(night, explained: Path, opened, here, tmp_path: Path) -> None:
     assert verify(opened.store, None).ok
     image_id = night.image_id.iloc[0]
-    assert "likeness_max" in xadflow("audit", "show", image_id[:12], "--images", str(tmp_path)).stdout
+    assert "likeness_max" in here("audit", "show", image_id[:12], "--images", str(tmp_path)).stdout
     assert len(list(tmp_path.glob("*diverse*/counterfactual-*.png"))) == 2
     page = max(explained.glob("var/reports/screws-*.html"), key=lambda path: path.stat().st_mtime).read_text()
     assert "Several ways to be normal" in page
