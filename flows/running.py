@@ -92,7 +92,6 @@ def _load_prefect() -> Callable[..., Any]:
 
 def _check_first(datasets: Iterable[str], detectors: Iterable[str] = (), explainers: Iterable[str] = ()) -> None:
     """Settings, names and servers, before Prefect is imported and starts: what is wrong is said in seconds."""
-    from xadflow.explainers.declared import check_explainers
     from xadflow.models.tracking_store import ask_health, is_server, shown
 
     project = Project.open()
@@ -114,7 +113,9 @@ def _check_first(datasets: Iterable[str], detectors: Iterable[str] = (), explain
             pass  # it is there; what it wants, Prefect asks it
         except (OSError, ValueError) as err:
             raise _no_prefect(f"{shown(home.prefect_api_url)}: {getattr(err, 'reason', err)}") from err
-    check_explainers(settings)  # last: it brings torch in
+    from xadflow.explainers.declared import check_explainers  # last: it brings torch in
+
+    check_explainers(settings)
 
 
 @contextmanager

@@ -10,11 +10,16 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+# The secret that announces this account's commits of evidence: the tests have one of their own.
+_ACCOUNT = tempfile.TemporaryDirectory(prefix="xadflow-tests-")
+os.environ["XDG_STATE_HOME"] = _ACCOUNT.name
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes with a thread for each core wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")

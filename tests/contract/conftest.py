@@ -35,6 +35,7 @@ DETECTORS: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("ae", "bce", "deep_sad", "dsvdd", "fcdd_conv", "hsc"), _SHORT),
     "fcdd": {"stages": (2,), "min_steps": 12, "epochs": 0.1, "batch_normals": 8, "batch_synthetic": 8},
     "padim": {"stages": (2,)},
+    "tiled": {"inner": "padim", "inner_settings": {"stages": (2,)}, "tile_px": 32, "overlap_px": 8, "max_tiles": 64},
     "utad": {"impression": {**_STAGE, "width": 2, "code": 4}, "expert": {**_STAGE, "width": 4}, "sheets": 0},
     "dense_hybrid": {"closed": _STAGE, "hybrid": _STAGE, "classes": "one", "negatives": "synthetic", "sheets": 0},
 }

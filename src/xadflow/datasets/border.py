@@ -9,7 +9,8 @@ the check and the use. What does not pass becomes a row of quarantine with one o
     not-an-image  undecodable                     its content
     mask-<any of these>  mask-size  mask-empty    its mask
     labels-<any of these>  labels-size  labels-channels  labels-ids      a scene's map of class ids
-    duplicate  duplicate-across-splits  conflicting-labels      the same bytes more than once
+    too-slow  too-many-bits  more-pages           how it would be decoded; pages after the first, which is used
+    duplicate  duplicate-across-splits  conflicting-labels      the same bytes, or pixels, more than once
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from xadflow.datasets.manifest import ManifestRow, Split
 from xadflow.datasets.sources.base import Candidate, Refused
 from xadflow.digests import sha256_bytes
 from xadflow.errors import BadImage
-from xadflow.images import VOID, ImageLimits, decode_image
-from xadflow.images.reading import read_offered, refusal
+from xadflow.images import VOID, ImageLimits, decode_image, decode_mask
+from xadflow.images.decoding import has_further_frames
+from xadflow.images.reading import MOST_BITS, read_offered, refusal
 
 Progress = Callable[[int, int], None]
 """Called as progress(done, total)."""
@@ -38,6 +40,16 @@ IMAGES = "images"
 _WORKERS = max(2, min(8, os.cpu_count() or 2))
 # The copy that stays when the same bytes are in several splits: test is what figures are reported on.
 _PRECEDENCE = (Split.TEST, Split.GATE, Split.KNOWN, Split.VAL, Split.TRAIN, Split.INBOX)
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """An image that may stay. `same` is equal for images that are one: by their pixels, in an inbox by their bytes."""
+
+    candidate: Candidate
+    row: ManifestRow
+    same: str
+    has_more_pages: bool
 
 
 @dataclass(frozen=True)
@@ -65,15 +77,16 @@ def admit(
             offered.append(candidate)
     offered, clashing = _without_clashes(offered)
     refused += clashing
-    passed: list[tuple[Candidate, ManifestRow]] = []
+    passed: list[_Passed] = []
     pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="border")
     try:
         results = pool.map(lambda candidate: _admit_one(candidate, into, limits), offered)
-        for done, (candidate, result) in enumerate(zip(offered, results, strict=True), start=1):
+        for done, result in enumerate(results, start=1):
             if isinstance(result, Refused):
                 refused.append(result)
             else:
-                passed.append((candidate, result))
+                passed.append(result)
+                refused += [_further_pages(result)] if result.has_more_pages else []
             if progress:
                 progress(done, len(offered))
     finally:
@@ -109,7 +122,7 @@ def _targets(candidate: Candidate) -> list[str]:
     return [name for name in (candidate.target, candidate.mask_target, candidate.labels_target) if name]
 
 
-def _admit_one(candidate: Candidate, into: Path, limits: ImageLimits) -> ManifestRow | Refused:
+def _admit_one(candidate: Candidate, into: Path, limits: ImageLimits) -> _Passed | Refused:
     image_id, size = None, None
     try:
         content = read_offered(candidate.content, candidate.target, candidate.root, limits)
@@ -124,7 +137,7 @@ def _admit_one(candidate: Candidate, into: Path, limits: ImageLimits) -> Manifes
         _write(into / candidate.mask_target, mask)
     if labels is not None and candidate.labels_target:
         _write(into / candidate.labels_target, labels)
-    return ManifestRow(
+    row = ManifestRow(
         image_id=image_id,
         path=f"{IMAGES}/{candidate.target}",
         split=str(candidate.split),
@@ -138,13 +151,33 @@ def _admit_one(candidate: Candidate, into: Path, limits: ImageLimits) -> Manifes
         licence=candidate.licence,
         labels_path=f"{IMAGES}/{candidate.labels_target}" if labels is not None else None,
     )
+    same = image_id if candidate.split == Split.INBOX else _digest_of(pixels)
+    return _Passed(candidate, row, same, has_further_frames(content))
+
+
+def _digest_of(pixels: NDArray[np.uint8]) -> str:
+    """Equal for equal pictures, however they were saved: grey that is stored as RGB is grey."""
+    if pixels.ndim == 3 and not any(np.any(part[..., :1] != part[..., 1:]) for part in (pixels[:1], pixels)):
+        pixels = pixels[..., 0]
+    return sha256_bytes(f"{pixels.shape}".encode() + pixels.tobytes())
+
+
+def _further_pages(passed: _Passed) -> Refused:
+    return Refused(
+        f"{passed.candidate.origin} [page 2 and on]",
+        "more-pages",
+        "of a file of several pages or frames the first is used; save the others as files of their own",
+        passed.row.image_id,
+    )
 
 
 def _mask(candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits) -> bytes | None:
     """Bytes of the candidate's mask, checked against its image; None when there is none."""
     if candidate.mask is None or candidate.mask_target is None:
         return None
-    content, pixels = _beside("mask", candidate.mask, candidate.mask_target, candidate, shape, limits)
+    content, pixels = _beside(
+        "mask", candidate.mask, candidate.mask_target, candidate, shape, limits, decode=decode_mask
+    )
     if not np.any(pixels):
         raise refusal("mask-empty", f"its mask {candidate.mask_target} marks no pixel")
     return content
@@ -156,7 +189,9 @@ def _labels(candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits) -
     """
     if candidate.labels is None or candidate.labels_target is None:
         return None
-    content, pixels = _beside("labels", candidate.labels, candidate.labels_target, candidate, shape, limits)
+    content, pixels = _beside(
+        "labels", candidate.labels, candidate.labels_target, candidate, shape, replace(limits, max_bits=MOST_BITS)
+    )
     if pixels.ndim != 2:
         raise refusal("labels-channels", f"its labels {candidate.labels_target} are in colour, expected class ids")
     strange = np.unique(pixels[(pixels >= candidate.classes) & (pixels != VOID)])
@@ -170,12 +205,22 @@ def _labels(candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits) -
 
 
 def _beside(
-    kind: str, given: bytes | Path, target: str, candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits
+    kind: str,
+    given: bytes | Path,
+    target: str,
+    candidate: Candidate,
+    shape: tuple[int, ...],
+    limits: ImageLimits,
+    *,
+    decode: Callable[[bytes, ImageLimits], NDArray[np.uint8]] = decode_image,
 ) -> tuple[bytes, NDArray[np.uint8]]:
-    """Bytes and pixels of a picture that belongs to an image and has its size."""
+    """Bytes and pixels of a picture that belongs to an image and has its size.
+
+    Many parameters: what is beside an image, whose it is, and how it is read.
+    """
     try:
         content = read_offered(given, target, candidate.root, limits)
-        pixels = decode_image(content, limits)
+        pixels = decode(content, limits)
     except BadImage as err:
         raise refusal(f"{kind}-{err.reason}", f"its {kind} {target}: {err.detail}") from err
     if pixels.shape[:2] != shape:
@@ -189,33 +234,33 @@ def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _without_duplicates(
-    passed: list[tuple[Candidate, ManifestRow]],
-) -> tuple[list[ManifestRow], list[tuple[Candidate, Refused]]]:
-    """One row for each content: the copy in the split that takes precedence, there the first by path.
+def _without_duplicates(passed: list[_Passed]) -> tuple[list[ManifestRow], list[tuple[Candidate, Refused]]]:
+    """One row for each picture: the copy in the split that takes precedence, there the first by path.
 
     Copies that contradict each other within that split (normal and anomalous) are all refused.
     """
-    copies: dict[str, list[tuple[Candidate, ManifestRow]]] = defaultdict(list)
-    for candidate, row in passed:
-        copies[row.image_id].append((candidate, row))
+    copies: dict[str, list[_Passed]] = defaultdict(list)
+    for one in passed:
+        copies[one.same].append(one)
     kept: list[ManifestRow] = []
     doubled: list[tuple[Candidate, Refused]] = []
     for group in copies.values():
-        group.sort(key=lambda pair: (_PRECEDENCE.index(pair[0].split), pair[1].path))
-        first, winner = group[0]
-        peers = [candidate for candidate, _ in group if candidate.split == first.split]
+        group.sort(key=lambda one: (_PRECEDENCE.index(one.candidate.split), one.row.path))
+        first = group[0]
+        peers = [one.candidate for one in group if one.candidate.split == first.candidate.split]
         conflict = len({candidate.label for candidate in peers}) > 1
         if not conflict:
-            kept.append(winner)
-        for candidate, row in group if conflict else group[1:]:
+            kept.append(first.row)
+        for one in group if conflict else group[1:]:
+            of, split = first.candidate.origin, first.candidate.split
+            what = "bytes" if all(one.row.image_id == other.row.image_id for other in group) else "pixels"
             if conflict:
-                reason, detail = "conflicting-labels", "the same bytes are both normal and anomalous"
-            elif candidate.split == first.split:
-                reason, detail = "duplicate", f"the same bytes as {first.origin}"
+                reason, detail = "conflicting-labels", f"the same {what} are both normal and anomalous"
+            elif one.candidate.split == split:
+                reason, detail = "duplicate", f"the same {what} as {of}"
             else:
-                reason, detail = "duplicate-across-splits", f"the same bytes as {first.origin} of split {first.split}"
-            doubled.append((candidate, Refused(candidate.origin, reason, detail, row.image_id)))
+                reason, detail = "duplicate-across-splits", f"the same {what} as {of} of split {split}"
+            doubled.append((one.candidate, Refused(one.candidate.origin, reason, detail, one.row.image_id)))
     return kept, doubled
 
 

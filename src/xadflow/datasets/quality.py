@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from xadflow.datasets.manifest import Split
+from xadflow.datasets.sources.mask_names import looked_for
 from xadflow.errors import ValidationFailed
 from xadflow.settings import DatasetSettings
 
@@ -45,6 +46,11 @@ def validate_manifest(
         ValidationFailed: naming each rule that fails and its rows, as `path (image_id)` or `split/kind`.
     """
     from xadflow.datasets.quality_frames import minimum_counts
+
+    def named(row: Mapping[str, Any]) -> str:
+        its = f"{row['path']} ({str(row['image_id'])[:12]})"
+        names = ", ".join(looked_for(str(row["path"]))[:3])
+        return f"{its}: looked for {names} in ground_truth/{row['defect']}" if dataset.source == "folder" else its
 
     gx, gxe, column = _library()
     frame = table.to_pandas()
@@ -92,14 +98,13 @@ def validate_manifest(
             for text in ("category", "source", "licence")
         ),
     ]
-    if promised:
-        rules.append(
-            gxe.ExpectColumnValuesToNotBeNull(
-                column="mask_path",
-                row_condition=column("defect").is_in(promised),
-                description="where one image of a defect has a mask, all have",
-            )
+    masked = [
+        gxe.ExpectColumnValuesToNotBeNull(
+            column="mask_path",
+            row_condition=column("defect").is_in(promised),
+            description="where one image of a defect has a mask, all have",
         )
+    ]
     if dataset.classes:
         rules.append(
             gxe.ExpectColumnValuesToNotBeNull(column="labels_path", description="every scene has a map of class ids")
@@ -116,6 +121,7 @@ def validate_manifest(
     )
     checks = [
         _Check(frame, rules, ("path", "image_id"), lambda row: f"{row['path']} ({str(row['image_id'])[:12]})"),
+        *([_Check(frame, masked, ("path", "image_id", "defect"), named)] if promised else []),
         _Check(
             minimum,
             [enough],

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xadflow.datasets.border import IMAGES, Admission, Progress, admit
+from xadflow.datasets.leaks import look_for_leaks
 from xadflow.datasets.manifest import (
     QUARANTINE_SCHEMA,
     ManifestRow,
@@ -81,11 +82,11 @@ def collect_images(home: Home, settings: Settings, name: str, progress: Progress
 
     Raises UnknownName, BadSettings, DataUnavailable when the source is not there or no image passes, CannotWrite.
     """
-    source = open_source(name, settings.dataset(name))
+    dataset = settings.dataset(name)
+    source = open_source(name, dataset)
+    limits = ImageLimits(**settings.limits.model_dump(), max_bits=dataset.bit_depth)
     with writing(f"the images of data set {name!r}"):
-        return _replace_images(
-            home.dataset(name), name, source.candidates(), ImageLimits(**settings.limits.model_dump()), progress
-        )
+        return _replace_images(home.dataset(name), name, source.candidates(), limits, progress)
 
 
 def _replace_images(
@@ -202,7 +203,10 @@ def _place(image_id: str, salt: str) -> float:
 def validate_dataset(home: Home, settings: Settings, name: str) -> dict[str, object]:
     """Great Expectations over the manifest; writes validation.json and returns what it holds.
 
-    Raises ValidationFailed with the failing expectations and rows; validation.json is absent then. CannotWrite.
+    A folder's images are also looked through for near copies and odd normals (leaks.py), which only warn.
+
+    Raises ValidationFailed with the failing expectations and rows; validation.json is absent then.
+    CannotWrite, BadImage.
     """
     from xadflow.datasets.quality import validate_manifest
 
@@ -215,6 +219,8 @@ def validate_dataset(home: Home, settings: Settings, name: str) -> dict[str, obj
         manifest.table, dataset, name=name, false_alarm_rate=settings.calibration.false_alarm_rate
     )
     summary = {"dataset": name, **summary, "quarantine": reasons(read_quarantine(home, name))}
+    if dataset.source == "folder":  # the others are public, or made by us
+        summary |= look_for_leaks(manifest, dataset)
     with writing(f"the validation of data set {name!r}"):
         _write_json(path, summary)
     return summary

@@ -5,6 +5,7 @@ Images are float32 [B,C,H,W] in [0,1]; scores are raw, higher is more anomalous,
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +19,7 @@ from xadflow.cards import bad_card, checked_calibration, checked_shape, read_car
 from xadflow.datasets.training_data import TrainingData as TrainingData
 from xadflow.errors import BadSettings, unknown_name
 from xadflow.images import VOID as VOID  # detectors of scenes take it from here
+from xadflow.images.reading import MOST_BITS
 from xadflow.plugins import registered
 from xadflow.training.run import SAMPLES as SAMPLES
 from xadflow.training.run import FitReport as FitReport
@@ -27,6 +29,7 @@ GROUP = "xadflow.detectors"
 CARD = "detector.json"
 WEIGHTS = "weights.safetensors"
 _UNREADABLE = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+_BITS = "bit_depth"
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,26 @@ def load_detector(folder: Path) -> Detector:
         raise bad_card(folder / CARD, f"method is {str(card.get('method'))[:40]}")
     kind = detector_class(card["method"])
     try:
+        bits = int(card.get(_BITS, MOST_BITS))
+        if not 8 <= bits <= MOST_BITS:
+            raise ValueError(f"{_BITS} {bits}")
         detector: Detector = kind.load(folder)
     except (*_UNREADABLE, BadSettings) as err:  # of settings, shapes and tensors that do not belong together
         raise bad_card(folder / CARD, f"{type(err).__name__} {err}") from err
+    if bits != MOST_BITS:
+        setattr(detector, _BITS, bits)
     return detector
+
+
+def remember_bit_depth(folder: Path, bits: int) -> None:
+    """Write into a saved detector how many bits of 16-bit grey values it was trained on; nothing for all of them."""
+    if bits == MOST_BITS:
+        return
+    card = read_card(folder / CARD)
+    text = json.dumps({**card, _BITS: bits}, sort_keys=True, indent=2, allow_nan=False)
+    (folder / CARD).write_text(text + "\n", encoding="utf-8")
+
+
+def bit_depth_of(detector: Detector) -> int:
+    """How many bits of 16-bit grey values the images were taken to have that a detector was trained on."""
+    return int(getattr(detector, _BITS, MOST_BITS))

@@ -95,7 +95,11 @@ class TableReader:
 
     def log_files(self, table_name: str) -> set[str]:
         """Data files that the log names, relative to the table's folder. Raises StoreBroken."""
-        return self._named(self._open(table_name))
+        table = self._open(table_name)
+        try:
+            return self._named(table)
+        except (DeltaError, ValueError, OSError) as err:
+            raise StoreBroken(f"the table {table_name} cannot be read", seen=str(err)[:300], next_step=RESTORE) from err
 
     def orphans(self, table_name: str) -> set[str]:
         """Data files in the table's folder that the log does not name. Raises StoreBroken."""

@@ -2,12 +2,14 @@
 
 A commit, under a lock that all writers on this machine share:
 
-1. what a killed writer left is completed (its commit is in the log, its ledger line is not);
+1. what a killed writer left is completed (its commit is in the log, its ledger line is not), if it was announced by a
+   seal of this account, and anchored;
 2. the shard's own transaction and the keys of its rows are looked up: what is there already is not written again;
 3. the intent is written down; then the rows are appended through the table object that was checked, together with the
    transaction `chain` (always the next version), so that of two writers from the same state only one can win;
 4. the rows are read back from disk, digested again and hashed, and one ledger line is fsynced;
-5. the ledger's head is copied to the anchor outside.
+5. the ledger's head is copied to the anchor outside, and the intent forgotten. So one line at most is not anchored, and
+   an intent tells whose it is.
 
 The lock is `flock` (see writer_lock.py). Where it does not reach, e.g. across machines on most network file systems,
 the transactions still keep every row single, but repair could take the unfinished file of the other machine and a
@@ -22,7 +24,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,12 +42,13 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from xadflow.digests import canonical_digest
 from xadflow.errors import StoreBroken, StoreConflict, WrongUse
 from xadflow.evidence.commits import CHAIN, LOG, MARK, ROWS_DIGEST, log_strangers, log_versions
-from xadflow.evidence.completion import RESTORE, check_in_step, complete, settle
+from xadflow.evidence.completion import RESTORE, check_announced, check_in_step, complete, settle
 from xadflow.evidence.ledger import Intent, Ledger, LedgerHead
 from xadflow.evidence.reading import TableReader
 from xadflow.evidence.row_keys import checked_rows, digests_of
+from xadflow.evidence.seals import Seals
 from xadflow.evidence.tables import BY_NAME, ROWS_PER_GROUP, field_names, rows_digest
-from xadflow.evidence.writer_lock import writer_lock
+from xadflow.evidence.writer_lock import LOCK, writer_lock
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +98,10 @@ class EvidenceStore(TableReader):
             harm. Its errors go to the caller; the rows are in the table by then, and the next publish or prepare
             anchors again.
         anchored: gives the head that each anchor outside holds, None for one that holds none. A ledger that does not
-            contain them is refused, so that a rewritten ledger is never anchored over the true one.
+            contain them is refused, so that a rewritten ledger is never anchored over the true one; so is one that goes
+            on beyond them by lines that nobody announced.
+        seals: what seals the intents of commits; by default nothing, and nobody can tell who made a commit that was
+            cut off.
 
     Raises:
         WrongUse: the folder's name has characters that Delta Lake cannot address.
@@ -107,6 +113,7 @@ class EvidenceStore(TableReader):
         ledger: Path,
         anchor: Callable[[LedgerHead], None] | None = None,
         anchored: Callable[[], Sequence[LedgerHead | None]] | None = None,
+        seals: Seals | None = None,
     ) -> None:
         if odd := _UNADDRESSABLE.search(str(tables.resolve())):
             raise WrongUse(
@@ -117,6 +124,7 @@ class EvidenceStore(TableReader):
         super().__init__(tables)
         self.ledger = Ledger(ledger)
         self._anchor, self._anchored = anchor, anchored
+        self._seals = seals or Seals()
         self._last_anchored: LedgerHead | None = None
         self._anchor_checked = False
         self._held: dict[str, tuple[DeltaTable, int]] = {}
@@ -128,7 +136,7 @@ class EvidenceStore(TableReader):
         Raises:
             StoreConflict: another process held the lock for LOCK_WAIT_S.
         """
-        with self._threads, writer_lock(self.tables / ".writer.lock", LOCK_WAIT_S, reading=reading):
+        with self._threads, writer_lock(self.tables / LOCK, LOCK_WAIT_S, reading=reading):
             yield
 
     def prepare(self) -> None:
@@ -143,8 +151,7 @@ class EvidenceStore(TableReader):
             StoreConflict: another process held the lock for too long.
         """
         with self.exclusive():
-            settle(self.tables, self.ledger)
-            self._check_anchor()
+            self._settle(check=True)
             for name in BY_NAME:
                 if not log_versions(self.folder(name)) and self.ledger.last_version(name) < 0:
                     self._create(name)
@@ -152,6 +159,20 @@ class EvidenceStore(TableReader):
             for name in BY_NAME:
                 self._repair(name)
             self._copy_head()
+
+    def accept(self) -> None:
+        """As :meth:`prepare`, but a person vouches for what no seal announces: it is completed and anchored.
+
+        Raises:
+            StoreBroken: log, ledger and anchor contradict each other.
+            StoreConflict: another process held the lock for too long.
+        """
+        with self._threads:
+            ours, self._seals = self._seals, Seals()
+            try:
+                self.prepare()
+            finally:
+                self._seals = ours
 
     def publish(self, table_name: str, rows: pa.Table, *, app: str) -> Published:
         """Append rows once: the same `app` is never done twice, and rows whose key is in the table are left out.
@@ -168,9 +189,7 @@ class EvidenceStore(TableReader):
         """
         rows = checked_rows(table_name, rows)
         with self.exclusive():
-            settle(self.tables, self.ledger)
-            if not self._anchor_checked:
-                self._check_anchor()
+            self._settle(check=not self._anchor_checked)
             for attempt in range(ATTEMPTS):
                 table = self._latest(table_name)
                 check_in_step(table_name, self.folder(table_name), self.ledger)
@@ -178,6 +197,7 @@ class EvidenceStore(TableReader):
                 version = self._commit(table_name, table, added, app) if added.num_rows else table.version()
                 if version is not None:
                     self._copy_head()
+                    self.ledger.end()
                     return Published(version, added.num_rows)
                 time.sleep(min(_SHORTEST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))
         raise StoreConflict(
@@ -215,8 +235,7 @@ class EvidenceStore(TableReader):
 
     def _commit(self, name: str, table: DeltaTable, rows: pa.Table, app: str) -> int | None:
         """One attempt; the version, or None when another writer won."""
-        intent = Intent(name, table.version() + 1, app, rows_digest(digests_of(rows)))
-        self.ledger.begin(intent)
+        intent = self._announce(Intent(name, table.version() + 1, app, rows_digest(digests_of(rows))))
         failure: Exception | None = None
         try:
             write_deltalake(
@@ -241,8 +260,7 @@ class EvidenceStore(TableReader):
         return version
 
     def _create(self, name: str) -> None:
-        intent = Intent(name, 0, f"{name}/create", rows_digest([]))
-        self.ledger.begin(intent)
+        intent = self._announce(Intent(name, 0, f"{name}/create", rows_digest([])))
         try:
             self.folder(name).mkdir(parents=True, exist_ok=True)
             DeltaTable.create(
@@ -260,9 +278,29 @@ class EvidenceStore(TableReader):
                 f"the table {name} cannot be created", seen=str(err)[:300], next_step=_CHECK_DISK
             ) from err
         complete(self.tables, self.ledger, intent)
+        self.ledger.end()
 
-    def _check_anchor(self) -> None:
-        heads = set(self._anchored()) if self._anchored else set()
+    def _announce(self, intent: Intent) -> Intent:
+        """Write down, sealed, what is about to be committed."""
+        intent = replace(intent, after=self.ledger.last_digest())
+        intent = replace(intent, seal=self._seals.seal(intent.content))
+        self.ledger.begin(intent)
+        return intent
+
+    def _settle(self, check: bool) -> None:
+        """Complete and anchor what was under way; `check` the anchors, also when others have written since."""
+        left = settle(self.tables, self.ledger, self._seals)
+        if check or left or self.ledger.head() != self._last_anchored:
+            self._check_anchor(left)
+        if left:
+            self._copy_head()
+            self.ledger.end()
+
+    def _check_anchor(self, intent: Intent | None = None) -> None:
+        if not self._anchored:
+            self._anchor_checked = True
+            return
+        heads = set(self._anchored())
         for head in heads:
             if head is not None and head not in [line.head for line in self.ledger.lines()[head.seq - 1 : head.seq]]:
                 raise StoreBroken(
@@ -270,6 +308,8 @@ class EvidenceStore(TableReader):
                     seen=f"line {head.seq}, {head.digest[:12]}",
                     next_step=RESTORE,
                 )
+        known = max((head.seq for head in heads if head), default=0)
+        check_announced(self.ledger.lines()[known:], known, intent, self._seals)
         # Anchors that differ are brought up to the head: one of them may be new.
         self._last_anchored, self._anchor_checked = heads.pop() if len(heads) == 1 else None, True
 

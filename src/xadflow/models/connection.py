@@ -6,6 +6,7 @@ disturb each other.
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # MLflow's modules import each other in circles: two threads that load it at once leave it half loaded
 _LOADING = Lock()
+# all of it that is used here, so that nothing is left to be loaded outside of the lock
+_ALL_OF_IT = ("mlflow", "mlflow.artifacts", "mlflow.data.pandas_dataset", "mlflow.entities", "mlflow.exceptions")
 
 
 class Connection:
@@ -51,13 +54,17 @@ class Connection:
     def _client(self) -> MlflowClient:
         self.prepare()
         with _LOADING, quiet():
+            for module in _ALL_OF_IT:
+                importlib.import_module(module)
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
 
             for noisy in ("mlflow", "alembic"):
                 logging.getLogger(noisy).setLevel(logging.ERROR)
             try:
-                return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+                client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+                client._get_registry_client()  # type: ignore[no-untyped-call]  # it loads the store's modules when it is first asked for
+                return client
             except MlflowException as err:
                 raise self._unavailable(err) from err
 

@@ -179,7 +179,7 @@ class Registry(Connection):
 
     def _is_whole(self, ref: ModelRef) -> bool:
         try:
-            local = self._local(ref)
+            local = self.place(ref)
             if local is not None:
                 check_files(local, ref)
         except BadWeights:
@@ -267,7 +267,7 @@ class Registry(Connection):
         return self._folder(ref)
 
     def _folder(self, ref: ModelRef) -> Path:
-        folder = self._local(ref) or self._downloaded(ref)
+        folder = self.place(ref) or self._downloaded(ref)
         check_files(folder, ref)
         for name in NEEDED[ref.part]:
             if name.endswith(".json"):
@@ -304,7 +304,7 @@ class Registry(Connection):
         with self._explained() as client:
             return read_anchor(client)
 
-    def _local(self, ref: ModelRef) -> Path | None:
+    def place(self, ref: ModelRef) -> Path | None:
         """Folder of a version's own files when its artifacts are local, else None.
 
         Raises BadWeights when they are not below `artifacts`: what lies elsewhere, anybody may have registered.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -22,6 +24,14 @@ MethodName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+SidePx = Annotated[int, Field(ge=16, le=65_536)]
+MOST_AT_ONCE_PX = 4096  # longest side of an image that a detector looks at as a whole
+BATCH_PX = 16_000_000  # values (pixels times channels) of the images of one batch
+
+
+def fitting(most: int, shape: Sequence[int], batch_px: int = BATCH_PX) -> int:
+    """Images of a shape (C, H, W) in one batch: `most`, fewer where they have more values together, one at least."""
+    return max(1, min(most, batch_px // max(1, math.prod(shape))))
 
 
 class Frozen(BaseModel):
@@ -65,18 +75,26 @@ class DatasetSettings(Frozen):
 
     `symmetries` of the product: which copies of a normal image are normal too: `none`; `flips`, mirrored left-right,
     upside down, and both; `square`, those and quarter turns. `aligned`: the same place of two images shows the same
-    part of the product; false for textures and for parts in any pose.
+    part of the product; false for textures and for parts in any pose. `bit_depth`: how many bits the camera fills of
+    grey values that are stored with 16; images beyond it are refused.
 
     `exact_shares`: parts that are carved out are exactly `val_share` and `gate_share` of what is there, the first by
     hash; false: each image has that chance by its own hash, so that adding images moves no other.
+
+    `size_px` is the side of the square that images are brought to, or [height, width]. With `tile_px` a detector does
+    not look at all of that at once but window by window, squares of this side of which each shows `overlap_px` of the
+    next again; see :mod:`xadflow.detectors.tiled`.
 
     `judge` is asked about counterfactuals; null or false: nobody is. See :mod:`xadflow.models.judges.choice` for what
     is used where nothing is said.
     """
 
     source: MethodName
-    size_px: Annotated[int, Field(ge=16, le=4096)] = 128
+    size_px: SidePx | tuple[SidePx, SidePx] = 128
     channels: Literal[1, 3] = 3
+    bit_depth: Annotated[int, Field(ge=8, le=16)] = 16
+    tile_px: Annotated[int, Field(ge=16, le=1024)] | None = None
+    overlap_px: Annotated[int, Field(ge=0, le=512)] | None = None
     val_share: Share = 0.2
     gate_share: Share = 0.3
     exact_shares: bool = False
@@ -88,6 +106,26 @@ class DatasetSettings(Frozen):
     aligned: bool = True
     judge: Annotated[JudgeSettings | None, BeforeValidator(_on_or_off)] = JudgeSettings()
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def shape_px(self) -> tuple[int, int]:
+        """Height and width that images are brought to."""
+        return (self.size_px, self.size_px) if isinstance(self.size_px, int) else self.size_px
+
+    @property
+    def overlap(self) -> int:
+        """Pixels that a window shows of the next one: a quarter of its side where nothing is said."""
+        return (self.tile_px or 0) // 4 if self.overlap_px is None else self.overlap_px
+
+    @model_validator(mode="after")
+    def _fits_at_once(self) -> Self:
+        if self.tile_px is None and max(self.shape_px) > MOST_AT_ONCE_PX:
+            raise ValueError(
+                f"size_px: a side above {MOST_AT_ONCE_PX} px is looked at window by window: set tile_px too, e.g. 128"
+            )
+        if self.symmetries == "square" and len(set(self.shape_px)) > 1:
+            raise ValueError("symmetries: a quarter turn of an image that is no square has another shape: set flips")
+        return self
 
 
 class DetectorSettings(Frozen):
@@ -150,13 +188,15 @@ class RetrainSettings(Frozen):
     """What the weekly flow trains; each of `seeds` (by default the project's one) becomes a version of its own.
 
     `explainers` are those that have to be trained, each for the champions of some detectors on some data sets: one such
-    block, or a list of them, of which the first that names data set and detector counts.
+    block, or a list of them, of which the first that names data set and detector counts. `memory_mb`: what the features
+    of training images may take together.
     """
 
     datasets: tuple[Name, ...]
     detectors: tuple[MethodName, ...]
     explainers: dict[MethodName, TrainedFor] = Field(default_factory=dict)
     seeds: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    memory_mb: Positive = 8000
 
 
 class ExplainSettings(Frozen):
@@ -168,6 +208,13 @@ class ExplainSettings(Frozen):
     explainers: tuple[MethodName, ...]
     shard_size: Positive = 100
     batch_size: Positive = 32
+    batch_px: Positive = BATCH_PX
+
+    def batch_of(self, shape: Sequence[int]) -> int:
+        """Images of this shape (C, H, W) in one batch: `batch_size`, fewer where they have more than `batch_px` values
+        together, one at least.
+        """
+        return fitting(self.batch_size, shape, self.batch_px)
 
 
 class DemoSettings(Frozen):

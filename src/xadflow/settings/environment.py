@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import sys
@@ -191,6 +192,17 @@ def dvc_stage() -> str:
     return os.environ.get("DVC_STAGE", "")
 
 
+def name_the_user() -> None:
+    """Give a user that this machine has no name for one: DVC and MLflow ask for it, and DVC ends with an error without.
+
+    So it is in a container that is run with `--user`, and for the owner of a folder that came from another machine.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+
+
 def quiet_environment(home: Home) -> None:
     """Set the switches that keep every dependency offline, quiet and inside the project; what is set already stays.
 
@@ -208,6 +220,7 @@ def quiet_environment(home: Home) -> None:
         keep_private(home.dvc_site)  # DVC would make it for everybody
     os.environ.setdefault("MPLCONFIGDIR", str(home.state / "matplotlib"))
     os.environ.setdefault("XADFLOW_PROJECT", str(home.project))
+    name_the_user()
     binaries = str(Path(sys.executable).parent)
     path = os.environ.get("PATH", "")
     if path.split(os.pathsep)[0] != binaries:

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from tiny_store import MODEL, Store, training
 
+from tests.checkout import PROJECT
+from xadflow.cli.doctor import models as doctor_models
 from xadflow.errors import BadWeights
 from xadflow.models.places import left_behind, move_in, own_place
 from xadflow.models.registry import Registry
 from xadflow.models.service import put_in_service, roll_back
+from xadflow.settings import Home
 
 
 def moved(store: Store, to: Path) -> Registry:
@@ -107,3 +112,40 @@ def test_a_link_out_of_the_artifacts_is_not_followed(tmp_path: Path) -> None:
     (ours / "x" / "models" / "m-2" / "artifacts").mkdir(parents=True)
     assert own_place(Path("/gone/x/models/m-2/artifacts"), ours) == ours.resolve() / "x/models/m-2/artifacts"
     assert own_place(Path("/gone/../../../models/m-2/artifacts"), ours) is None
+
+
+def test_doctor_names_what_was_left_behind(store: Store, tmp_path: Path) -> None:
+    registry = moved(store, tmp_path / "new place")
+    home = Home(tmp_path / "new place", tmp_path / "new place" / "var")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        (warned,) = doctor_models.moved(home)
+        assert (warned.level, str(store.registry.artifacts) in warned.said) == ("warn", True)
+        shutil.rmtree(home.mlflow_artifacts / "xad.tiny-set" / "models")
+        (failed,) = doctor_models.moved(home)
+        assert failed.level == "fail"
+        assert f"{MODEL}/1" in failed.said
+        assert str(store.registry.artifacts) in failed.mend
+        subprocess.run(failed.mend, shell=True, check=True)  # as a person would paste it
+        assert registry.detector_folder(store.ref).is_relative_to(home.state)
+        move_in(home.mlflow_uri, home.mlflow_artifacts)
+        assert list(doctor_models.moved(home)) == []
+        (home.project / "src" / "xadflow").mkdir(parents=True)
+        (other,) = doctor_models.moved(home)
+        assert "not this checkout's" in other.said
+
+
+@pytest.mark.parametrize(("made_in", "anew"), [("{here}/.venv", False), ("/old place/.venv", True), (None, False)])
+def test_make_sets_a_moved_environment_up_anew(tmp_path: Path, made_in: str | None, anew: bool) -> None:
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(PROJECT / name, tmp_path / name)
+    (tmp_path / ".venv").mkdir()
+    if made_in:
+        command = f"/usr/bin/python3.11 -m venv {made_in.format(here=tmp_path)}"
+        (tmp_path / ".venv" / "pyvenv.cfg").write_text(f"home = /usr/bin\ncommand = {command}\n")
+    (tmp_path / ".venv" / ".ready").touch()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    said = subprocess.run(
+        ["make", "-n", "setup"], cwd=tmp_path, env=kept, capture_output=True, text=True, check=True
+    ).stdout
+    assert ("rm -rf .venv" in said) == anew

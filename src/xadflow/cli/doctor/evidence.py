@@ -82,7 +82,7 @@ def _lines(home: Home) -> Generator[Finding, None, list[LedgerLine]]:
             "ledger",
             "warn",
             f"a writer of {intent.table} is at work or was killed at commit {intent.version}",
-            "the next `xadflow explain` completes it",
+            "the next `xadflow explain` completes it if its account announced it",
         )
     else:
         yield Finding("ledger", "ok", f"{len(lines)} lines, the chain is whole")

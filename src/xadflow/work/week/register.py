@@ -109,7 +109,7 @@ def register_judge(project: Project, order: TrainingOrder, apart: bool) -> Model
     manifest = read_manifest(project.home.dataset(order.dataset))
     known = manifest.rows(Split.KNOWN, label=1)
     images = load_images(manifest, known, project.settings.dataset(order.dataset))
-    scores = score_images(detector, images, project.settings.explain.batch_size, project.device)
+    scores = score_images(detector, images, project.settings.explain.batch_of(images.shape[1:]), project.device)
     threshold = detector.calibration.threshold
     flagged = float(np.mean(scores > threshold)) if len(scores) else np.nan
     report = _report(project, order)
