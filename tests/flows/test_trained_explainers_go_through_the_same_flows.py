@@ -58,7 +58,7 @@ def opened(night, explained: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNam
 
 
 @pytest.fixture(scope="module")
-def outcomes(explained: Path, here) -> list[dict[str, object]]:
+def outcomes(explained: Path, xadflow) -> list[dict[str, object]]:
     """`retrain` with a tiny generator for the champion that is there, under rules that let anything pass."""
     path = explained / "params.yaml"
     text = path.read_text().replace("diverse: {concepts: 2}", "diverse: {concepts: 2, width: 8, images: 2, steps: 3}")
@@ -67,15 +67,15 @@ def outcomes(explained: Path, here) -> list[dict[str, object]]:
     )
     path.write_text(text)
     set_rules(explained, ANYTHING)
-    found = json.loads(here("retrain", "--dataset", "screws", "--json").stdout.splitlines()[-1])
+    found = json.loads(xadflow("retrain", "--dataset", "screws", "--json").stdout.splitlines()[-1])
     return found
 
 
 @pytest.fixture(scope="module")
-def night(outcomes, explained: Path, here) -> pd.DataFrame:
+def night(outcomes, explained: Path, xadflow) -> pd.DataFrame:
     """Rows that the next night adds."""
     before = table(explained, "explanations"), table(explained, "scores")
-    here("explain", "--dataset", "screws")
+    xadflow("explain", "--dataset", "screws")
     assert len(table(explained, "scores")) == len(before[1])
     after = table(explained, "explanations")
     return after[~after.row_digest.isin(before[0].row_digest)]
