@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from xadflow.errors import RegistryUnavailable, UnknownName, WorkFailed, no_room
+from xadflow.errors import NoChampion, RegistryUnavailable, UnknownName, WorkFailed, no_room
 from xadflow.models.runs import quiet
 from xadflow.models.tags import GATE
 from xadflow.models.tracking_store import is_server, prepare_store, shown
@@ -142,6 +142,24 @@ class Connection:
                     seen=f"{name}/{version}",
                     next_step="choose one of `xadflow models list`",
                 ) from err
+
+    def _lacking(self, name: str, alias: str) -> NoReturn:
+        parts = name.split(".")
+        how = f"xadflow retrain --dataset {parts[1]}" if len(parts) >= 3 and parts[0] == "xad" else "xadflow retrain"
+        if self._model(name) is not None:
+            how = f"{how}` or choose a version by `xadflow models promote {name} VERSION"
+        elif len(parts) == 3 and (others := self._detectors_in_service(parts[1], alias)):
+            how = f"{how} --detector {parts[2]}`, or take one that has it by `--detector {others[0]}"
+        raise NoChampion(
+            f"no version of {name} carries the alias {alias}", seen=f"{name}@{alias}", next_step=f"run `{how}`"
+        )
+
+    def _detectors_in_service(self, dataset: str, alias: str) -> list[str]:
+        """Detectors of a data set that have a version with an alias."""
+        query = f"name LIKE 'xad.{dataset}.%'"
+        with self._explained() as client:
+            found = pages(lambda token: client.search_registered_models(query, page_token=token))
+        return sorted(one.name.split(".")[2] for one in found if alias in one.aliases and one.name.count(".") == 2)
 
 
 def summary(client: MlflowClient, model: Any) -> ModelSummary:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from xadflow.cards import checked_calibration, checked_shape, read_card
 from xadflow.errors import BadWeights, NoChampion, WrongUse
@@ -303,24 +303,6 @@ class Registry(Connection):
         """{"seq", "digest"} of the highest head ever anchored, or None. Raises AuditFailed when there are two of it."""
         with self._explained() as client:
             return read_anchor(client)
-
-    def _lacking(self, name: str, alias: str) -> NoReturn:
-        parts = name.split(".")
-        how = f"xadflow retrain --dataset {parts[1]}" if len(parts) >= 3 and parts[0] == "xad" else "xadflow retrain"
-        if self._model(name) is not None:
-            how = f"{how}` or choose a version by `xadflow models promote {name} VERSION"
-        elif len(parts) == 3 and (others := self._detectors_in_service(parts[1], alias)):
-            how = f"{how} --detector {parts[2]}`, or take one that has it by `--detector {others[0]}"
-        raise NoChampion(
-            f"no version of {name} carries the alias {alias}", seen=f"{name}@{alias}", next_step=f"run `{how}`"
-        )
-
-    def _detectors_in_service(self, dataset: str, alias: str) -> list[str]:
-        """Detectors of a data set that have a version with an alias."""
-        query = f"name LIKE 'xad.{dataset}.%'"
-        with self._explained() as client:
-            found = pages(lambda token: client.search_registered_models(query, page_token=token))
-        return sorted(one.name.split(".")[2] for one in found if alias in one.aliases and one.name.count(".") == 2)
 
     def place(self, ref: ModelRef) -> Path | None:
         """Folder of a version's own files when its artifacts are local, else None.
