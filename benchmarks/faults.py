@@ -2,9 +2,9 @@
 
 A small real project (96 px crops of gravel, painted defects, real DVC, Prefect server, MLflow and Delta tables) is made
 once under var/faults. Then each fault starts from a copy of the same state: processes that die by SIGKILL at named
-points or are asked to stop by SIGTERM, servers and a worker that die, disks that fill up or are read-only, files that rot. After each the same command
-is run again, and what is then there is compared with a run that nothing disturbed. Everything in the table is measured
-by this program; where mounting is not allowed, the disk faults say so.
+points or are asked to stop by SIGTERM, servers and a worker that die, disks that fill up or are read-only, files that
+rot. After each the same command is run again, and what is then there is compared with a run that nothing disturbed.
+Everything in the table is measured by this program; where mounting is not allowed, the disk faults say so.
 
 Seeded: pictures, training and points are the same each time; which thread is first is not. Measured once: 44
 minutes beside other work (load 6 on 2 cores).

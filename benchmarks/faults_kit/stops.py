@@ -1,4 +1,4 @@
-"""Runs without `make server`, each with a Prefect server of its own: stopped, killed, and killed while another waits."""
+"""Runs with a Prefect server of their own: asked to stop, killed, and killed while another one waits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two threads that load parts of MLflow at once can wait for each other: it is loaded by the first, whole, under a lock.
+"""Two threads that load parts of MLflow at once can wait for each other: the first loads it whole, under a lock.
 
 In a child, because this process has it loaded already: about eight seconds of a processor.
 """
