@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from typing import Any, cast
 
 from prefect import flow, runtime, unmapped
-from prefect.futures import PrefectFuture, PrefectFutureList
+from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner
 
 from tasks.dataset import build_dataset
@@ -89,11 +89,12 @@ def _failures(night: dict[str, Any], what: str, cluster: TaskRunner[PrefectFutur
     """Do every shard of a planned night, on a cluster or else on the flow's own threads; which of them failed."""
     indices = list(range(night["shards"]))
     with cluster.duplicate() if cluster is not None else nullcontext() as runner:
-        shards: PrefectFutureList[Any]
+        shards: list[PrefectFuture[Any]]
         if runner is None:
-            shards = shard.map(unmapped(night["path"]), indices)
+            shards = list(shard.map(unmapped(night["path"]), indices, return_state=False))
         else:
-            shards = runner.map(cast(Any, shard), {"plan_path": unmapped(night["path"]), "index": indices})
+            given = {"plan_path": unmapped(night["path"]), "index": indices}
+            shards = list(cast("list[PrefectFuture[Any]]", runner.map(cast(Any, shard), given)))
         found = [first_failure(f"{what}, shard {index + 1}", one) for index, one in enumerate(shards)]
         return [one for one in found if one is not None]
 

@@ -46,7 +46,6 @@ GENERATOR_CODE = (
 NOT_HASHED = {
     "errors.py": "words for people",
     "progress.py": "words for people",
-    "stopping.py": "says when to stop; what was done until then is gone on with, and gives the same",
     "digests.py": "names bytes; another name for the same bytes shows as a change of data, weights or parameters",
     "lineage.py": "says what an answer follows from",
     "settings": "reads params.yaml, whose values are in every key and lineage",

@@ -50,7 +50,7 @@ def reproduce(project: Path, target: str) -> None:
 @contextmanager
 def _turn(project: Path) -> Iterator[None]:
     """One `dvc repro` of ours at a time; without a place for the lock, whoever comes."""
-    path = project / ".dvc" / "tmp" / "xadflow.lock"
+    path = project / ".dvc" / "tmp" / "xadflow-repro.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("a")

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from xadflow.errors import BadWeights, NoChampion, RegistryUnavailable, UnknownName, WorkFailed, WrongUse, no_room
 from xadflow.models.ledger_anchor import EXPERIMENT, read_anchor, write_anchor
@@ -82,9 +82,9 @@ class Registry:
             for noisy in ("mlflow", "alembic"):
                 logging.getLogger(noisy).setLevel(logging.ERROR)
             try:
-                client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+                client: Any = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
                 client._get_registry_client()  # it loads the store's modules when it is first asked for
-                return client
+                return cast("MlflowClient", client)
             except MlflowException as err:
                 raise self._unavailable(err) from err
 
