@@ -91,13 +91,11 @@ def _failures(night: dict[str, Any], what: str, cluster: TaskRunner[PrefectFutur
     with cluster.duplicate() if cluster is not None else nullcontext() as runner:
         shards: list[PrefectFuture[Any]]
         if runner is None:
-            shards = shard.map(unmapped(night["path"]), indices)
+            shards = list(shard.map(unmapped(night["path"]), indices, return_state=False))
         else:
-            shards = runner.map(cast(Any, shard), {"plan_path": unmapped(night["path"]), "index": indices})
-        found = [
-            first_failure(f"{what}, shard {index + 1}", one)
-            for index, one in enumerate(list[PrefectFuture[Any]](shards))
-        ]
+            given = {"plan_path": unmapped(night["path"]), "index": indices}
+            shards = list(cast("list[PrefectFuture[Any]]", runner.map(cast(Any, shard), given)))
+        found = [first_failure(f"{what}, shard {index + 1}", one) for index, one in enumerate(shards)]
         return [one for one in found if one is not None]
 
 
