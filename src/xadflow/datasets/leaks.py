@@ -10,8 +10,8 @@ a copy keeps it. Pairs in different splits whose fingerprints have a correlation
 **Suspects.** A train normal's score is the largest distance of one of its patches (8 x 8 pixels of the thumbnail) to
 the nearest patch of any *other* train normal: the image itself is left out, or it would hide itself. Those far above
 the others are named: a defect among the normals, a wrong product, a covered lens. Several copies of one defect vouch
-for each other, and a defect smaller than a pixel of the thumbnail is not seen. Source: the nearest patch of normals, but
-without a network, as in Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
+for each other, and a defect smaller than a pixel of the thumbnail is not seen. Source: the nearest patch of normals,
+but without a network, as in Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
 """
 
 from __future__ import annotations
