@@ -74,7 +74,7 @@ def shares_of(
 ) -> Shares:
     """The shares for a folder: about 40 val normals, at least what the rate needs, and `train` to learn from.
 
-    The gate gets `gate_images` of each kind where test has them, at most three quarters; DatasetSettings' share otherwise.
+    The gate gets `gate_images` of each kind where test has them, at most three quarters; else its usual share.
 
     Raises:
         TooFewNormals: too few train normals for both, or a `val_share` (as stated by the user) that leaves too few on
