@@ -196,8 +196,11 @@ def unsafe_name(relative: str) -> tuple[str, str] | None:
 
 def not_a_file(path: Path) -> tuple[str, str] | None:
     """Reason and detail of quarantine for what a walk lists although it is no file; None for a file, or nothing."""
-    if path.is_symlink():
-        return "link", _LINK
-    if path.is_dir():
-        return "unreadable", "a folder that cannot be listed"
+    try:
+        if path.is_symlink():
+            return "link", _LINK
+        if path.is_dir():
+            return "unreadable", "a folder that cannot be listed"
+    except OSError as err:
+        return "unreadable", err.strerror or "it cannot be looked at"
     return None

@@ -62,7 +62,7 @@ def test_nothing_is_explained_for_the_gate_that_params_does_not_name(project, mo
     scored = SimpleNamespace(
         summary=lambda threshold, seed: SimpleNamespace(auroc=0.9, auroc_low=0.8, auroc_high=1.0),
         images={(): None, 0: None},
-        labels=np.array([0, 1]),
+        labels=np.repeat([0, 1], 5),
         can_be_ranked=True,
     )
     monkeypatch.setattr(evaluate, "read_manifest", lambda folder: None)

@@ -30,6 +30,8 @@ from xadflow.errors import DataUnavailable
 from xadflow.images.reading import IMAGE_SUFFIXES, not_a_file
 
 GOOD = "good"
+LEFT_BEHIND = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", ".directory", ".localized"})
+"""What Windows, macOS and KDE put into folders that somebody looks at, lower case; also names that begin with `._`."""
 _EXPECTED = "train/good/<images>, optionally test/<defect>, test/good and ground_truth/<defect>"
 
 _ORPHAN = (
@@ -121,6 +123,9 @@ def state_of(root: Path) -> str:
             seen = (root / relative).lstat()
         except FileNotFoundError:
             continue
+        except OSError as err:  # a folder that lies too deep
+            stats.append([relative, err.errno])
+            continue
         stats.append([relative, seen.st_size, seen.st_mtime_ns, seen.st_mode])
     return f"folder {root.name}: {len(stats)} files, {sha256_json(stats)}"
 
@@ -128,13 +133,24 @@ def state_of(root: Path) -> str:
 def walk_files(root: Path) -> list[str]:
     """Relative paths of all files and links below a folder, with forward slashes, ordered; links are not followed.
 
-    A folder that cannot be listed is named itself, so that what it holds is not left out in silence.
+    A folder that cannot be listed, or lies too deep for it, is named itself, so that what it holds is not left out in
+    silence. Files that operating systems leave behind (LEFT_BEHIND) are nobody's images, and not listed.
     """
-    found, closed = [], []
-    for folder, folders, files in os.walk(root, onerror=lambda err: closed.append(err.filename), followlinks=False):
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        found += [Path(folder, name) for name in [*files, *links]]
-    return sorted(path.relative_to(root).as_posix() for path in [*found, *map(Path, closed)])
+    found: list[str] = []
+    folders = [""]  # no recursion: folders may lie a thousand deep
+    while folders:
+        inside = folders.pop()
+        try:
+            with os.scandir(os.path.join(root, inside)) as entries:
+                for entry in entries:
+                    relative = f"{inside}/{entry.name}" if inside else entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(relative)
+                    elif entry.name.lower() not in LEFT_BEHIND and not entry.name.startswith("._"):
+                        found.append(relative)
+        except OSError:
+            found.append(inside or ".")
+    return sorted(found)
 
 
 def check_layout(root: Path) -> None:
