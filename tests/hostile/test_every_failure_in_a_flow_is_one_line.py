@@ -68,7 +68,15 @@ class Registry:
 def outcome(project: Any, dataset: str, ref: ModelRef, *_: Any, **__: Any) -> SimpleNamespace:
     """What the gate says of everything."""
     return SimpleNamespace(
-        model_name=ref.name, version=1, passed=True, judged=True, reasons=(), figures={}, serves=1, key="key"
+        model_name=ref.name,
+        version=1,
+        passed=True,
+        verdict="passed",
+        judged=True,
+        reasons=(),
+        figures={},
+        serves=1,
+        key="key",
     )
 
 

@@ -134,7 +134,8 @@ def test_train_without_images_is_refused_and_without_test_is_a_start(tmp_path: P
     put(tmp_path / "b/train/good/0.png", png(1))
     with pytest.raises(DataUnavailable):
         offered(tmp_path / "a")
-    assert len(offered(tmp_path / "b")) == 1
+    candidates, refused = offered(tmp_path / "b")
+    assert (len(candidates), refused) == (1, [])
 
 
 def test_a_missing_folder_and_a_missing_or_unknown_option_are_named(tmp_path: Path) -> None:
