@@ -106,8 +106,8 @@ def plan_night(project: Project, order: NightOrder) -> Path:
 
     Raises:
         NoChampion, BadManifest, WorkFailed (an inbox that is not a folder, rows under the champion's number that
-        another model made), BadWeights (files that are not those
-        registered, or an explainer of another detector version).
+        another model made), BadWeights (files that are not those registered, or an explainer of another detector
+        version).
     """
     settings, registry = project.settings, project.registry
     dataset, detector = order.dataset, order.detector or settings.retrain.detectors[0]
@@ -115,11 +115,10 @@ def plan_night(project: Project, order: NightOrder) -> Path:
     folder = registry.detector_folder(champion)
     if (odd := rows_of_another(project.store, champion, folder)) is not None:
         raise WorkFailed(
-            f"rows under {champion.name} version {champion.version} were made by another model: its images would count "
-            "as done",
+            f"rows under {champion.name} version {champion.version} are of another model",
             seen=odd,
-            next_step="restore var/mlflow.db and var/mlartifacts from a backup; without one run `xadflow retrain "
-            f"--dataset {dataset}`, which registers the model again under a number that no row has",
+            next_step=f"restore var/mlflow.db from a backup, or run `xadflow retrain --dataset {dataset}`: it takes a "
+            "number that no row has",
         )
     chosen = choose_explainers(project, dataset, detector, champion, order.explainers)
     panel = find_judges(settings, registry, dataset, folder)
