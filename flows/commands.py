@@ -11,6 +11,7 @@ import click
 
 from flows.running import run_explain, run_retrain
 from xadflow.errors import WrongUse
+from xadflow.models.tags import UNMEASURED
 
 _DAY = click.DateTime(formats=["%Y-%m-%d"])
 
@@ -57,7 +58,8 @@ def say_gate(outcomes: list[dict[str, Any]]) -> None:
         for reason in one["reasons"]:
             click.echo(f"  {reason}")
         if not one["passed"]:
-            click.echo(f"  to put it into service all the same: xadflow models promote {one['model']} {one['version']}")
+            how = "once you have looked at it" if one.get("verdict") == UNMEASURED else "all the same"
+            click.echo(f"  to put it into service {how}: xadflow models promote {one['model']} {one['version']}")
 
 
 @click.command()

@@ -9,7 +9,8 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.runtime import GPU, slot, step
+from tasks.runtime import step
+from tasks.slots import GPU, slot
 from tasks.training import order_of
 from xadflow.errors import XadflowError
 from xadflow.progress import track
@@ -66,6 +67,7 @@ def gate(dataset: str, challenger: dict[str, Any], hold: bool) -> dict[str, Any]
         "model": outcome.model_name,
         "version": outcome.version,
         "passed": outcome.passed,
+        "verdict": outcome.verdict,
         "judged": outcome.judged,
         "reasons": list(outcome.reasons),
         "figures": dict(outcome.figures),

@@ -66,6 +66,7 @@ def _started(
     home: Home, prefect: str, mlflow: str, here: Presence, stack: ExitStack, stopped: threading.Event
 ) -> Iterator[Service]:
     """Start everything; the stack stops it in the opposite order, the worker first."""
+    from xadflow.models.places import move_in
     from xadflow.models.registry import Registry
 
     logs = home.state / "log"
@@ -96,6 +97,7 @@ def _started(
     store = home.embedded_mlflow_uri
     with step("MLflow database"):
         Registry(store, home.mlflow_artifacts).prepare()
+        move_in(store, home.mlflow_artifacts)
     home.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
     # Files are not served: clients on this machine read and write var/mlartifacts, with or without the server.
     mlflow_server = start(
@@ -160,7 +162,7 @@ def _prepare_prefect(environment: Mapping[str, str]) -> None:
     )
 
     from flows.servers.cut_off import end_cut_off_runs
-    from tasks.runtime import DVC, GPU
+    from tasks.slots import DVC, GPU
 
     settings = {
         PREFECT_API_URL: environment["PREFECT_API_URL"],

@@ -20,6 +20,7 @@ import anyio.abc
 import yaml
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
+from prefect.states import Crashed
 from prefect.utilities.processutils import setup_signal_handlers_worker
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
@@ -43,10 +44,17 @@ with warnings.catch_warnings():
             configuration: ProcessJobConfiguration,
             task_status: anyio.abc.TaskStatus[int] | None = None,
         ) -> ProcessWorkerResult:
-            """Run a flow run that is the project's own. Raises WrongUse for any other; Prefect shows it as crashed."""
+            """Run a flow run that is the project's own; any other is shown as crashed, with the reason."""
             deployment = await self.client.read_deployment(flow_run.deployment_id) if flow_run.deployment_id else None
             project = Home.find().project
-            check_is_own(flow_run, deployment, configuration._command_configured, declared(project), project)
+            try:
+                check_is_own(flow_run, deployment, configuration._command_configured, declared(project), project)
+            except WrongUse as err:
+                self._logger.error("%s", err)
+                await self.client.set_flow_run_state(flow_run.id, Crashed(message=str(err)), force=True)
+                if task_status is not None:
+                    task_status.started(os.getpid())
+                return ProcessWorkerResult(status_code=1, identifier="refused")
             return await super().run(flow_run, configuration, task_status)
 
 
@@ -95,7 +103,10 @@ def main() -> None:
     """Work until SIGTERM; runs that are under way end with the worker's process group."""
     name = sys.argv[1]
     setup_signal_handlers_worker(os.getpid(), f"worker {name}", print)
-    asyncio.run(ProjectWorker(work_pool_name=POOL, name=name).start(printer=print))
+    try:
+        asyncio.run(ProjectWorker(work_pool_name=POOL, name=name).start(printer=print))
+    except KeyboardInterrupt:  # Prefect makes one of SIGTERM
+        return
 
 
 if __name__ == "__main__":

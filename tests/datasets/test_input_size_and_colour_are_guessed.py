@@ -11,7 +11,8 @@ from xadflow.images import ImageLimits
 def test_the_size_follows_the_shorter_side(tmp_path, put, png, side: int, size: int) -> None:
     put(tmp_path / "train/good/a.png", png(1, side, side + 50))
     (tmp_path / "test").mkdir()
-    assert look_at(tmp_path, ImageLimits()).size_px == size
+    seen = look_at(tmp_path, ImageLimits()).size_px
+    assert (seen if isinstance(seen, int) else min(seen)) == size
 
 
 def test_grey_stored_as_rgb_is_grey_and_one_coloured_image_makes_rgb(product, put, png) -> None:

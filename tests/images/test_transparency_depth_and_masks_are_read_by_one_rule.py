@@ -1,4 +1,4 @@
-"""Transparent is black in every mode; grey has the bits that a camera fills; masks are read by one stated rule."""
+"""What is transparent is black in every mode; grey values have the bits that a camera fills; masks by one rule."""
 
 from __future__ import annotations
 

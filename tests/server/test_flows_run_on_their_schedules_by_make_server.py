@@ -44,7 +44,7 @@ CHANGES = {
 # What a task does that meets a limit nobody made.
 UNLIMITED = """
 from prefect import task
-from tasks.runtime import slot
+from tasks.slots import slot
 
 @task
 def guarded():
@@ -203,9 +203,9 @@ def run_by_hand(seen: Evening) -> None:
     seen.retrained = servers.outcome(servers.trigger("retrain/weekly"))
     seen.champion = servers.ask_mlflow("registered-models/alias?name=xad.screws.fcdd&alias=champion")["model_version"]
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
-    late = servers.trigger("explain/nightly", "--start-at", f"{yesterday} 23:59 UTC")
-    created = servers.terminal("prefect", "deployment", "schedule", "create", "explain/nightly", "--cron", EVERY_MINUTE)
-    assert created.returncode == 0, created.stdout + created.stderr
+    nightly = seen.deployments["explain/nightly"]["id"]
+    late = servers.begin_later(nightly, f"{yesterday}T23:59:00Z")
+    servers.ask(f"deployments/{nightly}/schedules", [{"schedule": {"cron": EVERY_MINUTE, "timezone": "UTC"}}])
     seen.refused["second"] = servers.again()
     seen.refused["port"] = servers.again(XADFLOW_HOME=servers.state.parent / "other")
     seen.unlimited = servers.terminal("python", "-c", UNLIMITED)
@@ -353,7 +353,7 @@ def test_a_page_of_another_origin_gets_no_answer(evening: Evening) -> None:
 def test_the_worker_refuses_a_command_that_the_project_does_not_declare(evening: Evening) -> None:
     assert evening.foreign["state_type"] in ("CRASHED", "FAILED")
     assert not (evening.servers.project.parent / "evil").exists()
-    assert "job variables ['command']" in evening.foreign["state"]["message"]
+    assert "this worker runs the deployments of its project's prefect.yaml" in evening.foreign["state"]["message"]
 
 
 def test_the_login_is_for_the_owner_alone(evening: Evening) -> None:

@@ -12,7 +12,8 @@ import pytest
 from xadflow.cli.doctor.checks import privacy
 from xadflow.errors import WrongUse
 from xadflow.settings.environment import Home, quiet_environment, server_environment
-from xadflow.settings.login import is_own_server, keep_private, login_of, mlflow_login
+from xadflow.settings.login import is_own_server, login_of, mlflow_login
+from xadflow.settings.private import keep_private
 
 NAMES = (
     "PREFECT_API_URL",

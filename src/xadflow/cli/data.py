@@ -26,6 +26,19 @@ _SYMMETRIES = {
 }
 
 
+def _named_by_dvc(context: click.Context, parameter: click.Parameter, name: str | None) -> str:
+    """NAME as it was given, or that of the stage which DVC runs us for."""
+    from xadflow.settings import dvc_stage
+
+    found = name or dvc_stage().partition("@")[2]
+    if not found:
+        raise click.MissingParameter(ctx=context, param=parameter)
+    return found
+
+
+_stage_argument = click.argument("name", required=False, callback=_named_by_dvc)
+
+
 @click.group()
 def data() -> None:
     """Bring images in: add a folder of your own, or run one DVC stage.
@@ -41,7 +54,16 @@ def data() -> None:
 @data.command()
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--size-px", type=click.IntRange(16, 4096), help="Side of the square a detector sees [default: guessed].")
+@click.option(
+    "--size-px",
+    type=click.IntRange(16, 4096),
+    help="Shorter side of what a detector sees; the shape of the images is kept [default: guessed].",
+)
+@click.option(
+    "--tile-px",
+    type=click.IntRange(16, 1024),
+    help="Look at large images at full size, window by window, with windows of this side, e.g. 128.",
+)
 @click.option("--channels", type=click.Choice(["1", "3"]), help="1 grey, 3 RGB [default: guessed].")
 @click.option(
     "--known-per-defect",
@@ -73,23 +95,31 @@ def data() -> None:
     help="Which copies of a normal image are normal too: none, mirrored and upside down, quarter turns as well "
     "[default: guessed].",
 )
+@click.option(
+    "--val-share",
+    type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True),
+    help="Share of the train normals that is held out for the threshold [default: about 40 images].",
+)
 def add(name: str, folder: Path, channels: str | None, **stated: Any) -> None:
     """Make data set NAME from FOLDER in MVTec-AD layout, check every file, and list it for retrain and explain.
 
-    FOLDER holds train/good/ and test/<defect>/, optionally test/good/ and ground_truth/<defect>/. It is only read. Run
-    the command again after adding images. What is guessed is said; it decides how large an image a detector sees, and
-    where transplants look for normal pixels to fill a defect with.
+    FOLDER holds train/good/, optionally test/<defect>/, test/good/ and ground_truth/<defect>/. It is only read. Run the
+    command again after adding images. Without any defect the gate cannot measure detection: you promote by hand.
+
+    What is guessed is said; it decides how large an image a detector sees, and where transplants look for normal pixels
+    to fill a defect with.
 
     \b
     Examples:
       xadflow data add screws ~/screws
       xadflow data add cables /mnt/cables --size-px 256 --known-per-defect 5 --known-used 10
       xadflow data add fabric ~/fabric --not-aligned --symmetries flips
+      xadflow data add panels ~/panels --tile-px 128        chips of 10 px in photos of 2400 x 1600
     """
     from xadflow.datasets.adding import Wishes, add_folder
     from xadflow.datasets.stages import read_quarantine
     from xadflow.progress import progress_board
-    from xadflow.settings import Home
+    from xadflow.settings import Home, load_settings
 
     if not folder.is_dir():
         raise click.BadParameter(f"{str(folder)!r} is not a folder.", param_hint="FOLDER")
@@ -99,7 +129,7 @@ def add(name: str, folder: Path, channels: str | None, **stated: Any) -> None:
     click.echo(_summary(home, name))
     if refused := _quarantined(name, read_quarantine(home, name)):
         click.echo("\n" + "\n".join(refused[:-1]))
-    click.echo("\n" + "\n".join(_told(name, added, stated)))
+    click.echo("\n" + "\n".join([*_told(name, added, stated), *_not_measured(home, load_settings(home.params), name)]))
     click.echo(f"Next: xadflow retrain --dataset {name}")
 
 
@@ -139,17 +169,22 @@ def fetch(name: str) -> None:
 
 
 @data.command()
-@click.argument("name")
+@_stage_argument
 def origin(name: str) -> None:
-    """Write down what the images of data set NAME come from (DVC stage `origin`)."""
+    """Write down what the images of data set NAME come from (DVC stage `origin`).
+
+    Where that is not on this machine, what a colleague pushed and `dvc pull --allow-missing` brought is used.
+    """
+    from xadflow.datasets.reproducing import NOTE
     from xadflow.datasets.stages import write_origin
 
     home, settings = _project()
-    write_origin(home, settings, name)
+    if note := write_origin(home, settings, name):
+        click.echo(f"{NOTE}{printable(note)}", err=True)
 
 
 @data.command()
-@click.argument("name")
+@_stage_argument
 def images(name: str) -> None:
     """Bring the images of data set NAME through the border checks into data/NAME/images (DVC stage `images`).
 
@@ -167,7 +202,7 @@ def images(name: str) -> None:
 
 
 @data.command()
-@click.argument("name")
+@_stage_argument
 def manifest(name: str) -> None:
     """Write manifest.parquet and quarantine.parquet of data set NAME and list what is in quarantine (DVC stage
     `manifest`).
@@ -185,7 +220,7 @@ def manifest(name: str) -> None:
 
 
 @data.command()
-@click.argument("name")
+@_stage_argument
 def validate(name: str) -> None:
     """Check the manifest of data set NAME by Great Expectations; writes validation.json (DVC stage `validate`).
 
@@ -205,7 +240,11 @@ def _told(name: str, added: Added, stated: Mapping[str, Any]) -> list[str]:
     change it.
     """
     entry, pose = added.entry, added.look.pose if added.look else None
-    lines = [f"A detector sees {entry['size_px']} px, {'grey' if entry['channels'] == 1 else 'RGB'}."]
+    size, tile = entry["size_px"], entry.get("tile_px")
+    shown = f"{size[0]} x {size[1]} px (height x width)" if isinstance(size, list | tuple) else f"{size} px"
+    by_windows = f", in windows of {tile} px" if tile else ""
+    lines = [f"A detector sees {shown}{by_windows}, {'grey' if entry['channels'] == 1 else 'RGB'}."]
+    lines += [added.warning] if added.warning else []
     if (bits := entry.get("bit_depth", 16)) != 16:
         how = " (guessed: the largest value of all images)" if added.look and stated["bit_depth"] is None else ""
         lines.append(f"Grey values stored with 16 bits hold {bits}{how}; an image beyond that is refused and named.")
@@ -220,9 +259,25 @@ def _told(name: str, added: Added, stated: Mapping[str, Any]) -> list[str]:
     lines.append(f"The product is {'aligned' if entry['aligned'] else 'not aligned'}: {lies}{why}.")
     guessed = " (guessed)" if pose is not None and stated["symmetries"] is None else ""
     lines.append(f"Symmetries: {_SYMMETRIES[str(entry['symmetries'])]}{guessed}.")
+    lines.append(
+        f"Change any of it under datasets.{name} in params.yaml: size_px, channels, bit_depth, aligned, symmetries."
+    )
+    return lines
+
+
+def _not_measured(home: Home, settings: Settings, name: str) -> list[str]:
+    """What the gate cannot measure on a new data set as it is; nothing where it can."""
+    import json
+
+    counts = json.loads((home.dataset(name) / "validation.json").read_text(encoding="utf-8"))["counts"]
+    kinds = {"normals": counts["gate/normal"], "defects": counts["gate/anomalous"]}
+    few = [f"{count} {kind}" for kind, count in kinds.items() if count < settings.gate.min_images]
+    if not few:
+        return []
     return [
-        *lines,
-        f"Change any of it under datasets.{name} in params.yaml: size_px, channels, bit_depth, aligned, symmetries.",
+        f"The gate has only {' and '.join(few)}; of fewer than {settings.gate.min_images} (gate.min_images) it "
+        "measures no detection, and you decide:",
+        f"look at what `xadflow retrain` says, then run `xadflow models promote xad.{name}.DETECTOR VERSION`.",
     ]
 
 

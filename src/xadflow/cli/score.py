@@ -90,11 +90,13 @@ def score_files(project: Project, spec: str, files: Sequence[Path], batch_size: 
     from xadflow.detectors.scoring import open_detector, score_images
     from xadflow.digests import sha256_bytes
     from xadflow.images import ImageLimits, decode_image, read_file, to_input
+    from xadflow.settings.blocks import fitting
 
     ref = project.registry.resolve(spec)
     detector = open_detector(project.registry.detector_folder(ref), project.device)
     limits = ImageLimits(**project.settings.limits.model_dump(), max_bits=bit_depth_of(detector))
     channels, height, width = detector.input_shape
+    batch_size = fitting(batch_size, detector.input_shape, project.settings.explain.batch_px)
 
     def load(path: Path) -> tuple[str, Any] | str:
         try:

@@ -15,12 +15,14 @@ the check and the use. What does not pass becomes a row of quarantine with one o
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +39,7 @@ Progress = Callable[[int, int], None]
 """Called as progress(done, total)."""
 
 IMAGES = "images"
+_NAME_IN_THE_WAY = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ}
 _WORKERS = max(2, min(8, os.cpu_count() or 2))
 # The copy that stays when the same bytes are in several splits: test is what figures are reported on.
 _PRECEDENCE = (Split.TEST, Split.GATE, Split.KNOWN, Split.VAL, Split.TRAIN, Split.INBOX)
@@ -54,16 +57,27 @@ class _Passed:
 
 @dataclass(frozen=True)
 class Admission:
-    """What passed, ordered by path, with paths below images/; and what did not, ordered by path."""
+    """What passed, ordered by path, with paths below images/; and what did not, ordered by path.
+
+    `known`: origin and image_id of what was told to be there already.
+    """
 
     rows: tuple[ManifestRow, ...]
     refused: tuple[Refused, ...]
+    known: tuple[tuple[str, str], ...] = ()
 
 
 def admit(
-    candidates: Iterable[Candidate | Refused], into: Path, limits: ImageLimits, progress: Progress | None = None
+    candidates: Iterable[Candidate | Refused],
+    into: Path,
+    limits: ImageLimits,
+    progress: Progress | None = None,
+    *,
+    known: frozenset[str] = frozenset(),
 ) -> Admission:
     """Check every candidate and write those that pass to `into`/<target>, with their masks; threads do the work.
+
+    Images with an image_id in `known` were checked before: they are neither decoded nor written.
 
     Duplicates are resolved afterwards and their files removed from `into`. The result does not depend on the number of
     threads or on which is first.
@@ -78,12 +92,15 @@ def admit(
     offered, clashing = _without_clashes(offered)
     refused += clashing
     passed: list[_Passed] = []
+    there: list[tuple[str, str]] = []
     pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="border")
     try:
-        results = pool.map(lambda candidate: _admit_one(candidate, into, limits), offered)
-        for done, result in enumerate(results, start=1):
+        results = pool.map(lambda candidate: _admit_one(candidate, into, limits, known), offered)
+        for done, (candidate, result) in enumerate(zip(offered, results, strict=True), start=1):
             if isinstance(result, Refused):
                 refused.append(result)
+            elif isinstance(result, str):
+                there.append((candidate.origin, result))
             else:
                 passed.append(result)
                 refused += [_further_pages(result)] if result.has_more_pages else []
@@ -101,17 +118,22 @@ def admit(
     return Admission(
         tuple(sorted(kept, key=lambda row: row.path)),
         tuple(sorted((_printable(row) for row in refused), key=lambda row: (row.path, row.reason))),
+        tuple(sorted(there)),
     )
 
 
 def _without_clashes(offered: list[Candidate]) -> tuple[list[Candidate], list[Refused]]:
-    """Two names that differ by case only are one file on some systems: the second is refused."""
+    """Two names that differ by case only, or by how an accent is written, are one file on some systems: the second is
+    refused.
+    """
     taken: set[str] = set()
     kept, refused = [], []
     for candidate in offered:
-        names = {name.casefold() for name in _targets(candidate)}
+        names = {normalize("NFC", normalize("NFC", name).casefold()) for name in _targets(candidate)}
         if names & taken:
-            refused.append(Refused(candidate.origin, "path-clash", "another file has this name, but for its case"))
+            refused.append(
+                Refused(candidate.origin, "path-clash", "another file has this name, but for its case or its accents")
+            )
         else:
             kept.append(candidate)
             taken |= names
@@ -122,21 +144,29 @@ def _targets(candidate: Candidate) -> list[str]:
     return [name for name in (candidate.target, candidate.mask_target, candidate.labels_target) if name]
 
 
-def _admit_one(candidate: Candidate, into: Path, limits: ImageLimits) -> _Passed | Refused:
+def _admit_one(candidate: Candidate, into: Path, limits: ImageLimits, known: frozenset[str]) -> _Passed | Refused | str:
+    """The image's row, what is wrong with it, or the image_id of one that is known."""
     image_id, size = None, None
     try:
         content = read_offered(candidate.content, candidate.target, candidate.root, limits)
         image_id, size = sha256_bytes(content), len(content)
+        if image_id in known:
+            return image_id
         pixels = decode_image(content, limits)
         mask = _mask(candidate, pixels.shape[:2], limits)
         labels = _labels(candidate, pixels.shape[:2], limits)
     except BadImage as err:
         return Refused(candidate.origin, err.reason, err.detail, image_id, size if err.size is None else err.size)
-    _write(into / candidate.target, content)
-    if mask is not None and candidate.mask_target:
-        _write(into / candidate.mask_target, mask)
-    if labels is not None and candidate.labels_target:
-        _write(into / candidate.labels_target, labels)
+    try:
+        _write(into / candidate.target, content)
+        if mask is not None and candidate.mask_target:
+            _write(into / candidate.mask_target, mask)
+        if labels is not None and candidate.labels_target:
+            _write(into / candidate.labels_target, labels)
+    except OSError as err:
+        if err.errno not in _NAME_IN_THE_WAY:
+            raise
+        return Refused(candidate.origin, "path", f"it cannot be stored: {err.strerror}", image_id, size)
     row = ManifestRow(
         image_id=image_id,
         path=f"{IMAGES}/{candidate.target}",
@@ -264,7 +294,10 @@ def _without_duplicates(passed: list[_Passed]) -> tuple[list[ManifestRow], list[
     return kept, doubled
 
 
+def printable_name(name: str) -> str:
+    """A file name as quarantine states it: bytes that are no text are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def _printable(row: Refused) -> Refused:
-    """File names may hold bytes that are no text; quarantine states them escaped."""
-    path, detail = (os.fsencode(text).decode("utf-8", "backslashreplace") for text in (row.path, row.detail))
-    return replace(row, path=path, detail=detail)
+    return replace(row, path=printable_name(row.path), detail=printable_name(row.detail))

@@ -37,18 +37,18 @@ def load_images(
     dataset: DatasetSettings,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Images of `rows`, in their order: uint8 [N,C,H,W] with H = W = dataset.size_px, C = dataset.channels.
+    """Images of `rows`, in their order: uint8 [N,C,H,W] with (H, W) = dataset.shape_px, C = dataset.channels.
 
     Raises:
         BadImage: a file that is missing, cannot be decoded, or has other bytes than the manifest says; names its path.
     """
-    size, channels = (dataset.size_px, dataset.size_px), dataset.channels
+    size, channels = dataset.shape_px, dataset.channels
     images = torch.empty((len(rows), channels, *size), dtype=torch.uint8)
     into = images.numpy()
 
     def load(number: int) -> None:
         row = rows[number]
-        pixels = _decoded(manifest.path_of(row), row, row.image_id, max_bits=dataset.bit_depth)
+        pixels = decoded(manifest.path_of(row), row, row.image_id, max_bits=dataset.bit_depth)
         into[number] = to_input(pixels, size, channels)
 
     _each(load, len(rows), progress)
@@ -62,7 +62,7 @@ def load_masks(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Dataset
         BadManifest: an image that is not normal has no mask.
         BadImage: a mask that is missing or cannot be decoded; names its path.
     """
-    size = (dataset.size_px, dataset.size_px)
+    size = dataset.shape_px
     masks = torch.zeros((len(rows), *size), dtype=torch.bool)
     into = masks.numpy()
 
@@ -70,7 +70,7 @@ def load_masks(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Dataset
         row = rows[number]
         path = manifest.mask_of(row)
         if path is not None:
-            into[number] = mask_to_input(_decoded(path, row, decode=decode_mask), size)
+            into[number] = mask_to_input(decoded(path, row, decode=decode_mask), size)
         elif row.label != 0:
             raise BadManifest(
                 "an image that is not normal has no mask",
@@ -90,7 +90,7 @@ def load_labels(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Datase
         BadManifest: a scene has no map of class ids, or one with an id that names no class.
         BadImage: a map that is missing or cannot be decoded; names its path.
     """
-    size = (dataset.size_px, dataset.size_px)
+    size = dataset.shape_px
     labels = torch.empty((len(rows), *size), dtype=torch.uint8)
     into = labels.numpy()
 
@@ -103,7 +103,7 @@ def load_labels(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Datase
                 seen=row.path,
                 next_step="its source must give one; or take `classes` out of the data set in params.yaml",
             )
-        found = labels_to_input(_decoded(path, row), size)
+        found = labels_to_input(decoded(path, row), size)
         if np.any((found >= len(dataset.classes)) & (found != VOID)):
             raise BadManifest(
                 "a map of class ids names a class that params.yaml does not",
@@ -113,7 +113,7 @@ def load_labels(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Datase
         into[number] = (
             found
             if mask is None
-            else np.where(mask_to_input(_decoded(mask, row, decode=decode_mask), size), VOID, found)
+            else np.where(mask_to_input(decoded(mask, row, decode=decode_mask), size), VOID, found)
         )
 
     _each(load, len(rows), None)
@@ -173,7 +173,7 @@ def training_data(
     )
 
 
-def _decoded(
+def decoded(
     path: Path,
     row: ManifestRow,
     image_id: str | None = None,

@@ -133,7 +133,8 @@ def validate_manifest(
         gx,
         name,
         checks,
-        "mend the files or params.yaml (val_share, gate_share, known_used), then `dvc repro validate@<dataset>`",
+        f"mend the files, or val_share, gate_share or known_used under datasets.{name} in params.yaml (--val-share and "
+        f"--known-used of `xadflow data add`), then `dvc repro validate@{name}`",
     )
     counts = {f"{row['split']}/{row['kind']}": int(row["count"]) for row in minimum.to_dict("records")}
     return {"rows": table.num_rows, "counts": counts, "masks": int(frame["mask_path"].notna().sum()), "rules": held}
@@ -213,13 +214,7 @@ def validate_shard(
             [
                 _nothing_missing(gxe),
                 _between(gxe, "score", -_MOST, "the score of a counterfactual is finite"),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="p_value",
-                    min_value=0,
-                    strict_min=True,
-                    max_value=1,
-                    description="the p-value of a counterfactual is in (0, 1]",
-                ),
+                _p_value(gxe, "the p-value of a counterfactual is in (0, 1]"),
                 _between(gxe, "l1", 0.0, "l1 is finite and not negative"),
                 _between(gxe, "l2", 0.0, "l2 is finite and not negative"),
                 _between(gxe, "changed_fraction", 0.0, "changed_fraction is in [0, 1]", 1.0),
@@ -234,9 +229,7 @@ def validate_shard(
                 _nothing_missing(gxe),
                 _between(gxe, "score", -_MOST, "the score of a judge is finite"),
                 _between(gxe, "threshold", -_MOST, "the threshold of a judge is finite"),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="version", min_value=1, description="the version of a judge is from 1"
-                ),
+                _between(gxe, "version", 1, "the version of a judge is from 1"),
                 *_flag_rules(gxe, column, flag="is_normal", flagged_above=False, of="a judge's "),
             ],
             ("image_path", "image_id", "explainer", "missing"),
@@ -255,9 +248,7 @@ def _score_rules(gxe: Any, column: Any) -> list[Any]:
         gxe.ExpectColumnValuesToBeBetween(column="model_version", min_value=1, description="model_version is from 1"),
         _between(gxe, "score", -_MOST, "score is finite"),
         _between(gxe, "threshold", -_MOST, "threshold is finite"),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="p_value", min_value=0, strict_min=True, max_value=1, description="p_value is in (0, 1]"
-        ),
+        _p_value(gxe, "p_value is in (0, 1]"),
         *_flag_rules(gxe, column, flag="is_anomaly", flagged_above=True),
     ]
 
@@ -268,6 +259,12 @@ def _nothing_missing(gxe: Any) -> Any:
 
 def _between(gxe: Any, column: str, least: float, description: str, most: float = _MOST) -> Any:
     return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=least, max_value=most, description=description)
+
+
+def _p_value(gxe: Any, description: str) -> Any:
+    return gxe.ExpectColumnValuesToBeBetween(
+        column="p_value", min_value=0, strict_min=True, max_value=1, description=description
+    )
 
 
 def _flag_rules(gxe: Any, column: Any, *, flag: str, flagged_above: bool, of: str = "") -> list[Any]:

@@ -36,9 +36,14 @@ _WORDS = ("name", "version", "score", "threshold", "is_normal")  # of a judge
 
 
 def minimum_counts(manifest: pd.DataFrame, dataset: DatasetSettings, false_alarm_rate: float | None) -> pd.DataFrame:
-    """One row a split and kind: split, kind, count, minimum. See `validate_manifest` for `false_alarm_rate`."""
+    """One row a split and kind: split, kind, count, minimum. See `validate_manifest` for `false_alarm_rate`.
+
+    A product of which no defect is known yet needs none, nor can one alone be on both sides: the gate then says that it
+    was not measured.
+    """
     val = max(1, math.ceil(round(1.0 / false_alarm_rate, 9)) - 1) if false_alarm_rate else 1
-    defects = int(dataset.judged)
+    found = manifest.groupby(["split", "label"]).size().to_dict()
+    defects = int(dataset.judged and found.get(("test", 1), 0) + found.get(("gate", 1), 0) > 1)
     least = {
         ("train", 0): MIN_TRAIN,
         ("val", 0): val,
@@ -48,7 +53,6 @@ def minimum_counts(manifest: pd.DataFrame, dataset: DatasetSettings, false_alarm
         ("test", 1): defects,
         ("known", 1): dataset.known_used,
     }
-    found = manifest.groupby(["split", "label"]).size().to_dict()
     return pd.DataFrame(
         [
             {

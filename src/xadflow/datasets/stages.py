@@ -43,17 +43,38 @@ HOLDOUT_SHARE = 0.2
 """Share of train normals held out for test where a source gives no normal test image."""
 
 
-def write_origin(home: Home, settings: Settings, name: str) -> Path:
+def write_origin(home: Home, settings: Settings, name: str) -> str | None:
     """Write data/.origin/<name>.json, which changes when the source's images may have changed.
 
-    Raises UnknownName, BadSettings, DataUnavailable, CannotWrite.
+    Where the source is not on this machine, but the file is, the file stays: the images were pulled from a colleague,
+    or their folder is not mounted, and what was brought in before is used. Returns a note that says so, else None.
+
+    Raises UnknownName, BadSettings, CannotWrite, DataUnavailable when neither is there.
     """
     dataset = settings.dataset(name)
     path = home.dataset(".origin") / f"{name}.json"
-    origin = {"source": dataset.source, "origin": open_source(name, dataset).origin()}
+    try:
+        origin = {"source": dataset.source, "origin": open_source(name, dataset).origin()}
+    except DataUnavailable as err:
+        if _source_in(path) != dataset.source:
+            raise DataUnavailable(
+                err.wrong,
+                seen=err.seen,
+                next_step=f"{err.next_step}; or, if a colleague pushed it, run `dvc pull --allow-missing`",
+            ) from err
+        return f"{err.wrong} ({err.seen}): what was brought in or pulled before is used"
     with writing(f"what data set {name!r} comes from"):
         _write_json(path, origin)
-    return path
+    return None
+
+
+def _source_in(path: Path) -> str | None:
+    """The kind of source that a file of :func:`write_origin` tells of; None of one that is not there, or is another."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return str(found["source"]) if isinstance(found["origin"], str) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def collect_images(home: Home, settings: Settings, name: str, progress: Progress | None = None) -> Admission:
@@ -141,43 +162,32 @@ def carve(rows: Iterable[ManifestRow], dataset: DatasetSettings) -> list[Manifes
     """Take val out of train normals and gate out of test by content hash; splits that the source gave stay.
 
     Whether an image is taken depends on its own bytes, so adding images moves no other, save that a class of two or
-    more always leaves one image on either side. Without normal test images a share of the train normals goes to test.
+    more always leaves one image on either side. With `exact_shares` exactly that share is taken, the first by hash:
+    adding images moves few. Without normal test images a share of the train normals goes to test.
     """
-    rows = list(rows)
+    rows, exact = list(rows), dataset.exact_shares
     if not any(row.split == Split.TEST and row.label == 0 for row in rows):
-        rows = _moved(rows, Split.TRAIN, 0, Split.TEST, HOLDOUT_SHARE)
+        rows = _moved(rows, Split.TRAIN, 0, Split.TEST, HOLDOUT_SHARE, exact)
     if not any(row.split == Split.VAL for row in rows):
-        rows = _moved(rows, Split.TRAIN, 0, Split.VAL, dataset.val_share)
+        rows = _moved(rows, Split.TRAIN, 0, Split.VAL, dataset.val_share, exact)
     if not any(row.split == Split.GATE for row in rows):
         for label in (0, 1):
-            rows = _moved(rows, Split.TEST, label, Split.GATE, dataset.gate_share)
+            rows = _moved(rows, Split.TEST, label, Split.GATE, dataset.gate_share, exact)
     return rows
 
 
-def share_leaving(ids: Iterable[str], wanted: float, *, val: int, train: int, has_test_normals: bool) -> float:
-    """The share of train normals, near `wanted`, with which :func:`carve` takes at least `val` of them and leaves
-    `train`.
-
-    `ids` are the image_ids of the train normals of a source. A share is a chance for each image: of 30 one half may
-    take 11 or 19, so for few images the share is put between two of them. `wanted` where it does, or where there are
-    too few for both.
-    """
-    others = {one for one in ids if has_test_normals or _place(one, f"{Split.TRAIN}->{Split.TEST}") >= HOLDOUT_SHARE}
-    places = sorted(_place(one, f"{Split.TRAIN}->{Split.VAL}") for one in others)
-    taken = sum(place < wanted for place in places)
-    count = min(max(taken, val), len(places) - train)
-    if count == taken or count < val:
-        return wanted
-    return round((places[count - 1] + places[count]) / 2, 4)
-
-
-def _moved(rows: list[ManifestRow], split: Split, label: int, to: Split, share: float) -> list[ManifestRow]:
+def _moved(
+    rows: list[ManifestRow], split: Split, label: int, to: Split, share: float, exact: bool
+) -> list[ManifestRow]:
     place = {
         row.image_id: _place(row.image_id, f"{split}->{to}")
         for row in rows
         if row.split == split and row.label == label
     }
-    taken = {image_id for image_id, where in place.items() if where < share}
+    if exact:
+        taken = set(sorted(place, key=place.__getitem__)[: round(share * len(place))])
+    else:
+        taken = {image_id for image_id, where in place.items() if where < share}
     if len(place) > 1 and not taken:
         taken = {min(place, key=place.__getitem__)}
     elif len(place) > 1 and len(taken) == len(place):

@@ -1,4 +1,4 @@
-"""From a file's bytes to pixels, upright: the one place that decodes an image or a mask."""
+"""From a file's bytes to pixels, upright: the one place that decodes image or mask and turns it as its tag says."""
 
 from __future__ import annotations
 

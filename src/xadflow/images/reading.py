@@ -150,10 +150,10 @@ def read_offered(content: bytes | Path, target: str, root: Path | None, limits: 
     """
     if fault := unsafe_name(target):
         raise refusal(*fault)
-    if why := unread(target):
+    if unused := unread(target):
         if isinstance(content, Path) and (odd := not_a_file(content)):
             raise refusal(*odd)
-        raise refusal("suffix", why)
+        raise refusal("suffix", unused)
     if isinstance(content, Path):
         return read_file(content, limits, root=root)
     check_size(len(content), limits)
@@ -196,8 +196,11 @@ def unsafe_name(relative: str) -> tuple[str, str] | None:
 
 def not_a_file(path: Path) -> tuple[str, str] | None:
     """Reason and detail of quarantine for what a walk lists although it is no file; None for a file, or nothing."""
-    if path.is_symlink():
-        return "link", _LINK
-    if path.is_dir():
-        return "unreadable", "a folder that cannot be listed"
+    try:
+        if path.is_symlink():
+            return "link", _LINK
+        if path.is_dir():
+            return "unreadable", "a folder that cannot be listed"
+    except OSError as err:
+        return "unreadable", err.strerror or "it cannot be looked at"
     return None

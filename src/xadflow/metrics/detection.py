@@ -46,6 +46,7 @@ __all__ = [
     "delong_paired",
     "fpr_at_tpr",
     "paired_bootstrap",
+    "rates_at",
     "summarise_detection",
     "tied_share",
     "wilson_rate",
@@ -156,6 +157,20 @@ def summarise_detection(
         by_defect=_auroc_of_parts(values, is_anomaly, defects, against_all_normals=True),
         by_category=_auroc_of_parts(values, is_anomaly, categories, against_all_normals=False),
     )
+
+
+def rates_at(threshold: float, scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """What images of one class alone tell, under the names of :meth:`DetectionSummary.as_metrics`.
+
+    Counts of `normals` and `anomalies`, and of the class that is there the share above the threshold with its interval.
+    """
+    values, is_anomaly = finite_scores(scores), np.asarray(labels) == 1
+    found = {"normals": float((~is_anomaly).sum()), "anomalies": float(is_anomaly.sum()), "threshold": threshold}
+    for name, chosen in (("recall", is_anomaly), ("false_alarm_rate", ~is_anomaly)):
+        if chosen.any():
+            rate = _share_above(values[chosen], threshold)
+            found |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
+    return found
 
 
 def tolerable_ties(ranked: Ranked, limit: float) -> float:

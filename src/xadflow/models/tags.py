@@ -12,7 +12,7 @@ EXPLAINS_VERSION, EXPLAINS_WEIGHTS = "xadflow.explains_version", "xadflow.explai
 # of a version: what the gate said, why, and to which question
 GATE, GATE_REASONS, GATE_KEY = "xadflow.gate", "xadflow.gate_reasons", "xadflow.gate_key"
 GATE_FEATURES = "xadflow.gate_features"  # which features a trained explainer was compared by
-PASSED, REFUSED = "passed", "refused"  # values of GATE
+PASSED, REFUSED, UNMEASURED = "passed", "refused", "not measured"  # values of GATE
 BY_HAND = "xadflow.promoted"  # on an explainer that a person put into service whatever the gate said
 
 # of a registered model
@@ -21,3 +21,4 @@ PREVIOUS = "xadflow.previous_champion"  # what rollback goes back to
 # of a run: the figures of a night, and a block of anchored heads of the ledger
 MODEL_NAME, MODEL_VERSION, KIND = "xadflow.model_name", "xadflow.model_version", "xadflow.kind"
 LEDGER_BLOCK = "xadflow.ledger.block"
+HEADS = "xadflow.ledger.heads"  # a parameter: MLflow lets nobody change one

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import sys
 from base64 import b64encode
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from xadflow.errors import WrongUse
-from xadflow.settings.login import is_own_server, keep_private, login_of
+from xadflow.settings.login import is_own_server, login_of
+from xadflow.settings.private import keep_private
 
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -91,6 +94,23 @@ class Home:
         return self.state / "ledger"
 
     @property
+    def dvc_site(self) -> Path:
+        """Folder of DVC's caches for this machine, which it unpickles: $DVC_SITE_CACHE_DIR, or one of the state."""
+        return Path(os.environ.get("DVC_SITE_CACHE_DIR") or self.state / "dvc-site")
+
+    @property
+    def writer_secret(self) -> Path | None:
+        """File of this account, outside of every project, with the secret that announces its commits of evidence.
+
+        In $XDG_STATE_HOME or ~/.local/state; None for an account without a home folder.
+        """
+        named = os.environ.get("XDG_STATE_HOME")
+        try:
+            return (Path(named) if named else Path.home() / ".local" / "state") / "xadflow" / "writer-secret"
+        except RuntimeError:
+            return None
+
+    @property
     def reports(self) -> Path:
         """Folder of the report pages."""
         return self.state / "reports"
@@ -167,6 +187,22 @@ def interactive_environment() -> None:
         ours.setLevel(logging.WARNING)  # not by the root's level any more
 
 
+def dvc_stage() -> str:
+    """The stage that DVC runs this command for, as `images@elpv`; "" where it is not DVC that runs it."""
+    return os.environ.get("DVC_STAGE", "")
+
+
+def name_the_user() -> None:
+    """Give a user that this machine has no name for one: DVC and MLflow ask for it, and DVC ends with an error without.
+
+    So it is in a container that is run with `--user`, and for the owner of a folder that came from another machine.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+
+
 def quiet_environment(home: Home) -> None:
     """Set the switches that keep every dependency offline, quiet and inside the project; what is set already stays.
 
@@ -174,13 +210,17 @@ def quiet_environment(home: Home) -> None:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    keep_private(home.state)
-    _log_in(home)
-    (home.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder of a path only
+    with suppress(OSError):  # a project that may only be read can be looked at; whoever writes says that they cannot
+        keep_private(home.state)
+        _log_in(home)
+        (home.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder of a path only
     os.environ.setdefault("PREFECT_HOME", str(home.state / "prefect"))
-    os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home.state / "dvc-site"))
+    os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home.dvc_site))
+    if home.dvc_site == home.state / "dvc-site":
+        keep_private(home.dvc_site)  # DVC would make it for everybody
     os.environ.setdefault("MPLCONFIGDIR", str(home.state / "matplotlib"))
     os.environ.setdefault("XADFLOW_PROJECT", str(home.project))
+    name_the_user()
     binaries = str(Path(sys.executable).parent)
     path = os.environ.get("PATH", "")
     if path.split(os.pathsep)[0] != binaries:
@@ -216,8 +256,9 @@ def _log_in(home: Home) -> None:
     """
     api, tracking = home.prefect_api_url, os.environ.get("MLFLOW_TRACKING_URI", "")
     if api is None:
-        for name in ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"):
-            os.environ.setdefault(name, login_of(home.state).pair)
+        with suppress(OSError):  # a state that may only be read can be looked at; no server starts there
+            for name in ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"):
+                os.environ.setdefault(name, login_of(home.state).pair)
     elif is_own_server(home.state, api, "prefect"):
         os.environ.setdefault("PREFECT_API_AUTH_STRING", login_of(home.state).pair)
     if is_own_server(home.state, tracking, "mlflow"):

@@ -7,16 +7,14 @@ var/secrets/login, readable by the owner alone, and goes to servers and our own 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import secrets
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from xadflow.digests import sha256_json
 from xadflow.errors import WrongUse
+from xadflow.settings.private import draw_once, others_may, write_private
 
 USER = "xadflow"
 _FILE, _MOST_BYTES = "login", 1000
@@ -51,12 +49,11 @@ def login_of(state: Path) -> Login:
     """
     path = secrets_folder(state) / _FILE
     if not path.exists():
-        _draw(path)
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
+        draw_once(path, f"{USER}:{secrets.token_urlsafe(32)}\n")
+    if open_to := others_may(path):
         raise WrongUse(
             "the login of this project's servers can be read by other users of the machine",
-            seen=f"{_shown(path)} has the mode {mode:04o}",
+            seen=f"{_shown(path)}: {open_to}",
             next_step=f"remove {_shown(path)} (a new one is drawn) and start the servers again",
         )
     user, _, password = path.read_bytes()[:_MOST_BYTES].decode("utf-8", "replace").strip().partition(":")
@@ -80,9 +77,9 @@ def mlflow_login(state: Path) -> dict[str, str]:
     digest = sha256_json({"login": login.pair})
     if database.exists() and (not known.exists() or known.read_text() != digest):
         database.replace(database.with_suffix(".db.old"))
-    _write_private(known, digest)
+    write_private(known, digest)
     config = folder / "mlflow-login.ini"
-    _write_private(
+    write_private(
         config,
         f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = sqlite:///{database}\n"
         f"admin_username = {login.user}\n"
@@ -102,34 +99,6 @@ def is_own_server(state: Path, address: str, service: str) -> bool:
     except (OSError, ValueError, AttributeError):
         return False
     return isinstance(named, str) and (address == named or address.startswith(f"{named}/"))
-
-
-def keep_private(state: Path) -> None:
-    """Make a state folder one that only its owner enters: evidence, models, logs, and caches that are unpickled."""
-    state.mkdir(parents=True, exist_ok=True)
-    mode = stat.S_IMODE(state.stat().st_mode)
-    if mode & 0o077:
-        with contextlib.suppress(PermissionError):  # somebody else's: `xadflow doctor` says so
-            state.chmod(0o700)
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that its owner alone can read, whole or not at all."""
-    partial = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    partial.replace(path)
-
-
-def _draw(path: Path) -> None:
-    """Write a login whole or not at all; where another process was faster, its own stays."""
-    drawn = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
-    _write_private(drawn, f"{USER}:{secrets.token_urlsafe(32)}\n")
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.link(drawn, path)
-    finally:
-        drawn.unlink()
 
 
 def _shown(path: Path) -> str:

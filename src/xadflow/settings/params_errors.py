@@ -9,9 +9,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from xadflow.errors import BadSettings, nearest
+from xadflow.settings.plain_yaml import CHECK
 
+_LONGEST = 300
 NOT_SHOWN = "a value that is not shown"
-CHECK = "`xadflow doctor` checks the file"
 UNKNOWN_NAME, ODD_CATALOGUE = "unknown_name", "odd_catalogue"
 
 
@@ -57,7 +58,8 @@ def _shown(location: tuple[int | str, ...], value: object) -> object:
     """A value as an error may state it: a web address anywhere, also under a misspelt key, may hold a token."""
     if location[:1] == ("notify",) or "://" in str(value):
         return NOT_SHOWN
-    return f"keys {', '.join(sorted(map(str, value)))}" if isinstance(value, dict) else value
+    shown = f"keys {', '.join(sorted(map(str, value)))}" if isinstance(value, dict) else value
+    return shown if len(str(shown)) <= _LONGEST else f"{str(shown)[:_LONGEST]}..."
 
 
 def _explained_names(first: ErrorDetails) -> BadSettings:

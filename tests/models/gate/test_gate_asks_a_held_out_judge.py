@@ -10,7 +10,7 @@ from xadflow.models.gate import Verdict, joined, judge_transfer
 def test_a_transfer_at_the_rule_passes_and_one_below_is_refused_with_its_reason():
     kept = judge_transfer(0.5, {"transfer": 0.5, "judge_flagged": 20.0})
     assert kept.passed
-    assert kept.reasons == ("transfer is 0.5000 over 20 anomalies, at least 0.5 (gate.min_transfer).",)
+    assert kept.reasons == ("transfer is 0.5000 (95 %: 0.30 to 0.70, 20 anomalies), at least 0.5 (gate.min_transfer).",)
     broken = judge_transfer(0.5, {"transfer": 0.02, "judge_flagged": 20.0})
     assert not broken.passed
     assert "below 0.5 (gate.min_transfer)" in broken.reasons[0]

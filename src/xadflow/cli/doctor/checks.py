@@ -100,11 +100,12 @@ def device(home: Home) -> Iterator[Finding]:
 
 
 def privacy(home: Home) -> Iterator[Finding]:
-    """Whether the state folder and its secrets are for their owner alone."""
-    for path in (home.state, home.state / "secrets", home.state / "secrets" / "login"):
+    """Whether the state folder, its secrets and DVC's site cache, which is unpickled, are for their owner alone."""
+    for path in (home.state, home.state / "secrets", home.state / "secrets" / "login", home.dvc_site):
         if not path.exists():
             continue
-        found, inside = path.stat(), path.relative_to(home.state.parent)
+        found = path.stat()
+        inside = path.relative_to(home.state.parent) if path.is_relative_to(home.state) else path
         if found.st_mode & 0o077:
             mode = f"{found.st_mode & 0o777:04o}"
             yield Finding("privacy", "fail", f"{inside} is open to other users: mode {mode}", f"chmod go= {inside}")

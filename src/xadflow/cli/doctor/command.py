@@ -41,6 +41,7 @@ def examine(project: Project) -> Diagnosis:
         machine.disk,
         machine.privacy,
         doctor_models.mlflow_database,
+        doctor_models.moved,
         doctor_prefect.prefect_server,
         machine.weights,
         doctor_data.data_remote,

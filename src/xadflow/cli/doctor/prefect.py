@@ -21,7 +21,7 @@ from xadflow.errors import BadSettings
 from xadflow.project import Project
 from xadflow.settings import Home, webhook_address
 
-LIMITS = ("gpu", "dvc")  # what tasks take with strict=True; tasks/runtime.py makes them for a run without a server
+LIMITS = ("gpu", "dvc")  # what tasks take with strict=True; tasks/slots.py makes them for a run without a server
 _REACH_S = 2.0
 _READ_LOG = "read var/log/prefect-server.log"
 _OTHER_LAYOUT = (KeyError, TypeError, AttributeError)  # what a prefect.yaml of another shape raises when it is walked

@@ -3,9 +3,9 @@
     DIR/train/good/*            normal images to learn from
     DIR/train/<defect>/*        optional: labelled defects that training may use (split `known`)
     DIR/test/good/*             normal images to test on; without them some of train/good is held out by content hash
-    DIR/test/<defect>/*         defective images to test on
-    DIR/ground_truth/<defect>/<stem>_mask.png      optional masks; other names that are taken: mask_names.py. Not 0 is
-                                                   defect, in JPEG what is brighter than half
+    DIR/test/<defect>/*         optional: defective images to test on; without any the gate cannot measure detection
+    DIR/ground_truth/<defect>/<stem>_mask.png      optional masks; other names that are taken: mask_names.py. Defect is
+                                                   what is not zero, in JPEG what is brighter than half
 
 Grey, RGB, 16-bit and mixed sizes may be mixed. Files elsewhere are quarantined, never skipped in silence. Layout:
 Bergmann et al., "MVTec AD", CVPR 2019.
@@ -30,7 +30,9 @@ from xadflow.errors import DataUnavailable
 from xadflow.images.reading import IMAGE_SUFFIXES, not_a_file
 
 GOOD = "good"
-_EXPECTED = "train/good/<images>, test/<defect>/<images>, optionally test/good and ground_truth/<defect>"
+LEFT_BEHIND = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", ".directory", ".localized"})
+"""What Windows, macOS and KDE put into folders that somebody looks at, lower case; also names that begin with `._`."""
+_EXPECTED = "train/good/<images>, optionally test/<defect>, test/good and ground_truth/<defect>"
 
 _ORPHAN = (
     "no image of test/<defect> or train/<defect> has this mask: the mask of 007.png is looked for as "
@@ -121,6 +123,9 @@ def state_of(root: Path) -> str:
             seen = (root / relative).lstat()
         except FileNotFoundError:
             continue
+        except OSError as err:  # a folder that lies too deep
+            stats.append([relative, err.errno])
+            continue
         stats.append([relative, seen.st_size, seen.st_mtime_ns, seen.st_mode])
     return f"folder {root.name}: {len(stats)} files, {sha256_json(stats)}"
 
@@ -128,19 +133,30 @@ def state_of(root: Path) -> str:
 def walk_files(root: Path) -> list[str]:
     """Relative paths of all files and links below a folder, with forward slashes, ordered; links are not followed.
 
-    A folder that cannot be listed is named itself, so that what it holds is not left out in silence.
+    A folder that cannot be listed, or lies too deep for it, is named itself, so that what it holds is not left out in
+    silence. Files that operating systems leave behind (LEFT_BEHIND) are nobody's images, and not listed.
     """
-    found, closed = [], []
-    for folder, folders, files in os.walk(root, onerror=lambda err: closed.append(err.filename), followlinks=False):
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        found += [Path(folder, name) for name in [*files, *links]]
-    return sorted(path.relative_to(root).as_posix() for path in [*found, *map(Path, closed)])
+    found: list[str] = []
+    folders = [""]  # no recursion: folders may lie a thousand deep
+    while folders:
+        inside = folders.pop()
+        try:
+            with os.scandir(os.path.join(root, inside)) as entries:
+                for entry in entries:
+                    relative = f"{inside}/{entry.name}" if inside else entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(relative)
+                    elif entry.name.lower() not in LEFT_BEHIND and not entry.name.startswith("._"):
+                        found.append(relative)
+        except OSError:
+            found.append(inside or ".")
+    return sorted(found)
 
 
 def check_layout(root: Path) -> None:
-    """Raise DataUnavailable unless `root` holds train/good with a file and a folder test; says what it saw."""
+    """Raise DataUnavailable unless `root` holds train/good with a file; says what it saw."""
     good = root / "train" / GOOD
-    if good.is_dir() and next(good.iterdir(), None) is not None and (root / "test").is_dir():
+    if good.is_dir() and next(good.iterdir(), None) is not None:
         return
     try:
         folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())

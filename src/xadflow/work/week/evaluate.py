@@ -12,17 +12,19 @@ from numpy.typing import NDArray
 
 from xadflow.datasets.loading import load_images
 from xadflow.datasets.manifest import Manifest, ManifestRow, Split, read_manifest
+from xadflow.defects.synthesisers import synthetic_rounds
 from xadflow.detectors.base import Detector
 from xadflow.detectors.scoring import score_images
 from xadflow.explainers.base import Explanation, TakesDonors, build_explainer
 from xadflow.explainers.transplant import DonorBank
 from xadflow.images import as_float
-from xadflow.metrics.detection import DetectionSummary, summarise_detection
+from xadflow.metrics.detection import DetectionSummary, auroc, rates_at, summarise_detection
 from xadflow.metrics.explanation import flip_rate
-from xadflow.models.gate import AUROC, CHANGE_INSIDE, FLIP_RATE
+from xadflow.models.gate import ANOMALIES, AUROC, AUROC_HIGH, AUROC_LOW, CHANGE_INSIDE, FLIP_RATE, NORMALS
 from xadflow.models.judges import Heard, Judge, ask, transfer_figures
 from xadflow.project import Project
 from xadflow.training.lanes import portions, side_by_side
+from xadflow.training.seeds import seeded
 
 SPARSE, TRANSPLANT = "sparse", "transplant"
 
@@ -36,8 +38,19 @@ class Scored:
     scores: NDArray[np.float64]
     labels: NDArray[np.int64]
 
+    @property
+    def can_be_ranked(self) -> bool:
+        """Whether there are normals and anomalies: without both there is no AUROC."""
+        return 0 < int(self.labels.sum()) < len(self.labels)
+
+    def figures(self, threshold: float, seed: int) -> dict[str, float]:
+        """Every figure that these images give, by name: of one class alone its count, and its rate at the threshold."""
+        if self.can_be_ranked:
+            return self.summary(threshold, seed).as_metrics()
+        return rates_at(threshold, self.scores, self.labels)
+
     def summary(self, threshold: float, seed: int) -> DetectionSummary:
-        """Detection figures on these images."""
+        """Detection figures on these images. Raises BadInput without normals or without anomalies."""
         return summarise_detection(
             self.scores,
             self.labels,
@@ -55,7 +68,7 @@ def score_split(project: Project, detector: Detector, manifest: Manifest, datase
     return Scored(
         rows,
         images,
-        score_images(detector, images, project.settings.explain.batch_size, project.device),
+        score_images(detector, images, project.settings.explain.batch_of(images.shape[1:]), project.device),
         np.array([row.label for row in rows], dtype=np.int64),
     )
 
@@ -78,7 +91,7 @@ def explain_some(
     def explain(batch: Sequence[int]) -> list[Explanation]:
         return built.explain(detector, as_float(scored.images[list(batch)].to(project.device)))
 
-    batches = portions(chosen, project.settings.explain.batch_size, project.device)
+    batches = portions(chosen, project.settings.explain.batch_of(scored.images.shape[1:]), project.device)
     return chosen, [one for told in side_by_side(explain, batches, project.device) for one in told]
 
 
@@ -123,12 +136,18 @@ def gate_figures(
     detector asks for, and no other one sees. With the donors of the detector version the same
     anomalies are explained by transplants, as `transplant.transfer`, `transplant.flip_rate` and so on, which
     gate.min_transfer is for.
+
+    Where the split has fewer than `gate.min_images` anomalies, as a product without known defects has, defects are
+    drawn on its normals and explained instead: what explanations are worth can be told from these. How well a detector
+    finds drawn ones says little of real ones, so that AUROC is reported as `synthetic.auroc` and is no `auroc`.
     """
     settings = project.settings
     manifest = read_manifest(project.home.dataset(dataset))
     scored = score_split(project, detector, manifest, dataset, Split.GATE)
-    summary = scored.summary(detector.calibration.threshold, settings.seed)
-    figures, heard = {AUROC: summary.auroc}, Heard()
+    figures, heard = detection_figures(scored, detector.calibration.threshold, settings.seed), Heard()
+    if figures[ANOMALIES] < settings.gate.min_images and figures[NORMALS]:
+        scored = with_drawn_defects(project, detector, scored)
+        figures |= {"synthetic.auroc": auroc(scored.scores, scored.labels)}
     if SPARSE in settings.explainers:
         chosen, told = explain_some(project, detector, scored, SPARSE, settings.gate.explained)
         said = transferred(judges, told, scored.images[chosen], heard)
@@ -138,6 +157,33 @@ def gate_figures(
         said = {**explanation_figures(told), **transferred(judges, told, scored.images[chosen], heard)}
         figures |= {f"{TRANSPLANT}.{name}": value for name, value in said.items()}
     return figures
+
+
+def detection_figures(scored: Scored, threshold: float, seed: int) -> dict[str, float]:
+    """What the gate judges of detection: AUROC with its interval where both classes are there, and how many of each."""
+    anomalies = int(scored.labels.sum())
+    counts = {NORMALS: float(len(scored.labels) - anomalies), ANOMALIES: float(anomalies)}
+    if not scored.can_be_ranked:
+        return counts
+    summary = scored.summary(threshold, seed)
+    return {**counts, AUROC: summary.auroc, AUROC_LOW: summary.auroc_low, AUROC_HIGH: summary.auroc_high}
+
+
+def with_drawn_defects(project: Project, detector: Detector, scored: Scored) -> Scored:
+    """The normals of `scored`, and as many drawn defects on them as the gate explains, in place of its anomalies."""
+    kept = np.flatnonzero(scored.labels == 0)
+    normals = scored.images[torch.from_numpy(kept)]
+    batch, rounds = project.settings.explain.batch_size, -(-project.settings.gate.explained // len(kept))
+    generator = seeded(project.settings.seed, "defects of the gate", device=project.device)
+    drawn, _ = synthetic_rounds(normals, "defects", rounds, batch, project.device, generator)
+    drawn = drawn[: project.settings.gate.explained].cpu()
+    rows = tuple(scored.rows[place] for place in kept)
+    return Scored(
+        (*rows, *(rows[number % len(rows)] for number in range(len(drawn)))),
+        torch.cat([normals, drawn]),
+        np.concatenate([scored.scores[kept], score_images(detector, drawn, batch, project.device)]),
+        np.concatenate([np.zeros(len(kept), np.int64), np.ones(len(drawn), np.int64)]),
+    )
 
 
 def flat(prefix: str, figures: Mapping[str, Any]) -> dict[str, float]:

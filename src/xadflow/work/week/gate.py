@@ -10,17 +10,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from xadflow.datasets.manifest import Split, read_manifest
+from xadflow.datasets.smallest_defect import defect_warning
 from xadflow.detectors.scoring import open_detector
 from xadflow.digests import sha256_json
 from xadflow.errors import BadWeights, WrongUse
 from xadflow.explainers import build_explainer, load_explainer
 from xadflow.lineage import dvc_hashes
 from xadflow.models.donors import open_bank
-from xadflow.models.gate import FLIP_RATE, joined, judge, judge_generator, judge_transfer
+from xadflow.models.gate import FLIP_RATE, Verdict, joined, judge, judge_generator, judge_transfer
 from xadflow.models.judges import Judge, find_judges, open_judges
 from xadflow.models.registry import CHAMPION, Registry
 from xadflow.models.service import Moved, put_in_service
-from xadflow.models.tags import GATE, GATE_FEATURES, GATE_KEY, GATE_REASONS, PASSED, REFUSED
+from xadflow.models.tags import GATE, GATE_FEATURES, GATE_KEY, GATE_REASONS, PASSED, REFUSED, UNMEASURED
 from xadflow.models.versions import ModelRef
 from xadflow.project import Project
 from xadflow.work.week.evaluate import SPARSE, TRANSPLANT, flat, gate_figures
@@ -34,7 +36,8 @@ class GateOutcome:
     """What the gate said of one version; `judged` is False where the same question had been answered before.
 
     `serves` is the detector version that is in service with this outcome, None without any. `key` is the question: it
-    is kept by :func:`settle` once its answer is in force, so that a crash before that asks again.
+    is kept by :func:`settle` once its answer is in force, so that a crash before that asks again. `unmeasured`: not
+    passed, and no rule is broken: too few labelled images to say more, so that a person promotes it.
     """
 
     model_name: str
@@ -45,6 +48,12 @@ class GateOutcome:
     figures: Mapping[str, float]
     serves: int | None = None
     key: str = ""
+    unmeasured: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """The value of the tag that says it."""
+        return PASSED if self.passed else UNMEASURED if self.unmeasured else REFUSED
 
 
 def judge_challenger(project: Project, dataset: str, challenger: ModelRef, *, hold: bool = False) -> GateOutcome:
@@ -97,16 +106,20 @@ def judge_challenger(project: Project, dataset: str, challenger: ModelRef, *, ho
         its = {name.removeprefix(start): value for name, value in mine.items() if name.startswith(start)}
         # Without a judge the rule is not asked of a detector: it was measured by itself, and gets no worse by that.
         verdicts.append(judge_transfer(settings.gate.min_transfer, its, panel.why_none, wanted=False))
+    manifest = read_manifest(project.home.dataset(dataset))
+    if (note := defect_warning(manifest, manifest.rows(Split.GATE), dataset, settings.dataset(dataset))) is not None:
+        verdicts.append(Verdict(True, (), (note,)))
     judged = joined(*verdicts)
     outcome = GateOutcome(
         challenger.name,
         challenger.version,
         judged.passed,
-        (*broken, *judged.reasons),
+        (*broken, *judged.reasons, *judged.notes),
         True,
         mine,
         serves=challenger.version if judged.passed else in_service,
         key="" if broken else key,  # a champion that is restored is asked after again
+        unmeasured=judged.is_open,
     )
     _say(registry, challenger, outcome)
     if not hold:
@@ -166,14 +179,16 @@ def _answered_before(ref: ModelRef, key: str, serves: int | None) -> GateOutcome
     """The answer that a version carries, if it is to this question."""
     if ref.tags.get(GATE_KEY) != key:
         return None
-    reasons = tuple(json.loads(ref.tags.get(GATE_REASONS, "[]")))
-    return GateOutcome(ref.name, ref.version, ref.tags.get(GATE) == PASSED, reasons, False, {}, serves)
+    said = ref.tags.get(GATE)
+    return GateOutcome(
+        ref.name, ref.version, said == PASSED, ref.gate_reasons, False, {}, serves, unmeasured=said == UNMEASURED
+    )
 
 
 def _say(registry: Registry, ref: ModelRef, outcome: GateOutcome) -> None:
     """Keep the answer with the version, and its figures with the run."""
     registry.log_metrics(ref.run_id, flat("gate", outcome.figures))
-    registry.tag(ref.name, ref.version, GATE, PASSED if outcome.passed else REFUSED)
+    registry.tag(ref.name, ref.version, GATE, outcome.verdict)
     registry.tag(ref.name, ref.version, GATE_REASONS, json.dumps(outcome.reasons))
 
 

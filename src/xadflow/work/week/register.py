@@ -32,6 +32,7 @@ from xadflow.models.versions import ModelRef
 from xadflow.pictures.counterfactual_sheet import CounterfactualRow, counterfactual_sheet
 from xadflow.pictures.plots import SheetRow, contact_sheet, roc_with_interval, score_histogram
 from xadflow.project import Project
+from xadflow.work.numbers import rows_of_another, take_a_free_number
 from xadflow.work.week.donors import bank_size, choose_donors
 from xadflow.work.week.evaluate import TRANSPLANT, Scored, explain_some, flat, score_split
 from xadflow.work.week.order import REPORT, ExplainerOrder, Order, TrainingOrder
@@ -62,6 +63,8 @@ def register_trained(project: Project, order: TrainingOrder) -> ModelRef:
     home, settings, registry = project.home, project.settings, project.registry
     most = bank_size(settings)
     known = registry.find_trained(order.model_name, order.registered_key)
+    if known is not None and rows_of_another(project.records, known, registry.detector_folder(known)):
+        known = None  # it would find its images scored already, by a model that is gone
     if known is not None and (not most or known.tags.get(DONORS) == str(most)):
         challenger = registry.alias(order.model_name, CHALLENGER)
         if challenger is None or challenger.version < known.version:  # a kill came between version and alias
@@ -71,14 +74,13 @@ def register_trained(project: Project, order: TrainingOrder) -> ModelRef:
     detector = open_detector(folder, project.device)
     manifest = read_manifest(home.dataset(order.dataset))
     scored = score_split(project, detector, manifest, order.dataset, Split.TEST)
-    summary = scored.summary(detector.calibration.threshold, settings.seed)
     donors = choose_donors(project, detector, manifest, order.dataset, most) if most else None
     if donors is not None:
         donors.save(folder)  # before the folder is logged: a version's files are hashed
     bank = open_bank(home, settings, folder, order.dataset) if donors is not None else None
     report = _report(project, order)
     metrics = {
-        **flat("test", summary.as_metrics()),
+        **flat("test", scored.figures(detector.calibration.threshold, settings.seed)),
         **flat("test.pixels", scene_figures(project, detector, manifest, scored.rows, scored.images, order.dataset)),
         **flat("fit", {**report["figures"], "seconds": report["seconds"], "steps": report["steps"]}),
         **flat("calibration", {**_calibration(detector), "error": detector.calibration.calibration_error}),
@@ -107,7 +109,7 @@ def register_judge(project: Project, order: TrainingOrder, apart: bool) -> Model
     manifest = read_manifest(project.home.dataset(order.dataset))
     known = manifest.rows(Split.KNOWN, label=1)
     images = load_images(manifest, known, project.settings.dataset(order.dataset))
-    scores = score_images(detector, images, project.settings.explain.batch_size, project.device)
+    scores = score_images(detector, images, project.settings.explain.batch_of(images.shape[1:]), project.device)
     threshold = detector.calibration.threshold
     flagged = float(np.mean(scores > threshold)) if len(scores) else np.nan
     report = _report(project, order)
@@ -174,6 +176,8 @@ def _registered(
     """One run and one version of what an order's folder holds; `detector` is that, None where it holds an explainer."""
     folder = order.saved(project.home)
     weights = sha256_file(folder / WEIGHTS) if detector is not None else None
+    if detector is not None:
+        take_a_free_number(project.records, project.registry, order.model_name, folder)
     return project.registry.log_training(
         model_name=order.model_name,
         folder=folder,
@@ -229,9 +233,11 @@ def _plots(
     folder = order.folder(project.home) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     normal, anomalous = scored.scores[scored.labels == 0], scored.scores[scored.labels == 1]
-    paths = {name: folder / f"{name}.png" for name in ("scores", "roc")}
+    paths = {"scores": folder / "scores.png"}
     score_histogram(normal, anomalous, detector.calibration.threshold, paths["scores"])
-    roc_with_interval(scored.scores, scored.labels, paths["roc"], seed=project.settings.seed)
+    if scored.can_be_ranked:
+        paths["roc"] = folder / "roc.png"
+        roc_with_interval(scored.scores, scored.labels, paths["roc"], seed=project.settings.seed)
     if sheet := _sheet(project, detector, scored, bank):
         paths["explanations"] = folder / "explanations.png"
         contact_sheet(sheet, paths["explanations"])

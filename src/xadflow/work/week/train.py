@@ -66,5 +66,7 @@ def _work(project: Project, order: TrainingOrder, update: Update | None) -> tupl
     dataset = project.settings.dataset(order.dataset)
     needed = dataset.outliers if traits(detector_class(order.method)).learns_from_outliers else None
     outliers = read_manifest(project.home.dataset(needed)) if needed else None
-    run = FitRun(folder, order.seed, order.false_alarm_rate, project.settings.device, update)
+    run = FitRun(
+        folder, order.seed, order.false_alarm_rate, project.settings.device, update, project.settings.retrain.memory_mb
+    )
     return training_data(manifest, dataset, outliers=outliers, normals=order.normals), run
