@@ -151,7 +151,7 @@ def test_further_pages_are_seen_and_one_page_is_none() -> None:
 
 
 def scans(count: int, side: int) -> bytes:
-    """A progressive JPEG whose first scan is said `count` times over: a small file, decoded for seconds a megapixel."""
+    """A progressive JPEG whose first scan is said `count` times over: a small file, decoded over and over."""
     content = file_of(Image.new("L", (side, side), 90), "JPEG", progressive=True)
     start = content.index(b"\xff\xda")
     end = content.find(b"\xff\xda", start + 2)
@@ -164,7 +164,7 @@ def scans(count: int, side: int) -> bytes:
 def test_a_jpeg_of_endless_scans_is_refused_before_a_pixel_is_decoded(monkeypatch) -> None:
     bomb = scans(4000, 2000)
     assert len(bomb) < 4_000_000
-    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it takes minutes to decode"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(BadImage, match="too slow") as caught:
         decode_image(bomb)
     assert caught.value.reason == "too-slow"

@@ -1,6 +1,6 @@
 """How long one file may take to decode, and how much memory all threads together may use for it.
 
-A decoder's time and memory follow from its header for every format but one: a progressive JPEG goes over all its pixels
+A decoder's time and memory follow from its header, with one known exception: a progressive JPEG goes over its pixels
 once a scan, and a scan may take ten bytes, so that half a megabyte kept a core busy for 199 s. Its scans are counted
 before it is decoded. Memory is 4 to 16 bytes a pixel (decoded, turned, laid over black): threads wait for each other so
 that their images together stay under one budget.
