@@ -43,6 +43,6 @@ def test_a_detector_of_all_16_bits_keeps_its_bytes(folder: Path) -> None:
 
 @pytest.mark.parametrize("bits", [0, 7, 17, 10**30, "many", None, [12]])
 def test_a_card_that_says_anything_else_is_refused_in_one_line(folder: Path, bits: object) -> None:
-    (folder / CARD).write_text(json.dumps({"method": "theirs", "bit_depth": bits}))
-    with pytest.raises(BadWeights, match="no saved detector"):
+    (folder / CARD).write_text(json.dumps({"method": "theirs", "input_shape": [1, 8, 8], "bit_depth": bits}))
+    with pytest.raises(BadWeights, match="card cannot be used"):
         load_detector(folder)
