@@ -4,6 +4,9 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+# Where .venv was made: its commands name that folder, so in a moved or copied checkout they run the code of another one.
+MADE_IN := $(shell sed -n 's/^command = .* -m venv //p' .venv/pyvenv.cfg 2>/dev/null)
+MOVED := $(shell test -z "$(MADE_IN)" || test "$(MADE_IN)" = "$(CURDIR)/.venv" || echo yes)
 UV := uv==0.13.9
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export XADFLOW_PROJECT := $(CURDIR)
@@ -19,12 +22,17 @@ QUICK_FLAG := $(if $(QUICK),--quick,)
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-27s %s\n", $$1, $$2}'
 
+ifeq ($(MOVED),yes)
+.PHONY: $(STAMP)
+endif
+
 setup: $(STAMP) ## make .venv with every pinned package (about 6.5 GB)
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null \
 	  || { echo "xadflow needs Python 3.11; set PYTHON=/path/to/python3.11"; exit 1; }
 	@started=$$SECONDS; \
+	test -z "$(MOVED)" || { echo "this checkout was moved or copied from $(MADE_IN): .venv is made anew"; rm -rf .venv; }; \
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
 	echo "setting up .venv (about 5 GB to fetch; a minute or several)"; \
 	$(PIP) $(UV) && { $(BIN)/uv pip install --quiet --native-tls --compile-bytecode --python $(BIN)/python --no-deps \

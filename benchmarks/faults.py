@@ -2,9 +2,10 @@
 
 A small real project (96 px crops of gravel, painted defects, real DVC, Prefect server, MLflow and Delta tables) is made
 once under var/faults. Then each fault starts from a copy of the same state: processes that die by SIGKILL at named
-points, servers and a worker that die, disks that fill up or are read-only, files that rot. After each the same command
-is run again, and what is then there is compared with a run that nothing disturbed. Everything in the table is measured
-by this program; where mounting is not allowed, the disk faults say so.
+points or are asked to stop, servers and a worker that die, disks that fill up or are read-only, files that rot, a state
+that moved, a registry that was lost, forged rows. After each the same command is run again, and what is then there is
+compared with a run that nothing disturbed. Everything in the table is measured by this program; where mounting is not
+allowed, the disk faults say so.
 
 Seeded: pictures, training and points are the same each time; which thread is first is not. Measured once: 44
 minutes beside other work (load 6 on 2 cores).
@@ -21,16 +22,34 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.faults_kit.bench import SEED, Bench, build
+from benchmarks.faults_kit.forgers import forged_rows
+from benchmarks.faults_kit.houses import moved_states
 from benchmarks.faults_kit.machines import disks, mlflow_down, prefect_killed, rotten_files, worker_killed
 from benchmarks.faults_kit.nights import killed_nights, shared_nights
 from benchmarks.faults_kit.outcome import Fault, Outcome
 from benchmarks.faults_kit.outcomes import Evidence
+from benchmarks.faults_kit.stops import stopped_runs
 from benchmarks.faults_kit.weeks import killed_weeks, spoiled_checkpoints
 from benchmarks.results import write_results
 from benchmarks.study import Study
 
 ROOT = Path("var") / "faults"
-SCENARIOS = ("nights", "shared", "weeks", "checkpoints", "mlflow", "prefect", "worker", "disks", "files")
+SCENARIOS = (
+    *(
+        "nights",
+        "shared",
+        "weeks",
+        "checkpoints",
+        "stops",
+        "mlflow",
+        "prefect",
+        "worker",
+        "disks",
+        "files",
+        "houses",
+        "forgers",
+    ),
+)
 
 
 def main() -> None:
@@ -72,11 +91,14 @@ def _faults(bench: Bench, reference: Evidence, undisturbed: Path, chosen: Sequen
         "shared": lambda: shared_nights(bench, reference),
         "weeks": lambda: killed_weeks(bench, trained),
         "checkpoints": lambda: spoiled_checkpoints(bench, trained),
+        "stops": lambda: stopped_runs(bench, trained),
         "mlflow": lambda: mlflow_down(bench, reference),
         "prefect": lambda: prefect_killed(bench, reference),
         "worker": lambda: worker_killed(bench, reference),
         "disks": lambda: disks(bench, reference, undisturbed),
         "files": lambda: rotten_files(bench, reference, undisturbed),
+        "houses": lambda: moved_states(bench, reference, undisturbed),
+        "forgers": lambda: forged_rows(bench, reference),
     }
     return [fault for name in SCENARIOS if name in chosen for fault in scenarios[name]()]
 

@@ -185,7 +185,7 @@ def _by_calls(inbox: Path, explainers: list[str] | None) -> dict[str, Any]:
 def _flow(inbox: Path) -> dict[str, Any]:
     project = _open()
     from flows.explain import explain
-    from tasks.runtime import ensure_limits
+    from tasks.slots import ensure_limits
 
     _warm(project)
     ensure_limits()  # starts the server

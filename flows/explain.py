@@ -10,17 +10,19 @@ from datetime import UTC, date, datetime
 from typing import Any, cast
 
 from prefect import flow, runtime, unmapped
-from prefect.futures import PrefectFuture, PrefectFutureList
+from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner
 
 from tasks.dataset import build_dataset
 from tasks.explaining import detectors_in_service, plan, shard
+from tasks.failures import Failure, first_failure, raise_first
 from tasks.publishing import finish, notify_failure
-from tasks.runtime import cluster_runner, ensure_limits, local_runner
-from xadflow.errors import WorkFailed
+from tasks.runtime import cluster_runner, local_runner
+from tasks.slots import ensure_limits
 from xadflow.explainers.declared import check_explainers
 from xadflow.project import Project
 from xadflow.settings import quiet_environment
+from xadflow.stopping import stoppable
 
 
 @flow(name="explain", task_runner=local_runner(), on_failure=[notify_failure], on_crashed=[notify_failure])
@@ -49,53 +51,52 @@ def explain(
 
     Many parameters: Prefect shows, schedules and sets each of them by its name.
     """
-    project = Project.open()
-    quiet_environment(project.home)
-    settings = project.settings
-    check_explainers(settings)
-    wanted = datasets or list(settings.explain.datasets)
-    for name in wanted:
-        settings.dataset(name)
-    for name in explainers or ():
-        settings.explainer(name)
-    for name in detectors or ():
-        settings.detector(name)
-    cluster = None if settings.task_runner == "local" else cluster_runner(settings.task_runner)
-    ensure_limits()
-    day = run_date or scheduled_day()
-    run = str(runtime.flow_run.id or datetime.now(UTC).strftime("%Y%m%dT%H%M%S"))
-    results: list[dict[str, Any]] = []
-    failed: list[str] = []
-    for dataset in wanted:
-        if not is_built:
-            build_dataset(dataset)
-        for detector in detectors_in_service(dataset, detectors):
-            night = plan(
-                dataset, detector, day, f"{run}-{dataset}-{detector}", inbox, sample, only_dates, only_inbox, explainers
-            )
-            failures = _failures(night, cluster)
-            results.append(finish(night["path"], failures))
-            failed += [f"{dataset}, {detector}: {message}" for message in failures]
-    if failed:
-        raise WorkFailed(
-            f"{len(failed)} shards failed, the others are published",
-            seen=failed[0][:500],
-            next_step="mend the cause and run the same command again: only what is missing is done",
-        )
-    return results
+    with stoppable():
+        project = Project.open()
+        quiet_environment(project.home)
+        settings = project.settings
+        check_explainers(settings)
+        wanted = datasets or list(settings.explain.datasets)
+        for name in wanted:
+            settings.dataset(name)
+        for name in explainers or ():
+            settings.explainer(name)
+        for name in detectors or ():
+            settings.detector(name)
+        cluster = None if settings.task_runner == "local" else cluster_runner(settings.task_runner)
+        ensure_limits()
+        day = run_date or scheduled_day()
+        run = str(runtime.flow_run.id or datetime.now(UTC).strftime("%Y%m%dT%H%M%S"))
+        results: list[dict[str, Any]] = []
+        failed: list[Failure] = []
+        done: list[str] = []
+        for dataset in wanted:
+            if not is_built:
+                build_dataset(dataset)
+            for detector in detectors_in_service(dataset, detectors):
+                what = f"{dataset}, {detector}"
+                run_id = f"{run}-{dataset}-{detector}"
+                night = plan(dataset, detector, day, run_id, inbox, sample, only_dates, only_inbox, explainers)
+                failures = _failures(night, what, cluster)
+                results.append(finish(night["path"], [str(one.error) for one in failures]))
+                failed += failures
+                done.append(f"{what}: {night['shards'] - len(failures)} of {night['shards']} shards are published")
+        raise_first(failed, done)
+        return results
 
 
-def _failures(night: dict[str, Any], cluster: TaskRunner[PrefectFuture[Any]] | None) -> list[str]:
-    """Do every shard of a planned night, on a cluster or else on the flow's own threads; what the failed ones said."""
+def _failures(night: dict[str, Any], what: str, cluster: TaskRunner[PrefectFuture[Any]] | None) -> list[Failure]:
+    """Do every shard of a planned night, on a cluster or else on the flow's own threads; which of them failed."""
     indices = list(range(night["shards"]))
     with cluster.duplicate() if cluster is not None else nullcontext() as runner:
-        shards: PrefectFutureList[Any]
+        shards: list[PrefectFuture[Any]]
         if runner is None:
-            shards = shard.map(unmapped(night["path"]), indices)
+            shards = list(shard.map(unmapped(night["path"]), indices, return_state=False))
         else:
-            shards = runner.map(cast(Any, shard), {"plan_path": unmapped(night["path"]), "index": indices})
-        shards.wait()
-        return [str(one.state.message) for one in shards if not one.state.is_completed()]
+            given = {"plan_path": unmapped(night["path"]), "index": indices}
+            shards = list(cast("list[PrefectFuture[Any]]", runner.map(cast(Any, shard), given)))
+        found = [first_failure(f"{what}, shard {index + 1}", one) for index, one in enumerate(shards)]
+        return [one for one in found if one is not None]
 
 
 def scheduled_day() -> date:

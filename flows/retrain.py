@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import allow_failure, flow, unmapped
-from prefect.futures import PrefectFuture, wait
+from prefect import allow_failure, flow
+from prefect.futures import PrefectFuture
 
 from tasks.dataset import build_dataset
+from tasks.failures import Failure, first_failure, raise_first
 from tasks.publishing import notify_failure, report_gate
 from tasks.registry import gate, judge, open_registry, put_in_service_of, register, register_explainer_of
-from tasks.runtime import ensure_limits, local_runner
+from tasks.runtime import local_runner
+from tasks.slots import ensure_limits
 from tasks.training import train, train_explainer_of, train_stage_of
-from xadflow.errors import WorkFailed
 from xadflow.explainers.declared import check_explainers
 from xadflow.project import Project
-from xadflow.settings import quiet_environment
+from xadflow.settings import Settings, quiet_environment
+from xadflow.stopping import stoppable
 from xadflow.work.week import earlier_stages
 
 
@@ -37,49 +39,69 @@ def retrain(
     Where a detector gets explainers of its own (retrain.explainers), they are trained for the version that the gate
     lets serve, and both move into service together. An explainer whose training fails leaves the detector without it.
     """
-    project = Project.open()
-    quiet_environment(project.home)
-    settings = project.settings
-    check_explainers(settings)
-    wanted = datasets or list(settings.retrain.datasets)
-    methods = detectors or list(settings.retrain.detectors)
-    drawn = list(dict.fromkeys(seeds or settings.retrain.seeds or (settings.seed,)))
-    for name in wanted:
-        settings.dataset(name)  # an unknown name stops the run before any work
-    for name in methods:
-        settings.detector(name)
+    with stoppable():
+        project = Project.open()
+        quiet_environment(project.home)
+        settings = project.settings
+        check_explainers(settings)
+        wanted = datasets or list(settings.retrain.datasets)
+        methods = detectors or list(settings.retrain.detectors)
+        drawn = list(dict.fromkeys(seeds or settings.retrain.seeds or (settings.seed,)))
+        for name in wanted:
+            settings.dataset(name)  # an unknown name stops the run before any work
+        for name in methods:
+            settings.detector(name)
+        ensure_limits()
+        return _retrained(settings, wanted, methods, drawn)
+
+
+def _retrained(settings: Settings, wanted: list[str], methods: list[str], drawn: list[int]) -> list[dict[str, Any]]:
+    """The verdicts on all detectors and explainers. Raises the first failure, after all that could be done is done."""
     stages = {name: earlier_stages(settings, name) for name in methods}
-    ensure_limits()
-    open_registry.submit()  # seconds of a child, the first time; DVC's child works beside it
+    opened = open_registry.submit()  # seconds of a child, the first time; DVC's child works beside it
     outcomes: list[dict[str, Any]] = []
-    failed: list[str] = []
+    failed: list[Failure] = []
     for dataset in wanted:
         if outliers := settings.dataset(dataset).outliers:
             build_dataset(outliers)
-        hashes = build_dataset(dataset)
-        md5 = hashes["manifest"]
+        md5 = build_dataset(dataset)["manifest"]
+        raise_first(list(filter(None, [first_failure("opening the registry of models", opened)])))
         panel = judge.submit(dataset, md5)
-        trained = {seed: [_trained(dataset, name, seed, md5, stages[name]) for name in methods] for seed in drawn}
-        wait([panel])  # the gate asks it
-        if not panel.state.is_completed():
-            failed.append(f"the judge of {dataset}: {panel.state.message}")
+        trained = {(name, seed): _trained(dataset, name, seed, md5, stages[name]) for seed in drawn for name in methods}
+        failed += filter(None, [first_failure(f"the judge of {dataset}", panel)])  # waits: the gate asks it
         for seed in drawn:
-            challengers = register.map(unmapped(dataset), methods, unmapped(seed), trained[seed])
-            held = [bool(settings.trained_explainers(dataset, name)) for name in methods]
-            judged = gate.map(unmapped(dataset), challengers, held).result()
-            outcomes += judged
-            for name, outcome in zip(methods, judged, strict=True):
+            judged, trouble = _gated(settings, dataset, {name: trained[name, seed] for name in methods}, seed)
+            failed += trouble
+            for name, outcome in judged.items():
+                outcomes.append(outcome)
                 explained, trouble = _explainers(dataset, outcome, settings.trained_explainers(dataset, name))
                 outcomes += explained
                 failed += trouble
     report_gate(outcomes)
-    if failed:
-        raise WorkFailed(
-            f"{len(failed)} explainers or judges were not trained; the detectors are gated",
-            seen=failed[0][:500],
-            next_step="mend the cause and run the same command again: only what is missing is done",
-        )
+    raise_first(failed, [_gate_line(one) for one in outcomes])
     return outcomes
+
+
+def _gate_line(outcome: dict[str, Any]) -> str:
+    verdict = "passed the gate" if outcome["passed"] else "did not pass the gate"
+    return f"{outcome['model']} version {outcome['version']} was not touched by that: it {verdict}"
+
+
+def _gated(
+    settings: Settings, dataset: str, trained: dict[str, PrefectFuture[dict[str, Any]]], seed: int
+) -> tuple[dict[str, dict[str, Any]], list[Failure]]:
+    """Register and gate what was trained with one seed, by detector; the verdicts, and what went wrong on the way."""
+    registered = {name: register.submit(dataset, name, seed, one, return_state=False) for name, one in trained.items()}
+    gated = {
+        name: gate.submit(dataset, one, bool(settings.trained_explainers(dataset, name)), return_state=False)
+        for name, one in registered.items()
+    }
+    failed = {
+        name: first_failure(f"{name} on {dataset}, seed {seed}", trained[name], registered[name], gated[name])
+        for name in trained
+    }
+    judged = {name: one.result() for name, one in gated.items() if failed[name] is None}
+    return judged, [one for one in failed.values() if one is not None]
 
 
 def _trained(dataset: str, detector: str, seed: int, dvc_md5: str, earlier: list[str]) -> PrefectFuture[dict[str, Any]]:
@@ -94,7 +116,7 @@ def _trained(dataset: str, detector: str, seed: int, dvc_md5: str, earlier: list
     return train.submit(dataset, detector, seed, dvc_md5, return_state=False, wait_for=before)
 
 
-def _explainers(dataset: str, outcome: dict[str, Any], names: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
+def _explainers(dataset: str, outcome: dict[str, Any], names: list[str]) -> tuple[list[dict[str, Any]], list[Failure]]:
     """Train, register and gate explainers for the version that is to serve, then put all of it into service.
 
     Returns the verdicts on them, and what went wrong.
@@ -104,17 +126,12 @@ def _explainers(dataset: str, outcome: dict[str, Any], names: list[str]) -> tupl
     model, version = outcome["model"], outcome["serves"]
     trained = {name: train_explainer_of.submit(dataset, model, version, name) for name in names}
     registered = {name: register_explainer_of.submit(dataset, model, version, name, trained[name]) for name in names}
-    wait(list(registered.values()))
-    found = [one.result() for one in registered.values() if one.state.is_completed()]
-    trouble = [
-        f"{model} version {version}, {name}: {_said(trained[name], one)}"
-        for name, one in registered.items()
-        if not one.state.is_completed()
-    ]
+    failed = {
+        name: first_failure(f"{name} of {model} version {version}", trained[name], registered[name]) for name in names
+    }
+    found = [registered[name].result() for name in names if failed[name] is None]
     serving = put_in_service_of(outcome)
-    return [{**one, "in_service": serving.get(one["model"]) == one["version"]} for one in found], trouble
-
-
-def _said(trained: PrefectFuture[Any], registered: PrefectFuture[Any]) -> str:
-    """The message of whichever of the two failed first."""
-    return str(next(one.state.message for one in (trained, registered) if not one.state.is_completed()))
+    return (
+        [{**one, "in_service": serving.get(one["model"]) == one["version"]} for one in found],
+        [one for one in failed.values() if one is not None],
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tasks.runtime import DVC, slot, step
+from tasks.runtime import step
+from tasks.slots import DVC, slot
 from xadflow.datasets.reproducing import reproduce
 from xadflow.lineage import dvc_hashes
 from xadflow.settings import Home

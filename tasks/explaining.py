@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks.runtime import GPU, slot, step
+from tasks.runtime import step
+from tasks.slots import GPU, slot
 from xadflow.models.registry import CHAMPION
 from xadflow.progress import track
 from xadflow.project import Project

@@ -9,7 +9,8 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.runtime import GPU, slot, step
+from tasks.runtime import step
+from tasks.slots import GPU, slot
 from tasks.training import order_of
 from xadflow.errors import XadflowError
 from xadflow.progress import track

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from tasks.runtime import GPU, slot, step
+from tasks.runtime import step
+from tasks.slots import GPU, slot
 from xadflow.progress import track
 from xadflow.project import Project
 from xadflow.work.week import (

@@ -6,14 +6,20 @@ pytest-xdist's own `--dist loadgroup` writes a group into the node's id, which p
 was split, and each process built every plant again.
 """
 
+import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+# The secret that announces this account's commits of evidence: the tests have one of their own.
+_ACCOUNT = tempfile.TemporaryDirectory(prefix="xadflow-tests-")
+os.environ["XDG_STATE_HOME"] = _ACCOUNT.name
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes with a thread for each core wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -72,6 +78,29 @@ def put_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[P
         shutil.copyfile(made, state / "mlflow.db")
 
     return put
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a Prefect server of the tests' own: offline, and as silent as in a person's command.
+
+    Flows that are run in this process find it; a process of its own starts one for itself, which takes 10 s.
+    """
+    from prefect import settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    from xadflow.settings.environment import QUIET
+
+    chosen = {
+        settings.PREFECT_HOME: tmp_path_factory.mktemp("prefect"),
+        settings.PREFECT_SERVER_ANALYTICS_ENABLED: False,
+        settings.PREFECT_LOGGING_LEVEL: "CRITICAL",
+        settings.PREFECT_SERVER_LOGGING_LEVEL: "CRITICAL",
+        settings.PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE: QUIET["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"],
+    }
+    with settings.temporary_settings(chosen), prefect_test_harness(server_startup_timeout=300):
+        yield settings.PREFECT_API_URL.value()
+        logging.getLogger("prefect").setLevel(logging.CRITICAL)  # its handler writes to a stream that pytest has closed
 
 
 def _place(folder: str) -> int:

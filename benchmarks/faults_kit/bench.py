@@ -64,13 +64,13 @@ class Bench:
         return ("retrain", "--dataset", DATASET)
 
     def state(self, name: str, of: str) -> Path:
-        """A new state folder with a copy of the registry of another; its files are named by absolute paths
-        and shared.
-        """
+        """A new state folder with a copy of the registry of another, and of its files: none outside would be opened."""
         state = self.root / "states" / re.sub(r"\W+", "-", name)
         shutil.rmtree(state, ignore_errors=True)
         state.mkdir(parents=True)
         shutil.copyfile(self.root / "states" / of / "mlflow.db", state / "mlflow.db")
+        if (files := self.root / "states" / of / "mlartifacts").is_dir():
+            shutil.copytree(files, state / "mlartifacts")
         return state
 
     def start(
@@ -220,7 +220,7 @@ def set_slots(count: int) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 
-    from tasks.runtime import GPU
+    from tasks.slots import GPU
 
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(GPU, limit=count)

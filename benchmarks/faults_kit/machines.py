@@ -24,6 +24,7 @@ from benchmarks.faults_kit.outcomes import Evidence, left
 from benchmarks.faults_kit.points import KillPoint
 from benchmarks.faults_kit.services import HOST, Service, free_port
 from benchmarks.faults_kit.weeks import flip, truncate
+from xadflow.digests import sha256_file
 
 SERVERS, DISKS, FILES = "servers and worker", "disks", "files that rot"
 BACK_S, MINUTE_S = 20.0, 60.0
@@ -252,7 +253,9 @@ def rotten_files(bench: Bench, reference: Evidence, undisturbed: Path) -> list[F
     def weights() -> Outcome:
         what = "one bit of the registered weights flipped, then restored"
         state = bench.state(what, of="trained")
-        (file,) = (bench.root / "states" / "trained" / "mlartifacts").rglob("weights.safetensors")
+        champion = bench.registered(state).versions[0][1]  # the judge's files lie there too
+        files = (state / "mlartifacts").rglob("weights.safetensors")
+        (file,) = (path for path in files if sha256_file(path) == champion)
         flip(file)
         ended = bench.run(state, bench.night)
         flip(file)
@@ -275,7 +278,7 @@ def rotten_files(bench: Bench, reference: Evidence, undisturbed: Path) -> list[F
         seen = f"audit verify: {ending(verified)}, {error_line(verified.said, bench)}"
         return after_night(bench, before, FILES, what, state, ended, seen)
 
-    return [Fault(weights, alone=True), Fault(checkpoint)]
+    return [Fault(weights), Fault(checkpoint)]
 
 
 def grow_to_a_checkpoint(state: Path) -> None:

@@ -45,8 +45,9 @@ class Outcome:
 
     @property
     def answered(self) -> bool:
-        """A run that failed without being killed said what to do next, in one line."""
-        return self.run in ("killed", "status 0", NOT_ALLOWED) or ("Next:" in self.message and not self.traceback)
+        """A run that failed or was stopped without being killed said what to do next, in one line."""
+        told = "Next:" in self.message or self.message.startswith("stopped; run the same command again")
+        return self.run in ("killed", "status 0", NOT_ALLOWED) or (told and not self.traceback)
 
     @property
     def held(self) -> bool:

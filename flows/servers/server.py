@@ -10,15 +10,19 @@ import signal
 import socket
 import sys
 import threading
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 
 import click
 
+from flows.servers.doors import allowed_origins
 from flows.servers.presence import Presence, presence
-from flows.servers.services import Service, Stopped, answers, ask, run_logged, start_service, step, wait_until
+from flows.servers.services import Service, Stopped, answers, run_logged, start_service, step, wait_until
+from xadflow.cli.doctor.prefect import ask_prefect
 from xadflow.errors import WrongUse, XadflowError
-from xadflow.settings.environment import Home, child_environment, quiet_environment
+from xadflow.settings.environment import Home, child_environment, quiet_environment, server_environment
+from xadflow.settings.login import login_of, mlflow_login
 
 HOST = "127.0.0.1"
 POOL = "local"
@@ -62,6 +66,7 @@ def _started(
     home: Home, prefect: str, mlflow: str, here: Presence, stack: ExitStack, stopped: threading.Event
 ) -> Iterator[Service]:
     """Start everything; the stack stops it in the opposite order, the worker first."""
+    from xadflow.models.places import move_in
     from xadflow.models.registry import Registry
 
     logs = home.state / "log"
@@ -69,38 +74,40 @@ def _started(
     # All that the servers, the worker and each flow run that it starts get: Prefect reads its settings when it is
     # imported, before a flow could set them.
     environment = child_environment(
-        PREFECT_API_URL=f"{prefect}/api", MLFLOW_TRACKING_URI=mlflow, XADFLOW_HOME=str(home.state)
+        PREFECT_API_URL=f"{prefect}/api",
+        MLFLOW_TRACKING_URI=mlflow,
+        XADFLOW_HOME=str(home.state),
+        **server_environment(home, prefect),
     )
 
-    def start(name: str, *command: str) -> Service:
+    def start(name: str, *command: str, more: Mapping[str, str] | None = None) -> Service:
+        given = {**environment, **(more or {})}
         service = start_service(
-            name, command, logs=logs, folder=home.project, environment=environment, kept_open=here.descriptor
+            name, command, logs=logs, folder=home.project, environment=given, kept_open=here.descriptor
         )
         stack.callback(service.stop)
         here.add(name, service.process.pid)
         return service
 
-    prefect_server = start("prefect-server", "prefect", "server", "start", "--host", HOST, "--port", _port(prefect))
+    prefect_server = start(
+        "prefect-server",
+        *("uvicorn", "--factory", "flows.servers.doors:prefect_app", "--host", HOST, "--port", _port(prefect)),
+        *("--timeout-keep-alive", "30", "--no-access-log"),
+    )
     store = home.embedded_mlflow_uri
     with step("MLflow database"):
         Registry(store, home.mlflow_artifacts).prepare()
+        move_in(store, home.mlflow_artifacts)
     home.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
     # Files are not served: clients on this machine read and write var/mlartifacts, with or without the server.
     mlflow_server = start(
         "mlflow-server",
-        "mlflow",
-        "server",
-        "--host",
-        HOST,
-        "--port",
-        _port(mlflow),
-        "--workers",
-        "1",
-        "--backend-store-uri",
-        store,
-        "--no-serve-artifacts",
-        "--default-artifact-root",
-        home.mlflow_artifacts.resolve().as_uri(),
+        *("mlflow", "server", "--host", HOST, "--port", _port(mlflow), "--workers", "1"),
+        *("--app-name", "basic-auth", "--backend-store-uri", store, "--no-serve-artifacts"),
+        *("--default-artifact-root", home.mlflow_artifacts.resolve().as_uri()),
+        *("--allowed-hosts", ",".join(one.partition("://")[2] for one in allowed_origins(mlflow))),
+        *("--cors-allowed-origins", ",".join(allowed_origins(mlflow))),
+        more=mlflow_login(home.state),
     )
     servers = [prefect_server, mlflow_server]
     with step("Prefect server"):
@@ -112,7 +119,7 @@ def _started(
     if stopped.is_set():
         raise Stopped
     name = f"xadflow-{os.getpid()}"
-    worker = start("worker", "prefect", "worker", "start", "--pool", POOL, "--name", name)
+    worker = start("worker", "flows.servers.worker", name)
     with step("deployments"):
         run_logged(
             "deploy",
@@ -122,14 +129,20 @@ def _started(
             environment=environment,
         )
     with step("worker"):
-        workers = f"{prefect}/api/work_pools/{POOL}/workers/filter"
+        authorization = f"Basic {b64encode(login_of(home.state).pair.encode()).decode()}"
         wait_until(
-            lambda: any(one["name"] == name for one in ask(workers, {}) or ()),
-            f"worker {name}",
-            [*servers, worker],
-            stopped,
+            lambda: name in worker_names(f"{prefect}/api", authorization), f"worker {name}", [*servers, worker], stopped
         )
     yield from [*servers, worker]
+
+
+def worker_names(api: str, authorization: str) -> list[str]:
+    """Names of the workers that the work pool has; none where the server does not answer."""
+    try:
+        found = ask_prefect(api, f"work_pools/{POOL}/workers/filter", {}, authorization)
+    except (OSError, ValueError):
+        return []
+    return [str(one["name"]) for one in found]
 
 
 def _port(address: str) -> str:
@@ -141,12 +154,21 @@ def _prepare_prefect(environment: Mapping[str, str]) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_SERVER_DATABASE_CONNECTION_URL,
+        temporary_settings,
+    )
 
     from flows.servers.cut_off import end_cut_off_runs
-    from tasks.runtime import DVC, GPU
+    from tasks.slots import DVC, GPU
 
-    with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}), get_client(sync_client=True) as client:
+    settings = {
+        PREFECT_API_URL: environment["PREFECT_API_URL"],
+        PREFECT_API_AUTH_STRING: environment["PREFECT_API_AUTH_STRING"],
+    }
+    with temporary_settings(settings), get_client(sync_client=True) as client:
         for limit in (GPU, DVC):
             try:
                 client.read_global_concurrency_limit_by_name(limit)  # more slots may have been given to it: keep them
@@ -179,7 +201,9 @@ def _check_port(name: str, port: int, variable: str) -> None:
 def _say_ready(prefect: str, mlflow: str, home: Home) -> None:
     click.echo(
         f"ready\n  Prefect   {prefect}\n  MLflow    {mlflow}\n  logs      {home.state / 'log'}\n"
+        f"  login     {home.state / 'secrets' / 'login'}  (user:password; `xadflow` reads it by itself)\n"
         f"in another terminal:\n  export PREFECT_API_URL={prefect}/api MLFLOW_TRACKING_URI={mlflow} DO_NOT_TRACK=1\n"
+        f"  export PREFECT_API_AUTH_STRING=$(cat {home.state / 'secrets' / 'login'})\n"
         "  prefect deployment run 'explain/nightly'\nstop with Ctrl-C"
     )
 

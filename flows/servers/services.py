@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -129,16 +127,6 @@ def answers(url: str) -> bool:
             return int(answer.status) == 200
     except (urllib.error.URLError, OSError):
         return False
-
-
-def ask(url: str, question: Mapping[str, Any]) -> Any:
-    """What an address answers to a POST of JSON; None when it does not."""
-    request = urllib.request.Request(url, json.dumps(question).encode(), {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return json.load(answer)
-    except (urllib.error.URLError, OSError):
-        return None
 
 
 @contextmanager

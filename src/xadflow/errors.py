@@ -21,13 +21,39 @@ XadflowError                  what was wrong, the value seen, the next step
     ├── StoreBroken           a table or ledger that cannot be read
     ├── AuditFailed           the evidence does not verify
     ├── CannotWrite           the disk is full, or a folder is not ours to write
-    └── StageFailed           a DVC stage ended with an error
+    ├── StageFailed           a DVC stage ended with an error
+    └── Stopped               a signal asked the work to stop
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+# numbers of the system, words of libraries that pass none on (SQLite through MLflow and Prefect, DVC, Delta Lake), what
+# was wrong, what mends it
+_NO_ROOM = (
+    (
+        {errno.ENOSPC, errno.EDQUOT, errno.EFBIG},
+        ("no space left on device", "database or disk is full", "disk quota exceeded"),
+        "the disk is full: something could not be written",
+        "free some space",
+    ),
+    (
+        {errno.EROFS},
+        ("read-only file system", "attempt to write a readonly database"),
+        "something could not be written: it is read-only",
+        "make the folder writable",
+    ),
+    (
+        {errno.EACCES, errno.EPERM},
+        ("permission denied", "operation not permitted"),
+        "a file or folder may not be used by this user",
+        "give this user the right to read and write there",
+    ),
+)
 
 
 class XadflowError(Exception):
@@ -162,3 +188,45 @@ class CannotWrite(WorkFailed):
 
 class StageFailed(WorkFailed):
     """A DVC stage ended with an error."""
+
+
+class Stopped(WorkFailed):
+    """A signal asked the work to stop, and it did at its next step."""
+
+
+def no_room(err: BaseException | str) -> CannotWrite | None:
+    """Our one line for a full disk or a folder that may not be written, whoever met it; None where it was neither.
+
+    `err` is what a library raised, looked at down to its causes, or what a child process said.
+    """
+    for one in [err] if isinstance(err, str) else _chain(err):
+        if isinstance(one, CannotWrite):
+            return one
+        number = one.errno if isinstance(one, OSError) else None
+        for numbers, words, wrong, first in _NO_ROOM:
+            said = next((word for word in words if word in str(one).lower()), None)
+            if number in numbers or said:
+                return CannotWrite(
+                    wrong,
+                    seen=_place(one) or said,
+                    next_step=f"{first}, then run the same command again: only what is missing is done",
+                )
+    return None
+
+
+def _chain(err: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from, the errors of a group included."""
+    waiting, seen = [err], set[int]()
+    while waiting:
+        one = waiting.pop(0)
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += [*getattr(one, "exceptions", ()), *filter(None, (one.__cause__, one.__context__))]
+
+
+def _place(err: BaseException | str) -> str | None:
+    """What the system called it, and the name of the file where that is known."""
+    if not isinstance(err, OSError) or err.errno is None:
+        return None
+    return f"{err.strerror}: {Path(str(err.filename)).name}" if err.filename else str(err.strerror)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -14,6 +15,7 @@ import yaml
 
 import xadflow
 from xadflow.digests import sha256_bytes, sha256_json
+from xadflow.errors import WorkFailed
 
 # Whose bytes an answer hangs on. tests/architecture holds that these import nothing else but what NOT_HASHED names.
 DETECTOR_CODE = (
@@ -42,8 +44,10 @@ GENERATOR_CODE = (
 # What the code above imports and no digest names, with the reason why a change of it changes no answer. What these
 # import in turn is not looked at.
 NOT_HASHED = {
+    "cards.py": "refuses a card that cannot be, and changes nothing of one that can",
     "errors.py": "words for people",
     "progress.py": "words for people",
+    "plugins.py": "finds methods by name, whose code a lineage names by package and version or by these folders",
     "digests.py": "names bytes; another name for the same bytes shows as a change of data, weights or parameters",
     "lineage.py": "says what an answer follows from",
     "settings": "reads params.yaml, whose values are in every key and lineage",
@@ -62,6 +66,7 @@ NOT_HASHED = {
     "work/week/train.py": "calls the fit of a detector with what its order says",
 }
 
+_PAUSES_S = (0.2, 0.2, 0.5, 1.0, 2.0)  # DVC writes the file of a hundred data sets in less than the first
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "xadflow")
 
 
@@ -116,17 +121,44 @@ def _git(project: Path, *words: str) -> str:
 
 
 def dvc_hashes(project: Path, dataset: str) -> dict[str, str]:
-    """md5 of the outputs of a data set's stages, from dvc.lock: {"images": ..., "manifest": ...}; {} when not built."""
-    try:
-        stages = yaml.safe_load((project / "dvc.lock").read_text())["stages"]
-    except (OSError, KeyError, TypeError):
-        return {}
+    """md5 of the outputs of a data set's stages, from dvc.lock: {"images": ..., "manifest": ...}; {} when not built.
+
+    DVC writes the file in place, so that whoever reads beside another `dvc repro` can meet half of it. What is asked
+    for is taken when it is there whole; what is not there is looked for again, until the file is whole and has not
+    changed. Raises WorkFailed when it stays broken.
+    """
+    before: str | None = None
+    broken = "it changes all the time"
+    for pause in (*_PAUSES_S, 0.0):
+        try:
+            text = (project / "dvc.lock").read_text()
+        except FileNotFoundError:
+            return {}
+        except UnicodeDecodeError as err:
+            text, broken = "", str(err)
+        try:
+            found = _hashes(text, dataset)
+        except (yaml.YAMLError, AttributeError, KeyError, TypeError) as err:
+            broken = " ".join(str(err).split())[:200]
+        else:
+            if found.keys() == {"images", "manifest"} or text == before:
+                return found
+        before = text
+        time.sleep(pause)
+    raise WorkFailed(
+        "dvc.lock cannot be read", seen=broken, next_step="run `git checkout dvc.lock`, then `dvc repro` to bring it up"
+    )
+
+
+def _hashes(text: str, dataset: str) -> dict[str, str]:
+    """What a text of dvc.lock says of a data set. Raises what a text raises that is none, or not whole."""
+    if not text.endswith("\n"):
+        raise KeyError("its last line is not whole")
+    stages = yaml.safe_load(text)["stages"]
     found = {}
     for stage in ("images", "manifest"):
-        outs = stages.get(f"{stage}@{dataset}", {}).get("outs", [])
-        for out in outs:
-            name = Path(out["path"]).name.removesuffix(".parquet")
-            found[name] = str(out.get("md5", ""))
+        for out in stages.get(f"{stage}@{dataset}", {"outs": ()})["outs"]:
+            found[Path(out["path"]).name.removesuffix(".parquet")] = str(out["md5"])
     return found
 
 

@@ -24,9 +24,12 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from xadflow import stopping
+
 logger = logging.getLogger(__name__)
 
 Update = Callable[[int, int, Mapping[str, float]], None]
+Say = Callable[[str], None]
 
 SECONDS_BETWEEN_LINES = 15.0  # of one piece of work that goes on
 SHORT_S, SHORT_WAIT_S = 1.0, 5.0  # work and waits that end before are not worth a line
@@ -161,36 +164,64 @@ def progress_board(times: PartTimes | None = None) -> Iterator[None]:
 def track(what: str, part: str = "") -> Iterator[Update]:
     """Report one piece of work: yields `update(done, total, figures)`, cheap enough to call once a step.
 
-    `part` of the command that its seconds count to; "" for none.
+    `part` of the command that its seconds count to; "" for none. A piece that begins, or goes on to its next step, when
+    the process has been asked to stop raises Stopped.
     """
+    stopping.check()
     board = _board
     shown = (
-        _logged(what) if board is None else _barred(board.bars, what) if board.bars is not None else _lined(board, what)
+        _logged(what)
+        if board is None
+        else _barred(board.bars, what)
+        if board.bars is not None
+        else _lined(board, _Piece(what))
     )
     if board is None or not part:
         with shown as update:
-            yield update
+            yield _stopping_at_a_step(update)
         return
     with board.times.part(part), shown as update:
-        yield update
+        yield _stopping_at_a_step(update)
+
+
+def _stopping_at_a_step(update: Update) -> Update:
+    def shown(done: int, total: int, figures: Mapping[str, float]) -> None:
+        update(done, total, figures)
+        stopping.check()
+
+    return shown
 
 
 @contextmanager
-def waiting(for_what: str) -> Iterator[None]:
-    """Say what the work waits for, if it takes more than a moment."""
+def waiting(for_what: str) -> Iterator[Say]:
+    """Say what the work waits for, if it takes more than a moment; yields `say(for_what)`, for when more is known."""
+    piece = _Piece(f"waiting for {for_what}", is_wait=True)
     board = _board
     if board is None:
-        yield
+
+        def log(known: str) -> None:
+            piece.what = f"waiting for {known}"
+            if piece.is_due():
+                logger.info(piece.so_far())
+
+        yield log
     elif board.bars is not None:
-        with _barred(board.bars, f"waiting for {for_what}", keep=False):
-            yield
+        bars, task = board.bars, board.bars.add_task(piece.what, total=None, figures="")
+        try:
+            yield lambda known: bars.update(task, description=f"waiting for {known}")
+        finally:
+            bars.remove_task(task)
     else:
-        with _lined(board, f"waiting for {for_what}", is_wait=True):
-            yield
+
+        def name(known: str) -> None:
+            piece.what = f"waiting for {known}"
+
+        with _lined(board, piece):
+            yield name
 
 
 @contextmanager
-def _barred(bars: Progress, what: str, keep: bool = True) -> Iterator[Update]:
+def _barred(bars: Progress, what: str) -> Iterator[Update]:
     task = bars.add_task(what, total=None, figures="")
     is_counted = False
 
@@ -208,13 +239,10 @@ def _barred(bars: Progress, what: str, keep: bool = True) -> Iterator[Update]:
         raise
     finally:
         bars.stop_task(task)
-        if not keep:
-            bars.remove_task(task)
 
 
 @contextmanager
-def _lined(board: _Board, what: str, is_wait: bool = False) -> Iterator[Update]:
-    piece = _Piece(what, is_wait)
+def _lined(board: _Board, piece: _Piece) -> Iterator[Update]:
     board.pieces.append(piece)
     failed = True
     try:
@@ -222,7 +250,7 @@ def _lined(board: _Board, what: str, is_wait: bool = False) -> Iterator[Update]:
         failed = False
     finally:
         board.pieces.remove(piece)
-        if piece.said is not None or (not is_wait and piece.seconds >= SHORT_S):
+        if piece.said is not None or (not piece.is_wait and piece.seconds >= SHORT_S):
             board.say(piece.ended(failed))
 
 

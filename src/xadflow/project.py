@@ -78,6 +78,7 @@ def _registry(uri: str, artifacts: Path) -> Registry:
 def _store(home: Home, mlflow_uri: str, evidence: EvidenceSettings) -> EvidenceStore:
     from xadflow.evidence.anchor_file import AnchorFile
     from xadflow.evidence.ledger import LedgerHead
+    from xadflow.evidence.seals import Seals, account_secret
     from xadflow.evidence.signing import load_signing_key
     from xadflow.evidence.store import EvidenceStore
 
@@ -94,4 +95,5 @@ def _store(home: Home, mlflow_uri: str, evidence: EvidenceSettings) -> EvidenceS
         found = registry.anchored_head()
         return [LedgerHead(**found) if found else None, *([file.head()] if file else [])]
 
-    return EvidenceStore(home.tables, home.ledger, anchor=anchor, anchored=anchored)
+    seals = Seals(key, account_secret(home.writer_secret, home.state))
+    return EvidenceStore(home.tables, home.ledger, anchor=anchor, anchored=anchored, seals=seals)

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from xadflow.defects.drawn import synthetic_defects
 from xadflow.detectors import Detector, FitRun, TrainingData, as_float, build_detector
-from xadflow.detectors.base import WEIGHTS
+from xadflow.detectors.base import WEIGHTS, detector_names
 from xadflow.explainers import Explainer, build_explainer
-from xadflow.explainers.base import takes_donors, why_unfit
+from xadflow.explainers.base import explainer_names, takes_donors, why_unfit
 from xadflow.explainers.trained import GeneratorRun, needs_training
 from xadflow.explainers.transplant import DonorBank
 
@@ -35,6 +35,7 @@ DETECTORS: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("ae", "bce", "deep_sad", "dsvdd", "fcdd_conv", "hsc"), _SHORT),
     "fcdd": {"stages": (2,), "min_steps": 12, "epochs": 0.1, "batch_normals": 8, "batch_synthetic": 8},
     "padim": {"stages": (2,)},
+    "tiled": {"inner": "padim", "inner_settings": {"stages": (2,)}, "tile_px": 32, "overlap_px": 8, "max_tiles": 64},
     "utad": {"impression": {**_STAGE, "width": 2, "code": 4}, "expert": {**_STAGE, "width": 4}, "sheets": 0},
     "dense_hybrid": {"closed": _STAGE, "hybrid": _STAGE, "classes": "one", "negatives": "synthetic", "sheets": 0},
 }
@@ -52,6 +53,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("contract of detectors and explainers")
     group.addoption("--settings", type=json.loads, help="small settings of the one that is tried, as JSON")
     group.addoption("--shape", default=f"1,{SIDE},{SIDE}", help="C,H,W of the images it is tried with")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """A name that no test is about is most often a package that is not installed: say so, not `249 deselected`."""
+    if not session.items and session.config.getoption("--settings", None) is not None:
+        raise pytest.UsageError(
+            f"no detector or explainer is registered under the name of -k {session.config.option.keyword!r}: is its "
+            f"package installed into this .venv? Known: {', '.join([*detector_names(), *explainer_names()])}"
+        )
 
 
 @dataclass(frozen=True)

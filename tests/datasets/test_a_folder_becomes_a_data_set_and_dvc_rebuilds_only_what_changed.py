@@ -46,7 +46,7 @@ def run(project: Path, *words: str, status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def test_add_build_change_push_and_pull(project: Path, product: Path, put, png) -> None:
+def test_add_build_and_change(project: Path, product: Path, put, png) -> None:
     before = (project / "params.yaml").read_text()
     refused = run(project, "xadflow", "data", "add", "bolt", str(product), "--known-used", "3", status=1)
     assert "known/anomalous: 0 of at least 3" in refused
@@ -60,7 +60,7 @@ def test_add_build_change_push_and_pull(project: Path, product: Path, put, png) 
     assert "Next: xadflow retrain --dataset bolt" in told
     assert "The product is not aligned: the same place shows different parts of it (guessed: images are like" in told
     assert "Symmetries: flips, a mirrored image is normal too.\n" in told
-    assert "under datasets.bolt in params.yaml: size_px, channels, aligned, symmetries" in told
+    assert "under datasets.bolt in params.yaml: size_px, channels, bit_depth, aligned, symmetries" in told
     params = yaml.safe_load((project / "params.yaml").read_text())
     assert params["catalogue"][-1] == "bolt"
     assert params["datasets"]["bolt"]["channels"] == 1
@@ -76,12 +76,28 @@ def test_add_build_change_push_and_pull(project: Path, product: Path, put, png) 
     assert "Stage 'images@bolt' didn't change, skipping" in again
     assert (project / "dvc.lock").read_bytes() == lock
 
-    run(project, "dvc", "push", "images@bolt", "manifest@bolt", "validate@bolt")
-    files = {path: path.read_bytes() for path in (project / "data/bolt").rglob("*") if path.is_file()}
-    shutil.rmtree(project / "data/bolt")
-    shutil.rmtree(project / ".dvc/cache")
-    run(project, "dvc", "pull", "images@bolt", "manifest@bolt", "validate@bolt")
-    assert {path: path.read_bytes() for path in (project / "data/bolt").rglob("*") if path.is_file()} == files
+    run(project, "dvc", "push")
+    files = {path: path.read_bytes() for path in (project / "data").rglob("*") if path.is_file()}
+    # A colleague's clone: the data set's folder is not there, and dvc.lock names data sets that nobody pushed.
+    never = yaml.safe_load(lock)
+    never["stages"]["images@elpv"] = yaml.safe_load(lock.replace(b"bolt", b"elpv"))["stages"]["images@elpv"]
+    never["stages"]["images@elpv"]["outs"][0]["md5"] = "0" * 32 + ".dir"
+    (project / "dvc.lock").write_text(yaml.safe_dump(never, sort_keys=False))
+    for gone in ("data/bolt", "data/.origin", ".dvc/cache"):
+        shutil.rmtree(project / gone)
+    product.rename(product.with_name("elsewhere"))
+    refused = run(project, "xadflow", "data", "origin", "bolt", status=1)
+    assert "the folder of data set 'bolt' is not there" in refused
+    assert "dvc pull --allow-missing" in refused
+    run(project, "dvc", "pull", "--allow-missing")
+    assert {path: path.read_bytes() for path in files if path.is_file()} == files
+    pulled = run(project, "dvc", "repro", "validate@bolt")
+    assert "note: the folder of data set 'bolt' is not there" in pulled
+    assert all(
+        f"Stage '{stage}@bolt' didn't change, skipping" in pulled for stage in ("images", "manifest", "validate")
+    )
+    assert {path: path.read_bytes() for path in files if path.is_file()} == files
+    product.with_name("elsewhere").rename(product)
 
     put(product / "train/good/new.png", png(5000))
     changed = run(project, "dvc", "repro", "manifest@bolt")

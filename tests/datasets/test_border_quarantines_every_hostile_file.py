@@ -293,3 +293,64 @@ def test_progress_counts_every_file_once(root, tmp_path, put, png) -> None:
     seen: list[tuple[int, int]] = []
     admit([candidate(root, name) for name in names], tmp_path / "i", ImageLimits(), lambda *at: seen.append(at))
     assert seen == [(done, 5) for done in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("a.jp2", "convert .jp2"), ("a.HEIC", "convert .heic"), ("a.gif", "convert .gif"), ("a", "one of")],
+)
+def test_a_picture_of_a_format_that_is_not_read_is_named_with_what_to_do(root, tmp_path, put, name, said) -> None:
+    put(root / name, b"x")
+    (row,) = admit([candidate(root, name)], tmp_path / "images", ImageLimits()).refused
+    assert (row.path, row.reason) == (name, "suffix")
+    assert said in row.detail
+
+
+def test_of_several_pages_the_first_is_used_and_the_others_are_named(root, tmp_path) -> None:
+    pages = [Image.fromarray(np.full((9, 9), grey, np.uint8)) for grey in (10, 20, 30)]
+    for name in ("scan.tif", "turn.webp", "moving.png"):
+        pages[0].save(
+            root / name, save_all=True, append_images=pages[1:], **({"lossless": True} if "webp" in name else {})
+        )
+        pages = [page.point(lambda grey: grey + 40) for page in pages]
+    names = ["scan.tif", "turn.webp", "moving.png"]
+    admission = admit([candidate(root, name) for name in names], tmp_path / "images", ImageLimits())
+    assert sorted(row.path for row in admission.rows) == sorted(f"images/{name}" for name in names)
+    assert reasons(admission.refused) == {f"{name} [page 2 and on]": "more-pages" for name in names}
+
+
+def test_a_re_saved_copy_is_the_same_image_by_its_pixels(root, tmp_path, put) -> None:
+    grey = np.random.default_rng(5).integers(0, 256, (20, 30), np.uint8)
+    saved = {
+        "test.png": Image.fromarray(grey),
+        "train.bmp": Image.fromarray(grey),
+        "train.tif": Image.fromarray(grey),
+        "train-colour.png": Image.fromarray(grey).convert("RGB"),
+        "train-deep.png": Image.fromarray(grey.astype(np.uint16) * 256),
+        "train-turned.png": Image.fromarray(np.ascontiguousarray(grey[::-1])),
+    }
+    for name, image in saved.items():
+        image.save(root / name)
+    offered = [candidate(root, name, Split.TEST if name == "test.png" else Split.TRAIN) for name in saved]
+    admission = admit(offered, tmp_path / "images", ImageLimits())
+    assert [row.path for row in admission.rows] == ["images/test.png", "images/train-turned.png"]
+    assert set(reasons(admission.refused).values()) == {"duplicate-across-splits"}
+    assert all("the same pixels as test.png" in row.detail for row in admission.refused)
+    assert len(admission.refused) == 4
+
+
+def test_in_an_inbox_only_the_same_bytes_are_the_same_image(root, tmp_path) -> None:
+    """A night gives each file a row: that two cameras saw the same black is no reason to leave one out."""
+    for name in ("cap.png", "cap.bmp"):
+        Image.new("L", (9, 9)).save(root / name)
+    offered = [candidate(root, name, Split.INBOX) for name in ("cap.png", "cap.bmp")]
+    assert len(admit(offered, tmp_path / "images", ImageLimits()).rows) == 2
+
+
+def test_the_same_pixels_as_normal_and_as_a_defect_are_trusted_in_neither(root, tmp_path) -> None:
+    for name in ("good.png", "bad.bmp"):
+        Image.new("L", (9, 9), 77).save(root / name)
+    offered = [candidate(root, "good.png", Split.TEST), candidate(root, "bad.bmp", Split.TEST, label=1)]
+    admission = admit(offered, tmp_path / "images", ImageLimits())
+    assert not admission.rows
+    assert {row.detail for row in admission.refused} == {"the same pixels are both normal and anomalous"}

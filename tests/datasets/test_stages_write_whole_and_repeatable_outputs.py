@@ -196,3 +196,52 @@ def test_validation_json_is_repeatable_and_absent_after_a_failure(home, product,
     with pytest.raises(ValidationFailed, match="enough images"):
         stages.validate_dataset(home, settings_with(options={"path": str(product)}, known_used=5), "bolt")
     assert not path.exists()
+
+
+@pytest.mark.parametrize("what", ["moved away", "a file in its place", "a link to nothing"])
+def test_what_was_pulled_is_used_where_its_folder_is_not(home, product, settings_with, what) -> None:
+    settings = settings_with(options={"path": str(product)})
+    assert write_origin(home, settings, "bolt") is None
+    path = home.dataset(".origin") / "bolt.json"
+    before = path.read_bytes()
+    product.rename(product.with_name("elsewhere"))
+    if what == "a file in its place":
+        product.touch()
+    elif what == "a link to nothing":
+        product.symlink_to("nowhere")
+    note = write_origin(home, settings, "bolt")
+    assert note is not None
+    assert "is not there" in note
+    assert "pulled before is used" in note
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("kept", [None, "", "{", "[]", '{"source": "folder"}', '{"source": "elpv", "origin": "x"}'])
+def test_without_what_was_pulled_the_absent_folder_is_said(home, product, settings_with, kept) -> None:
+    path = home.dataset(".origin") / "bolt.json"
+    if kept is not None:
+        path.parent.mkdir(parents=True)
+        path.write_text(kept)
+    settings = settings_with(options={"path": str(product / "gone")})
+    with pytest.raises(DataUnavailable, match=r"is not there.*restore it.*dvc pull --allow-missing"):
+        write_origin(home, settings, "bolt")
+    assert path.exists() == (kept is not None)
+
+
+def test_a_package_that_is_not_there_is_a_note_too(home, settings_with, monkeypatch) -> None:
+    settings = settings_with("elpv", options={})
+    monkeypatch.setattr(stages, "open_source", lambda *_: _Source(None))
+    write_origin(home, settings, "bolt")
+    missing = DataUnavailable("the package elpv-dataset is not installed", seen="nothing", next_step="run `make setup`")
+    monkeypatch.setattr(stages, "open_source", lambda *_: _Source(missing))
+    assert "elpv-dataset is not installed" in str(write_origin(home, settings, "bolt"))
+
+
+class _Source:
+    def __init__(self, err: Exception | None) -> None:
+        self._err = err
+
+    def origin(self) -> str:
+        if self._err:
+            raise self._err
+        return "sha256 of a package"

@@ -13,10 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from xadflow.calibration import Calibration
 from xadflow.datasets.loading import training_data
 from xadflow.datasets.manifest import SCHEMA, Manifest, Split
 from xadflow.detectors import FitRun, TrainingData, as_float, build_detector
 from xadflow.detectors.base import detector_names
+from xadflow.detectors.saved import write_detector
 from xadflow.digests import sha256_bytes
 from xadflow.errors import BadInput, BadManifest, BadSettings, TooFewNormals, TrainingFailed, XadflowError
 from xadflow.settings import DatasetSettings
@@ -223,3 +225,11 @@ def data_set(folder: Path, count: int, split: Split = Split.TRAIN, label: int = 
             }
         )
     return Manifest(folder, pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+@pytest.mark.parametrize("wrong", [[1.0, 2.0], np.zeros(3), 4.0, None])
+def test_a_weight_that_is_no_tensor_is_named_before_anything_is_written(tmp_path, wrong):
+    calibration = Calibration(1.0, 1.0, 0.05, np.array([0.0, 1.0]), float("nan"), "none")
+    with pytest.raises(BadInput, match="bank is a"):
+        write_detector(tmp_path / "saved", {}, {"mean": torch.zeros(2), "bank": wrong}, calibration)
+    assert not (tmp_path / "saved").exists()

@@ -14,7 +14,7 @@ COMMANDS = {
     "probe",
     "retrain",
     "score",
-    *(f"audit {name}" for name in ("export", "replay", "show", "verify")),
+    *(f"audit {name}" for name in ("accept", "export", "replay", "show", "verify")),
     *(f"data {name}" for name in ("add", "fetch", "images", "manifest", "origin", "validate")),
     *(f"models {name}" for name in ("compare", "list", "promote", "rollback")),
 }

@@ -50,7 +50,10 @@ def test_every_file_has_its_sum_and_every_picture_is_the_stored_one(exported):
     assert columns["counterfactuals"][0]["image"]["file"] == "pictures/01-sparse/counterfactual-00-concept-0.png"
     assert columns["metrics"] == [{"name": "steps", "value": 7.0}, {"name": "inside", "value": "NaN"}]
     assert columns["score"] == stored["score"]
-    assert json.loads(exported["lineage.json"])[0]["lineage"] == {"seed": 0, "weights": "abc"}
+    (told,) = {json.dumps(one["lineage"]) for one in json.loads(exported["lineage.json"])}
+    proved = [one["columns"]["lineage"] for one in json.loads(exported["rows.json"]) if "lineage" in one["columns"]]
+    assert json.loads(told) == json.loads(proved[0]) == {"seed": 0, "weights": "abc"}
+    assert b"not under any digest itself" in exported["README.txt"]
     assert b"README" not in exported["README.txt"]
     assert image_id(2).encode() in exported["README.txt"]
 

@@ -49,8 +49,16 @@ def test_an_intent_that_had_no_room_leaves_the_one_before(tmp_path, monkeypatch)
     assert ledger.intent() == before
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_command_that_any_library_ends_with_no_room_prints_one_line(monkeypatch, capsys, number):
+@pytest.mark.parametrize(
+    ("number", "mend"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EROFS, "make the folder writable"),
+        (errno.EACCES, "give this user the right to read and write there"),
+    ],
+)
+def test_a_command_that_any_library_ends_with_no_room_prints_one_line(monkeypatch, capsys, number, mend):
     def full(*_, **__):
         raise OSError(number, os.strerror(number), "/somewhere/report.html")
 
@@ -61,7 +69,7 @@ def test_a_command_that_any_library_ends_with_no_room_prints_one_line(monkeypatc
     (line,) = capsys.readouterr().err.splitlines()
     assert os.strerror(number) in line
     assert "report.html" in line
-    assert "Next: free some space" in line
+    assert f"Next: {mend}" in line
 
 
 def test_another_os_error_is_a_bug_and_keeps_its_traceback(monkeypatch):

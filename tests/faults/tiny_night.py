@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.faults_kit.points import arm
 
-WARM = ("benchmarks.faults_kit.warmed", "benchmarks.faults_kit.outcomes", "tasks.runtime", "skimage.data", "mlflow")
+WARM = ("benchmarks.faults_kit.warmed", "benchmarks.faults_kit.outcomes", "tasks.slots", "skimage.data", "mlflow")
 PLATES, SIDE, DAY = "plates", 64, date(2026, 1, 5)
 BOTH = ("heatmap", "sparse")
 PARAMS = f"""\

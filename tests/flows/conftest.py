@@ -11,6 +11,7 @@ import pytest
 from benchmarks.small_project import draw_screws, make_project, project_environment, python_path
 from tests.checkout import PROJECT
 from tests.hostile.hostile_files import add_hostile_files, write_vanishing_act
+from tests.terminal import called
 
 README = PROJECT / "README.md"
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -45,6 +46,25 @@ def xadflow(project: Path, environment: dict[str, str]) -> Run:
             text=True,
             check=False,
         )
+        assert done.returncode == status, (
+            f"xadflow {' '.join(words)} ended {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def here(project: Path, prefect_server: str) -> Run:
+    """Run the command in this process, where flows find a server that is up, once `explained` is there.
+
+    Nothing vanishes: the user's folder has been read by then.
+    """
+    environment = {**project_environment(project), "OMP_NUM_THREADS": "1"}
+
+    def run(*words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = called(list(words), project, environment)
         assert done.returncode == status, (
             f"xadflow {' '.join(words)} ended {done.returncode}\n{done.stdout}\n{done.stderr}"
         )

@@ -180,17 +180,17 @@ def test_the_readmes_queries_return_the_rows(explained: Path, environment) -> No
         assert len(done.stdout.splitlines()) > 3
 
 
-def test_a_second_night_adds_no_row_and_a_second_retrain_trains_nothing(explained: Path, xadflow) -> None:
+def test_a_second_night_adds_no_row_and_a_second_retrain_trains_nothing(explained: Path, here) -> None:
     before = len(table(explained, "scores")), len(table(explained, "explanations"))
-    (outcome,) = json.loads(xadflow("retrain", "--dataset", "screws", "--json").stdout.splitlines()[-1])
+    (outcome,) = json.loads(here("retrain", "--dataset", "screws", "--json").stdout.splitlines()[-1])
     assert outcome["trained"] is False
     assert outcome["version"] == 1
-    xadflow("explain", "--dataset", "screws")
+    here("explain", "--dataset", "screws")
     assert (len(table(explained, "scores")), len(table(explained, "explanations"))) == before
 
 
 def test_new_images_in_an_inbox_are_scored_explained_and_quarantined_the_same_way(
-    explained: Path, xadflow, tmp_path: Path, screws: Path
+    explained: Path, here, tmp_path: Path, screws: Path
 ) -> None:
     inbox = tmp_path / "today"
     inbox.mkdir()
@@ -199,7 +199,7 @@ def test_new_images_in_an_inbox_are_scored_explained_and_quarantined_the_same_wa
     Image.fromarray(picture).save(inbox / "new.png")
     (inbox / "note.png").write_text("no image")
     before = table(explained, "scores")
-    done = xadflow("explain", "--dataset", "screws", "--inbox", str(inbox), "--date", "2026-01-02", "--json")
+    done = here("explain", "--dataset", "screws", "--inbox", str(inbox), "--date", "2026-01-02", "--json")
     (result,) = json.loads(done.stdout.splitlines()[-1])
     after = table(explained, "scores")
     new = after[~after.image_id.isin(before.image_id)]
@@ -218,9 +218,9 @@ def test_new_images_in_an_inbox_are_scored_explained_and_quarantined_the_same_wa
     assert any("note.png" in path for file in quarantine for path in pq.read_table(file)["path"].to_pylist())
 
 
-def test_score_prints_the_contract_and_reports_what_it_could_not_read(explained: Path, xadflow, screws: Path) -> None:
+def test_score_prints_the_contract_and_reports_what_it_could_not_read(explained: Path, here, screws: Path) -> None:
     good, bad = screws / "test/scratch/000.png", screws / "train/good/broken.png"
-    done = xadflow("score", str(good), str(bad), "--json", "--model", "xad.screws.fcdd@champion", status=1)
+    done = here("score", str(good), str(bad), "--json", "--model", "xad.screws.fcdd@champion", status=1)
     first, second = (json.loads(line) for line in done.stdout.splitlines())
     assert list(first) == [
         "path",
@@ -238,10 +238,10 @@ def test_score_prints_the_contract_and_reports_what_it_could_not_read(explained:
     assert set(second) == {"path", "error"}
 
 
-def test_the_audit_passes_and_shows_one_image(explained: Path, xadflow) -> None:
-    assert xadflow("audit", "verify").returncode == 0
+def test_the_audit_passes_and_shows_one_image(explained: Path, here) -> None:
+    assert here("audit", "verify").returncode == 0
     image_id = table(explained, "explanations").image_id.iloc[0]
-    assert image_id in xadflow("audit", "show", image_id[:12]).stdout
+    assert image_id in here("audit", "show", image_id[:12]).stdout
 
 
 def test_the_report_page_needs_nothing_from_outside(explained: Path) -> None:
@@ -284,36 +284,36 @@ def test_dvc_push_and_pull_bring_the_same_bytes_back(explained: Path, environmen
     assert after == before
 
 
-def test_models_list_names_the_champion(explained: Path, xadflow) -> None:
-    listed = xadflow("models", "list", "--json").stdout
+def test_models_list_names_the_champion(explained: Path, here) -> None:
+    listed = here("models", "list", "--json").stdout
     assert "xad.screws.fcdd" in listed
     assert "champion" in listed
 
 
-def test_a_user_mistake_gets_one_line_and_status_2(project: Path, xadflow) -> None:
+def test_a_user_mistake_gets_one_line_and_status_2(project: Path, here) -> None:
     for words in (("retrain", "--dataset", "scews"), ("explain", "--inbox", "nowhere"), ("nonsense",)):
-        done = xadflow(*words, status=2)
+        done = here(*words, status=2)
         assert "Traceback" not in done.stderr
         assert done.stderr.strip()
 
 
-def test_the_demo_on_what_is_done_already_adds_nothing_and_says_where_everything_is(explained: Path, xadflow) -> None:
+def test_the_demo_on_what_is_done_already_adds_nothing_and_says_where_everything_is(explained: Path, here) -> None:
     params = explained / "params.yaml"
     text = params.read_text()
     assert text.count("{dataset: elpv, detector: null,") == 1  # else the demo would be of other data
     params.write_text(text.replace("{dataset: elpv, detector: null,", "{dataset: screws, detector: null,"))
     before = len(table(explained, "scores")), len(table(explained, "explanations"))
-    done = xadflow("demo")
+    done = here("demo")
     assert "unchanged, not trained again" in done.stdout
     for what in ("tables", "report", "MLflow", "audit"):
         assert what in done.stdout
     assert (len(table(explained, "scores")), len(table(explained, "explanations"))) == before
 
 
-def test_each_seed_is_a_version_of_its_own_gated_against_the_champion(explained: Path, xadflow) -> None:
+def test_each_seed_is_a_version_of_its_own_gated_against_the_champion(explained: Path, here) -> None:
     from mlflow import MlflowClient
 
-    done = xadflow("retrain", "--dataset", "screws", "--seed", "0", "--seed", "5", "--json")
+    done = here("retrain", "--dataset", "screws", "--seed", "0", "--seed", "5", "--json")
     first, second = json.loads(done.stdout.splitlines()[-1])
     assert (first["version"], first["trained"]) == (1, False)
     assert (second["version"], second["trained"], second["judged"]) == (2, True, True)

@@ -129,10 +129,10 @@ def test_each_row_holds_both_concepts_with_their_own_figures(night) -> None:
             assert one["is_normal"] == (one["score"] <= row.threshold)
 
 
-def test_the_audit_and_the_page_show_both(night, explained: Path, opened, xadflow, tmp_path: Path) -> None:
+def test_the_audit_and_the_page_show_both(night, explained: Path, opened, here, tmp_path: Path) -> None:
     assert verify(opened.store, None).ok
     image_id = night.image_id.iloc[0]
-    assert "likeness_max" in xadflow("audit", "show", image_id[:12], "--images", str(tmp_path)).stdout
+    assert "likeness_max" in here("audit", "show", image_id[:12], "--images", str(tmp_path)).stdout
     assert len(list(tmp_path.glob("*diverse*/counterfactual-*.png"))) == 2
     page = max(explained.glob("var/reports/screws-*.html"), key=lambda path: path.stat().st_mtime).read_text()
     assert "Several ways to be normal" in page

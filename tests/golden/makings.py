@@ -40,6 +40,7 @@ DETECTORS: Mapping[str, Mapping[str, Any]] = {
     "deep_sad": _STEPS,
     "bce": _STEPS,
     "ae": _STEPS,
+    "tiled": {"inner": "padim", "inner_settings": {"stages": (2,), "least_px": 32}, "tile_px": 20, "overlap_px": 8},
     "utad": {
         "impression": {"width": 2, "code": 4, "min_steps": 30, "batch_size": 8, "adversarial": 0.1, "dropout": 0.2},
         "expert": {"width": 8, "min_steps": 8, "batch_size": 4},

@@ -4,8 +4,7 @@ files.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,23 +53,6 @@ def champion(plant: Plant, added: Answer, put_mlflow_database: Callable[[Path], 
     put_mlflow_database(plant.state)
     with plant.inside():
         return _registered(plant)
-
-
-@pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a Prefect server of the tests' own: offline, and as silent as in a person's command."""
-    from prefect import settings
-    from prefect.testing.utilities import prefect_test_harness
-
-    chosen = {
-        settings.PREFECT_HOME: tmp_path_factory.mktemp("prefect"),
-        settings.PREFECT_SERVER_ANALYTICS_ENABLED: False,
-        settings.PREFECT_LOGGING_LEVEL: "CRITICAL",
-        settings.PREFECT_SERVER_LOGGING_LEVEL: "CRITICAL",
-    }
-    with settings.temporary_settings(chosen), prefect_test_harness(server_startup_timeout=300):
-        yield settings.PREFECT_API_URL.value()
-        logging.getLogger("prefect").setLevel(logging.CRITICAL)  # its handler writes to a stream that pytest has closed
 
 
 def _registered(plant: Plant) -> Path:

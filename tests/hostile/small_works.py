@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import shlex
 import subprocess
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
+from tests.terminal import inside
 from xadflow.cli.main import main
 
 SIDE = 64
@@ -75,16 +75,8 @@ class Plant:
     @contextlib.contextmanager
     def inside(self, **changes: str) -> Iterator[None]:
         """This process as if it were a terminal in the project: its environment and working folder."""
-        before, folder = dict(os.environ), Path.cwd()
-        os.environ.clear()
-        os.environ.update({**self.environment, **changes})
-        os.chdir(self.project)
-        try:
+        with inside(self.project, {**self.environment, **changes}):
             yield
-        finally:
-            os.chdir(folder)
-            os.environ.clear()
-            os.environ.update(before)
 
     def plain(self, said: str) -> str:
         """The text without paths of this machine, digests, run names, and lines of progress with their seconds."""

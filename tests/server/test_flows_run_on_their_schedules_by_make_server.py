@@ -21,6 +21,7 @@ import yaml
 from deltalake import DeltaTable
 from real_servers import FINAL, RealServers, Watcher, living, until
 from server_logs import tracebacks
+from strangers import EVIL, OPEN, REFUSED, Request, answer, page_of_another_origin, requests
 
 from benchmarks.small_project import draw_arrivals, draw_screws, make_project, project_environment
 from xadflow.settings.environment import QUIET
@@ -43,7 +44,7 @@ CHANGES = {
 # What a task does that meets a limit nobody made.
 UNLIMITED = """
 from prefect import task
-from tasks.runtime import slot
+from tasks.slots import slot
 
 @task
 def guarded():
@@ -87,6 +88,12 @@ class Evening:
     cut_off: CutOff | None = None
     refused: dict[str, subprocess.CompletedProcess[str]] = field(default_factory=dict)
     unlimited: subprocess.CompletedProcess[str] | None = None
+    strangers: list[tuple[Request, int]] = field(default_factory=list)
+    everybody: dict[str, int] = field(default_factory=dict)
+    page: str | None = None
+    foreign: dict[str, Any] = field(default_factory=dict)
+    before: tuple[Any, ...] = ()
+    after: tuple[Any, ...] = ()
     stop_status: int | None = None
     left: list[str] = field(default_factory=list)
 
@@ -126,6 +133,7 @@ def evening(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evening]:
             assert added.returncode == 0, added.stdout + added.stderr
             servers.wait_until_ready()
             look_at_deployments(seen)
+            knock(seen, root)
             run_by_hand(seen)
             run_by_cron(seen)
             cut_off_two_runs(seen)
@@ -152,6 +160,39 @@ def look_at_deployments(seen: Evening) -> None:
     seen.limits = {one["name"]: one["limit"] for one in seen.servers.ask("v2/concurrency_limits/filter", {})}
 
 
+def knock(seen: Evening, root: Path) -> None:
+    """Everything that a stranger may try, a page of another origin in a browser, and a deployment of somebody else."""
+    servers = seen.servers
+    ports = {"prefect": servers.prefect_port, "mlflow": servers.mlflow_port}
+    seen.before = what_is_there(servers)
+    seen.strangers = [(one, answer(one, ports[one.service], servers.login)) for one in requests()]
+    for service, paths in OPEN.items():
+        for path in paths:
+            status = answer(Request("anybody", service, "GET", path), ports[service], servers.login)
+            seen.everybody[f"{service} {path}"] = status
+    seen.page = page_of_another_origin(servers.prefect_port, servers.mlflow_port, root)
+    seen.after = what_is_there(servers)
+    nightly = seen.deployments["explain/nightly"]
+    evil = {**EVIL, "flow_id": nightly["flow_id"], "entrypoint": nightly["entrypoint"]}
+    evil["job_variables"] = {"command": f"touch {root / 'evil'}"}
+    made = servers.ask("deployments/", evil)
+    seen.foreign = servers.outcome(str(servers.ask(f"deployments/{made['id']}/create_flow_run", {})["id"]))
+    servers.ask(f"deployments/{made['id']}", method="DELETE")
+
+
+def what_is_there(servers: RealServers) -> tuple[Any, ...]:
+    """What a stranger might have changed."""
+    deployments = servers.ask("deployments/filter", {})
+    pool = servers.ask("work_pools/local")
+    models = servers.ask_mlflow("registered-models/search")
+    return (
+        sorted(one["name"] for one in deployments),
+        pool["base_job_template"],
+        servers.ask("variables/filter", {}),
+        models,
+    )
+
+
 def run_by_hand(seen: Evening) -> None:
     """Both deployments, as docs/how-to says; the night as one that could not start when it was due.
 
@@ -162,9 +203,9 @@ def run_by_hand(seen: Evening) -> None:
     seen.retrained = servers.outcome(servers.trigger("retrain/weekly"))
     seen.champion = servers.ask_mlflow("registered-models/alias?name=xad.screws.fcdd&alias=champion")["model_version"]
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
-    late = servers.trigger("explain/nightly", "--start-at", f"{yesterday} 23:59 UTC")
-    created = servers.terminal("prefect", "deployment", "schedule", "create", "explain/nightly", "--cron", EVERY_MINUTE)
-    assert created.returncode == 0, created.stdout + created.stderr
+    nightly = seen.deployments["explain/nightly"]["id"]
+    late = servers.begin_later(nightly, f"{yesterday}T23:59:00Z")
+    servers.ask(f"deployments/{nightly}/schedules", [{"schedule": {"cron": EVERY_MINUTE, "timezone": "UTC"}}])
     seen.refused["second"] = servers.again()
     seen.refused["port"] = servers.again(XADFLOW_HOME=servers.state.parent / "other")
     seen.unlimited = servers.terminal("python", "-c", UNLIMITED)
@@ -278,7 +319,7 @@ def test_every_process_is_quiet_from_its_start_and_a_flow_run_knows_its_servers(
     assert {one["PREFECT__FLOW_RUN_ID"] for one in runs} >= {
         run["id"] for run in (evening.retrained, evening.late, evening.scheduled)
     }
-    services = ("prefect server start", "mlflow server", "prefect worker start", "prefect --no-prompt deploy")
+    services = ("uvicorn --factory flows.servers.doors", "mlflow server", "flows.servers.worker", "prefect --no-prompt")
     others = [evening.environments(f"-m {words}") for words in services]
     assert all(others)
     told = {
@@ -293,6 +334,36 @@ def test_every_process_is_quiet_from_its_start_and_a_flow_run_knows_its_servers(
     for environment in [*runs, *(one for group in others for one in group)]:
         has = {name: environment.get(name, "") for name in told}
         assert {name: value for name, value in has.items() if value.casefold() != told[name].casefold()} == {}
+
+
+def test_no_stranger_reads_or_changes_anything(evening: Evening) -> None:
+    let_in = [(one, status) for one, status in evening.strangers if status not in REFUSED]
+    assert let_in == []
+    assert len(evening.strangers) >= 40
+    assert {one.service for one, _ in evening.strangers} == {"prefect", "mlflow"}
+    assert evening.after == evening.before
+    assert set(evening.everybody.values()) == {200}  # the table knows what is open
+
+
+def test_a_page_of_another_origin_gets_no_answer(evening: Evening) -> None:
+    """In a browser where the machine has one; what a browser sends is in the table of strangers in any case."""
+    assert evening.page in (None, "nothing was read")
+
+
+def test_the_worker_refuses_a_command_that_the_project_does_not_declare(evening: Evening) -> None:
+    assert evening.foreign["state_type"] in ("CRASHED", "FAILED")
+    assert not (evening.servers.project.parent / "evil").exists()
+    assert "this worker runs the deployments of its project's prefect.yaml" in evening.foreign["state"]["message"]
+
+
+def test_the_login_is_for_the_owner_alone(evening: Evening) -> None:
+    state = evening.servers.state
+    for path, mode in ((state, 0o700), (state / "secrets", 0o700), (state / "secrets" / "login", 0o600)):
+        assert path.stat().st_mode & 0o777 == mode
+    password = evening.servers.login.partition(":")[2]
+    logs = [path for path in (state / "log").iterdir() if password in path.read_text(errors="replace")]
+    assert logs == []
+    assert not any(password in one.command for one in evening.watcher.processes)
 
 
 def test_nothing_listens_beyond_loopback(evening: Evening) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from xadflow.detectors import FitReport, FitRun, TrainingData
 from xadflow.detectors.base import WEIGHTS
 from xadflow.detectors.fcdd.detector import FCDD
-from xadflow.errors import BadSettings, TrainingFailed
+from xadflow.errors import BadSettings, Stopped, TrainingFailed
 from xadflow.networks.pretrained import Trunk
 from xadflow.training.checkpoints import CHECKPOINT
 from xadflow.training.devices import resolve_device
@@ -64,6 +64,27 @@ def whole_fit(small_data: TrainingData, tmp_path_factory: pytest.TempPathFactory
 def finished(whole_fit: tuple[FCDD, FitReport, Path], tmp_path: Path) -> Path:
     """A copy of the folder of the finished fit."""
     return Path(shutil.copytree(whole_fit[2], tmp_path / "finished"))
+
+
+@pytest.mark.parametrize("at", [0.3, 0.5, 0.95])
+def test_a_fit_that_is_asked_to_stop_keeps_every_step(
+    small_data: TrainingData, whole_fit: tuple[FCDD, FitReport, Path], tmp_path: Path, at: float
+):
+    whole, report, _ = whole_fit
+    done = [0]
+
+    def progress(units: int, total: int, figures: Mapping[str, float]) -> None:
+        done[0] += bool(figures)
+        if figures and units >= at * total:
+            raise Stopped("the work was asked to stop", seen="SIGTERM", next_step="again")
+
+    with pytest.raises(Stopped):
+        FCDD(**SETTINGS).fit(small_data, dataclasses.replace(run_in(tmp_path / "stopped"), progress=progress))
+    resumed = FCDD(**SETTINGS)
+    again = resumed.fit(small_data, run_in(tmp_path / "stopped"))
+    assert again.resumed_from == done[0] > 0
+    assert again.history == report.history
+    assert weights_of(resumed, tmp_path / "a") == weights_of(whole, tmp_path / "b")
 
 
 def test_a_killed_and_resumed_fit_equals_an_uninterrupted_one(

@@ -1,4 +1,6 @@
-"""`xadflow audit verify|replay|show|export`: check the evidence, form rows anew, look at one image or hand it out."""
+"""`xadflow audit verify|accept|replay|show|export`: check the evidence, vouch for a commit that nobody announced, form
+rows anew, look at one image or hand it out.
+"""
 
 from __future__ import annotations
 
@@ -110,6 +112,33 @@ def verify(since_anchor: bool, anchor_file: Path | None, public_key: Path | None
 
 
 @audit.command()
+@click.option("--yes", is_flag=True, help="You have looked at it, and vouch for it.")
+def accept(yes: bool) -> None:
+    """Vouch for a commit, or lines of the ledger, that this account did not announce: they are completed and anchored.
+
+    A run refuses them, since whoever can write to var/ can make them. They are your own when a run was killed under
+    another account or on another machine, or when this account lost its secret (~/.local/state/xadflow). Look at
+    `xadflow audit verify` first.
+
+    \b
+    Example:
+      xadflow audit accept --yes
+    """
+    from xadflow.project import Project
+
+    if not yes:
+        raise WrongUse(
+            "you would vouch for rows that nobody announced",
+            seen="no --yes",
+            next_step="look at them by `xadflow audit verify`, then run `xadflow audit accept --yes`",
+        )
+    store = Project.open().store
+    before = len(store.ledger.lines())
+    store.accept()
+    click.echo(f"{len(store.ledger.lines()) - before} commits completed; the ledger is anchored as it is")
+
+
+@audit.command()
 @click.argument("image_id")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a row.")
 @click.option(
@@ -152,6 +181,9 @@ def replay(image_id: str, as_json: bool) -> None:
     \b
     Answers, row by row:
       identical                everything is the same, to the bit
+      identical under an assumption
+                               the same, but something had to be taken on trust, and it says what: that the stored
+                               original shows the image, where its file is gone or has other bytes
       equal within tolerance   not all of the lineage could be put back (it says what: threads, a library, the batch),
                                and what differs is small: figures by 1e-4 of their size, p-values by one rank, maps by
                                one of 255 levels; counterfactuals must be the same

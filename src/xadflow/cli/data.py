@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xadflow.settings import Home, Settings
 
 _MOST_LISTED = 40
+_MOST_SUSPECTED = 10
 _SYMMETRIES = {
     "none": "none, only an image as it is counts as normal",
     "flips": "flips, a mirrored image is normal too",
@@ -53,7 +54,16 @@ def data() -> None:
 @data.command()
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--size-px", type=click.IntRange(16, 4096), help="Side of the square a detector sees [default: guessed].")
+@click.option(
+    "--size-px",
+    type=click.IntRange(16, 4096),
+    help="Shorter side of what a detector sees; the shape of the images is kept [default: guessed].",
+)
+@click.option(
+    "--tile-px",
+    type=click.IntRange(16, 1024),
+    help="Look at large images at full size, window by window, with windows of this side, e.g. 128.",
+)
 @click.option("--channels", type=click.Choice(["1", "3"]), help="1 grey, 3 RGB [default: guessed].")
 @click.option(
     "--known-per-defect",
@@ -68,6 +78,11 @@ def data() -> None:
     default=0,
     show_default=True,
     help="How many of the defects known that way train; the others fit P(normal).",
+)
+@click.option(
+    "--bit-depth",
+    type=click.IntRange(8, 16),
+    help="Bits that the camera fills of grey values stored with 16 [default: guessed from all images].",
 )
 @click.option(
     "--aligned/--not-aligned",
@@ -99,6 +114,7 @@ def add(name: str, folder: Path, channels: str | None, **stated: Any) -> None:
       xadflow data add screws ~/screws
       xadflow data add cables /mnt/cables --size-px 256 --known-per-defect 5 --known-used 10
       xadflow data add fabric ~/fabric --not-aligned --symmetries flips
+      xadflow data add panels ~/panels --tile-px 128        chips of 10 px in photos of 2400 x 1600
     """
     from xadflow.datasets.adding import Wishes, add_folder
     from xadflow.datasets.stages import read_quarantine
@@ -155,11 +171,16 @@ def fetch(name: str) -> None:
 @data.command()
 @_stage_argument
 def origin(name: str) -> None:
-    """Write down what the images of data set NAME come from (DVC stage `origin`)."""
+    """Write down what the images of data set NAME come from (DVC stage `origin`).
+
+    Where that is not on this machine, what a colleague pushed and `dvc pull --allow-missing` brought is used.
+    """
+    from xadflow.datasets.reproducing import NOTE
     from xadflow.datasets.stages import write_origin
 
     home, settings = _project()
-    write_origin(home, settings, name)
+    if note := write_origin(home, settings, name):
+        click.echo(f"{NOTE}{printable(note)}", err=True)
 
 
 @data.command()
@@ -219,7 +240,14 @@ def _told(name: str, added: Added, stated: Mapping[str, Any]) -> list[str]:
     change it.
     """
     entry, pose = added.entry, added.look.pose if added.look else None
-    lines = [f"A detector sees {entry['size_px']} px, {'grey' if entry['channels'] == 1 else 'RGB'}."]
+    size, tile = entry["size_px"], entry.get("tile_px")
+    shown = f"{size[0]} x {size[1]} px (height x width)" if isinstance(size, list | tuple) else f"{size} px"
+    by_windows = f", in windows of {tile} px" if tile else ""
+    lines = [f"A detector sees {shown}{by_windows}, {'grey' if entry['channels'] == 1 else 'RGB'}."]
+    lines += [added.warning] if added.warning else []
+    if (bits := entry.get("bit_depth", 16)) != 16:
+        how = " (guessed: the largest value of all images)" if added.look and stated["bit_depth"] is None else ""
+        lines.append(f"Grey values stored with 16 bits hold {bits}{how}; an image beyond that is refused and named.")
     lies = "the same place shows the same part" if entry["aligned"] else "the same place shows different parts of it"
     why = ""
     if pose is not None and stated["aligned"] is None:
@@ -231,7 +259,9 @@ def _told(name: str, added: Added, stated: Mapping[str, Any]) -> list[str]:
     lines.append(f"The product is {'aligned' if entry['aligned'] else 'not aligned'}: {lies}{why}.")
     guessed = " (guessed)" if pose is not None and stated["symmetries"] is None else ""
     lines.append(f"Symmetries: {_SYMMETRIES[str(entry['symmetries'])]}{guessed}.")
-    lines.append(f"Change any of it under datasets.{name} in params.yaml: size_px, channels, aligned, symmetries.")
+    lines.append(
+        f"Change any of it under datasets.{name} in params.yaml: size_px, channels, bit_depth, aligned, symmetries."
+    )
     return lines
 
 
@@ -273,9 +303,34 @@ def _summary(home: Home, name: str) -> str:
     found = json.loads((home.dataset(name) / "validation.json").read_text(encoding="utf-8"))
     lines = [f"{name}: {found['rows']} images, {found['masks']} masks, {len(found['rules'])} expectations hold"]
     lines += [f"  {split:<16} {count:>6}" for split, count in found["counts"].items() if count]
+    lines += _suspicions(name, found)
     if found["quarantine"]:
         lines.append(f"  quarantine: {_listed(found['quarantine'])} (`xadflow data manifest {name}` lists them)")
     return "\n".join(lines)
+
+
+def _suspicions(name: str, found: Mapping[str, Any]) -> list[str]:
+    """What may be wrong with the images and only a person can tell: near copies across splits, odd normals."""
+    pairs, odd = found.get("near_copies", []), found.get("suspects", [])
+    lines = []
+    if pairs:
+        lines.append(
+            f"  warning: {len(pairs)} pairs in different splits look like copies of one picture; keep one of each"
+        )
+        lines += [
+            f"    {printable(one['one'])} ({one['split']}) and {printable(one['other'])} ({one['other_split']}), "
+            f"alike by {one['likeness']:.3f}"
+            for one in pairs[:_MOST_SUSPECTED]
+        ]
+    if odd:
+        lines.append(f"  warning: {len(odd)} train normals are unlike all others; see that they show no defect")
+        lines += [
+            f"    {printable(one['path'])}, {one['score']:.0f} from the others, usual {one['usual']:.0f}"
+            for one in odd[:_MOST_SUSPECTED]
+        ]
+    if max(len(pairs), len(odd)) > _MOST_SUSPECTED:
+        lines.append(f"    all of them: data/{name}/validation.json")
+    return lines
 
 
 def _quarantined(name: str, refused: Sequence[Refused]) -> list[str]:

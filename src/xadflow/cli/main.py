@@ -6,18 +6,17 @@ package never imports the orchestrator.
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
 import click
 
 import xadflow
-from xadflow.errors import CannotWrite, XadflowError
+from xadflow.errors import Stopped, XadflowError, no_room
+from xadflow.stopping import stop_status, stoppable
 
 _BUILT_IN = {
     "data": ("xadflow.cli.data:data", "Bring images in: add a folder of your own, or run one DVC stage."),
@@ -81,37 +80,35 @@ def main(arguments: list[str] | None = None) -> None:
     user's mistake.
     """
     try:
-        result: Any = cli.main(args=arguments, standalone_mode=False)
+        with stoppable():
+            result: Any = cli.main(args=arguments, standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as err:
         err.show()
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt, Stopped):
         click.echo("stopped; run the same command again to go on where it was", err=True)
-        sys.exit(130)
+        sys.exit(stop_status() or 130)
     except XadflowError as err:
-        click.secho(f"xadflow: {err}", fg="red", err=True)
+        _say(err)
         sys.exit(err.exit_status)
     except BrokenPipeError:  # `xadflow ... | head` closed the pipe: not an error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as err:  # from any library: there is no place that could know all of them
-        if err.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+    except Exception as err:
+        if (full := no_room(err)) is None:  # from any library: there is no place that could know all of them
             raise
-        click.secho(f"xadflow: {_no_room(err)}", fg="red", err=True)
+        _say(full)
         sys.exit(1)
     sys.exit(result if isinstance(result, int) else 0)
 
 
-def _no_room(err: OSError) -> XadflowError:
-    where = f"{err.strerror}: {Path(str(err.filename)).name}" if err.filename else str(err.strerror)
-    return CannotWrite(
-        "something could not be written",
-        seen=where,
-        next_step="free some space, or make the folder "
-        "writable, then run the same command again: only what is missing is done",
-    )
+def _say(err: XadflowError) -> None:
+    """The error in one line, and one for each other piece of work that failed beside it or went on."""
+    click.secho(f"xadflow: {err}", fg="red", err=True)
+    for note in getattr(err, "__notes__", ()):
+        click.echo(f"  {note}", err=True)
 
 
 def _prepare_environment() -> None:

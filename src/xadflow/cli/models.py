@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xadflow.project import Project
+from xadflow.settings import check_writable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,7 +82,7 @@ def promote(name: str, version: int) -> None:
     """
     from xadflow.models.service import put_in_service
 
-    moved = put_in_service(_registry(), name, version)
+    moved = put_in_service(_writable_registry(), name, version)
     click.echo(f"{name}: champion is version {version}{f', was {moved.before}' if moved.before else ''}")
     _say_explainers(moved)
 
@@ -97,7 +98,7 @@ def rollback(name: str) -> None:
     """
     from xadflow.models.service import roll_back
 
-    moved = roll_back(_registry(), name)
+    moved = roll_back(_writable_registry(), name)
     click.echo(f"{name}: champion is version {moved.version} again")
     _say_explainers(moved)
 
@@ -136,7 +137,7 @@ def _say_explainers(moved: Moved) -> None:
             + (
                 f"champion is version {version}"
                 if version is not None
-                else f"no champion, none that passed the gate explains version {moved.version}"
+                else f"no champion, none that passed the gate and can be loaded explains version {moved.version}"
             )
         )
 
@@ -150,6 +151,16 @@ def _print(table: Table) -> None:
 
 def _registry() -> Registry:
     return Project.open().registry
+
+
+def _writable_registry() -> Registry:
+    """The models, for a command that moves an alias. Raises CannotWrite where the embedded store cannot be written."""
+    from xadflow.models.tracking_store import is_server
+
+    project = Project.open()
+    if not is_server(project.home.mlflow_uri):
+        check_writable(project.home)
+    return project.registry
 
 
 def _aliases(model: ModelSummary, version: int) -> list[str]:

@@ -57,7 +57,10 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(one for one in path.rglob("*") if one.suffix.lower() in IMAGE_SUFFIXES and one.is_file())
+            there = sorted(one for one in path.rglob("*") if not one.is_dir() or one.is_symlink())
+            images = [one for one in there if one.suffix.lower() in IMAGE_SUFFIXES and not one.is_dir()]
+            found += images
+            _name_others(sorted({*there} - {*images}))
         else:
             found.append(path)
     if not found:
@@ -69,19 +72,31 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
+def _name_others(others: Sequence[Path]) -> None:
+    """Say on stderr what of a folder is not scored, and why: no file is passed over in silence."""
+    from xadflow.images.reading import unread
+
+    for one in others:
+        why = "a link to a folder is not followed" if one.is_dir() else unread(one.name)
+        click.echo(f"{printable(str(one))}: not scored, {why}", err=True)
+
+
 def score_files(project: Project, spec: str, files: Sequence[Path], batch_size: int) -> Iterator[dict[str, Any]]:
     """One dict a file, in order, as `xadflow score --json` prints it: contract (docs/explanation/architecture.md)."""
     import numpy as np
     import torch
 
+    from xadflow.detectors.base import bit_depth_of
     from xadflow.detectors.scoring import open_detector, score_images
     from xadflow.digests import sha256_bytes
     from xadflow.images import ImageLimits, decode_image, read_file, to_input
+    from xadflow.settings.blocks import fitting
 
     ref = project.registry.resolve(spec)
-    limits = ImageLimits(**project.settings.limits.model_dump())
     detector = open_detector(project.registry.detector_folder(ref), project.device)
+    limits = ImageLimits(**project.settings.limits.model_dump(), max_bits=bit_depth_of(detector))
     channels, height, width = detector.input_shape
+    batch_size = fitting(batch_size, detector.input_shape, project.settings.explain.batch_px)
 
     def load(path: Path) -> tuple[str, Any] | str:
         try:

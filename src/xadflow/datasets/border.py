@@ -9,7 +9,8 @@ the check and the use. What does not pass becomes a row of quarantine with one o
     not-an-image  undecodable                     its content
     mask-<any of these>  mask-size  mask-empty    its mask
     labels-<any of these>  labels-size  labels-channels  labels-ids      a scene's map of class ids
-    duplicate  duplicate-across-splits  conflicting-labels      the same bytes more than once
+    too-slow  too-many-bits  more-pages           how it would be decoded; pages after the first, which is used
+    duplicate  duplicate-across-splits  conflicting-labels      the same bytes, or pixels, more than once
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from xadflow.datasets.manifest import ManifestRow, Split
 from xadflow.datasets.sources.base import Candidate, Refused
 from xadflow.digests import sha256_bytes
 from xadflow.errors import BadImage
-from xadflow.images import VOID, ImageLimits, decode_image
-from xadflow.images.reading import read_offered, refusal
+from xadflow.images import VOID, ImageLimits, decode_image, decode_mask
+from xadflow.images.decoding import has_further_frames
+from xadflow.images.reading import MOST_BITS, read_offered, refusal
 
 Progress = Callable[[int, int], None]
 """Called as progress(done, total)."""
@@ -41,6 +43,16 @@ _NAME_IN_THE_WAY = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIS
 _WORKERS = max(2, min(8, os.cpu_count() or 2))
 # The copy that stays when the same bytes are in several splits: test is what figures are reported on.
 _PRECEDENCE = (Split.TEST, Split.GATE, Split.KNOWN, Split.VAL, Split.TRAIN, Split.INBOX)
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """An image that may stay. `same` is equal for images that are one: by their pixels, in an inbox by their bytes."""
+
+    candidate: Candidate
+    row: ManifestRow
+    same: str
+    has_more_pages: bool
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,7 @@ def admit(
             offered.append(candidate)
     offered, clashing = _without_clashes(offered)
     refused += clashing
-    passed: list[tuple[Candidate, ManifestRow]] = []
+    passed: list[_Passed] = []
     there: list[tuple[str, str]] = []
     pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="border")
     try:
@@ -90,7 +102,8 @@ def admit(
             elif isinstance(result, str):
                 there.append((candidate.origin, result))
             else:
-                passed.append((candidate, result))
+                passed.append(result)
+                refused += [_further_pages(result)] if result.has_more_pages else []
             if progress:
                 progress(done, len(offered))
     finally:
@@ -131,9 +144,7 @@ def _targets(candidate: Candidate) -> list[str]:
     return [name for name in (candidate.target, candidate.mask_target, candidate.labels_target) if name]
 
 
-def _admit_one(
-    candidate: Candidate, into: Path, limits: ImageLimits, known: frozenset[str]
-) -> ManifestRow | Refused | str:
+def _admit_one(candidate: Candidate, into: Path, limits: ImageLimits, known: frozenset[str]) -> _Passed | Refused | str:
     """The image's row, what is wrong with it, or the image_id of one that is known."""
     image_id, size = None, None
     try:
@@ -156,7 +167,7 @@ def _admit_one(
         if err.errno not in _NAME_IN_THE_WAY:
             raise
         return Refused(candidate.origin, "path", f"it cannot be stored: {err.strerror}", image_id, size)
-    return ManifestRow(
+    row = ManifestRow(
         image_id=image_id,
         path=f"{IMAGES}/{candidate.target}",
         split=str(candidate.split),
@@ -170,13 +181,33 @@ def _admit_one(
         licence=candidate.licence,
         labels_path=f"{IMAGES}/{candidate.labels_target}" if labels is not None else None,
     )
+    same = image_id if candidate.split == Split.INBOX else _digest_of(pixels)
+    return _Passed(candidate, row, same, has_further_frames(content))
+
+
+def _digest_of(pixels: NDArray[np.uint8]) -> str:
+    """Equal for equal pictures, however they were saved: grey that is stored as RGB is grey."""
+    if pixels.ndim == 3 and not any(np.any(part[..., :1] != part[..., 1:]) for part in (pixels[:1], pixels)):
+        pixels = pixels[..., 0]
+    return sha256_bytes(f"{pixels.shape}".encode() + pixels.tobytes())
+
+
+def _further_pages(passed: _Passed) -> Refused:
+    return Refused(
+        f"{passed.candidate.origin} [page 2 and on]",
+        "more-pages",
+        "of a file of several pages or frames the first is used; save the others as files of their own",
+        passed.row.image_id,
+    )
 
 
 def _mask(candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits) -> bytes | None:
     """Bytes of the candidate's mask, checked against its image; None when there is none."""
     if candidate.mask is None or candidate.mask_target is None:
         return None
-    content, pixels = _beside("mask", candidate.mask, candidate.mask_target, candidate, shape, limits)
+    content, pixels = _beside(
+        "mask", candidate.mask, candidate.mask_target, candidate, shape, limits, decode=decode_mask
+    )
     if not np.any(pixels):
         raise refusal("mask-empty", f"its mask {candidate.mask_target} marks no pixel")
     return content
@@ -188,7 +219,9 @@ def _labels(candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits) -
     """
     if candidate.labels is None or candidate.labels_target is None:
         return None
-    content, pixels = _beside("labels", candidate.labels, candidate.labels_target, candidate, shape, limits)
+    content, pixels = _beside(
+        "labels", candidate.labels, candidate.labels_target, candidate, shape, replace(limits, max_bits=MOST_BITS)
+    )
     if pixels.ndim != 2:
         raise refusal("labels-channels", f"its labels {candidate.labels_target} are in colour, expected class ids")
     strange = np.unique(pixels[(pixels >= candidate.classes) & (pixels != VOID)])
@@ -202,12 +235,22 @@ def _labels(candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits) -
 
 
 def _beside(
-    kind: str, given: bytes | Path, target: str, candidate: Candidate, shape: tuple[int, ...], limits: ImageLimits
+    kind: str,
+    given: bytes | Path,
+    target: str,
+    candidate: Candidate,
+    shape: tuple[int, ...],
+    limits: ImageLimits,
+    *,
+    decode: Callable[[bytes, ImageLimits], NDArray[np.uint8]] = decode_image,
 ) -> tuple[bytes, NDArray[np.uint8]]:
-    """Bytes and pixels of a picture that belongs to an image and has its size."""
+    """Bytes and pixels of a picture that belongs to an image and has its size.
+
+    Many parameters: what is beside an image, whose it is, and how it is read.
+    """
     try:
         content = read_offered(given, target, candidate.root, limits)
-        pixels = decode_image(content, limits)
+        pixels = decode(content, limits)
     except BadImage as err:
         raise refusal(f"{kind}-{err.reason}", f"its {kind} {target}: {err.detail}") from err
     if pixels.shape[:2] != shape:
@@ -221,33 +264,33 @@ def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _without_duplicates(
-    passed: list[tuple[Candidate, ManifestRow]],
-) -> tuple[list[ManifestRow], list[tuple[Candidate, Refused]]]:
-    """One row for each content: the copy in the split that takes precedence, there the first by path.
+def _without_duplicates(passed: list[_Passed]) -> tuple[list[ManifestRow], list[tuple[Candidate, Refused]]]:
+    """One row for each picture: the copy in the split that takes precedence, there the first by path.
 
     Copies that contradict each other within that split (normal and anomalous) are all refused.
     """
-    copies: dict[str, list[tuple[Candidate, ManifestRow]]] = defaultdict(list)
-    for candidate, row in passed:
-        copies[row.image_id].append((candidate, row))
+    copies: dict[str, list[_Passed]] = defaultdict(list)
+    for one in passed:
+        copies[one.same].append(one)
     kept: list[ManifestRow] = []
     doubled: list[tuple[Candidate, Refused]] = []
     for group in copies.values():
-        group.sort(key=lambda pair: (_PRECEDENCE.index(pair[0].split), pair[1].path))
-        first, winner = group[0]
-        peers = [candidate for candidate, _ in group if candidate.split == first.split]
+        group.sort(key=lambda one: (_PRECEDENCE.index(one.candidate.split), one.row.path))
+        first = group[0]
+        peers = [one.candidate for one in group if one.candidate.split == first.candidate.split]
         conflict = len({candidate.label for candidate in peers}) > 1
         if not conflict:
-            kept.append(winner)
-        for candidate, row in group if conflict else group[1:]:
+            kept.append(first.row)
+        for one in group if conflict else group[1:]:
+            of, split = first.candidate.origin, first.candidate.split
+            what = "bytes" if all(one.row.image_id == other.row.image_id for other in group) else "pixels"
             if conflict:
-                reason, detail = "conflicting-labels", "the same bytes are both normal and anomalous"
-            elif candidate.split == first.split:
-                reason, detail = "duplicate", f"the same bytes as {first.origin}"
+                reason, detail = "conflicting-labels", f"the same {what} are both normal and anomalous"
+            elif one.candidate.split == split:
+                reason, detail = "duplicate", f"the same {what} as {of}"
             else:
-                reason, detail = "duplicate-across-splits", f"the same bytes as {first.origin} of split {first.split}"
-            doubled.append((candidate, Refused(candidate.origin, reason, detail, row.image_id)))
+                reason, detail = "duplicate-across-splits", f"the same {what} as {of} of split {split}"
+            doubled.append((one.candidate, Refused(one.candidate.origin, reason, detail, one.row.image_id)))
     return kept, doubled
 
 

@@ -15,7 +15,17 @@ from torch import Tensor
 from xadflow.datasets.manifest import Manifest, ManifestRow, Split
 from xadflow.datasets.training_data import TrainingData
 from xadflow.errors import BadImage, BadManifest
-from xadflow.images import VOID, ImageLimits, decode_image, labels_to_input, mask_to_input, read_file, to_input
+from xadflow.images import (
+    VOID,
+    ImageLimits,
+    decode_image,
+    decode_mask,
+    labels_to_input,
+    mask_to_input,
+    read_file,
+    to_input,
+)
+from xadflow.images.reading import MOST_BITS
 from xadflow.settings import DatasetSettings
 
 _WORKERS = max(2, min(16, os.cpu_count() or 2))
@@ -27,18 +37,19 @@ def load_images(
     dataset: DatasetSettings,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Images of `rows`, in their order: uint8 [N,C,H,W] with H = W = dataset.size_px, C = dataset.channels.
+    """Images of `rows`, in their order: uint8 [N,C,H,W] with (H, W) = dataset.shape_px, C = dataset.channels.
 
     Raises:
         BadImage: a file that is missing, cannot be decoded, or has other bytes than the manifest says; names its path.
     """
-    size, channels = (dataset.size_px, dataset.size_px), dataset.channels
+    size, channels = dataset.shape_px, dataset.channels
     images = torch.empty((len(rows), channels, *size), dtype=torch.uint8)
     into = images.numpy()
 
     def load(number: int) -> None:
         row = rows[number]
-        into[number] = to_input(_decoded(manifest.path_of(row), row, row.image_id), size, channels)
+        pixels = decoded(manifest.path_of(row), row, row.image_id, max_bits=dataset.bit_depth)
+        into[number] = to_input(pixels, size, channels)
 
     _each(load, len(rows), progress)
     return images
@@ -51,7 +62,7 @@ def load_masks(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Dataset
         BadManifest: an image that is not normal has no mask.
         BadImage: a mask that is missing or cannot be decoded; names its path.
     """
-    size = (dataset.size_px, dataset.size_px)
+    size = dataset.shape_px
     masks = torch.zeros((len(rows), *size), dtype=torch.bool)
     into = masks.numpy()
 
@@ -59,7 +70,7 @@ def load_masks(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Dataset
         row = rows[number]
         path = manifest.mask_of(row)
         if path is not None:
-            into[number] = mask_to_input(_decoded(path, row), size)
+            into[number] = mask_to_input(decoded(path, row, decode=decode_mask), size)
         elif row.label != 0:
             raise BadManifest(
                 "an image that is not normal has no mask",
@@ -79,7 +90,7 @@ def load_labels(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Datase
         BadManifest: a scene has no map of class ids, or one with an id that names no class.
         BadImage: a map that is missing or cannot be decoded; names its path.
     """
-    size = (dataset.size_px, dataset.size_px)
+    size = dataset.shape_px
     labels = torch.empty((len(rows), *size), dtype=torch.uint8)
     into = labels.numpy()
 
@@ -92,14 +103,18 @@ def load_labels(manifest: Manifest, rows: Sequence[ManifestRow], dataset: Datase
                 seen=row.path,
                 next_step="its source must give one; or take `classes` out of the data set in params.yaml",
             )
-        found = labels_to_input(_decoded(path, row), size)
+        found = labels_to_input(decoded(path, row), size)
         if np.any((found >= len(dataset.classes)) & (found != VOID)):
             raise BadManifest(
                 "a map of class ids names a class that params.yaml does not",
                 seen=f"{row.labels_path}: {np.unique(found[found != VOID]).max()}, classes: {len(dataset.classes)}",
                 next_step="complete `classes` of the data set in params.yaml, or mend the map",
             )
-        into[number] = found if mask is None else np.where(mask_to_input(_decoded(mask, row), size), VOID, found)
+        into[number] = (
+            found
+            if mask is None
+            else np.where(mask_to_input(decoded(mask, row, decode=decode_mask), size), VOID, found)
+        )
 
     _each(load, len(rows), None)
     return labels
@@ -158,15 +173,22 @@ def training_data(
     )
 
 
-def _decoded(path: Path, row: ManifestRow, image_id: str | None = None) -> NDArray[np.uint8]:
+def decoded(
+    path: Path,
+    row: ManifestRow,
+    image_id: str | None = None,
+    *,
+    max_bits: int = MOST_BITS,
+    decode: Callable[[bytes, ImageLimits], NDArray[np.uint8]] = decode_image,
+) -> NDArray[np.uint8]:
     """Pixels of one of a row's pictures; with `image_id` only if the file still has those bytes.
 
     All pictures of a row are of its size: that is the limit here, those of params.yaml were asked at the border.
     """
     pixels = row.width * row.height
-    limits = ImageLimits(ImageLimits.max_bytes + 8 * pixels, max(row.width, row.height), pixels)
+    limits = ImageLimits(ImageLimits.max_bytes + 8 * pixels, max(row.width, row.height), pixels, max_bits)
     try:
-        return decode_image(read_file(path, limits, image_id=image_id), limits)
+        return decode(read_file(path, limits, image_id=image_id), limits)
     except BadImage as err:
         raise BadImage(f"{_shown(path)}: {err.wrong}", seen=err.seen, next_step=err.next_step) from err
 

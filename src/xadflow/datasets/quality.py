@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from xadflow.datasets.manifest import Split
+from xadflow.datasets.sources.mask_names import looked_for
 from xadflow.errors import ValidationFailed
 from xadflow.settings import DatasetSettings
 
@@ -45,6 +46,11 @@ def validate_manifest(
         ValidationFailed: naming each rule that fails and its rows, as `path (image_id)` or `split/kind`.
     """
     from xadflow.datasets.quality_frames import minimum_counts
+
+    def named(row: Mapping[str, Any]) -> str:
+        its = f"{row['path']} ({str(row['image_id'])[:12]})"
+        names = ", ".join(looked_for(str(row["path"]))[:3])
+        return f"{its}: looked for {names} in ground_truth/{row['defect']}" if dataset.source == "folder" else its
 
     gx, gxe, column = _library()
     frame = table.to_pandas()
@@ -92,14 +98,13 @@ def validate_manifest(
             for text in ("category", "source", "licence")
         ),
     ]
-    if promised:
-        rules.append(
-            gxe.ExpectColumnValuesToNotBeNull(
-                column="mask_path",
-                row_condition=column("defect").is_in(promised),
-                description="where one image of a defect has a mask, all have",
-            )
+    masked = [
+        gxe.ExpectColumnValuesToNotBeNull(
+            column="mask_path",
+            row_condition=column("defect").is_in(promised),
+            description="where one image of a defect has a mask, all have",
         )
+    ]
     if dataset.classes:
         rules.append(
             gxe.ExpectColumnValuesToNotBeNull(column="labels_path", description="every scene has a map of class ids")
@@ -116,6 +121,7 @@ def validate_manifest(
     )
     checks = [
         _Check(frame, rules, ("path", "image_id"), lambda row: f"{row['path']} ({str(row['image_id'])[:12]})"),
+        *([_Check(frame, masked, ("path", "image_id", "defect"), named)] if promised else []),
         _Check(
             minimum,
             [enough],
@@ -208,13 +214,7 @@ def validate_shard(
             [
                 _nothing_missing(gxe),
                 _between(gxe, "score", -_MOST, "the score of a counterfactual is finite"),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="p_value",
-                    min_value=0,
-                    strict_min=True,
-                    max_value=1,
-                    description="the p-value of a counterfactual is in (0, 1]",
-                ),
+                _p_value(gxe, "the p-value of a counterfactual is in (0, 1]"),
                 _between(gxe, "l1", 0.0, "l1 is finite and not negative"),
                 _between(gxe, "l2", 0.0, "l2 is finite and not negative"),
                 _between(gxe, "changed_fraction", 0.0, "changed_fraction is in [0, 1]", 1.0),
@@ -229,9 +229,7 @@ def validate_shard(
                 _nothing_missing(gxe),
                 _between(gxe, "score", -_MOST, "the score of a judge is finite"),
                 _between(gxe, "threshold", -_MOST, "the threshold of a judge is finite"),
-                gxe.ExpectColumnValuesToBeBetween(
-                    column="version", min_value=1, description="the version of a judge is from 1"
-                ),
+                _between(gxe, "version", 1, "the version of a judge is from 1"),
                 *_flag_rules(gxe, column, flag="is_normal", flagged_above=False, of="a judge's "),
             ],
             ("image_path", "image_id", "explainer", "missing"),
@@ -250,9 +248,7 @@ def _score_rules(gxe: Any, column: Any) -> list[Any]:
         gxe.ExpectColumnValuesToBeBetween(column="model_version", min_value=1, description="model_version is from 1"),
         _between(gxe, "score", -_MOST, "score is finite"),
         _between(gxe, "threshold", -_MOST, "threshold is finite"),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="p_value", min_value=0, strict_min=True, max_value=1, description="p_value is in (0, 1]"
-        ),
+        _p_value(gxe, "p_value is in (0, 1]"),
         *_flag_rules(gxe, column, flag="is_anomaly", flagged_above=True),
     ]
 
@@ -263,6 +259,12 @@ def _nothing_missing(gxe: Any) -> Any:
 
 def _between(gxe: Any, column: str, least: float, description: str, most: float = _MOST) -> Any:
     return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=least, max_value=most, description=description)
+
+
+def _p_value(gxe: Any, description: str) -> Any:
+    return gxe.ExpectColumnValuesToBeBetween(
+        column="p_value", min_value=0, strict_min=True, max_value=1, description=description
+    )
 
 
 def _flag_rules(gxe: Any, column: Any, *, flag: str, flagged_above: bool, of: str = "") -> list[Any]:

@@ -16,7 +16,7 @@ from xadflow.datasets.stages import HOLDOUT_SHARE
 from xadflow.digests import sha256_bytes
 from xadflow.errors import BadImage, TooFewNormals
 from xadflow.images import IMAGE_SUFFIXES, ImageLimits, decode_image, read_file
-from xadflow.settings.params import DatasetSettings
+from xadflow.settings.blocks import DatasetSettings
 
 # Enough expected val normals that a threshold at a false-alarm rate of 5 % (19 needed) is there, and not too coarse.
 _VAL_WANTED = 40
@@ -74,7 +74,7 @@ def shares_of(
 ) -> Shares:
     """The shares for a folder: about 40 val normals, at least what the rate needs, and `train` to learn from.
 
-    The gate gets `gate_images` of each kind where test has them, at most three quarters; else its usual share.
+    The gate gets `gate_images` of each kind where test has them, at most three quarters; else DatasetSettings' share.
 
     Raises:
         TooFewNormals: too few train normals for both, or a `val_share` (as stated by the user) that leaves too few on

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xadflow.datasets.border import IMAGES, Admission, Progress, admit
+from xadflow.datasets.leaks import look_for_leaks
 from xadflow.datasets.manifest import (
     QUARANTINE_SCHEMA,
     ManifestRow,
@@ -42,17 +43,38 @@ HOLDOUT_SHARE = 0.2
 """Share of train normals held out for test where a source gives no normal test image."""
 
 
-def write_origin(home: Home, settings: Settings, name: str) -> Path:
+def write_origin(home: Home, settings: Settings, name: str) -> str | None:
     """Write data/.origin/<name>.json, which changes when the source's images may have changed.
 
-    Raises UnknownName, BadSettings, DataUnavailable, CannotWrite.
+    Where the source is not on this machine, but the file is, the file stays: the images were pulled from a colleague,
+    or their folder is not mounted, and what was brought in before is used. Returns a note that says so, else None.
+
+    Raises UnknownName, BadSettings, CannotWrite, DataUnavailable when neither is there.
     """
     dataset = settings.dataset(name)
     path = home.dataset(".origin") / f"{name}.json"
-    origin = {"source": dataset.source, "origin": open_source(name, dataset).origin()}
+    try:
+        origin = {"source": dataset.source, "origin": open_source(name, dataset).origin()}
+    except DataUnavailable as err:
+        if _source_in(path) != dataset.source:
+            raise DataUnavailable(
+                err.wrong,
+                seen=err.seen,
+                next_step=f"{err.next_step}; or, if a colleague pushed it, run `dvc pull --allow-missing`",
+            ) from err
+        return f"{err.wrong} ({err.seen}): what was brought in or pulled before is used"
     with writing(f"what data set {name!r} comes from"):
         _write_json(path, origin)
-    return path
+    return None
+
+
+def _source_in(path: Path) -> str | None:
+    """The kind of source that a file of :func:`write_origin` tells of; None of one that is not there, or is another."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return str(found["source"]) if isinstance(found["origin"], str) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def collect_images(home: Home, settings: Settings, name: str, progress: Progress | None = None) -> Admission:
@@ -60,11 +82,11 @@ def collect_images(home: Home, settings: Settings, name: str, progress: Progress
 
     Raises UnknownName, BadSettings, DataUnavailable when the source is not there or no image passes, CannotWrite.
     """
-    source = open_source(name, settings.dataset(name))
+    dataset = settings.dataset(name)
+    source = open_source(name, dataset)
+    limits = ImageLimits(**settings.limits.model_dump(), max_bits=dataset.bit_depth)
     with writing(f"the images of data set {name!r}"):
-        return _replace_images(
-            home.dataset(name), name, source.candidates(), ImageLimits(**settings.limits.model_dump()), progress
-        )
+        return _replace_images(home.dataset(name), name, source.candidates(), limits, progress)
 
 
 def _replace_images(
@@ -181,7 +203,10 @@ def _place(image_id: str, salt: str) -> float:
 def validate_dataset(home: Home, settings: Settings, name: str) -> dict[str, object]:
     """Great Expectations over the manifest; writes validation.json and returns what it holds.
 
-    Raises ValidationFailed with the failing expectations and rows; validation.json is absent then. CannotWrite.
+    A folder's images are also looked through for near copies and odd normals (leaks.py), which only warn.
+
+    Raises ValidationFailed with the failing expectations and rows; validation.json is absent then.
+    CannotWrite, BadImage.
     """
     from xadflow.datasets.quality import validate_manifest
 
@@ -194,6 +219,8 @@ def validate_dataset(home: Home, settings: Settings, name: str) -> dict[str, obj
         manifest.table, dataset, name=name, false_alarm_rate=settings.calibration.false_alarm_rate
     )
     summary = {"dataset": name, **summary, "quarantine": reasons(read_quarantine(home, name))}
+    if dataset.source == "folder":  # the others are public, or made by us
+        summary |= look_for_leaks(manifest, dataset)
     with writing(f"the validation of data set {name!r}"):
         _write_json(path, summary)
     return summary

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
@@ -17,9 +15,12 @@ import torch
 from torch import Tensor
 
 from xadflow.calibration import Calibration
+from xadflow.cards import bad_card, checked_calibration, checked_shape, read_card
 from xadflow.datasets.training_data import TrainingData as TrainingData
-from xadflow.errors import BadWeights, unknown_name
+from xadflow.errors import BadSettings, unknown_name
 from xadflow.images import VOID as VOID  # detectors of scenes take it from here
+from xadflow.images.reading import MOST_BITS
+from xadflow.plugins import registered
 from xadflow.training.run import SAMPLES as SAMPLES
 from xadflow.training.run import FitReport as FitReport
 from xadflow.training.run import FitRun as FitRun
@@ -27,6 +28,8 @@ from xadflow.training.run import FitRun as FitRun
 GROUP = "xadflow.detectors"
 CARD = "detector.json"
 WEIGHTS = "weights.safetensors"
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+_BITS = "bit_depth"
 
 
 @dataclass(frozen=True)
@@ -165,9 +168,8 @@ class Cued(Protocol):
         """Of float32 [B,C,H,W] in [0,1]; differentiable in `images`, classes apart."""
 
 
-@cache
-def _methods() -> dict[str, Any]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+def _methods() -> Mapping[str, Any]:
+    return registered(GROUP)
 
 
 def detector_names() -> list[str]:
@@ -196,14 +198,33 @@ def training_stages(name: str) -> tuple[str, ...]:
 
 def load_detector(folder: Path) -> Detector:
     """The detector saved in `folder`, whatever its method. Raises BadWeights or UnknownName."""
+    card = read_card(folder / CARD)
+    checked_shape(card, folder / CARD)
+    checked_calibration(card, folder / CARD)
+    if not isinstance(card.get("method"), str):
+        raise bad_card(folder / CARD, f"method is {str(card.get('method'))[:40]}")
+    kind = detector_class(card["method"])
     try:
-        card = json.loads((folder / CARD).read_text())
-        name = str(card["method"])
-    except (OSError, ValueError, KeyError) as err:
-        raise BadWeights(
-            "the folder holds no saved detector",
-            seen=f"{folder.name}: {err}",
-            next_step="register the model again by `xadflow retrain`",
-        ) from err
-    detector: Detector = detector_class(name).load(folder)
+        bits = int(card.get(_BITS, MOST_BITS))
+        if not 8 <= bits <= MOST_BITS:
+            raise ValueError(f"{_BITS} {bits}")
+        detector: Detector = kind.load(folder)
+    except (*_UNREADABLE, BadSettings) as err:  # of settings, shapes and tensors that do not belong together
+        raise bad_card(folder / CARD, f"{type(err).__name__} {err}") from err
+    if bits != MOST_BITS:
+        setattr(detector, _BITS, bits)
     return detector
+
+
+def remember_bit_depth(folder: Path, bits: int) -> None:
+    """Write into a saved detector how many bits of 16-bit grey values it was trained on; nothing for all of them."""
+    if bits == MOST_BITS:
+        return
+    card = read_card(folder / CARD)
+    text = json.dumps({**card, _BITS: bits}, sort_keys=True, indent=2, allow_nan=False)
+    (folder / CARD).write_text(text + "\n", encoding="utf-8")
+
+
+def bit_depth_of(detector: Detector) -> int:
+    """How many bits of 16-bit grey values the images were taken to have that a detector was trained on."""
+    return int(getattr(detector, _BITS, MOST_BITS))

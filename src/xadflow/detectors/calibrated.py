@@ -112,7 +112,9 @@ class CalibratedDetector(ABC):
             raise TrainingFailed(
                 "the trained detector scores images with no finite number",
                 seen=f"{int((~np.isfinite(values)).sum())} of {len(values)}",
-                next_step="lower learning_rate of the detector in params.yaml",
+                next_step="lower learning_rate of the detector in params.yaml"
+                if hasattr(getattr(self, "settings", None), "learning_rate")
+                else f"look at `score` of the method {self.method}: a division by zero, a logarithm of one?",
             )
         return values
 

@@ -37,6 +37,7 @@ from xadflow.detectors.calibrated import CalibratedDetector, check_training_data
 from xadflow.detectors.fcdd.feature_bank import some_of
 from xadflow.detectors.fcdd.heads import Whitening
 from xadflow.detectors.losses import pooled
+from xadflow.detectors.memory import Need
 from xadflow.errors import BadSettings, BadWeights
 from xadflow.images import as_float
 from xadflow.networks.pretrained import Trunk, trunk_spec
@@ -118,8 +119,11 @@ class PaDiM(CalibratedDetector):
         started = time.monotonic()
         self._device = resolve_device(run.device)
         normals = data.normals
-        if len(normals) > s.max_normals:
-            normals = normals[some_of(len(normals), s.max_normals, seeded(run.seed, "sample")).sort().values]
+        most = _need(s, tuple(normals.shape[2:])).normals(
+            min(len(normals), s.max_normals), run.memory_mb, normals.shape[1:]
+        )
+        if len(normals) > most:
+            normals = normals[some_of(len(normals), most, seeded(run.seed, "sample")).sort().values]
         channels, height, width = normals.shape[1:]
         shape = (channels, height, width)
         gaussians = Gaussians(s, shape, len(normals)).to(self._device)
@@ -234,6 +238,14 @@ class Gaussians(nn.Module):
         rows, columns = torch.tril_indices(*full.shape[1:])
         full[:, rows, columns] = tensors[_INVERSE]
         self.whitening.load_state_dict({**tensors, _INVERSE: full}, strict=True)
+
+
+def _need(s: PaDiMSettings, size: tuple[int, ...]) -> Need:
+    """Features in half precision, twice for a moment, and a factor of each location's covariance."""
+    spec, enlarged = trunk_spec(s.trunk), max(1.0, s.least_px / min(size))
+    rows, columns = spec.grid(s.stages, *(round(side * enlarged) for side in size))
+    channels = spec.width(s.stages)
+    return Need(4 * channels * rows * columns, 4 * rows * columns * channels**2)
 
 
 def _checked(settings: Mapping[str, object]) -> PaDiMSettings:

@@ -15,14 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from xadflow.calibration import Calibration
+from xadflow.cards import checked_calibration, checked_shape, read_card
 from xadflow.detectors.base import CARD, WEIGHTS, TrainingData
 from xadflow.digests import sha256_file, sha256_json
-from xadflow.errors import BadWeights
+from xadflow.errors import BadInput, BadWeights
 
 FORMAT = 1
 _NORMAL_SCORES = "calibration.normal_scores"
@@ -44,7 +46,17 @@ def work_identity(method: str, settings: Mapping[str, object], seed: int, data: 
 def write_detector(
     folder: Path, card: Mapping[str, Any], tensors: Mapping[str, Tensor], calibration: Calibration
 ) -> None:
-    """Write both files; the card gets the sha256 of the weights, so that a mixed-up pair is refused at load."""
+    """Write both files; the card gets the sha256 of the weights, so that a mixed-up pair is refused at load.
+
+    Raises BadInput for weights that are no tensors.
+    """
+    other = {name: type(one).__name__ for name, one in tensors.items() if not isinstance(one, Tensor)}
+    if other:
+        raise BadInput(
+            "a detector keeps tensors in its weights file, and nothing else",
+            seen=", ".join(f"{name} is a {kind}" for name, kind in other.items()),
+            next_step="make a tensor of it by torch.as_tensor, or put it into the card",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     stored[_NORMAL_SCORES] = torch.from_numpy(np.array(calibration.normal_scores, dtype=np.float64))
@@ -72,7 +84,9 @@ def read_detector(folder: Path, method: str) -> tuple[dict[str, Any], dict[str, 
         BadWeights: a file is missing or broken, belongs to another method, or the two are not of one save.
     """
     try:
-        card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        card = read_card(folder / CARD)
+        checked_shape(card, folder / CARD)
+        checked_calibration(card, folder / CARD)
         if card["method"] != method or card["format"] != FORMAT:
             raise BadWeights(
                 f"the folder holds no {method} detector of format {FORMAT}",
@@ -88,6 +102,7 @@ def read_detector(folder: Path, method: str) -> tuple[dict[str, Any], dict[str, 
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 not a mapping
         scores = tensors.pop(_NORMAL_SCORES).numpy()
         saved = card["calibration"]
+        _check_scores(scores, float(saved["threshold"]))
         error = saved["calibration_error"]
         calibration = Calibration(
             float(saved["threshold"]),
@@ -101,6 +116,14 @@ def read_detector(folder: Path, method: str) -> tuple[dict[str, Any], dict[str, 
         seen = f"{folder.name}: {type(err).__name__} {err}"[:200]
         raise BadWeights("the folder holds no readable detector", seen=seen, next_step=_RETRAIN) from err
     return card, tensors, calibration
+
+
+def _check_scores(scores: NDArray[np.float64], threshold: float) -> None:
+    """Held-out scores are finite, and the threshold is within them: it was put there by :func:`threshold_at`."""
+    if scores.ndim != 1 or not scores.size or not np.isfinite(scores).all():
+        raise ValueError(f"{_NORMAL_SCORES} of shape {scores.shape} with no, or no finite, numbers")
+    if not scores.min() <= threshold <= scores.max():
+        raise ValueError(f"threshold {threshold:g} outside its held-out scores, {scores.min():g} to {scores.max():g}")
 
 
 def check_tensors(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

@@ -26,7 +26,7 @@ CHAIN = "chain"
 ROWS_DIGEST = "xadflow.rows_digest"
 MARK = "xadflow.mark"
 
-_ENTRY = re.compile(r"\d{20}\.json")
+_ENTRY = re.compile(r"[0-9]{20}\.json")  # not \d: other scripts have digits too
 # What a killed writer leaves of a file it was still writing: object_store's staging names.
 _STAGED = re.compile(r".*#\d+")
 _ROWS_AT_ONCE = 32  # about 4 MB of pictures
@@ -94,7 +94,7 @@ def read_commit(folder: Path, version: int) -> Commit:
                 rows_digest, mark = action.get(ROWS_DIGEST), action.get(MARK)
             elif kind not in ("protocol", "metaData"):
                 foreign.append(str(kind))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as err:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as err:
         raise ValueError(f"log entry {version} makes no sense: {err}"[:200]) from err
     return Commit(version, sha256_bytes(raw), tuple(files), transactions, rows_digest, mark, tuple(foreign))
 
@@ -104,17 +104,30 @@ def data_files(folder: Path) -> set[str]:
 
     A link to a folder counts as one file: a reader that globs would walk through it.
     """
+    return {path for path in all_files(folder) if ".parquet" in path.rpartition("/")[2] or _links(folder / path)}
+
+
+def all_files(folder: Path) -> set[str]:
+    """Everything under a table's folder outside its log that is no folder, whatever its name: pyarrow and pandas read a
+    folder's files without a look at their endings. A link to a folder counts as one, and a folder that cannot be read.
+    """
     found: set[str] = set()
-    for parent, folders, names in os.walk(folder):
+
+    def unread(err: OSError) -> None:
+        if Path(err.filename) != folder:
+            found.add(Path(err.filename).relative_to(folder).as_posix())
+
+    for parent, folders, names in os.walk(folder, onerror=unread):
         here = Path(parent)
         if here == folder:
             folders[:] = [name for name in folders if name != LOG]
         linked = [name for name in folders if (here / name).is_symlink()]
-        found.update(
-            (here / name).relative_to(folder).as_posix()
-            for name in [*linked, *(name for name in names if ".parquet" in name)]
-        )
+        found.update((here / name).relative_to(folder).as_posix() for name in [*linked, *names])
     return found
+
+
+def _links(path: Path) -> bool:
+    return path.is_symlink() and path.is_dir()
 
 
 def log_strangers(folder: Path) -> tuple[set[str], set[str]]:

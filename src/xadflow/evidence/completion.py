@@ -1,41 +1,97 @@
 """Keeps log and ledger in step: the ledger line of a commit, written at once or after the crash that prevented it.
 
 Both ways are the same code: a line is always made from what is on disk, and only for the commit that was intended.
+After a crash that must have been announced: whoever can write to the folder can write an intent too, but not its seal.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from xadflow.digests import sha256_file
 from xadflow.errors import StoreBroken
 from xadflow.evidence.commits import LOG, Commit, checkpoint_name, entry_path, log_versions, read_commit, row_digests
-from xadflow.evidence.ledger import Intent, Ledger, sync
+from xadflow.evidence.ledger import Intent, Ledger, LedgerLine, sync
+from xadflow.evidence.seals import Seals
 from xadflow.evidence.tables import BY_NAME, rows_digest
 
+logger = logging.getLogger(__name__)
+
 RESTORE = "run `xadflow audit verify`; then restore var/tables and var/ledger together from a backup"
+ACCEPT = (
+    "see `xadflow audit verify`; then `xadflow audit accept` if it is yours, or restore var/tables and var/ledger "
+    "together from a backup"
+)
 
 
-def settle(tables: Path, ledger: Ledger) -> None:
-    """Complete what a killed writer left. Call it under the writer lock.
+def settle(tables: Path, ledger: Ledger, seals: Seals) -> Intent | None:
+    """Complete what a killed writer left, and say so; returns its intent if its commit has a line. Under the lock.
+
+    The intent stays until the caller has anchored the line: till then it is what tells the line from a stranger's.
 
     Raises:
-        StoreBroken: the ledger ends in half a line and no commit was under way, or see :func:`complete`.
+        StoreBroken: the ledger ends in half a line and no commit was under way; the commit was not announced by this
+            account; or see :func:`complete`.
     """
     intent = ledger.intent()
-    if intent is not None:
-        complete(tables, ledger, intent)
+    if intent is not None and complete(tables, ledger, intent, seals) is None:
+        intent = None
     if tail := ledger.tail():
         raise StoreBroken(
             "the ledger ends in half a line, and no commit was under way", seen=f"{len(tail)} bytes", next_step=RESTORE
         )
+    return intent
 
 
-def complete(tables: Path, ledger: Ledger, intent: Intent) -> int | None:
-    """Give an intended commit its ledger line; returns its version, or None if it was never made.
+def check_announced(beyond: Sequence[LedgerLine], known: int, intent: Intent | None, seals: Seals) -> None:
+    """No line is anchored that nobody announced: whoever can write to the ledger's folder can add lines to it.
+
+    Args:
+        beyond: lines that no anchor holds; `known` lines come before them.
+        intent: of the commit that was under way.
 
     Raises:
-        StoreBroken: the rows on disk have another digest than was intended, or a foreign commit lies between.
+        StoreBroken: a line is not that of a sealed intent. Where nothing can be told, for want of a secret or of any
+            anchored head, the log says so instead.
+    """
+    strange = [line for line in beyond if not _announces(intent, line, seals)]
+    if not strange:
+        return
+    first = strange[0]
+    what = f"line {first.seq} of the ledger, commit {first.version} of {first.table},"
+    if known and seals.can_tell:
+        raise StoreBroken(
+            f"{what} was not announced by this account, and no anchor holds it",
+            seen=f"{len(strange)} such lines after line {known}",
+            next_step=ACCEPT,
+        )
+    logger.warning("%s is anchored now, with %d after it, and nothing proves who made it", what, len(strange) - 1)
+
+
+def _announces(intent: Intent | None, line: LedgerLine, seals: Seals) -> bool:
+    """Whether a line of the ledger is that of this intent, and the intent that of this account; or makes a table."""
+    if line.version == 0 and line.rows_digest == rows_digest([]):
+        return True
+    return (
+        intent is not None
+        and (intent.table, intent.rows_digest, intent.after) == (line.table, line.rows_digest, line.previous)
+        and line.version >= intent.version
+        and seals.holds(intent.content, intent.seal)
+    )
+
+
+def complete(tables: Path, ledger: Ledger, intent: Intent, seals: Seals | None = None) -> int | None:
+    """Give an intended commit its ledger line; returns its version, or None, with the intent forgotten, if it was never
+    made.
+
+    Args:
+        seals: None for an intent that the caller itself has just written.
+
+    Raises:
+        StoreBroken: the rows on disk have another digest than was intended, a foreign commit lies between, or the
+            intent carries no seal of this account.
     """
     if intent.table not in BY_NAME:
         raise StoreBroken("ledger/intent.json names an unknown table", seen=intent.table, next_step=RESTORE)
@@ -43,6 +99,8 @@ def complete(tables: Path, ledger: Ledger, intent: Intent) -> int | None:
     try:
         commit = _find(folder, intent)
         if commit is not None and commit.version > ledger.last_version(intent.table):
+            if seals is not None:
+                _check_announced(ledger, intent, commit, seals)
             _enter(folder, ledger, intent, commit)
     except (OSError, ValueError) as err:  # pyarrow's ArrowInvalid is a ValueError
         raise StoreBroken(
@@ -50,8 +108,10 @@ def complete(tables: Path, ledger: Ledger, intent: Intent) -> int | None:
             seen=str(err)[:300],
             next_step=RESTORE,
         ) from err
-    ledger.end()
-    return None if commit is None else commit.version
+    if commit is None:
+        ledger.end()
+        return None
+    return commit.version
 
 
 def check_in_step(table: str, folder: Path, ledger: Ledger) -> None:
@@ -64,6 +124,24 @@ def check_in_step(table: str, folder: Path, ledger: Ledger) -> None:
             f"commit {odd[0]} of {table} is in {where}",
             next_step=RESTORE,
             seen=f"{len(versions)} log entries, {last + 1} ledger lines",
+        )
+
+
+def _check_announced(ledger: Ledger, intent: Intent, commit: Commit, seals: Seals) -> None:
+    """Say whose commit is completed; refuse one that this account, which seals what it writes, did not announce."""
+    what = f"commit {commit.version} of {intent.table}"
+    if seals.holds(intent.content, intent.seal) and intent.after == ledger.last_digest():
+        logger.warning("%s was announced by this account and cut off; it is completed now", what)
+    elif seals.can_tell:
+        how = "its intent has no seal" if not intent.seal else "the seal of its intent is not this account's"
+        if seals.holds(intent.content, intent.seal):
+            how = "its intent was made for an earlier commit"
+        raise StoreBroken(f"{what} was not announced by this account", seen=how, next_step=ACCEPT)
+    else:
+        logger.warning(
+            "%s is completed, and nothing proves who made it: this account has no secret, and evidence.signing_key "
+            "is not set",
+            what,
         )
 
 

@@ -45,6 +45,7 @@ rows.json          every row: its table, its digest, the number of its line in t
 pictures/          those files: what the detector saw (original), the heatmap, the counterfactuals. Heatmaps are 8 bit:
                    heatmap_min and heatmap_max of the row give the raw values back.
 lineage.json       what each explanation follows from: commit, data, model version, sha256 of its weights, libraries, batch.
+                   It is the column `lineage` of rows.json, told again for reading, and not under any digest itself.
 commits.json       for each commit of the tables that holds a row: the digests of all its rows.
 ledger.jsonl       the ledger from the first of these commits to its last line, one commit a line.
 anchors.json       heads of the ledger that were held outside of it when this was written{filed}.
@@ -56,7 +57,8 @@ How to check it
 2. A row is in its commit:          its row_digest is in the list `row_digests` of its commit in commits.json. To form the
    digest of a row from its columns, see digests.py and tables.py of xadflow: sha256 over an encoding of every column
    except run_id, created_at and row_digest, each value with its type and length, floats as their eight bytes, pictures as
-   their PNG bytes; a null `judges` or `donor_id` of a counterfactual is left out.
+   their PNG bytes; a null `judges` or `donor_id` of a counterfactual is left out. So the columns of rows.json are proved,
+   `lineage` among them; lineage.json and `said` are not: rely on what the columns say where they differ.
 3. The commit is in the ledger:     `rows_digest` of its line is the digest, encoded alike, of its sorted row digests.
 4. The ledger is one chain:         `previous` of each line is the sha256 of the line before it, without its newline.
 5. An anchor holds the chain:       an anchor's `digest` is the sha256 of the line with the number `seq`. Compare it with

@@ -9,7 +9,8 @@ A line's digest is the sha256 of its bytes without the newline; the first line's
 line depends on time or machine, so a line that a crash swallowed can be written again, byte for byte, from the commit.
 
 `intent.json` names the one commit that is under way. It is what tells a crashed commit of ours, which may be completed,
-from a commit that somebody else made, which must not be.
+from a commit that somebody else made, which must not be: it carries a seal of its writer (seals.py), and the digest of
+the ledger line that it follows, so that an old one holds for no other commit.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from xadflow.datasets.writing import writing
@@ -75,13 +76,22 @@ class LedgerLine:
 
 @dataclass(frozen=True)
 class Intent:
-    """A commit that is about to be made: `version` is the lowest table version it can get, `mark` is its alone."""
+    """A commit that is about to be made: `version` is the lowest table version it can get, `mark` is its alone, `after`
+    is the digest of the ledger's last line, and `seal` is its writer's over the rest.
+    """
 
     table: str
     version: int
     app: str
     rows_digest: str
     mark: str = field(default_factory=lambda: secrets.token_hex(16))
+    after: str = ""
+    seal: str = ""
+
+    @property
+    def content(self) -> bytes:
+        """What the seal is over."""
+        return _canonical(asdict(replace(self, seal="")))
 
 
 class Ledger:
@@ -136,6 +146,11 @@ class Ledger:
         self._read_on()
         return self._last.head if self._last else None
 
+    def last_digest(self) -> str:
+        """Digest of the last complete line, which the next one names; 64 zeros before the first."""
+        head = self.head()
+        return head.digest if head else FIRST_PREVIOUS
+
     def last_version(self, table: str) -> int:
         """Highest version of a table that has a line; -1 before the first."""
         self._read_on()
@@ -166,7 +181,7 @@ class Ledger:
             rows_digest=rows_digest,
             files=dict(sorted(files.items())),
             log_entry=log_entry,
-            previous=self._last.head.digest if self._last else FIRST_PREVIOUS,
+            previous=self.last_digest(),
         )
         content = line.encode() + b"\n"
         tail = self.tail()
@@ -212,7 +227,7 @@ class Ledger:
         try:
             values = json.loads(self._intent_path.read_bytes())
             intent = Intent(**values)
-            if [type(getattr(intent, each.name)) for each in fields(Intent)] != [str, int, str, str, str]:
+            if [type(getattr(intent, each.name)) for each in fields(Intent)] != [str, int, *[str] * 5]:
                 raise ValueError("wrong types")
         except FileNotFoundError:
             return None
@@ -221,7 +236,7 @@ class Ledger:
         return intent
 
     def end(self) -> None:
-        """Forget the intent: its commit has its line, or was never made."""
+        """Forget the intent: its commit has its line and is anchored, or was never made."""
         self._intent_path.unlink(missing_ok=True)
 
     @property
@@ -235,6 +250,8 @@ class Ledger:
                 return stream.read()
         except FileNotFoundError:
             return b""
+        except OSError as err:
+            raise StoreBroken("the ledger cannot be read", seen=err.strerror, next_step=_RESTORE) from err
 
     def _read_on(self) -> None:
         """Take in the complete lines that were added since the last look."""

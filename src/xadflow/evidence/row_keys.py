@@ -21,22 +21,26 @@ _MEND = "build the rows by the schemas of xadflow.evidence.tables"
 class KeyIndex:
     """Keys of all rows of one table by (model_name, model_version), each with its is_anomaly; about 150 bytes a row.
 
-    Data files never change, so only files not seen before are read.
+    Also the thresholds that these rows were decided by: a version has one, so another one is of another model. Data
+    files never change, so only files not seen before are read.
     """
 
     def __init__(self, table: str, folder: Path) -> None:
         self._table, self._folder = table, folder
         self._seen: set[str] = set()
         self._keys: dict[tuple[str, int], dict[Key, bool]] = {}
+        self._thresholds: dict[tuple[str, int], set[float]] = {}
 
     def update(self, live: set[str]) -> None:
         """Follow the table to the files its log names now. Raises StoreBroken when one cannot be read."""
         if self._seen - live:  # append-only: only a replaced table gets here
-            self._seen, self._keys = set(), {}
+            self._seen, self._keys, self._thresholds = set(), {}, {}
         new = sorted(live - self._seen)
         if not new:
             return
-        schema = pa.schema([BY_NAME[self._table].field(name) for name in (*KEYS[self._table], "is_anomaly")])
+        schema = pa.schema(
+            [BY_NAME[self._table].field(name) for name in (*KEYS[self._table], "threshold", "is_anomaly")]
+        )
         paths = [str(self._folder / path) for path in new]
         try:
             rows = ds.dataset(paths, schema=schema, format="parquet").to_table().to_pydict()
@@ -46,13 +50,22 @@ class KeyIndex:
                 seen=str(err)[:300],
                 next_step="run `xadflow audit verify`",
             ) from err
-        for model, version, *key, flagged in zip(*rows.values(), strict=True):
+        for model, version, *key, threshold, flagged in zip(*rows.values(), strict=True):
             self._keys.setdefault((model, version), {})[tuple(key)] = flagged
+            self._thresholds.setdefault((model, version), set()).add(threshold)
         self._seen |= set(new)
 
     def of(self, model_name: str, version: int) -> dict[Key, bool]:
         """Keys of one model version; do not change it."""
         return self._keys.get((model_name, version), {})
+
+    def thresholds(self, model_name: str, version: int) -> set[float]:
+        """Thresholds of the rows of one model version."""
+        return self._thresholds.get((model_name, version), set())
+
+    def versions(self, model_name: str) -> set[int]:
+        """Versions of a model that have rows."""
+        return {version for name, version in self._keys if name == model_name}
 
     def missing(self, rows: pa.Table) -> pa.Table:
         """The rows whose key is not in the table."""

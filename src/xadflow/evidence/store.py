@@ -2,12 +2,14 @@
 
 A commit, under a lock that all writers on this machine share:
 
-1. what a killed writer left is completed (its commit is in the log, its ledger line is not);
+1. what a killed writer left is completed (its commit is in the log, its ledger line is not), if it was announced by a
+   seal of this account, and anchored;
 2. the shard's own transaction and the keys of its rows are looked up: what is there already is not written again;
 3. the intent is written down; then the rows are appended through the table object that was checked, together with the
    transaction `chain` (always the next version), so that of two writers from the same state only one can win;
 4. the rows are read back from disk, digested again and hashed, and one ledger line is fsynced;
-5. the ledger's head is copied to the anchor outside.
+5. the ledger's head is copied to the anchor outside, and the intent forgotten. So one line at most is not anchored, and
+   an intent tells whose it is.
 
 The lock is `flock` (see writer_lock.py). Where it does not reach, e.g. across machines on most network file systems,
 the transactions still keep every row single, but repair could take the unfinished file of the other machine and a
@@ -19,14 +21,12 @@ from __future__ import annotations
 import logging
 import random
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import unquote
+from typing import Literal
 
 import pyarrow as pa
 from deltalake import (
@@ -37,17 +37,18 @@ from deltalake import (
     WriterProperties,
     write_deltalake,
 )
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from pyarrow import fs
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from xadflow.digests import canonical_digest
 from xadflow.errors import StoreBroken, StoreConflict, WrongUse
-from xadflow.evidence.commits import CHAIN, LOG, MARK, ROWS_DIGEST, data_files, log_strangers, log_versions
-from xadflow.evidence.completion import RESTORE, check_in_step, complete, settle
+from xadflow.evidence.commits import CHAIN, LOG, MARK, ROWS_DIGEST, log_strangers, log_versions
+from xadflow.evidence.completion import RESTORE, check_announced, check_in_step, complete, settle
 from xadflow.evidence.ledger import Intent, Ledger, LedgerHead
-from xadflow.evidence.row_keys import KeyIndex, checked_rows, digests_of
-from xadflow.evidence.tables import BY_NAME, ROWS_PER_GROUP, rows_digest
-from xadflow.evidence.writer_lock import writer_lock
+from xadflow.evidence.reading import TableReader
+from xadflow.evidence.row_keys import checked_rows, digests_of
+from xadflow.evidence.seals import Seals
+from xadflow.evidence.tables import BY_NAME, ROWS_PER_GROUP, field_names, rows_digest
+from xadflow.evidence.writer_lock import LOCK, writer_lock
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def shard_app(
     return f"{table}/{dataset}/{model}/{version}/{explainers_digest}/{canonical_digest(sorted(image_ids))}"
 
 
-class EvidenceStore:
+class EvidenceStore(TableReader):
     """The tables `scores` and `explanations` with their ledger; safe to share between threads and processes.
 
     Args:
@@ -97,7 +98,10 @@ class EvidenceStore:
             harm. Its errors go to the caller; the rows are in the table by then, and the next publish or prepare
             anchors again.
         anchored: gives the head that each anchor outside holds, None for one that holds none. A ledger that does not
-            contain them is refused, so that a rewritten ledger is never anchored over the true one.
+            contain them is refused, so that a rewritten ledger is never anchored over the true one; so is one that goes
+            on beyond them by lines that nobody announced.
+        seals: what seals the intents of commits; by default nothing, and nobody can tell who made a commit that was
+            cut off.
 
     Raises:
         WrongUse: the folder's name has characters that Delta Lake cannot address.
@@ -109,6 +113,7 @@ class EvidenceStore:
         ledger: Path,
         anchor: Callable[[LedgerHead], None] | None = None,
         anchored: Callable[[], Sequence[LedgerHead | None]] | None = None,
+        seals: Seals | None = None,
     ) -> None:
         if odd := _UNADDRESSABLE.search(str(tables.resolve())):
             raise WrongUse(
@@ -116,13 +121,12 @@ class EvidenceStore:
                 seen=str(tables.resolve()),
                 next_step="move the project, or set XADFLOW_HOME",
             )
-        self.tables = tables
+        super().__init__(tables)
         self.ledger = Ledger(ledger)
         self._anchor, self._anchored = anchor, anchored
+        self._seals = seals or Seals()
         self._last_anchored: LedgerHead | None = None
         self._anchor_checked = False
-        self._threads = threading.RLock()
-        self._indexes = {name: KeyIndex(name, self.folder(name)) for name in BY_NAME}
         self._held: dict[str, tuple[DeltaTable, int]] = {}
 
     @contextmanager
@@ -132,7 +136,7 @@ class EvidenceStore:
         Raises:
             StoreConflict: another process held the lock for LOCK_WAIT_S.
         """
-        with self._threads, writer_lock(self.tables / ".writer.lock", LOCK_WAIT_S, reading=reading):
+        with self._threads, writer_lock(self.tables / LOCK, LOCK_WAIT_S, reading=reading):
             yield
 
     def prepare(self) -> None:
@@ -147,8 +151,7 @@ class EvidenceStore:
             StoreConflict: another process held the lock for too long.
         """
         with self.exclusive():
-            settle(self.tables, self.ledger)
-            self._check_anchor()
+            self._settle(check=True)
             for name in BY_NAME:
                 if not log_versions(self.folder(name)) and self.ledger.last_version(name) < 0:
                     self._create(name)
@@ -156,6 +159,20 @@ class EvidenceStore:
             for name in BY_NAME:
                 self._repair(name)
             self._copy_head()
+
+    def accept(self) -> None:
+        """As :meth:`prepare`, but a person vouches for what no seal announces: it is completed and anchored.
+
+        Raises:
+            StoreBroken: log, ledger and anchor contradict each other.
+            StoreConflict: another process held the lock for too long.
+        """
+        with self._threads:
+            ours, self._seals = self._seals, Seals()
+            try:
+                self.prepare()
+            finally:
+                self._seals = ours
 
     def publish(self, table_name: str, rows: pa.Table, *, app: str) -> Published:
         """Append rows once: the same `app` is never done twice, and rows whose key is in the table are left out.
@@ -172,9 +189,7 @@ class EvidenceStore:
         """
         rows = checked_rows(table_name, rows)
         with self.exclusive():
-            settle(self.tables, self.ledger)
-            if not self._anchor_checked:
-                self._check_anchor()
+            self._settle(check=not self._anchor_checked)
             for attempt in range(ATTEMPTS):
                 table = self._latest(table_name)
                 check_in_step(table_name, self.folder(table_name), self.ledger)
@@ -182,6 +197,7 @@ class EvidenceStore:
                 version = self._commit(table_name, table, added, app) if added.num_rows else table.version()
                 if version is not None:
                     self._copy_head()
+                    self.ledger.end()
                     return Published(version, added.num_rows)
                 time.sleep(min(_SHORTEST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))
         raise StoreConflict(
@@ -189,66 +205,6 @@ class EvidenceStore:
             seen=f"{ATTEMPTS} attempts",
             next_step="run again; let only one machine write to a store",
         )
-
-    def read(self, table_name: str, columns: Sequence[str] | None = None, where: Any = None) -> pa.Table:
-        """Rows through the log, in no particular order.
-
-        Args:
-            columns: names; all by default.
-            where: a `pyarrow.compute` expression over any column.
-
-        Raises:
-            StoreBroken: there is no such table yet, or it cannot be read.
-        """
-        schema = BY_NAME[table_name]
-        if columns is not None:
-            schema = pa.schema([schema.field(name) for name in columns])
-        table = self._open(table_name)
-        try:
-            dataset = table.to_pyarrow_dataset(filesystem=_local(self.folder(table_name)))
-            return dataset.to_table(columns=schema.names, filter=where).cast(schema)
-        except (DeltaError, OSError, pa.ArrowException) as err:
-            raise StoreBroken(f"the table {table_name} cannot be read", seen=str(err)[:300], next_step=RESTORE) from err
-
-    def scored(self, model_name: str, version: int) -> dict[str, bool]:
-        """image_id -> is_anomaly of every image that this model version has scored; empty before the first commit."""
-        index = self._index("scores")
-        return {image_id: flagged for (image_id,), flagged in index.of(model_name, version).items()}
-
-    def scored_ids(self, model_name: str, version: int) -> set[str]:
-        """image_id of every image that this model version has scored."""
-        return set(self.scored(model_name, version))
-
-    def explained(self, model_name: str, version: int) -> set[tuple[str, str, str]]:
-        """(image_id, explainer, explainer_version) of every explanation of this model version."""
-        return {(key[0], key[1], key[2]) for key in self._index("explanations").of(model_name, version)}
-
-    def folder(self, table_name: str) -> Path:
-        """Folder of one table."""
-        return self.tables / table_name
-
-    def log_files(self, table_name: str) -> set[str]:
-        """Data files that the log names, relative to the table's folder. Raises StoreBroken."""
-        return self._named(self._open(table_name))
-
-    def orphans(self, table_name: str) -> set[str]:
-        """Data files in the table's folder that the log does not name. Raises StoreBroken."""
-        return data_files(self.folder(table_name)) - self.log_files(table_name)
-
-    def _open(self, name: str) -> DeltaTable:
-        try:
-            return DeltaTable(self.folder(name))
-        except TableNotFoundError as err:
-            raise StoreBroken(
-                f"there is no table {name} yet",
-                seen=f"no {name}/{LOG}",
-                next_step="run `xadflow explain` or `xadflow demo` first",
-            ) from err
-        except BaseException as err:
-            # A panic of the Rust side on a damaged log is no Exception, and its class cannot be imported.
-            if isinstance(err, Exception) or type(err).__name__ == "PanicException":
-                raise StoreBroken(f"the table {name} cannot be opened", seen=str(err)[:300], next_step=RESTORE) from err
-            raise
 
     def _latest(self, name: str) -> DeltaTable:
         """The table at the end of its log; an open one goes on with the new entries, opening reads up to a hundred.
@@ -272,17 +228,6 @@ class EvidenceStore:
         self._held[name] = table, checkpoint
         return table
 
-    @staticmethod
-    def _named(table: DeltaTable) -> set[str]:
-        # Not file_uris(): it percent-encodes the folder's own name.
-        return {unquote(path) for path in pa.table(table.get_add_actions())["path"].to_pylist()}
-
-    def _index(self, name: str, table: DeltaTable | None = None) -> KeyIndex:
-        with self._threads:
-            if table is not None or log_versions(self.folder(name)):
-                self._indexes[name].update(self._named(table or self._open(name)))
-            return self._indexes[name]
-
     def _not_there_yet(self, name: str, table: DeltaTable, rows: pa.Table, app: str) -> pa.Table:
         if table.transaction_version(app) is not None:
             return rows.slice(0, 0)
@@ -290,8 +235,7 @@ class EvidenceStore:
 
     def _commit(self, name: str, table: DeltaTable, rows: pa.Table, app: str) -> int | None:
         """One attempt; the version, or None when another writer won."""
-        intent = Intent(name, table.version() + 1, app, rows_digest(digests_of(rows)))
-        self.ledger.begin(intent)
+        intent = self._announce(Intent(name, table.version() + 1, app, rows_digest(digests_of(rows))))
         failure: Exception | None = None
         try:
             write_deltalake(
@@ -316,8 +260,7 @@ class EvidenceStore:
         return version
 
     def _create(self, name: str) -> None:
-        intent = Intent(name, 0, f"{name}/create", rows_digest([]))
-        self.ledger.begin(intent)
+        intent = self._announce(Intent(name, 0, f"{name}/create", rows_digest([])))
         try:
             self.folder(name).mkdir(parents=True, exist_ok=True)
             DeltaTable.create(
@@ -335,9 +278,29 @@ class EvidenceStore:
                 f"the table {name} cannot be created", seen=str(err)[:300], next_step=_CHECK_DISK
             ) from err
         complete(self.tables, self.ledger, intent)
+        self.ledger.end()
 
-    def _check_anchor(self) -> None:
-        heads = set(self._anchored()) if self._anchored else set()
+    def _announce(self, intent: Intent) -> Intent:
+        """Write down, sealed, what is about to be committed."""
+        intent = replace(intent, after=self.ledger.last_digest())
+        intent = replace(intent, seal=self._seals.seal(intent.content))
+        self.ledger.begin(intent)
+        return intent
+
+    def _settle(self, check: bool) -> None:
+        """Complete and anchor what was under way; `check` the anchors, also when others have written since."""
+        left = settle(self.tables, self.ledger, self._seals)
+        if check or left or self.ledger.head() != self._last_anchored:
+            self._check_anchor(left)
+        if left:
+            self._copy_head()
+            self.ledger.end()
+
+    def _check_anchor(self, intent: Intent | None = None) -> None:
+        if not self._anchored:
+            self._anchor_checked = True
+            return
+        heads = set(self._anchored())
         for head in heads:
             if head is not None and head not in [line.head for line in self.ledger.lines()[head.seq - 1 : head.seq]]:
                 raise StoreBroken(
@@ -345,6 +308,8 @@ class EvidenceStore:
                     seen=f"line {head.seq}, {head.digest[:12]}",
                     next_step=RESTORE,
                 )
+        known = max((head.seq for head in heads if head), default=0)
+        check_announced(self.ledger.lines()[known:], known, intent, self._seals)
         # Anchors that differ are brought up to the head: one of them may be new.
         self._last_anchored, self._anchor_checked = heads.pop() if len(heads) == 1 else None, True
 
@@ -366,30 +331,13 @@ class EvidenceStore:
             logger.warning("%s: removed %d files of killed or beaten writers", name, len(litter))
 
 
-def _local(folder: Path) -> fs.FileSystem:
-    # deltalake's own file system is in Python: an Arrow thread that still lets go of a file when the interpreter ends
-    # wants its lock, and the process aborts after all its work is done.
-    return fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem())
-
-
 def _schema_mode(table: DeltaTable, rows: pa.Schema) -> Literal["merge"] | None:
     """How to append: a table made before a column of the rows was there gets the column in the same commit.
 
     Its files stay as they are and read as null there. Not always "merge", which takes 70 % more time a commit.
     """
-    held = _names(pa.schema(table.schema().to_arrow()))
-    return None if held >= _names(rows) else "merge"
-
-
-def _names(fields: Any, above: str = "") -> set[str]:
-    """Dotted names of all fields of a schema or struct, those inside lists included."""
-    found: set[str] = set()
-    for field in fields:
-        name, kind = f"{above}{field.name}", field.type
-        while pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            kind = kind.value_type
-        found |= {name} | (_names(kind, f"{name}.") if pa.types.is_struct(kind) else set())
-    return found
+    held = field_names(pa.schema(table.schema().to_arrow()))
+    return None if held >= field_names(rows) else "merge"
 
 
 def _properties(intent: Intent) -> CommitProperties:

@@ -135,3 +135,14 @@ def row_digest(row: Mapping[str, Any]) -> str:
 def rows_digest(digests: Sequence[str]) -> str:
     """One digest of a commit's rows, whatever their order."""
     return canonical_digest(sorted(digests))
+
+
+def field_names(fields: Any, above: str = "") -> set[str]:
+    """Dotted names of all fields of a schema or struct, those inside lists included."""
+    found: set[str] = set()
+    for field in fields:
+        name, kind = f"{above}{field.name}", field.type
+        while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            kind = kind.value_type
+        found |= {name} | (field_names(kind, f"{name}.") if pa.types.is_struct(kind) else set())
+    return found

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from xadflow.digests import sha256_bytes
@@ -24,8 +25,8 @@ from xadflow.evidence.commits import (
     CHAIN,
     LOG,
     Commit,
+    all_files,
     checkpoint_name,
-    data_files,
     entry_path,
     log_strangers,
     log_versions,
@@ -37,14 +38,15 @@ from xadflow.evidence.row_keys import KEYS
 from xadflow.evidence.signing import PublicKey
 from xadflow.evidence.store import EvidenceStore
 from xadflow.evidence.tables import BY_NAME
+from xadflow.evidence.writer_lock import LOCK
 
-LEDGER, ANCHOR_FILE = "ledger", "anchor file"
+LEDGER, ANCHOR_FILE, TABLES = "ledger", "anchor file", "tables"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that does not verify: in table scores, explanations, the ledger or the anchor file; of commit `version`
-    if of one.
+    """One thing that does not verify: in table scores, explanations, beside the tables, the ledger or the anchor file;
+    of commit `version` if of one.
     """
 
     table: str
@@ -89,7 +91,12 @@ class _Findings:
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, table: str, version: int | None, what: str) -> None:
-        self.problems.append(Problem(table, version, what))
+        self.problems.append(Problem(_printable(table), version, _printable(what)))
+
+
+def _printable(text: str) -> str:
+    """A text that any terminal and any JSON reader takes: names of files and keys are whatever somebody made them."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def verify(
@@ -151,6 +158,7 @@ def verify(
                 "removed; the next `xadflow explain` anchors what is there",
             )
         _check_intent(findings, store)
+        _check_beside(findings, store)
         matched = {name: _match(findings, name, store.folder(name), lines) for name in BY_NAME}
         for name in BY_NAME:
             _check_listing(findings, store, name, [line for line in lines if line.table == name])
@@ -213,9 +221,16 @@ def _check_intent(findings: _Findings, store: EvidenceStore) -> None:
         findings.add(
             LEDGER,
             None,
-            f"a writer was killed around commit {intent.version} of {intent.table}; "
-            "the next `xadflow explain` completes it",
+            f"a writer was killed around commit {intent.version} of {intent.table}, or somebody says so; "
+            "the next `xadflow explain` completes it if its account announced it",
         )
+
+
+def _check_beside(findings: _Findings, store: EvidenceStore) -> None:
+    """Beside the tables there is nothing: a reader that takes every file below var/tables would read it."""
+    if store.tables.is_dir():
+        for name in sorted({*os.listdir(store.tables)} - {*BY_NAME, LOCK}):
+            findings.add(TABLES, None, f"{name} is in the folder of the tables, and is none")
 
 
 def _match(findings: _Findings, name: str, folder: Path, lines: list[LedgerLine]) -> list[tuple[LedgerLine, Commit]]:
@@ -279,7 +294,7 @@ def _check_listing(findings: _Findings, store: EvidenceStore, name: str, mine: l
     folder = store.folder(name)
     named = {path: line.version for line in mine for path in line.files}
     data = {path for path in named if not path.startswith(f"{LOG}/")}
-    for path in sorted(data_files(folder) - data):
+    for path in sorted(all_files(folder) - data):
         findings.add(name, None, f"{path} is in the folder, but no ledger line names it")
     staged, others = log_strangers(folder)
     for path in sorted({f"{LOG}/{other}" for other in others | staged} - set(named) - {f"{LOG}/_last_checkpoint"}):
@@ -303,7 +318,7 @@ def _check_listing(findings: _Findings, store: EvidenceStore, name: str, mine: l
 def _points_into(pointer: Path, named: Mapping[str, int]) -> bool:
     try:
         return checkpoint_name(int(json.loads(pointer.read_bytes())["version"])) in named
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return False
 
 
@@ -318,8 +333,17 @@ def _check_sizes(findings: _Findings, name: str, folder: Path, line: LedgerLine,
 
 def _check_keys(findings: _Findings, store: EvidenceStore) -> None:
     """No key twice; no anomalous image without an explanation. Reads key columns only."""
-    scores = store.read("scores", [*KEYS["scores"], "is_anomaly"])
-    explanations = store.read("explanations", KEYS["explanations"])
+    try:
+        scores = store.read("scores", [*KEYS["scores"], "is_anomaly"])
+        explanations = store.read("explanations", KEYS["explanations"])
+        for table in (scores, explanations):
+            table.validate(full=True)  # texts that are no UTF-8, in a file that was not read as a whole
+    except StoreBroken as err:
+        findings.add(TABLES, None, f"{err.wrong}: {err.seen}")
+        return
+    except pa.ArrowException as err:
+        findings.add(TABLES, None, f"keys of rows cannot be read: {err}"[:300])
+        return
     for name, table in (("scores", scores), ("explanations", explanations)):
         counted = table.group_by(list(KEYS[name])).aggregate([([], "count_all")])
         for row in counted.filter(pc.greater(counted["count_all"], 1)).to_pylist():

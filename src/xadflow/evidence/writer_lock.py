@@ -15,6 +15,7 @@ from pathlib import Path
 
 from xadflow.errors import StoreBroken, StoreConflict
 
+LOCK = ".writer.lock"  # in the folder of the tables
 _POLL_S = 0.02
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from xadflow.detectors.base import Detector, detector_class
 from xadflow.errors import unknown_name
+from xadflow.plugins import registered
 
 GROUP = "xadflow.explainers"
 
@@ -111,9 +110,8 @@ def traits(explainer: Explainer | type[Any]) -> Traits:
     return Traits(**{one.name: getattr(explainer, one.name) for one in fields(Traits) if hasattr(explainer, one.name)})
 
 
-@cache
-def _explainers() -> dict[str, Any]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+def _explainers() -> Mapping[str, Any]:
+    return registered(GROUP)
 
 
 def explainer_names() -> list[str]:

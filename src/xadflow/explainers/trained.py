@@ -6,7 +6,6 @@ safetensors; never pickle. It names the detector it belongs to by the sha256 of 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Protocol, Self, cast, runtime_checkable
 import torch
 from torch import Tensor
 
+from xadflow.cards import bad_card, checked_shape, read_card
 from xadflow.detectors.base import Detector
 from xadflow.errors import BadInput, BadWeights
 from xadflow.explainers.base import Explainer, explainer_class
@@ -164,14 +164,11 @@ def needs_training(name: str) -> bool:
 
 def load_explainer(folder: Path) -> TrainedExplainer:
     """The trained explainer saved in `folder`, whatever its name. Raises BadWeights or UnknownName."""
-    try:
-        name = str(json.loads((folder / CARD).read_text(encoding="utf-8"))["explainer"])
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise BadWeights(
-            "the folder holds no saved explainer",
-            seen=f"{folder.name}: {err}"[:200],
-            next_step="register it again by `xadflow retrain`",
-        ) from err
+    card = read_card(folder / CARD)
+    checked_shape(card, folder / CARD)
+    name = card.get("explainer")
+    if not isinstance(name, str):
+        raise bad_card(folder / CARD, f"explainer is {str(name)[:40]}")
     if not needs_training(name):
         raise BadWeights(
             "an explainer that is not trained has no saved files",

@@ -4,7 +4,7 @@ reading: bytes of a plain file, compared with the hash they must have; decoding:
 input; pictures: PNG, and maps on 8 bits.
 """
 
-from xadflow.images.decoding import decode_image
+from xadflow.images.decoding import decode_image, decode_mask
 from xadflow.images.pictures import decode_png, encode_png, quantise_map, restore_map, stored_png, to_picture
 from xadflow.images.reading import IMAGE_SUFFIXES, ImageLimits, read_file
 from xadflow.images.tensors import (
@@ -24,6 +24,7 @@ __all__ = [
     "ImageLimits",
     "as_float",
     "decode_image",
+    "decode_mask",
     "decode_png",
     "encode_png",
     "labels_to_input",

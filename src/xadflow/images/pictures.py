@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xadflow.images.decoding import decode_image
+from xadflow.images.reading import ImageLimits
+
+_OURS = ImageLimits(1 << 30, 1 << 16, 1 << 28)  # the largest that params.yaml lets a detector see
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
@@ -25,7 +28,7 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 
 def decode_png(content: bytes) -> NDArray[np.uint8]:
     """uint8 [C,H,W] of a PNG written by :func:`encode_png`."""
-    array = decode_image(content)
+    array = decode_image(content, _OURS)
     return np.ascontiguousarray(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
 
 

@@ -14,7 +14,15 @@ from pathlib import Path, PurePosixPath
 from xadflow.digests import sha256_bytes
 from xadflow.errors import BadImage
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm", ".pbm"}
+)
+UNREAD_SUFFIXES = frozenset(
+    {".jp2", ".j2k", ".jpx", ".gif", ".heic", ".heif", ".avif", ".jxl", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw"}
+    | {".exr", ".hdr", ".tga", ".psd", ".svg", ".eps", ".pdf", ".dcm", ".ico", ".pcx", ".dds", ".fits", ".npy"}
+)
+"""Pictures, or files that hold one, which are not read: said as that, and not as any other file."""
+MOST_BITS = 16
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK  # without the second, opening a named pipe waits for its writer
 _LONGEST_NAME_BYTES = 255
 _LINK = "symbolic links are not followed; copy what it points to"
@@ -25,12 +33,14 @@ _REPLACE = "replace the file"
 class ImageLimits:
     """What an image may be at most; checked on the header, before decoding.
 
-    `max_bytes` is the file's size, `max_side_px` either side, `max_pixels` their product.
+    `max_bytes` is the file's size, `max_side_px` either side, `max_pixels` their product. `max_bits`, 8 to 16, is how
+    many bits of a grey value of more than 8 a camera fills: a larger value is refused, the 8 high bits of these stay.
     """
 
     max_bytes: int = 100_000_000
     max_side_px: int = 20_000
     max_pixels: int = 100_000_000
+    max_bits: int = MOST_BITS
 
 
 def refusal(reason: str, detail: str) -> BadImage:
@@ -140,14 +150,24 @@ def read_offered(content: bytes | Path, target: str, root: Path | None, limits: 
     """
     if fault := unsafe_name(target):
         raise refusal(*fault)
-    if PurePosixPath(target).suffix.lower() not in IMAGE_SUFFIXES:
+    if unused := unread(target):
         if isinstance(content, Path) and (odd := not_a_file(content)):
             raise refusal(*odd)
-        raise refusal("suffix", f"expected one of {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise refusal("suffix", unused)
     if isinstance(content, Path):
         return read_file(content, limits, root=root)
     check_size(len(content), limits)
     return content
+
+
+def unread(name: str) -> str | None:
+    """Why a file of this name is not read as an image, by its suffix; None when it is."""
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return None
+    if suffix in UNREAD_SUFFIXES:
+        return f"pictures of this format are not read: convert {suffix} to PNG or TIFF without loss"
+    return f"expected one of {', '.join(sorted(IMAGE_SUFFIXES))}"
 
 
 def unsafe_name(relative: str) -> tuple[str, str] | None:

@@ -51,7 +51,7 @@ def to_input(pixels: NDArray[np.uint8], size_px: tuple[int, int], channels: int)
 
 
 def mask_to_input(pixels: NDArray[np.uint8], size_px: tuple[int, int]) -> NDArray[np.bool_]:
-    """Resize a decoded mask to bool [H,W]: any non-zero value is defect, nearest neighbour."""
+    """Resize a mask that :func:`~xadflow.images.decoding.decode_mask` gave to bool [H,W], nearest neighbour."""
     grey = pixels if pixels.ndim == 2 else pixels.max(axis=2)
     return labels_to_input(np.asarray(grey > 0, dtype=np.uint8), size_px) > 0
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, rankdata
+from scipy.stats import binomtest, norm, rankdata
 
 from xadflow.errors import BadInput, unknown_name
 from xadflow.metrics.ranks import FIGURES, Counts, Figure, Floats, Ranked, rank
@@ -60,13 +60,8 @@ def wilson_rate(count: int, of: int, level: float = 0.95) -> Rate:
         raise BadInput("a count lies between 0 and its total", seen=(count, of), next_step="pass (count, of)")
     if of == 0:
         return Rate(math.nan, math.nan, math.nan, 0, 0)
-    z = float(norm.ppf(0.5 + _checked(level) / 2))
-    share = count / of
-    centre = (share + z * z / (2 * of)) / (1 + z * z / of)
-    half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    low = 0.0 if count == 0 else centre - half  # exact ends, not 1e-17
-    high = 1.0 if count == of else centre + half
-    return Rate(share, low, high, count, of)
+    ends = binomtest(count, of).proportion_ci(_checked(level), method="wilson")
+    return Rate(count / of, float(ends.low), float(ends.high), count, of)
 
 
 def resampled_tables(ranked: Ranked, bootstrap: int, seed: int) -> Iterator[tuple[Counts, Counts]]:

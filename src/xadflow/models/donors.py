@@ -71,8 +71,8 @@ def opened_bank(home: Home, settings: Settings, detector_folder: Path, dataset: 
             listed.ids,
         )
     rows = _rows(manifest, listed.ids)
-    size_px, channels = _seen_by(detector_folder) or (own.size_px, own.channels)
-    found, images = _pixels(folder, tuple(rows), _stamps(folder, rows), size_px, channels)
+    channels, height, width = _seen_by(detector_folder) or (own.channels, *own.shape_px)
+    found, images = _pixels(folder, tuple(rows), _stamps(folder, rows), (height, width), channels)
     if not found:
         gone = "Its only donor is" if len(listed.ids) == 1 else f"All of its {len(listed.ids)} donors are"
         return Opened(
@@ -105,20 +105,25 @@ def given_donors(
 
 @lru_cache(maxsize=4)
 def _pixels(
-    folder: Path, rows: tuple[ManifestRow, ...], stamps: tuple[tuple[int, int], ...], size_px: int, channels: int
+    folder: Path,
+    rows: tuple[ManifestRow, ...],
+    stamps: tuple[tuple[int, int], ...],
+    size_px: tuple[int, int],
+    channels: int,
 ) -> tuple[tuple[str, ...], Tensor]:
     """Ids of those rows whose file has the bytes of its id, and their images; `stamps` say of which state
     of the files.
     """
     import torch
 
-    dataset = DatasetSettings(source="folder", size_px=size_px, channels=1 if channels == 1 else 3)
+    whole = DatasetSettings(source="folder", channels=1 if channels == 1 else 3)
+    dataset = whole.model_copy(update={"size_px": size_px})  # of a detector that is there: no rule of params.yaml
     manifest = read_manifest(folder)
     try:
         return tuple(row.image_id for row in rows), load_images(manifest, rows, dataset)
     except (BadImage, BadManifest):
         pass  # one at least is not what it was: which?
-    found, images = list[str](), [torch.zeros(0, channels, size_px, size_px, dtype=torch.uint8)]
+    found, images = list[str](), [torch.zeros(0, channels, *size_px, dtype=torch.uint8)]
     for row in rows:
         with suppress(BadImage, BadManifest):
             images.append(load_images(manifest, [row], dataset))
@@ -144,11 +149,11 @@ def _stamps(folder: Path, rows: Sequence[ManifestRow]) -> tuple[tuple[int, int],
     return tuple(found)
 
 
-def _seen_by(detector_folder: Path) -> tuple[int, int] | None:
-    """Side and channels of what a saved detector sees; None where its card does not tell, or it sees no squares."""
+def _seen_by(detector_folder: Path) -> tuple[int, int, int] | None:
+    """(C, H, W) of what a saved detector sees; None where its card does not tell."""
     try:
         card: Mapping[str, Any] = json.loads((detector_folder / DETECTOR_CARD).read_text(encoding="utf-8"))
         channels, height, width = map(int, card["input_shape"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return (height, channels) if height == width else None
+    return channels, height, width

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from xadflow.metrics.intervals import wilson_rate
-from xadflow.settings.params import GateSettings, GeneratorGateSettings
+from xadflow.settings.blocks import GateSettings, GeneratorGateSettings
 
 AUROC = "auroc"
 FLIP_RATE = "flip_rate"
@@ -140,11 +140,11 @@ def _interval(figures: Mapping[str, float], name: str) -> str:
         return f" (95 %: {low:.2f} to {high:.2f}, {of})"
     if name == AUROC or EXPLAINED not in figures:
         return ""
-    of, value = int(figures[EXPLAINED]), figures.get(name, math.nan)
+    explained, value = int(figures[EXPLAINED]), figures.get(name, math.nan)
     if name == FLIP_RATE and math.isfinite(value):
-        rate = wilson_rate(round(min(max(value, 0.0), 1.0) * of), of)
-        return f" (95 %: {rate.low:.2f} to {rate.high:.2f}, {of} explained)"
-    return f" ({of} explained)"
+        rate = wilson_rate(round(min(max(value, 0.0), 1.0) * explained), explained)
+        return f" (95 %: {rate.low:.2f} to {rate.high:.2f}, {explained} explained)"
+    return f" ({explained} explained)"
 
 
 def judge_generator(rules: GeneratorGateSettings, figures: Mapping[str, float], concepts: int) -> Verdict:

@@ -1,37 +1,33 @@
-"""The only place that talks to MLflow: runs, registered models, aliases, and the ledger's anchor.
+"""What is kept in MLflow: runs, registered models, their files and aliases, and the ledger's anchor.
 
-Everything goes through an explicit client, never through MLflow's global state: two registries, or two threads, do not
-disturb each other. A version is registered in one call, with all its tags, after its run is complete.
+A version is registered in one call, with all its tags, after its run is complete.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from xadflow.errors import BadWeights, NoChampion, RegistryUnavailable, UnknownName, WrongUse
+from xadflow.cards import checked_calibration, checked_shape, read_card
+from xadflow.errors import BadWeights, NoChampion, WrongUse
+from xadflow.models.connection import Connection, pages, ref_of, summary
 from xadflow.models.ledger_anchor import EXPERIMENT, read_anchor, write_anchor
+from xadflow.models.places import move_in, own_place, path_of
 from xadflow.models.runs import log_batches, log_dataset, log_files, log_model, open_run, quiet
-from xadflow.models.tags import FILES, GATE, KIND, MODEL_NAME, MODEL_VERSION, PREVIOUS, TRAINING_KEY
-from xadflow.models.tracking_store import is_server, prepare_store, shown
+from xadflow.models.tags import FILES, KIND, MODEL_NAME, MODEL_VERSION, PREVIOUS, TRAINING_KEY
 from xadflow.models.versions import (
+    NEEDED,
     Explains,
     ModelRef,
     ModelSummary,
     Part,
-    VersionSummary,
     check_files,
     checked_name,
+    dataset_of,
     detector_of,
     parse_spec,
     saved_files,
@@ -39,68 +35,18 @@ from xadflow.models.versions import (
 
 if TYPE_CHECKING:
     import pandas as pd
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-# MLflow's modules import each other in circles: two threads that load it at once leave it half loaded
-_LOADING = Lock()
 LOCAL_UI = "http://127.0.0.1:5000"  # where `make server` shows the embedded store
 
 
-class Registry:
+class Registry(Connection):
     """MLflow as the rest of xadflow sees it.
 
     `uri` is a database (sqlite:///... is the embedded store) or an http(s) server; `artifacts` is the folder for files
     when the store is a database, and the cache of what was downloaded when it is a server. Every method raises
     RegistryUnavailable when MLflow cannot be reached or refuses.
     """
-
-    def __init__(self, uri: str, artifacts: Path) -> None:
-        self.uri, self.artifacts = uri, artifacts
-        self._remote = is_server(uri)
-
-    def __repr__(self) -> str:
-        return f"Registry({shown(self.uri)!r})"
-
-    def prepare(self) -> None:
-        """Create the embedded database once, or see that the server answers; see :func:`prepare_store`."""
-        prepare_store(self.uri, self.artifacts)
-
-    @cached_property
-    def _client(self) -> MlflowClient:
-        self.prepare()
-        with _LOADING, quiet():
-            from mlflow import MlflowClient
-            from mlflow.exceptions import MlflowException
-
-            for noisy in ("mlflow", "alembic"):
-                logging.getLogger(noisy).setLevel(logging.ERROR)
-            try:
-                return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-            except MlflowException as err:
-                raise self._unavailable(err) from err
-
-    @contextmanager
-    def _explained(self) -> Iterator[MlflowClient]:
-        """The client; MLflow's errors become ours."""
-        client = self._client
-        from mlflow.exceptions import MlflowException
-
-        try:
-            yield client
-        except MlflowException as err:
-            raise self._unavailable(err) from err
-
-    def _unavailable(self, err: MlflowException) -> RegistryUnavailable:
-        """One line of the error: MLflow prints whole arrays and SQL statements."""
-        lines = [line.strip() for line in str(err).splitlines() if line.strip()] or [str(err.error_code)]
-        return RegistryUnavailable(
-            "MLflow refused or could not be reached",
-            seen=f"{shown(self.uri)}: {lines[0][:300]}",
-            next_step="run `xadflow doctor`",
-            transient=err.error_code == "TEMPORARILY_UNAVAILABLE",
-        )
 
     def log_training(
         self,
@@ -140,6 +86,7 @@ class Registry:
         Many parameters: what MLflow keeps of a run, each given by its name.
         """
         checked_name(model_name)
+        move_in(self.uri, self.artifacts)
         part: Part = "detector" if explains is None else "explainer"
         of = explains.as_tags() if explains is not None else {}
         files = saved_files(folder, part)
@@ -165,7 +112,20 @@ class Registry:
                     tags={**tags, **of, FILES: json.dumps(files, sort_keys=True)},
                     model_id=model_id,
                 )
-        return _ref(found)
+        return ref_of(found)
+
+    def skip_numbers(self, model_name: str, to: int) -> None:
+        """See that the next version of a model gets a number above `to`: MLflow gives no number twice.
+
+        A registry that was lost begins at 1 again, where the evidence has rows of other weights.
+        """
+        with self._explained() as client, quiet():
+            self._ensure_model(client, checked_name(model_name))
+            number = 0
+            while number < to:
+                taken = client.create_model_version(model_name, self.artifacts.resolve().as_uri())
+                number = int(taken.version)
+                client.delete_model_version(model_name, str(number))
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Add figures to a run that is there, e.g. the gate's."""
@@ -182,6 +142,7 @@ class Registry:
             MODEL_VERSION: str(ref.version),
             KIND: "explanations",
         }
+        move_in(self.uri, self.artifacts)
         with self._explained() as client:
             from mlflow import entities
 
@@ -206,25 +167,24 @@ class Registry:
         """All versions of a model, newest first; none of one that is not there. `where` narrows MLflow's query."""
         query = f"name = '{checked_name(model_name)}'" + (f" and {where}" if where else "")
         with self._explained() as client:
-            found = _pages(lambda token: client.search_model_versions(query, page_token=token))
-        return sorted(map(_ref, found), key=lambda one: -one.version)
+            found = pages(lambda token: client.search_model_versions(query, page_token=token))
+        return sorted(map(ref_of, found), key=lambda one: -one.version)
 
     def explainer_models(self, detector_model: str) -> list[str]:
         """Names of the models of explainers that were trained for any version of a detector."""
         query = f"name LIKE '{checked_name(detector_model)}.%'"
         with self._explained() as client:
-            found = _pages(lambda token: client.search_registered_models(query, page_token=token))
+            found = pages(lambda token: client.search_registered_models(query, page_token=token))
         return sorted(str(one.name) for one in found)
 
     def _is_whole(self, ref: ModelRef) -> bool:
-        local = self._local(ref)
-        if local is None:
-            return True
         try:
-            check_files(local, ref.files, ref.name, ref.version)
+            local = self.place(ref)
+            if local is not None:
+                check_files(local, ref)
         except BadWeights:
             return False
-        return local.is_dir()
+        return True
 
     def resolve(self, spec: str) -> ModelRef:
         """The version that `name@alias` or `name/3` means.
@@ -274,8 +234,8 @@ class Registry:
     def previous_champion(self, model_name: str) -> ModelRef:
         """The version that was champion before the present one. Raises NoChampion without one."""
         model = self._model(model_name)
-        previous = model.tags.get(PREVIOUS) if model is not None else None
-        if previous is None:
+        previous = model.tags.get(PREVIOUS, "") if model is not None else ""
+        if not (previous.isascii() and previous.isdigit()):
             raise NoChampion(
                 "no earlier champion is remembered",
                 seen=model_name,
@@ -307,16 +267,21 @@ class Registry:
         return self._folder(ref)
 
     def _folder(self, ref: ModelRef) -> Path:
-        folder = self._local(ref) or self._downloaded(ref)
-        check_files(folder, ref.files, ref.name, ref.version)
+        folder = self.place(ref) or self._downloaded(ref)
+        check_files(folder, ref)
+        for name in NEEDED[ref.part]:
+            if name.endswith(".json"):
+                card = read_card(folder / name)
+                checked_calibration(card, folder / name)
+                checked_shape(card, folder / name)
         return folder
 
     def models(self) -> list[ModelSummary]:
         """All models of xadflow, by name."""
         with self._explained() as client:
             query = "name LIKE 'xad.%'"
-            found = _pages(lambda token: client.search_registered_models(query, page_token=token))
-            return sorted((self._summary(client, one) for one in found), key=lambda one: one.name)
+            found = pages(lambda token: client.search_registered_models(query, page_token=token))
+            return sorted((summary(client, one) for one in found), key=lambda one: one.name)
 
     def figures(self, ref: ModelRef) -> dict[str, float]:
         """Metrics of a version's training run, the gate's included."""
@@ -335,79 +300,28 @@ class Registry:
             write_anchor(client, self._experiment(client, EXPERIMENT), seq, digest)
 
     def anchored_head(self) -> dict[str, Any] | None:
-        """{"seq", "digest"} of the highest head ever anchored, or None."""
+        """{"seq", "digest"} of the highest head ever anchored, or None. Raises AuditFailed when there are two of it."""
         with self._explained() as client:
-            found = client.get_experiment_by_name(EXPERIMENT)
-            return read_anchor(client, found.experiment_id) if found is not None else None
+            return read_anchor(client)
 
-    def _experiment(self, client: MlflowClient, name: str) -> str:
-        """Id of an experiment, made when it is not there; the embedded store keeps its files below `artifacts`."""
-        from mlflow.exceptions import MlflowException
+    def place(self, ref: ModelRef) -> Path | None:
+        """Folder of a version's own files when its artifacts are local, else None.
 
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            where = None if self._remote else (self.artifacts.resolve() / name).as_uri()
-            try:
-                return str(client.create_experiment(name, artifact_location=where))
-            except MlflowException:
-                found = client.get_experiment_by_name(name)  # another process was quicker
-                if found is None:
-                    raise
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
-
-    def _ensure_model(self, client: MlflowClient, name: str) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            client.create_registered_model(name)
-        except MlflowException as err:
-            if err.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-
-    def _model(self, name: str) -> Any:
+        Raises BadWeights when they are not below `artifacts`: what lies elsewhere, anybody may have registered.
+        """
         with self._explained() as client:
-            from mlflow.exceptions import MlflowException
-
-            try:
-                return client.get_registered_model(checked_name(name))
-            except MlflowException as err:
-                if err.error_code == "RESOURCE_DOES_NOT_EXIST":
-                    return None
-                raise
-
-    def _version(self, name: str, version: int) -> ModelRef:
-        with self._explained() as client:
-            from mlflow.exceptions import MlflowException
-
-            try:
-                return _ref(client.get_model_version(checked_name(name), str(version)))
-            except MlflowException as err:
-                if err.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                raise UnknownName(
-                    "no such version of a registered model",
-                    seen=f"{name}/{version}",
-                    next_step="choose one of `xadflow models list`",
-                ) from err
-
-    def _lacking(self, name: str, alias: str) -> NoReturn:
-        parts = name.split(".")
-        how = f"xadflow retrain --dataset {parts[1]}" if len(parts) >= 3 and parts[0] == "xad" else "xadflow retrain"
-        if self._model(name) is not None:
-            how = f"{how}` or choose a version by `xadflow models promote {name} VERSION"
-        raise NoChampion(
-            f"no version of {name} carries the alias {alias}", seen=f"{name}@{alias}", next_step=f"run `{how}`"
-        )
-
-    def _local(self, ref: ModelRef) -> Path | None:
-        """Folder of a version's own files when its artifacts are local, else None."""
-        with self._explained() as client:
-            address = urllib.parse.urlparse(client.get_model_version_download_uri(ref.name, str(ref.version)))
-        if address.scheme not in ("", "file"):
+            path = path_of(client.get_model_version_download_uri(ref.name, str(ref.version)))
+        if path is None:
             return None
-        return Path(urllib.request.url2pathname(address.path)) / "artifacts" / ref.part
+        place = own_place(path, self.artifacts)
+        if place is None:
+            raise BadWeights(
+                f"the files of {ref.name} version {ref.version} are not below {self.artifacts.name}",
+                seen=str(path),
+                next_step=f"if they are this project's, copy them to the same place below var/{self.artifacts.name}; "
+                f"else run `xadflow retrain --dataset {dataset_of(ref.name)}`",
+            )
+        return place / "artifacts" / ref.part
 
     def _downloaded(self, ref: ModelRef) -> Path:
         target = self.artifacts / "downloaded" / ref.name / str(ref.version)
@@ -425,33 +339,3 @@ class Registry:
                 with suppress(OSError):  # another process was quicker
                     Path(got).rename(target)
         return target
-
-    def _summary(self, client: MlflowClient, model: Any) -> ModelSummary:
-        query = f"name = '{model.name}'"
-        found = _pages(lambda token: client.search_model_versions(query, page_token=token))
-        versions = [
-            VersionSummary(
-                int(one.version),
-                str(one.run_id),
-                datetime.fromtimestamp(one.creation_timestamp / 1000, UTC),
-                dict(client.get_run(one.run_id).data.metrics),
-                one.tags.get(GATE, ""),
-                explains.version if (explains := _ref(one).explains) else None,
-            )
-            for one in sorted(found, key=lambda one: -int(one.version))
-        ]
-        return ModelSummary(model.name, {name: int(n) for name, n in model.aliases.items()}, tuple(versions))
-
-
-def _ref(found: Any) -> ModelRef:
-    return ModelRef(str(found.name), int(found.version), str(found.run_id), dict(found.tags))
-
-
-def _pages(page: Callable[[str | None], Any]) -> list[Any]:
-    """All items of a paged MLflow listing."""
-    found = page(None)
-    items = list(found)
-    while found.token:
-        found = page(found.token)
-        items += found
-    return items

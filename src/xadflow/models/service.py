@@ -6,14 +6,15 @@ come: whoever reads between two steps, or after a kill, finds a detector without
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
-from xadflow.errors import BadWeights, WrongUse
+from xadflow.errors import BadWeights, UnknownName, WrongUse
 from xadflow.models.registry import CHAMPION, Registry
-from xadflow.models.tags import BY_HAND, GATE, GATE_REASONS, PASSED, REFUSED
-from xadflow.models.versions import ModelRef, detector_of
+from xadflow.models.tags import BY_HAND, GATE, PASSED, REFUSED
+from xadflow.models.versions import ModelRef, dataset_of, detector_of
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,25 @@ def put_in_service(registry: Registry, name: str, version: int) -> Moved:
     An explainer's version belongs to a detector's when it explains exactly these weights, and the gate let it pass or a
     person promoted it; the newest is taken.
 
+    What cannot be loaded and measured does not serve: a detector must score one image here and now, and an explainer
+    that cannot be loaded does not come along.
+
     Raises:
         UnknownName: no such version.
         WrongUse: an explainer of a detector version that is not in service.
+        BadWeights: its files are not there, are not those registered, or give no finite score; nothing is moved then.
     """
     ref = registry.resolve(f"{name}/{version}")
     before = registry.alias(name, CHAMPION)
     was = before.version if before is not None else None
     if ref.explains is not None:
         _check_detector(registry, ref)
+        prove(registry, ref)
         registry.tag(name, version, BY_HAND, "true")
         registry.set_alias(name, CHAMPION, version)
         return Moved(name, version, was, {})
+    if was != version:
+        prove(registry, ref)
     fitting: dict[str, int | None] = {}
     for model in registry.explainer_models(name):
         found, now = fitting_explainer(registry, model, ref), registry.alias(model, CHAMPION)
@@ -79,11 +87,39 @@ def roll_back(registry: Registry, name: str) -> Moved:
     return put_in_service(registry, name, registry.previous_champion(name).version)
 
 
+def prove(registry: Registry, ref: ModelRef) -> None:
+    """Load a version, and score one grey image if it is of a detector.
+
+    Raises BadWeights when its files cannot be loaded, or the score is no finite number; UnknownName when the package
+    that it is of is not installed.
+    """
+    import torch  # not paid by whoever only asks what is in service
+
+    from xadflow.detectors.base import load_detector
+    from xadflow.explainers.trained import load_explainer
+
+    if ref.part == "explainer":
+        load_explainer(registry.explainer_folder(ref))
+        return
+    detector = load_detector(registry.detector_folder(ref))
+    with torch.no_grad():
+        score = float(detector.score(torch.full((1, *detector.input_shape), 0.5)).image[0])
+    if not math.isfinite(score):
+        raise BadWeights(
+            f"{ref.name} version {ref.version} gives no finite score",
+            seen=f"{score} of a grey image",
+            next_step="choose another version of `xadflow models list`, or run "
+            f"`xadflow retrain --dataset {dataset_of(ref.name)}`",
+        )
+
+
 def fitting_explainer(registry: Registry, model: str, detector: ModelRef) -> ModelRef | None:
-    """The newest version of an explainer's model that may serve beside this detector version."""
+    """The newest version of an explainer's model that may serve beside this detector version, and can be loaded."""
     for one in registry.versions(model):
         if one.explains == detector.as_explained and (one.tags.get(GATE) == PASSED or BY_HAND in one.tags):
-            return one
+            with suppress(BadWeights, UnknownName):
+                prove(registry, one)
+                return one
     return None
 
 
@@ -107,11 +143,11 @@ def explainer_in_service(registry: Registry, detector: ModelRef, explainer: str)
 
 def why_none(registry: Registry, detector: ModelRef, explainer: str) -> str:
     """Why a detector version has no such explainer in service, in a sentence."""
-    dataset = detector.name.split(".")[1] if detector.name.count(".") >= 2 else "NAME"
+    dataset = dataset_of(detector.name)
     for one in registry.versions(f"{detector.name}.{explainer}"):
         if one.explains == detector.as_explained:
             if one.tags.get(GATE) == REFUSED:
-                reasons = " ".join(json.loads(one.tags.get(GATE_REASONS, "[]")))
+                reasons = " ".join(one.gate_reasons)
                 return (
                     f"The gate refused its version {one.version} for {detector.name} version {detector.version}: "
                     f"{reasons}"

@@ -21,3 +21,4 @@ PREVIOUS = "xadflow.previous_champion"  # what rollback goes back to
 # of a run: the figures of a night, and a block of anchored heads of the ledger
 MODEL_NAME, MODEL_VERSION, KIND = "xadflow.model_name", "xadflow.model_version", "xadflow.kind"
 LEDGER_BLOCK = "xadflow.ledger.block"
+HEADS = "xadflow.ledger.heads"  # a parameter: MLflow lets nobody change one

@@ -17,6 +17,9 @@ from xadflow.errors import RegistryUnavailable
 _REACH_S = 5.0
 _CREATE_S = 600.0  # 5 s alone, 15 s on a busy machine
 _SQLITE = "sqlite:///"
+_LAST_RESORT = (
+    "without one move it away and run `xadflow retrain`, which makes new versions, numbered after those of the tables"
+)
 
 
 def prepare_store(uri: str, locks: Path) -> None:
@@ -64,13 +67,13 @@ def sqlite_revision(path: Path) -> str | None:
         raise RegistryUnavailable(
             "MLflow's database cannot be used",
             seen=f"{path.name}: {err}",
-            next_step=f"move {path.name} away and run the command again",
+            next_step=f"restore {path.name} from a backup; {_LAST_RESORT}",
         ) from err
     if found is None:
         raise RegistryUnavailable(
             "MLflow's database was never completed",
             seen=path.name,
-            next_step=f"move {path.name} away and run the command again",
+            next_step=f"restore {path.name} from a backup; {_LAST_RESORT}",
         )
     return str(found[0])
 

@@ -11,12 +11,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from xadflow.digests import sha256_file
 from xadflow.errors import BadWeights, WrongUse
-from xadflow.models.tags import EXPLAINS_VERSION, EXPLAINS_WEIGHTS, FILES
+from xadflow.models.tags import EXPLAINS_VERSION, EXPLAINS_WEIGHTS, FILES, GATE_REASONS
 
 SAFE = frozenset({".json", ".safetensors"})
 Part = Literal["detector", "explainer"]
@@ -25,6 +25,8 @@ NEEDED: Mapping[Part, tuple[str, ...]] = {
     "detector": ("detector.json", DETECTOR_WEIGHTS),
     "explainer": ("explainer.json",),
 }
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_DIGITS = 10
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
@@ -51,15 +53,26 @@ class ModelRef:
 
     @property
     def files(self) -> dict[str, str]:
-        """Its registered files by sha256."""
-        return dict(json.loads(self.tags.get(FILES, "{}")))
+        """Its registered files by sha256; {} where its tag does not tell, and no file of it is loaded then."""
+        return _listed(self.tags.get(FILES, ""))
 
     @property
     def explains(self) -> Explains | None:
         """Whom a trained explainer explains; None for a detector."""
         if EXPLAINS_VERSION not in self.tags:
             return None
-        return Explains(int(self.tags[EXPLAINS_VERSION]), self.tags.get(EXPLAINS_WEIGHTS, ""))
+        number = self.tags[EXPLAINS_VERSION]
+        whom = int(number) if number.isascii() and number.isdigit() and len(number) < _DIGITS else 0
+        return Explains(whom, self.tags.get(EXPLAINS_WEIGHTS, ""))  # no version is 0: it explains none
+
+    @property
+    def gate_reasons(self) -> tuple[str, ...]:
+        """What the gate gave as reasons; () where it was not asked, or its tag does not tell."""
+        try:
+            reasons = json.loads(self.tags.get(GATE_REASONS, "[]"))
+        except (ValueError, RecursionError):
+            return ()
+        return tuple(map(str, reasons)) if isinstance(reasons, list) else ()
 
     @property
     def is_judge(self) -> bool:
@@ -160,16 +173,61 @@ def saved_files(folder: Path, part: Part) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in entries}
 
 
-def check_files(folder: Path, registered: Mapping[str, str], name: str, version: int) -> None:
-    """See that `folder` holds the registered files, byte for byte. Raises BadWeights that names the first odd one."""
+def check_files(folder: Path, ref: ModelRef) -> None:
+    """See that `folder` holds the files that a version was registered with, byte for byte, and no other that is loaded.
+
+    Raises:
+        BadWeights: that names the first odd one, or says that the version's tag does not cover the files it needs.
+    """
+    registered, what = ref.files, f"{ref.name} version {ref.version}"
+    if missing := [name for name in NEEDED[ref.part] if name not in registered]:
+        raise BadWeights(
+            f"{what} was not registered with the digests of the files it needs",
+            seen=f"tag {FILES} without {missing}: {ref.tags.get(FILES, 'no tag')[:80]}",
+            next_step=_another(ref, "or take the version away in MLflow"),
+        )
     for file, digest in registered.items():
         path = folder / file
         seen = sha256_file(path) if path.is_file() else "missing"
         if seen != digest:
-            dataset = name.split(".")[1] if name.count(".") >= 2 else "NAME"
             raise BadWeights(
-                f"a file of {name} version {version} is not the one that was registered",
+                f"a file of {what} is not the one that was registered",
                 seen=f"{file}: {seen[:16]}",
-                next_step=f"make a new version by `xadflow retrain --dataset {dataset}`, go back by `xadflow models "
-                f"rollback {name}`, or restore var/mlartifacts from a backup",
+                next_step=_another(ref, "or restore var/mlartifacts from a backup"),
             )
+    loadable = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SAFE)
+    if more := [name for path in loadable if (name := path.relative_to(folder).as_posix()) not in registered]:
+        raise BadWeights(
+            f"a file lies with {what} that was not registered with it",
+            seen=more[:5],
+            next_step=f"take it away, {_another(ref, 'or restore var/mlartifacts from a backup')}",
+        )
+
+
+def dataset_of(name: str) -> str:
+    """The data set that a model's name holds, or NAME as it stands in a command."""
+    return name.split(".")[1] if name.count(".") >= 2 else "NAME"
+
+
+def _another(ref: ModelRef, last: str) -> str:
+    """What to do about a version that cannot be loaded."""
+    return (
+        f"make a new version by `xadflow retrain --dataset {dataset_of(ref.name)}`, "
+        f"go back by `xadflow models rollback {ref.name}`, {last}"
+    )
+
+
+def _listed(tag: str) -> dict[str, str]:
+    """Files by sha256 of a version's tag; {} of one that is anything else, or names a file outside its folder."""
+    try:
+        files = json.loads(tag)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(files, dict):
+        return {}
+    for name, digest in files.items():
+        path = PurePosixPath(name)
+        inside = not path.is_absolute() and ".." not in path.parts and path.suffix.lower() in SAFE
+        if not inside or not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+            return {}
+    return files

@@ -1,7 +1,6 @@
 """Settings: params.yaml as frozen typed values, and the environment (folders, quiet and offline switches)."""
 
-from xadflow.settings.environment import Home, dvc_stage, interactive_environment, quiet_environment
-from xadflow.settings.params import (
+from xadflow.settings.blocks import (
     CalibrationSettings,
     DatasetSettings,
     DemoSettings,
@@ -14,11 +13,11 @@ from xadflow.settings.params import (
     LimitSettings,
     NotifySettings,
     RetrainSettings,
-    Settings,
     TrainedForSettings,
-    load_settings,
-    webhook_address,
 )
+from xadflow.settings.environment import Home, dvc_stage, interactive_environment, quiet_environment
+from xadflow.settings.params import Settings, load_settings, webhook_address
+from xadflow.settings.writable import check_writable
 
 __all__ = [
     "CalibrationSettings",
@@ -36,6 +35,7 @@ __all__ = [
     "RetrainSettings",
     "Settings",
     "TrainedForSettings",
+    "check_writable",
     "dvc_stage",
     "interactive_environment",
     "load_settings",

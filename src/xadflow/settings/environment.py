@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import sys
 from base64 import b64encode
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from xadflow.errors import WrongUse
+from xadflow.settings.login import is_own_server, login_of
+from xadflow.settings.private import keep_private
 
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -88,6 +92,23 @@ class Home:
     def ledger(self) -> Path:
         """Folder of the ledger of commits."""
         return self.state / "ledger"
+
+    @property
+    def dvc_site(self) -> Path:
+        """Folder of DVC's caches for this machine, which it unpickles: $DVC_SITE_CACHE_DIR, or one of the state."""
+        return Path(os.environ.get("DVC_SITE_CACHE_DIR") or self.state / "dvc-site")
+
+    @property
+    def writer_secret(self) -> Path | None:
+        """File of this account, outside of every project, with the secret that announces its commits of evidence.
+
+        In $XDG_STATE_HOME or ~/.local/state; None for an account without a home folder.
+        """
+        named = os.environ.get("XDG_STATE_HOME")
+        try:
+            return (Path(named) if named else Path.home() / ".local" / "state") / "xadflow" / "writer-secret"
+        except RuntimeError:
+            return None
 
     @property
     def reports(self) -> Path:
@@ -171,6 +192,17 @@ def dvc_stage() -> str:
     return os.environ.get("DVC_STAGE", "")
 
 
+def name_the_user() -> None:
+    """Give a user that this machine has no name for one: DVC and MLflow ask for it, and DVC ends with an error without.
+
+    So it is in a container that is run with `--user`, and for the owner of a folder that came from another machine.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+
+
 def quiet_environment(home: Home) -> None:
     """Set the switches that keep every dependency offline, quiet and inside the project; what is set already stays.
 
@@ -178,12 +210,58 @@ def quiet_environment(home: Home) -> None:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    (home.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder of a path only
+    with suppress(OSError):  # a project that may only be read can be looked at; whoever writes says that they cannot
+        keep_private(home.state)
+        _log_in(home)
+        (home.state / "prefect").mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder of a path only
     os.environ.setdefault("PREFECT_HOME", str(home.state / "prefect"))
-    os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home.state / "dvc-site"))
+    os.environ.setdefault("DVC_SITE_CACHE_DIR", str(home.dvc_site))
+    if home.dvc_site == home.state / "dvc-site":
+        keep_private(home.dvc_site)  # DVC would make it for everybody
     os.environ.setdefault("MPLCONFIGDIR", str(home.state / "matplotlib"))
     os.environ.setdefault("XADFLOW_PROJECT", str(home.project))
+    name_the_user()
     binaries = str(Path(sys.executable).parent)
     path = os.environ.get("PATH", "")
     if path.split(os.pathsep)[0] != binaries:
         os.environ["PATH"] = os.pathsep.join([binaries, path])
+
+
+def prefect_origin() -> str:
+    """The address of the Prefect server that this process is to be, from $XADFLOW_PREFECT_ORIGIN."""
+    return os.environ["XADFLOW_PREFECT_ORIGIN"]
+
+
+def server_environment(home: Home, prefect: str) -> dict[str, str]:
+    """What guards a Prefect server at this address and lets its own clients in: the login, its own origin alone, CSRF.
+
+    Beside it MLflow's: its user is the same login.
+    """
+    login = login_of(home.state)
+    return {
+        "PREFECT_SERVER_API_AUTH_STRING": login.pair,
+        "PREFECT_API_AUTH_STRING": login.pair,
+        "XADFLOW_PREFECT_ORIGIN": prefect,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": prefect,
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "MLFLOW_TRACKING_USERNAME": login.user,
+        "MLFLOW_TRACKING_PASSWORD": login.password,
+    }
+
+
+def _log_in(home: Home) -> None:
+    """Give this process the login where it talks to the project's own servers; what the user set stays.
+
+    A run without PREFECT_API_URL starts a short-lived Prefect server: that one asks for the login too.
+    """
+    api, tracking = home.prefect_api_url, os.environ.get("MLFLOW_TRACKING_URI", "")
+    if api is None:
+        with suppress(OSError):  # a state that may only be read can be looked at; no server starts there
+            for name in ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"):
+                os.environ.setdefault(name, login_of(home.state).pair)
+    elif is_own_server(home.state, api, "prefect"):
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", login_of(home.state).pair)
+    if is_own_server(home.state, tracking, "mlflow"):
+        login = login_of(home.state)
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", login.user)
+        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", login.password)

@@ -84,7 +84,7 @@ def _check(text: str) -> None:
     sizes: dict[str, int] = {}
     total = 0
     for event in yaml.parse(text, Loader=_Loader):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.CollectionEndEvent):
             ended = around.pop()
             if ended.anchor:
@@ -101,7 +101,7 @@ def _check(text: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             if any(one.anchor == event.anchor for one in around):
                 raise _refused("holds an anchor inside itself", f"line {line}: *{event.anchor}")
-            size = sizes.get(event.anchor, 1)
+            size = sizes.get(str(event.anchor), 1)
             _step(around, None, line)
             if around:
                 around[-1].size += size

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from xadflow.errors import TrainingFailed
+from xadflow.errors import Stopped, TrainingFailed
 from xadflow.training.checkpoints import CHECKPOINT, read_checkpoint, write_checkpoint
 from xadflow.training.early_stop import Stopping
 from xadflow.training.progress import LOWER, History, Progress
@@ -95,6 +95,7 @@ def run_stage(stage: Stage, folder: Path, identity: str, progress: Progress) -> 
 
     Raises:
         TrainingFailed: a loss or a weight is not a number; the checkpoint of before stays.
+        Stopped: whoever listens was asked to stop; the step just done is in the checkpoint.
     """
     path, kept = folder / stage.name / CHECKPOINT, stage.kept
     start, history = 0, History([])
@@ -102,6 +103,11 @@ def run_stage(stage: Stage, folder: Path, identity: str, progress: Progress) -> 
         for name, one in kept.items():
             one.load_state_dict(saved[name])
         start, history = int(saved["step"]), History(saved["history"])
+
+    def keep() -> None:
+        state = {name: one.state_dict() for name, one in kept.items()}
+        write_checkpoint(path, identity, {"step": done, "history": history.seen, **state})
+
     progress.advance(units=start)
     done, figures = start, {}
     shown = shown_after(stage.steps, stage.sheets)
@@ -116,23 +122,33 @@ def run_stage(stage: Stage, folder: Path, identity: str, progress: Progress) -> 
         if is_due or not any(value.is_cuda for value in losses.values()):
             figures = history.look()
         if is_due:
-            if not all(bool(tensor.isfinite().all()) for tensor in stage.module.state_dict().values()):
-                where = f"step {done - 1}" + (f" of {stage.name}" if stage.name else "")
-                raise TrainingFailed("a weight stopped being a number", seen=where, next_step=LOWER)
+            _see_finite(stage, done)
             if stage.stopping:
                 history.note(done, "check", stage.stopping.check())
-            state = {name: one.state_dict() for name, one in kept.items()}
-            write_checkpoint(path, identity, {"step": done, "history": history.seen, **state})
+            keep()
         if stage.sheet is not None and done in shown:
             sheet = folder / SAMPLES / f"{stage.name or 'step'}-{done:06d}.png"
             sheet.parent.mkdir(parents=True, exist_ok=True)
             stage.sheet(sheet, done)
-        progress.advance(figures)
+        try:
+            progress.advance(figures)
+        except Stopped:
+            if not is_due:  # every step that was done is kept
+                history.look()
+                _see_finite(stage, done)
+                keep()
+            raise
     if done < stage.steps:
         progress.advance(figures, stage.steps - done)
     if stage.stopping:
         stage.stopping.restore_best()
     return Trained(start, done, tuple(history.seen), stage.splitting.parts if stage.splitting else 1)
+
+
+def _see_finite(stage: Stage, done: int) -> None:
+    if not all(bool(tensor.isfinite().all()) for tensor in stage.module.state_dict().values()):
+        where = f"step {done - 1}" + (f" of {stage.name}" if stage.name else "")
+        raise TrainingFailed("a weight stopped being a number", seen=where, next_step=LOWER)
 
 
 def shown_after(steps: int, sheets: int) -> set[int]:

@@ -63,7 +63,9 @@ class History:
         self.seen.append((done, name, value))
 
     def look(self) -> dict[str, float]:
-        """Bring losses to the host, in one copy; returns the last step's. Raises TrainingFailed."""
+        """Bring losses to the host, in one copy; returns the last step's, {} where all were. Raises TrainingFailed."""
+        if not self._unseen:
+            return {}
         values = iter(torch.stack([value for _, losses in self._unseen for value in losses.values()]).tolist())
         figures: dict[str, float] = {}
         for step, losses in self._unseen:

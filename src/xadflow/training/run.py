@@ -11,13 +11,17 @@ SAMPLES = "samples"  # folder in a training's own where a method may leave PNG f
 
 @dataclass(frozen=True)
 class FitRun:
-    """Where and how one training runs; `progress(done, total, figures)` is called about once a step."""
+    """Where and how one training runs; `progress(done, total, figures)` is called about once a step.
+
+    `memory_mb`: what features of training images may take together; a method that keeps them takes fewer images.
+    """
 
     folder: Path
     seed: int
     false_alarm_rate: float
     device: str = "auto"
     progress: Callable[[int, int, Mapping[str, float]], None] | None = None
+    memory_mb: int = 8000
 
 
 @dataclass(frozen=True)

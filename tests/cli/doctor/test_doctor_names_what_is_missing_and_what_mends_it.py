@@ -231,9 +231,9 @@ def test_a_guarded_server_is_asked_with_the_credentials_and_they_are_not_shown(
 
 
 def test_the_limits_looked_at_are_those_that_tasks_take() -> None:
-    from tasks import runtime
+    from tasks import slots
 
-    assert set(doctor_prefect.LIMITS) == {runtime.GPU, runtime.DVC}
+    assert set(doctor_prefect.LIMITS) == {slots.GPU, slots.DVC}
 
 
 @pytest.mark.usefixtures("project")

@@ -128,13 +128,13 @@ def test_a_folder_of_several_products_names_the_first_command(tmp_path: Path, pu
     assert "xadflow data add bottle" in refusal.value.next_step
 
 
-def test_train_without_images_or_without_test_is_refused(tmp_path: Path, put, png) -> None:
+def test_train_without_images_is_refused_and_without_test_is_a_start(tmp_path: Path, put, png) -> None:
     (tmp_path / "a/train/good").mkdir(parents=True)
     (tmp_path / "a/test").mkdir()
     put(tmp_path / "b/train/good/0.png", png(1))
-    for name in "ab":
-        with pytest.raises(DataUnavailable):
-            offered(tmp_path / name)
+    with pytest.raises(DataUnavailable):
+        offered(tmp_path / "a")
+    assert len(offered(tmp_path / "b")) == 1
 
 
 def test_a_missing_folder_and_a_missing_or_unknown_option_are_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from tests.evidence.replay.conftest import MODEL, set_lineage
 from xadflow.cli import audit as audit_commands
 from xadflow.errors import AuditFailed, BadWeights
-from xadflow.evidence.replay import DIFFERS, IDENTICAL, IMPOSSIBLE, WITHIN, replay
+from xadflow.evidence.replay import ASSUMED, DIFFERS, IDENTICAL, IMPOSSIBLE, WITHIN, replay
 from xadflow.images import decode_png, encode_png
 from xadflow.settings import load_settings
 
@@ -51,6 +52,42 @@ def test_the_score_of_a_normal_image_is_formed_again_from_its_file_wherever_it_w
         assert row["image_path"] in told.missing
     finally:
         away.replace(path)
+
+
+@pytest.mark.parametrize("how", ["gone", "another picture"])
+def test_nothing_is_identical_by_an_assumption(night, how: str) -> None:
+    """Without bytes that the image_id names, nobody can say that a stored original shows that image."""
+    image_id = night.flagged[0]
+    (row,) = [row for row in night.store.read("scores").to_pylist() if row["image_id"] == image_id]
+    path = night.home.project / row["image_path"]
+    other = next(one for one in path.parent.iterdir() if one != path and one.is_file())
+    away = path.with_name("kept")
+    path.rename(away)  # never written into: DVC's cache may be a link to it
+    try:
+        if how != "gone":
+            path.write_bytes(other.read_bytes())
+        away.replace(night.home.state / "kept")
+        told = outcomes(night, image_id)
+    finally:
+        path.unlink(missing_ok=True)
+        (night.home.state / "kept").replace(path)
+    assert {one.outcome for one in told.values()} == {ASSUMED}
+    assert all("the stored original stands for it" in one.assumed[0] for one in told.values())
+
+
+def test_the_score_of_another_picture_is_not_identical(night, forged) -> None:
+    """A night that scored and explained other bytes under this image_id: both tables agree with each other."""
+    image_id = night.flagged[0]
+    stored = {row["image_id"]: row for row in night.store.read("explanations").to_pylist()}
+    other = stored[night.flagged[1]]
+
+    def swapped(row) -> None:
+        if row["image_id"] == image_id:
+            row["score"], row["p_value"] = other["score"], other["p_value"]
+            if "original" in row:
+                row["original"] = other["original"]
+
+    assert outcomes(night, image_id, forged(swapped, table=ANY))["scores"].outcome == DIFFERS
 
 
 def changed_counterfactual(row) -> None:

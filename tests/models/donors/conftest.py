@@ -22,6 +22,7 @@ from tests.models.donors.patching import patch_registered
 from xadflow.datasets.loading import training_data
 from xadflow.datasets.manifest import ManifestRow, read_manifest, write_manifest
 from xadflow.detectors import FitRun, build_detector
+from xadflow.evidence.store import EvidenceStore
 from xadflow.models.service import put_in_service
 from xadflow.project import Project
 from xadflow.settings import Home
@@ -104,6 +105,7 @@ def built(tmp_path_factory, put_mlflow_database) -> Iterator[SimpleNamespace]:
         flagged = sorted(one for one, is_anomaly in project.store.scored(MODEL, ref.version).items() if is_anomaly)
         assert len(flagged) >= 5
         yield SimpleNamespace(
+            records=EvidenceStore(tmp_path_factory.mktemp("tables") / "tables", tmp_path_factory.mktemp("ledger")),
             home=home,
             settings=project.settings,
             registry=project.registry,

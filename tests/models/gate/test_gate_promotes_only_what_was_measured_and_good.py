@@ -5,7 +5,7 @@ import math
 import pytest
 
 from xadflow.models.gate import AUROC, CHANGE_INSIDE, FIGURES, FLIP_RATE, Verdict, joined, judge
-from xadflow.settings.params import GateSettings
+from xadflow.settings.blocks import GateSettings
 
 RULES = GateSettings()
 GOOD = {AUROC: 0.93, FLIP_RATE: 0.98, CHANGE_INSIDE: 0.8}
@@ -76,7 +76,7 @@ def test_every_reason_states_how_many_images_and_how_sure():
     assert verdict.passed
     detection, flips, inside = verdict.reasons
     assert "0.9300 (95 %: 0.81 to 0.99, 12 normals and 15 anomalies)" in detection
-    assert "(95 %: 0.69 to 1.00, 9 explained)" in flips
+    assert "(95 %: 0.70 to 1.00, 9 explained)" in flips
     assert "(9 explained)" in inside
 
 

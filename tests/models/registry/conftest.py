@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_store import MODEL, Store, TinyDetector, training
+from tiny_store import MODEL, Store, TinyDetector, TinyExplainer, training
 
 from xadflow.detectors import base
+from xadflow.explainers import base as explainers_base
 from xadflow.models.registry import Registry
 from xadflow.settings.environment import QUIET
 
@@ -33,11 +34,13 @@ def store(tmp_path_factory: pytest.TempPathFactory, put_mlflow_database: Callabl
     os.environ.update(before)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def tiny_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The method `tiny` is registered, beside the real ones."""
+    """The detector `tiny` and the trained explainer `twice` are registered, beside the real ones."""
     known = {**base._methods(), "tiny": SimpleNamespace(load=lambda: TinyDetector)}
     monkeypatch.setattr(base, "_methods", lambda: known)
+    explainers = {**explainers_base._explainers(), "twice": SimpleNamespace(load=lambda: TinyExplainer)}
+    monkeypatch.setattr(explainers_base, "_explainers", lambda: explainers)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ SCRIPT = """
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from xadflow.models import registry
+from xadflow.models import connection, registry
 from xadflow.errors import UnknownName
 
 def asking(question):
@@ -28,7 +28,7 @@ def resolve(one):
 
 questions = [lambda one: one.alias("xad.elpv.fcdd", "champion"), resolve, lambda one: one.anchored_head()]
 with ThreadPoolExecutor(len(questions)) as pool:
-    with registry._LOADING:  # as if another thread were loading it
+    with connection._LOADING:  # as if another thread were loading it
         answers = [pool.submit(asking, one) for one in questions]
         wait(answers, timeout=2)
         print("mlflow" in sys.modules)

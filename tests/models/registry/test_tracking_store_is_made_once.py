@@ -62,7 +62,7 @@ def test_an_empty_file_is_replaced_but_another_file_is_left_alone(tmp_path: Path
     tracking_store.prepare_store(f"sqlite:///{path}", tmp_path)
     assert tracking_store.sqlite_revision(path) == "abc"
     path.write_text("shopping list")
-    with pytest.raises(RegistryUnavailable, match="move mlflow.db away"):
+    with pytest.raises(RegistryUnavailable, match=r"restore mlflow\.db from a backup; without one move it away"):
         tracking_store.prepare_store(f"sqlite:///{path}", tmp_path)
     assert path.read_text() == "shopping list"
 

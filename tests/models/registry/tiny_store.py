@@ -43,6 +43,18 @@ class TinyDetector:
         return cls(load_file(folder / "weights.safetensors")["weight"])
 
 
+class TinyExplainer:
+    """What a trained explainer has to be to be put into service: it is fitted, and its files are read."""
+
+    def fit(self) -> None:
+        """Nothing to learn."""
+
+    @classmethod
+    def load(cls, folder: Path) -> TinyExplainer:
+        load_file(folder / "generator.safetensors")
+        return cls()
+
+
 @dataclass(frozen=True)
 class Store:
     """The store, the detector that was registered, and the version it became."""

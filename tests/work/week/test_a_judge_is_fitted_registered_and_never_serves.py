@@ -48,7 +48,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, put_mlflow_database) -> Si
     (root / "params.yaml").write_text(PARAMS)
     (root / "dvc.yaml").touch()
     lock = {"manifest@plates": {"outs": [{"path": "data/plates/manifest.parquet", "md5": "d" * 32}]}}
-    (root / "dvc.lock").write_text(json.dumps({"stages": lock}))
+    (root / "dvc.lock").write_text(json.dumps({"stages": lock}) + "\n")
     folder = home.dataset("plates")
     (folder / "images").mkdir(parents=True)
     rows = []

@@ -2,11 +2,12 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from xadflow.models.judges import Panel
 from xadflow.models.versions import ModelRef
-from xadflow.settings.params import GateSettings
+from xadflow.settings.blocks import DatasetSettings, GateSettings
 from xadflow.work.week import evaluate, gate, gate_figures, judge_challenger
 
 CHALLENGER = ModelRef("xad.plates.fcdd", 2, "run")
@@ -27,6 +28,8 @@ def project(tmp_path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         gate=GateSettings(), seed=0, explainers={"heatmap": {}}, explain=SimpleNamespace(explainers=("heatmap",))
     )
     home = SimpleNamespace(project=tmp_path, dataset=lambda name: tmp_path / name)
+    settings.dataset = lambda name: DatasetSettings(source="folder")
+    monkeypatch.setattr(gate, "read_manifest", lambda folder: SimpleNamespace(rows=lambda *_: []))
     return SimpleNamespace(home=home, settings=settings, registry=registry, device=None, tags=tags)
 
 
@@ -56,7 +59,12 @@ def test_a_project_with_sparse_is_refused_without_a_flip_rate(project, monkeypat
 def test_nothing_is_explained_for_the_gate_that_params_does_not_name(project, monkeypatch, explainers, asked) -> None:
     project.settings.explainers = explainers
     seen: list[str] = []
-    scored = SimpleNamespace(summary=lambda threshold, seed: SimpleNamespace(auroc=0.9), images={(): None, 0: None})
+    scored = SimpleNamespace(
+        summary=lambda threshold, seed: SimpleNamespace(auroc=0.9, auroc_low=0.8, auroc_high=1.0),
+        images={(): None, 0: None},
+        labels=np.repeat([0, 1], 5),
+        can_be_ranked=True,
+    )
     monkeypatch.setattr(evaluate, "read_manifest", lambda folder: None)
     monkeypatch.setattr(evaluate, "score_split", lambda *_: scored)
     monkeypatch.setattr(evaluate, "explain_some", lambda *given: (seen.append(given[3]), (0, []))[1])

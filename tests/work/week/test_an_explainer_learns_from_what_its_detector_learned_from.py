@@ -84,7 +84,7 @@ def test_nothing_to_train_against_gives_an_empty_bank() -> None:
     assert (len(bank), kinds) == (0, {})
 
 
-def detector(version: int = 1, weights: str = "aa") -> ModelRef:
+def detector(version: int = 1, weights: str = 32 * "aa") -> ModelRef:
     return ModelRef("xad.coloured-mnist.bce", version, "run", {FILES: f'{{"weights.safetensors": "{weights}"}}'})
 
 
@@ -98,7 +98,7 @@ def order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 
 def test_other_weights_are_other_work_and_another_version_of_the_same_is_only_registered_again(order) -> None:
-    first, same, other = order(detector()), order(detector(version=2)), order(detector(weights="bb"))
+    first, same, other = order(detector()), order(detector(version=2)), order(detector(weights=32 * "bb"))
     assert first.key == same.key != other.key
     assert first.registered_key != same.registered_key
     assert first.model_name == "xad.coloured-mnist.bce.diverse"

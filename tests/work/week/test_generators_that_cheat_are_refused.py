@@ -19,7 +19,7 @@ from xadflow.images import as_float
 from xadflow.metrics.explanation import l1_l2_changed
 from xadflow.models.gate import APART, CHANGE_OF_NORMALS, FRECHET, LIKENESS, SHARE_NORMAL, judge_generator
 from xadflow.settings import GeneratorGateSettings, Home
-from xadflow.settings.params import DatasetSettings
+from xadflow.settings.blocks import DatasetSettings, ExplainSettings
 from xadflow.work.week.generator_figures import generator_figures
 
 
@@ -111,7 +111,7 @@ def home(tmp_path_factory):
 def project(home):
     settings = SimpleNamespace(
         gate=SimpleNamespace(generator=GeneratorGateSettings()),
-        explain=SimpleNamespace(batch_size=32),
+        explain=ExplainSettings(datasets=(), explainers=(), batch_size=32),
         dataset=lambda name: DatasetSettings(source="drawn", size_px=24, channels=1),
     )
     return SimpleNamespace(home=home, settings=settings, device=torch.device("cpu"))

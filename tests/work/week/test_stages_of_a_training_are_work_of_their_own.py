@@ -16,6 +16,7 @@ from flows import retrain as flow
 from tests.detectors.utad.conftest import TINY, training_data
 from xadflow.detectors import FitRun
 from xadflow.detectors.base import SAMPLES
+from xadflow.settings.blocks import DatasetSettings
 from xadflow.training.checkpoints import CHECKPOINT
 from xadflow.work.week import TrainingOrder, earlier_stages, train_detector, train_stage
 from xadflow.work.week import train as module
@@ -57,7 +58,9 @@ def test_each_task_waits_for_the_one_before(earlier, expected, monkeypatch: pyte
 def test_a_stage_leaves_its_checkpoint_and_the_training_goes_on_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    settings: Any = SimpleNamespace(detector=lambda name: SimpleNamespace(method=name))
+    settings: Any = SimpleNamespace(
+        detector=lambda name: SimpleNamespace(method=name), dataset=lambda name: DatasetSettings(source="folder")
+    )
     home: Any = SimpleNamespace(runs=tmp_path)
     order = TrainingOrder("plates", "utad", "utad", TINY, 0, 0.1, "md5", "key")
 

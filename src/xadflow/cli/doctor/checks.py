@@ -99,6 +99,23 @@ def device(home: Home) -> Iterator[Finding]:
         yield Finding("device", "ok", said)
 
 
+def privacy(home: Home) -> Iterator[Finding]:
+    """Whether the state folder, its secrets and DVC's site cache, which is unpickled, are for their owner alone."""
+    for path in (home.state, home.state / "secrets", home.state / "secrets" / "login", home.dvc_site):
+        if not path.exists():
+            continue
+        found = path.stat()
+        inside = path.relative_to(home.state.parent) if path.is_relative_to(home.state) else path
+        if found.st_mode & 0o077:
+            mode = f"{found.st_mode & 0o777:04o}"
+            yield Finding("privacy", "fail", f"{inside} is open to other users: mode {mode}", f"chmod go= {inside}")
+            return
+        if found.st_uid != os.getuid():
+            yield Finding("privacy", "fail", f"{inside} belongs to another user", f"chown -R {os.getuid()} {inside}")
+            return
+    yield Finding("privacy", "ok", f"{home.state.name}/ is for its owner alone")
+
+
 def disk(home: Home) -> Iterator[Finding]:
     """Room where the state is kept."""
     folder = next(one for one in (home.state, *home.state.parents) if one.exists())

@@ -47,8 +47,18 @@ def datasets(project: Project) -> Iterator[Finding]:
             yield Finding(f"data {name}", "fail", f"manifest cannot be read: {type(err).__name__}", f"{mend} --force")
             continue
         yield _with_quarantine(project.home, name, said)
+        yield from _origin(project, name)
     if idle:
         yield Finding("other data", "ok", f"not built, used by no flow: {', '.join(idle)} (`dvc repro validate@NAME`)")
+
+
+def _origin(project: Project, name: str) -> Iterator[Finding]:
+    """Of a folder of one's own: whether it is on this machine; what was pulled needs none."""
+    dataset = project.settings.dataset(name)
+    path = dataset.options.get("path")
+    if dataset.source == "folder" and path is not None and not (project.home.project / str(path)).expanduser().is_dir():
+        said = f"the folder it comes from is not here, {path}: what was brought in or pulled before is used"
+        yield Finding(f"data {name}", "ok", said)
 
 
 def _with_quarantine(home: Home, name: str, said: str) -> Finding:

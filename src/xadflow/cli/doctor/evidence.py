@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 from xadflow.cli.doctor.checks import Finding
-from xadflow.errors import BadSettings, RegistryUnavailable, StoreBroken, WrongUse
+from xadflow.errors import AuditFailed, BadSettings, RegistryUnavailable, StoreBroken, WrongUse
 from xadflow.project import Project
 from xadflow.settings import Home
 
@@ -82,7 +82,7 @@ def _lines(home: Home) -> Generator[Finding, None, list[LedgerLine]]:
             "ledger",
             "warn",
             f"a writer of {intent.table} is at work or was killed at commit {intent.version}",
-            "the next `xadflow explain` completes it",
+            "the next `xadflow explain` completes it if its account announced it",
         )
     else:
         yield Finding("ledger", "ok", f"{len(lines)} lines, the chain is whole")
@@ -123,6 +123,9 @@ def _mlflow_anchor(home: Home, lines: list[LedgerLine]) -> Iterator[Finding]:
             found = Registry(uri, home.mlflow_artifacts).anchored_head()
     except RegistryUnavailable as err:
         yield Finding("anchor", "warn", f"cannot be read: {err.wrong}", err.next_step)
+        return
+    except AuditFailed as err:
+        yield Finding("anchor", "fail", f"{err.wrong}: {err.seen}", err.next_step)
         return
     yield from _compared(
         "anchor", "MLflow", LedgerHead(int(found["seq"]), str(found["digest"])) if found else None, lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xadflow.cli.doctor.checks import Finding
@@ -32,6 +33,42 @@ def mlflow_database(home: Home) -> Iterator[Finding]:
             yield Finding("mlflow", "warn", "no database yet", "made by the first `xadflow retrain`")
     except RegistryUnavailable as err:
         yield Finding("mlflow", "fail", f"{err.wrong}: {err.seen}", err.next_step)
+
+
+def moved(home: Home) -> Iterator[Finding]:
+    """What a project that was moved or copied left behind: the files of its models, and the code that runs.
+
+    Of versions whose files are not here it says where they were.
+    """
+    import xadflow
+    from xadflow.models.places import left_behind
+
+    running, own = Path(str(xadflow.__file__)).resolve().parent, home.project / "src" / "xadflow"
+    if own.is_dir() and own.resolve() != running:
+        said = f"the code that runs is {running}, not this checkout's: .venv was moved or copied with it"
+        yield Finding("moved", "warn", said, "make setup, which makes .venv anew")
+    for old in left_behind(home.mlflow_uri, home.mlflow_artifacts):
+        said = f"MLflow's database names {old}: the project was moved or copied; looked for is in {home.state.name}/"
+        if missing := _missing(home):
+            said += f", and those of {', '.join(missing)} are not there"
+            yield Finding("moved", "fail", said, f'cp -rn "{old}/." "{home.mlflow_artifacts}"')
+        else:
+            yield Finding("moved", "warn", said, "the next `xadflow retrain` or `xadflow explain` writes the new place")
+
+
+def _missing(home: Home) -> list[str]:
+    """Versions whose files are not below our artifacts, at most five."""
+    from xadflow.models.registry import Registry
+
+    registry = Registry(home.mlflow_uri, home.mlflow_artifacts)
+    found = []
+    for model in registry.models():
+        for one in model.versions:
+            try:
+                registry.place(registry.resolve(f"{model.name}/{one.version}"))
+            except BadWeights:
+                found.append(f"{model.name}/{one.version}")
+    return found[:5]
 
 
 def champions(project: Project) -> Iterator[Finding]:

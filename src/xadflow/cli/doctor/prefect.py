@@ -10,6 +10,7 @@ import http.client
 import json
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from xadflow.errors import BadSettings
 from xadflow.project import Project
 from xadflow.settings import Home, webhook_address
 
-LIMITS = ("gpu", "dvc")  # what tasks take with strict=True; tasks/runtime.py makes them for a run without a server
+LIMITS = ("gpu", "dvc")  # what tasks take with strict=True; tasks/slots.py makes them for a run without a server
 _REACH_S = 2.0
 _READ_LOG = "read var/log/prefect-server.log"
 _OTHER_LAYOUT = (KeyError, TypeError, AttributeError)  # what a prefect.yaml of another shape raises when it is walked
@@ -201,7 +202,7 @@ def _refused(home: Home, err: _Refused) -> Finding:
             "prefect",
             "fail",
             f"server {_shown(home)} does not let us in: status {err.status}",
-            "set PREFECT_API_AUTH_STRING=user:password, or PREFECT_API_KEY",
+            "set PREFECT_API_AUTH_STRING=user:password (var/secrets/login of `make server`), or PREFECT_API_KEY",
         )
     return Finding("prefect", "fail", f"server {_shown(home)} answers with status {err.status}", _READ_LOG)
 
@@ -219,16 +220,32 @@ def _named(home: Home, path: str) -> dict[str, Any] | None:
 
 def _ask(home: Home, path: str, body: object = None) -> Any:
     """Decoded answer of one request. Raises _Refused, or what urllib and json raise."""
-    headers = {"Content-Type": "application/json"}
-    if home.prefect_authorization is not None:
-        headers["Authorization"] = home.prefect_authorization
-    content = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{str(home.prefect_api_url).rstrip('/')}/{path}", content, headers)
     try:
-        with urllib.request.urlopen(request, timeout=_REACH_S) as answer:
-            return json.load(answer)
+        return ask_prefect(str(home.prefect_api_url), path, body, home.prefect_authorization)
     except urllib.error.HTTPError as err:
         raise _Refused(err.code) from err
+
+
+def ask_prefect(api: str, path: str, body: object = None, authorization: str | None = None) -> Any:
+    """Decoded answer of a Prefect server, as its own client asks: with a login, and for a POST with a token.
+
+    A guarded server takes a POST only with a token that it gave before, since no page of another origin can read one.
+    Raises what urllib and json raise.
+    """
+    headers = {"Content-Type": "application/json"}
+    if authorization is not None:
+        headers["Authorization"] = authorization
+    content = None if body is None else json.dumps(body).encode()
+    if content is not None:
+        client = str(uuid.uuid4())
+        try:
+            token = ask_prefect(api, f"csrf-token?client={client}", authorization=authorization)["token"]
+            headers |= {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": client}
+        except urllib.error.HTTPError:
+            pass  # it asks for none, or it refuses us: the question itself is answered
+    request = urllib.request.Request(f"{api.rstrip('/')}/{path}", content, headers)
+    with urllib.request.urlopen(request, timeout=_REACH_S) as answer:
+        return json.load(answer)
 
 
 def _shown(home: Home) -> str:

@@ -4,7 +4,8 @@
     DIR/train/<defect>/*        optional: labelled defects that training may use (split `known`)
     DIR/test/good/*             normal images to test on; without them some of train/good is held out by content hash
     DIR/test/<defect>/*         optional: defective images to test on; without any the gate cannot measure detection
-    DIR/ground_truth/<defect>/<stem>_mask.png (or <stem>.<any image suffix>)      optional masks, non-zero = defect
+    DIR/ground_truth/<defect>/<stem>_mask.png      optional masks; other names that are taken: mask_names.py. Defect is
+                                                   what is not zero, in JPEG what is brighter than half
 
 Grey, RGB, 16-bit and mixed sizes may be mixed. Files elsewhere are quarantined, never skipped in silence. Layout:
 Bergmann et al., "MVTec AD", CVPR 2019.
@@ -23,6 +24,7 @@ from pydantic import Field
 
 from xadflow.datasets.manifest import Split
 from xadflow.datasets.sources.base import Candidate, Options, Refused, read_options
+from xadflow.datasets.sources.mask_names import Masks, looked_for
 from xadflow.digests import sha256_json
 from xadflow.errors import DataUnavailable
 from xadflow.images.reading import IMAGE_SUFFIXES, not_a_file
@@ -31,6 +33,12 @@ GOOD = "good"
 LEFT_BEHIND = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", ".directory", ".localized"})
 """What Windows, macOS and KDE put into folders that somebody looks at, lower case; also names that begin with `._`."""
 _EXPECTED = "train/good/<images>, optionally test/<defect>, test/good and ground_truth/<defect>"
+
+_ORPHAN = (
+    "no image of test/<defect> or train/<defect> has this mask: the mask of 007.png is looked for as "
+    + ", ".join(looked_for("007.png")[:3])
+    + " and so on, in ground_truth/<defect>"
+)
 
 
 class FolderOptions(Options):
@@ -73,7 +81,7 @@ class Folder:
         for relative in images:
             part, kind = PurePosixPath(relative).parts[:2]
             defect = None if kind == GOOD else kind
-            mask = masks.pop(_key(kind, PurePosixPath(relative), 2), None) if defect else None
+            mask = masks.take(relative) if defect else None
             yield Candidate(
                 origin=relative,
                 target=relative,
@@ -88,8 +96,8 @@ class Folder:
                 mask_target=mask,
                 root=root,
             )
-        for relative in masks.values():
-            yield Refused(relative, "orphan-mask", "a mask whose image is not in test/<defect> or train/<defect>")
+        for relative in masks.left():
+            yield Refused(relative, "orphan-mask", _ORPHAN)
         for relative in elsewhere:
             yield Refused(relative, *(not_a_file(root / relative) or ("outside-layout", f"expected {_EXPECTED}")))
 
@@ -174,26 +182,20 @@ def check_layout(root: Path) -> None:
     )
 
 
-def _sorted_out(files: list[str]) -> tuple[list[str], dict[tuple[str, ...], str], list[str]]:
-    """Images, masks by (defect, path of the image without suffix), and what belongs to neither."""
-    images, masks, elsewhere = [], {}, []
+def _sorted_out(files: list[str]) -> tuple[list[str], Masks, list[str]]:
+    """Images, masks, and what belongs to neither."""
+    images, masks, elsewhere = [], [], []
     for relative in files:
         path = PurePosixPath(relative)
         if len(path.parts) < 3 or path.parts[0] not in ("train", "test", "ground_truth"):
             elsewhere.append(relative)
         elif path.parts[0] != "ground_truth":
             images.append(relative)
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            masks.append(relative)
         else:
-            key = _key(path.parts[1], path, 2, suffix="_mask")
-            if path.suffix.lower() in IMAGE_SUFFIXES and key not in masks:
-                masks[key] = relative
-            else:
-                elsewhere.append(relative)
-    return images, masks, elsewhere
-
-
-def _key(kind: str, path: PurePosixPath, skip: int, suffix: str = "") -> tuple[str, ...]:
-    return kind, *path.parts[skip:-1], path.stem.removesuffix(suffix)
+            elsewhere.append(relative)
+    return images, Masks(masks), elsewhere
 
 
 def _chosen_for_training(images: list[str], per_defect: int) -> frozenset[str]:

@@ -37,6 +37,7 @@ from xadflow.detectors.fcdd.feature_bank import FeatureBank, Wanted, bank_batche
 from xadflow.detectors.fcdd.heads import Whitening
 from xadflow.detectors.fcdd.settings import FCDDSettings, fcdd_settings
 from xadflow.detectors.losses import pooled
+from xadflow.detectors.memory import Need
 from xadflow.errors import BadSettings, BadWeights
 from xadflow.networks.pretrained import Trunk, trunk_spec
 from xadflow.training.devices import resolve_device
@@ -94,7 +95,12 @@ class FCDD(CalibratedDetector):
         started = time.monotonic()
         self._device = resolve_device(run.device)
         trunk = Trunk(s.trunk, s.all_stages).to(self._device)
-        sample = _sampled(data, s.max_normals, seeded(run.seed, "sample"))
+        most = _need(s, tuple(data.normals.shape[2:]), len(data.known))
+        sample = _sampled(
+            data,
+            most.normals(min(len(data.normals), s.max_normals), run.memory_mb, data.normals.shape[1:]),
+            seeded(run.seed, "sample"),
+        )
         batches = bank_batches(
             sample,
             normal_copies=s.normal_copies,
@@ -286,6 +292,17 @@ def _wanted(s: FCDDSettings, normals: int, generator: Generator) -> list[Wanted]
         kept[some_of(normals, s.map_normals, generator)] = True
         wanted.append(Wanted(s.map_stages, kept))
     return wanted
+
+
+def _need(s: FCDDSettings, size: tuple[int, ...], known: int) -> Need:
+    """Features in half precision, twice for a moment, of normals, drawn and known defects; both heads' whitening."""
+    spec, each, fixed = trunk_spec(s.trunk), 0, 0
+    for stages in (s.stages, s.map_stages or ()):
+        if stages:
+            (rows, columns), channels = spec.grid(stages, *size), spec.width(stages)
+            each += 4 * channels * rows * columns
+            fixed += 4 * rows * columns * channels**2 if s.whitening == "location" else 0
+    return Need(each * (s.normal_copies + s.synthetic_rounds), fixed + each * s.known_copies * known)
 
 
 def _sampled(data: TrainingData, most: int, generator: Generator) -> TrainingData:

@@ -35,14 +35,17 @@ from xadflow.settings import Home, Settings
 
 COUNTS_OF_DONORS = frozenset({"donors", "donors_missing"})  # metrics of an explanation
 IDENTICAL, WITHIN, DIFFERS, IMPOSSIBLE = "identical", "equal within tolerance", "differs", "cannot be replayed"
+ASSUMED = "identical under an assumption"
+_NO_FILE = "its file is not here any more, or has other bytes: the stored original stands for it"
 
 
 @dataclass(frozen=True)
 class Replayed:
     """What became of one row.
 
-    `outcome` is IDENTICAL, WITHIN, DIFFERS or IMPOSSIBLE; `missing` says what the last one lacks. `conditions` are what
-    could not be as the lineage says, by name; `assumed` is what the lineage does not tell.
+    `outcome` is IDENTICAL, ASSUMED (the same, but something was taken on trust), WITHIN, DIFFERS or IMPOSSIBLE;
+    `missing` says what the last one lacks. `conditions` are what could not be as the lineage says, by name; `assumed`
+    is what the lineage does not tell.
     """
 
     table: str
@@ -59,7 +62,7 @@ class Replayed:
     @property
     def ok(self) -> bool:
         """The row came out as it is stored."""
-        return self.outcome in (IDENTICAL, WITHIN)
+        return self.outcome in (IDENTICAL, ASSUMED, WITHIN)
 
 
 def replay(
@@ -93,7 +96,8 @@ def replay(
         else:
             rank = 1.0 / (len(detector.calibration.normal_scores) + 1)
             found = differences(row, again, tolerant=bool(notes.conditions), rank=rank)
-            outcome = IDENTICAL if not found else WITHIN if all(one.within for one in found) else DIFFERS
+            same = ASSUMED if notes.assumed else IDENTICAL
+            outcome = same if not found else WITHIN if all(one.within for one in found) else DIFFERS
             told.append(Replayed(*whose, outcome, found, notes.conditions, tuple(notes.assumed)))
         if progress:
             progress(len(told), len(rows))
@@ -128,9 +132,9 @@ def _explanation(
     if "donors" in notes.conditions:  # it has said how many there are now
         counts = {one["name"]: one for one in row["metrics"] or () if one["name"] in COUNTS_OF_DONORS}
         again["metrics"] = [counts.get(one["name"], one) for one in again["metrics"]]
-    shown = sources.from_file(row, detector.input_shape)
+    shown = sources.from_file(row, detector)
     if shown is None:
-        notes.assumed.append("its file is not here any more: the stored original stands for it")
+        notes.assumed.append(_NO_FILE)
     else:
         again["original"] = {"bytes": encode_png(shown), "path": None}
     return again, detector
@@ -139,7 +143,7 @@ def _explanation(
 def _score(
     sources: Sources, row: Mapping[str, Any], explained: Sequence[Mapping[str, Any]], device: str, notes: Notes
 ) -> tuple[dict[str, Any], Detector]:
-    """A row of `scores` anew, from the original of an explanation where there is one, else from the image's file."""
+    """A row of `scores` anew, from the image's file, else from the original that an explanation of it stores."""
     version = (row["model_name"], row["model_version"])
     of_image = [one for one in explained if (one["model_name"], one["model_version"]) == version]
     lineage = sources.lineage_of_run(row, of_image)
@@ -150,9 +154,10 @@ def _score(
         )
     where = as_recorded(lineage, device, notes)
     detector = sources.detector(row, lineage, where)
-    original = (
-        _fitting(original_of(of_image[0]), detector) if of_image else sources.from_file(row, detector.input_shape)
-    )
+    original = sources.from_file(row, detector)
+    if original is None and of_image:
+        original = _fitting(original_of(of_image[0]), detector)
+        notes.assumed.append(_NO_FILE)
     if original is None:
         raise CannotReplay(
             f"no row holds its pixels, and no file with these bytes is at {row['image_path']} or in the "

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from xadflow.datasets.manifest import inside, read_manifest
-from xadflow.detectors.base import WEIGHTS, Detector
+from xadflow.detectors.base import WEIGHTS, Detector, bit_depth_of
 from xadflow.detectors.scoring import open_detector
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.errors import BadImage, BadManifest, BadSettings, BadWeights, UnknownName, WrongUse
@@ -214,12 +214,12 @@ class Sources:
         shared = {key: value for key, value in each[0].items() if not key.startswith(_OF_ITS_IMAGE)}
         return {**shared, "score_batch_size": size, "score_batch_position": 0, "score_batch_assumed": size}
 
-    def from_file(self, row: Mapping[str, Any], shape: tuple[int, int, int]) -> NDArray[np.uint8] | None:
+    def from_file(self, row: Mapping[str, Any], detector: Detector) -> NDArray[np.uint8] | None:
         """The detector's input [C,H,W] from the image's file; None where no file has the bytes that its
         image_id names.
         """
-        limits = ImageLimits(**self._settings.limits.model_dump())
-        channels, height, width = shape
+        limits = ImageLimits(**self._settings.limits.model_dump(), max_bits=bit_depth_of(detector))
+        channels, height, width = detector.input_shape
         for path in self._files_of(row):
             try:
                 return load_input(path, (height, width), channels, limits, image_id=str(row["image_id"]))

@@ -24,6 +24,7 @@ from xadflow.models.registry import Registry
 from xadflow.models.tags import JUDGE_APART
 from xadflow.models.versions import DETECTOR_WEIGHTS, ModelRef, judge_of
 from xadflow.settings import Settings
+from xadflow.settings.blocks import fitting
 from xadflow.settings.judges import why_no_judge
 
 JUDGE = "judge"  # alias of the version that is asked
@@ -167,7 +168,7 @@ def ask(
 def _asked(judges: Sequence[Judge], images: Tensor) -> list[list[Judgement]]:
     said: list[list[Judgement]] = [[] for _ in range(len(images))]
     for judge in judges:
-        scores = score_images(judge.detector, images, BATCH, judge.device)
+        scores = score_images(judge.detector, images, fitting(BATCH, images.shape[1:]), judge.device)
         threshold = judge.detector.calibration.threshold
         for words, score in zip(said, scores, strict=True):
             normal = bool(score <= threshold)

@@ -23,6 +23,7 @@ from xadflow.models.versions import ModelRef
 from xadflow.project import Project
 from xadflow.settings import Home
 from xadflow.work.night.chosen import choose_explainers
+from xadflow.work.numbers import rows_of_another
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,22 @@ def plan_night(project: Project, order: NightOrder) -> Path:
     """Resolve the champion once, admit new images, list the work and write plan.json; returns its path.
 
     Raises:
-        NoChampion, BadManifest, WorkFailed (an inbox that is not a folder), BadWeights (files that are not those
+        NoChampion, BadManifest, WorkFailed (an inbox that is not a folder, rows under the champion's number that
+        another model made), BadWeights (files that are not those
         registered, or an explainer of another detector version).
     """
     settings, registry = project.settings, project.registry
     dataset, detector = order.dataset, order.detector or settings.retrain.detectors[0]
     champion = registry.champion(f"xad.{dataset}.{detector}")
     folder = registry.detector_folder(champion)
+    if (odd := rows_of_another(project.store, champion, folder)) is not None:
+        raise WorkFailed(
+            f"rows under {champion.name} version {champion.version} were made by another model: its images would count "
+            "as done",
+            seen=odd,
+            next_step="restore var/mlflow.db and var/mlartifacts from a backup; without one run `xadflow retrain "
+            f"--dataset {dataset}`, which registers the model again under a number that no row has",
+        )
     chosen = choose_explainers(project, dataset, detector, champion, order.explainers)
     panel = find_judges(settings, registry, dataset, folder)
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xadflow.detectors.base import Detector
+from xadflow.detectors.base import Detector, bit_depth_of
 from xadflow.detectors.scoring import open_detector, score_images
 from xadflow.digests import sha256_json
 from xadflow.errors import BadImage, BadWeights
@@ -146,7 +146,9 @@ def explain_shard(
     if planned:
         with device_slot():
             with figures.phase("score"):
-                scores = score_images(detector, images, project.settings.explain.batch_size, project.device)
+                scores = score_images(
+                    detector, images, project.settings.explain.batch_of(images.shape[1:]), project.device
+                )
             scored = _Scored(plan, planned, images, detector, scores)
             left = scored.rows()
             explanations = _explanations(project, scored, left, figures, update)
@@ -161,7 +163,7 @@ def _decode(
     project: Project, detector: Detector, shard: Sequence[PlannedImage], figures: ShardFigures
 ) -> tuple[list[PlannedImage], torch.Tensor]:
     channels, height, width = detector.input_shape
-    limits = ImageLimits(**project.settings.limits.model_dump())
+    limits = ImageLimits(**project.settings.limits.model_dump(), max_bits=bit_depth_of(detector))
 
     def load(image: PlannedImage) -> NDArray[np.uint8] | BadImage:
         try:
@@ -186,7 +188,7 @@ def _explanations(
     """Rows of `explanations` for what is flagged, explainer by explainer; `left` are the rows of `scores`."""
     plan, identity, device = scored.plan, RunIdentity(**scored.plan.identity), project.device
     judges, heard = open_judges(plan.judges, device), Heard()
-    whole = project.settings.explain.batch_size  # of a batch, of scoring and of explaining
+    whole = project.settings.explain.batch_of(scored.images.shape[1:])  # of a batch, of scoring and of explaining
     flagged = scored.flagged
     todos = {
         name: [i for i, image in enumerate(scored.planned) if flagged[i] and name in image.missing]

@@ -59,7 +59,7 @@ def choose_donors(project: Project, detector: Detector, manifest: Manifest, data
     half = donor_half(manifest.rows(Split.TRAIN, label=0))
     rows = half.donors[: _fitting(LOOKED_AT, LOOKED_AT_BYTES, detector)]
     images = load_images(manifest, rows, chosen_set)
-    scores = score_images(detector, images, project.settings.explain.batch_size, project.device)
+    scores = score_images(detector, images, project.settings.explain.batch_of(images.shape[1:]), project.device)
     passing = np.flatnonzero((scores <= detector.calibration.threshold) & (scores <= _quantile(scores)))
     most = _fitting(most, MOST_BYTES, detector)
     places = torch.from_numpy(passing)
@@ -82,7 +82,7 @@ def mean_map(project: Project, detector: Detector, manifest: Manifest, dataset: 
     rows = manifest.rows(Split.VAL, label=0)[: _fitting(VAL_MAPS, LOOKED_AT_BYTES, detector)]
     images = load_images(manifest, rows, project.settings.dataset(dataset))
     total = None
-    for batch in torch.split(images, project.settings.explain.batch_size) if len(rows) else ():
+    for batch in torch.split(images, project.settings.explain.batch_of(images.shape[1:])) if len(rows) else ():
         with torch.no_grad():
             found = detector.score(as_float(batch.to(project.device))).map
         if found is None:

@@ -68,7 +68,7 @@ def score_split(project: Project, detector: Detector, manifest: Manifest, datase
     return Scored(
         rows,
         images,
-        score_images(detector, images, project.settings.explain.batch_size, project.device),
+        score_images(detector, images, project.settings.explain.batch_of(images.shape[1:]), project.device),
         np.array([row.label for row in rows], dtype=np.int64),
     )
 
@@ -91,7 +91,7 @@ def explain_some(
     def explain(batch: Sequence[int]) -> list[Explanation]:
         return built.explain(detector, as_float(scored.images[list(batch)].to(project.device)))
 
-    batches = portions(chosen, project.settings.explain.batch_size, project.device)
+    batches = portions(chosen, project.settings.explain.batch_of(scored.images.shape[1:]), project.device)
     return chosen, [one for told in side_by_side(explain, batches, project.device) for one in told]
 
 

@@ -10,13 +10,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from xadflow.datasets.manifest import Split, read_manifest
+from xadflow.datasets.smallest_defect import defect_warning
 from xadflow.detectors.scoring import open_detector
 from xadflow.digests import sha256_json
 from xadflow.errors import BadWeights, WrongUse
 from xadflow.explainers import build_explainer, load_explainer
 from xadflow.lineage import dvc_hashes
 from xadflow.models.donors import open_bank
-from xadflow.models.gate import FLIP_RATE, joined, judge, judge_generator, judge_transfer
+from xadflow.models.gate import FLIP_RATE, Verdict, joined, judge, judge_generator, judge_transfer
 from xadflow.models.judges import Judge, find_judges, open_judges
 from xadflow.models.registry import CHAMPION, Registry
 from xadflow.models.service import Moved, put_in_service
@@ -104,6 +106,9 @@ def judge_challenger(project: Project, dataset: str, challenger: ModelRef, *, ho
         its = {name.removeprefix(start): value for name, value in mine.items() if name.startswith(start)}
         # Without a judge the rule is not asked of a detector: it was measured by itself, and gets no worse by that.
         verdicts.append(judge_transfer(settings.gate.min_transfer, its, panel.why_none, wanted=False))
+    manifest = read_manifest(project.home.dataset(dataset))
+    if (note := defect_warning(manifest, manifest.rows(Split.GATE), dataset, settings.dataset(dataset))) is not None:
+        verdicts.append(Verdict(True, (), (note,)))
     judged = joined(*verdicts)
     outcome = GateOutcome(
         challenger.name,
@@ -174,9 +179,10 @@ def _answered_before(ref: ModelRef, key: str, serves: int | None) -> GateOutcome
     """The answer that a version carries, if it is to this question."""
     if ref.tags.get(GATE_KEY) != key:
         return None
-    reasons = tuple(json.loads(ref.tags.get(GATE_REASONS, "[]")))
     said = ref.tags.get(GATE)
-    return GateOutcome(ref.name, ref.version, said == PASSED, reasons, False, {}, serves, unmeasured=said == UNMEASURED)
+    return GateOutcome(
+        ref.name, ref.version, said == PASSED, ref.gate_reasons, False, {}, serves, unmeasured=said == UNMEASURED
+    )
 
 
 def _say(registry: Registry, ref: ModelRef, outcome: GateOutcome) -> None:

@@ -22,6 +22,8 @@ from xadflow.settings import DetectorSettings, Home
 from xadflow.training.run import SAMPLES
 
 REPORT = "fit.json"
+TILED = "tiled"
+_LATER = ("tile_px", "overlap_px")  # settings that came later: without them the keys are those of before
 
 
 class Order(ABC):
@@ -154,7 +156,7 @@ def explainer_order(project: Project, dataset: str, detector: ModelRef, explaine
 def _detector_order(
     project: Project, dataset: str, name: str, chosen: DetectorSettings, seed: int | None = None
 ) -> TrainingOrder:
-    calibration = project.settings.calibration
+    calibration, chosen = project.settings.calibration, _by_windows(project, dataset, chosen)
     chosen_seed = project.settings.seed if seed is None else seed
     data, outliers = _data(project, dataset)
     weights = _weights_of(project.home.project, chosen.settings)
@@ -181,6 +183,15 @@ def _detector_order(
     )
 
 
+def _by_windows(project: Project, dataset: str, chosen: DetectorSettings) -> DetectorSettings:
+    """The detector as it is; where the data set has `tile_px`, one that looks through it at each window of an image."""
+    its = project.settings.dataset(dataset)
+    if its.tile_px is None or chosen.method == TILED:
+        return chosen
+    stated = {"inner": chosen.method, "inner_settings": chosen.settings}
+    return DetectorSettings(method=TILED, settings={**stated, "tile_px": its.tile_px, "overlap_px": its.overlap})
+
+
 def _data(project: Project, dataset: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """DVC's hashes of a data set, and by name those of its outliers' if it has any. Raises BadManifest."""
     found: list[dict[str, str]] = []
@@ -197,7 +208,8 @@ def _data(project: Project, dataset: str) -> tuple[dict[str, str], dict[str, dic
 
 def _deciding(project: Project, dataset: str) -> dict[str, Any]:
     """Settings of a data set that decide a training: its judge has no part in one."""
-    return project.settings.dataset(dataset).model_dump(mode="json", exclude={"judge"})
+    found = project.settings.dataset(dataset).model_dump(mode="json", exclude={"judge"})
+    return {key: value for key, value in found.items() if key not in _LATER or value is not None}
 
 
 def _weights_of(project: Path, settings: Mapping[str, Any]) -> dict[str, str]:

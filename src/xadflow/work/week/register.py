@@ -32,6 +32,7 @@ from xadflow.models.versions import ModelRef
 from xadflow.pictures.counterfactual_sheet import CounterfactualRow, counterfactual_sheet
 from xadflow.pictures.plots import SheetRow, contact_sheet, roc_with_interval, score_histogram
 from xadflow.project import Project
+from xadflow.work.numbers import rows_of_another, take_a_free_number
 from xadflow.work.week.donors import bank_size, choose_donors
 from xadflow.work.week.evaluate import TRANSPLANT, Scored, explain_some, flat, score_split
 from xadflow.work.week.order import REPORT, ExplainerOrder, Order, TrainingOrder
@@ -62,6 +63,8 @@ def register_trained(project: Project, order: TrainingOrder) -> ModelRef:
     home, settings, registry = project.home, project.settings, project.registry
     most = bank_size(settings)
     known = registry.find_trained(order.model_name, order.registered_key)
+    if known is not None and rows_of_another(project.records, known, registry.detector_folder(known)):
+        known = None  # it would find its images scored already, by a model that is gone
     if known is not None and (not most or known.tags.get(DONORS) == str(most)):
         challenger = registry.alias(order.model_name, CHALLENGER)
         if challenger is None or challenger.version < known.version:  # a kill came between version and alias
@@ -106,7 +109,7 @@ def register_judge(project: Project, order: TrainingOrder, apart: bool) -> Model
     manifest = read_manifest(project.home.dataset(order.dataset))
     known = manifest.rows(Split.KNOWN, label=1)
     images = load_images(manifest, known, project.settings.dataset(order.dataset))
-    scores = score_images(detector, images, project.settings.explain.batch_size, project.device)
+    scores = score_images(detector, images, project.settings.explain.batch_of(images.shape[1:]), project.device)
     threshold = detector.calibration.threshold
     flagged = float(np.mean(scores > threshold)) if len(scores) else np.nan
     report = _report(project, order)
@@ -173,6 +176,8 @@ def _registered(
     """One run and one version of what an order's folder holds; `detector` is that, None where it holds an explainer."""
     folder = order.saved(project.home)
     weights = sha256_file(folder / WEIGHTS) if detector is not None else None
+    if detector is not None:
+        take_a_free_number(project.records, project.registry, order.model_name, folder)
     return project.registry.log_training(
         model_name=order.model_name,
         folder=folder,

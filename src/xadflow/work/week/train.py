@@ -42,11 +42,13 @@ def train_detector(project: Project, order: TrainingOrder, update: Update | None
     if order.is_done(project.home):
         return order.saved(project.home)
     from xadflow.detectors import build_detector
+    from xadflow.detectors.base import remember_bit_depth
 
     data, run = _work(project, order, update)
     detector = build_detector(order.method, **order.settings)
     report = detector.fit(data, run)
     detector.save(order.saved(project.home))
+    remember_bit_depth(order.saved(project.home), project.settings.dataset(order.dataset).bit_depth)
     (run.folder / REPORT).write_text(json.dumps(asdict(report)))  # last: it says that the training has ended
     return order.saved(project.home)
 
@@ -64,5 +66,7 @@ def _work(project: Project, order: TrainingOrder, update: Update | None) -> tupl
     dataset = project.settings.dataset(order.dataset)
     needed = dataset.outliers if traits(detector_class(order.method)).learns_from_outliers else None
     outliers = read_manifest(project.home.dataset(needed)) if needed else None
-    run = FitRun(folder, order.seed, order.false_alarm_rate, project.settings.device, update)
+    run = FitRun(
+        folder, order.seed, order.false_alarm_rate, project.settings.device, update, project.settings.retrain.memory_mb
+    )
     return training_data(manifest, dataset, outliers=outliers, normals=order.normals), run

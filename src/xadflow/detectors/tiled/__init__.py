@@ -1,0 +1,1 @@
+"""Large images at full size: any detector of one small image, window by window."""
