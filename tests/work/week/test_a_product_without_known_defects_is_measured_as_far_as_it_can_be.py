@@ -27,7 +27,9 @@ def scored_of(detector, images, labels) -> Scored:
     return Scored(rows, images, scores, np.array(labels, dtype=np.int64))
 
 
-@pytest.mark.parametrize(("labels", "kind"), [([0] * 6, "false_alarm_rate"), ([1] * 6, "recall"), ([0], "false_alarm_rate")])
+@pytest.mark.parametrize(
+    ("labels", "kind"), [([0] * 6, "false_alarm_rate"), ([1] * 6, "recall"), ([0], "false_alarm_rate")]
+)
 def test_one_class_alone_gives_its_count_and_its_rate_and_nothing_more(trained, labels, kind):
     scored = scored_of(trained, patterned(6, 9)[: len(labels)], labels)
     figures = scored.figures(trained.calibration.threshold, 0)
