@@ -18,7 +18,7 @@ from typing import Any
 from xadflow.errors import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GRACE_S = 8.0  # for the step under way; then the process ends all the same: a kill loses nothing that was written
+GRACE_S = 6.0  # for the step under way; then the process ends all the same: a kill loses nothing that was written
 AGAIN = "run the same command again: it goes on where it was"
 
 
