@@ -37,6 +37,7 @@ CHANGES = {
     "min_flip_rate: 0.9 ": "min_flip_rate: 0.0 ",
     "min_change_inside: 0.3 ": "min_change_inside: 0.0 ",
     "explained: 48 ": "explained: 4 ",
+    "min_images: 5 ": "min_images: 1 ",
 }
 
 
