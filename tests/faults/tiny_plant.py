@@ -30,6 +30,7 @@ class Plant:
         state = self.root / "".join(letter if letter.isalnum() else "-" for letter in name)
         state.mkdir()
         shutil.copyfile(self.root / "trained" / "mlflow.db", state / "mlflow.db")
+        shutil.copytree(self.root / "trained" / "mlartifacts", state / "mlartifacts")  # looked for nowhere else
         return state
 
     def start(self, state: Path, run_id: str, **options: Any) -> Child:
