@@ -185,7 +185,7 @@ def test_a_thousand_levels_of_folders_stop_no_night(tmp_path: Path, put, png) ->
             assert sorted(stored(into).values()) == sorted([png(1), png(2)])
             (reason,) = quarantine(into).values()
             assert reason == "unreadable"
-    finally:  # pytest clears the folders of earlier sessions by shutil.rmtree, which such a depth ends in RecursionError
+    finally:  # a later session of pytest would end in RecursionError when it clears old folders by shutil.rmtree
         subprocess.run(["rm", "-rf", str(inbox)], check=True)
 
 
