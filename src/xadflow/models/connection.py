@@ -174,6 +174,7 @@ def summary(client: MlflowClient, model: Any) -> ModelSummary:
             dict(client.get_run(one.run_id).data.metrics),
             one.tags.get(GATE, ""),
             explains.version if (explains := ref_of(one).explains) else None,
+            ref_of(one).recalibrated_from,
         )
         for one in sorted(found, key=lambda one: -int(one.version))
     ]

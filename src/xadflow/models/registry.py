@@ -288,6 +288,11 @@ class Registry(Connection):
         with self._explained() as client:
             return dict(client.get_run(ref.run_id).data.metrics)
 
+    def params(self, ref: ModelRef) -> dict[str, str]:
+        """Parameters of a version's training run, as MLflow keeps them."""
+        with self._explained() as client:
+            return dict(client.get_run(ref.run_id).data.params)
+
     def run_link(self, ref: ModelRef) -> str:
         """Address of a version's run in MLflow's pages; for the embedded store where `make server` shows it."""
         with self._explained() as client:

@@ -85,6 +85,8 @@ class DatasetSettings(Frozen):
     not look at all of that at once but window by window, squares of this side of which each shows `overlap_px` of the
     next again; see :mod:`xadflow.detectors.tiled`.
 
+    `false_alarm_rate` stands for that of `calibration`, see :meth:`xadflow.settings.params.Settings.false_alarm_rate`.
+
     `judge` is asked about counterfactuals; null or false: nobody is. See :mod:`xadflow.models.judges.choice` for what
     is used where nothing is said.
     """
@@ -98,6 +100,7 @@ class DatasetSettings(Frozen):
     val_share: Share = 0.2
     gate_share: Share = 0.3
     exact_shares: bool = False
+    false_alarm_rate: Share | None = None
     known_used: Count = 20
     outliers: Name | None = None
     judged: bool = True
