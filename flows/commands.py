@@ -55,8 +55,8 @@ def say_gate(outcomes: list[dict[str, Any]]) -> None:
             else "challenger"
         )
         click.echo(f"{one['model']} version {one['version']}: {what}; {place}")
-        for reason in one["reasons"]:
-            click.echo(f"  {reason}")
+        for line in filter(None, [one.get("pixels"), *one["reasons"]]):
+            click.echo(f"  {line}")
         if not one["passed"]:
             how = "once you have looked at it" if one.get("verdict") == UNMEASURED else "all the same"
             click.echo(f"  to put it into service {how}: xadflow models promote {one['model']} {one['version']}")

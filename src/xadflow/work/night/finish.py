@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from xadflow.project import Project
 from xadflow.report.evidence import HEATMAP, drift_of, explainer_figures, score_quantiles, worst_cases
 from xadflow.report.page import Link, NightCounts, NightlyReport, Quarantined, Query, write_nightly_report
 from xadflow.settings.judges import why_no_judge
+from xadflow.work.night.on_masks import night_on_masks
 from xadflow.work.night.plan import NightPlan
 from xadflow.work.night.work import ShardFigures, read_figures
 
@@ -67,7 +68,8 @@ def finish_night(project: Project, plan: NightPlan, failures: Sequence[str]) -> 
     `failures` are the messages of shards that failed; they head the page's warnings.
     """
     written = _written(project, plan)
-    report = _report(project, plan, written, failures)
+    on_masks = night_on_masks(project, plan)
+    report = replace(_report(project, plan, written, failures), on_masks=on_masks.shown)
     path = project.home.reports / f"{plan.dataset}-{plan.detector}-{plan.run_date}-{plan.run_id[:8]}.html"
     write_nightly_report(report, path)
 
@@ -77,6 +79,7 @@ def finish_night(project: Project, plan: NightPlan, failures: Sequence[str]) -> 
         "explained": report.counts.explained,
         "already_there": report.counts.already_there,
         "quarantined": len(report.quarantined),
+        **on_masks.figures,
     }
     for one in report.explainers:
         for name in ("flip_rate", "changed_fraction", "change_inside"):

@@ -36,6 +36,7 @@ from xadflow.work.numbers import rows_of_another, take_a_free_number
 from xadflow.work.week.donors import bank_size, choose_donors
 from xadflow.work.week.evaluate import TRANSPLANT, Scored, explain_some, flat, score_split
 from xadflow.work.week.order import REPORT, ExplainerOrder, Order, TrainingOrder
+from xadflow.work.week.pixel_figures import PIXELS, pixel_figures
 from xadflow.work.week.scene_figures import scene_figures
 
 SHEET_ROWS = 6
@@ -83,7 +84,8 @@ def register_trained(project: Project, order: TrainingOrder, source: ModelRef | 
     report = _report(project, order)
     metrics = {
         **flat("test", scored.figures(detector.calibration.threshold, settings.seed)),
-        **flat("test.pixels", scene_figures(project, detector, manifest, scored.rows, scored.images, order.dataset)),
+        **flat(PIXELS, scene_figures(project, detector, manifest, scored.rows, scored.images, order.dataset)),
+        **flat(PIXELS, pixel_figures(project, detector, manifest, scored.rows, scored.images, order.dataset)),
         **flat("fit", {**report["figures"], "seconds": report["seconds"], "steps": report["steps"]}),
         **flat("calibration", {**_calibration(detector), "error": detector.calibration.calibration_error}),
     }
