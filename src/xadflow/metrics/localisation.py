@@ -43,7 +43,7 @@ def aupro(
         raise BadInput("the limit is a false-positive rate in (0, 1]", seen=fpr_limit, next_step="pass 0.3")
     ranked, truth = _pixels(maps, masks, max_tied_share)
     size = ranked.levels.size
-    flagged = np.bincount(ranked.level_of, _region_weights(truth).ravel(), size)
+    flagged: Floats = np.bincount(ranked.level_of, _region_weights(truth).ravel(), size).astype(np.float64, copy=False)
     alarms = np.bincount(ranked.level_of[~ranked.is_anomaly], minlength=size) / (~ranked.is_anomaly).sum()
     x, y = overlap_curve(flagged, alarms, fpr_limit)
     return float(np.trapezoid(y, x) / fpr_limit)

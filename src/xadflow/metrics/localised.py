@@ -132,4 +132,5 @@ def binned_aupro(flagged: Floats, alarms: Floats, fpr_limit: float = FPR_LIMIT) 
 def ious(regions: NDArray[np.bool_], masks: NDArray[np.bool_]) -> Floats:
     """Intersection over union [N] of regions and masks [N,H,W]; NaN where both are empty."""
     both, either = (regions & masks).sum((1, 2)), (regions | masks).sum((1, 2))
-    return np.divide(both, either, out=np.full(len(regions), np.nan), where=either > 0)
+    found: Floats = np.divide(both, either, out=np.full(len(regions), np.nan), where=either > 0)
+    return found
