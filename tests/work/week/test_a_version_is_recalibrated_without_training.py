@@ -221,6 +221,7 @@ def test_the_command_says_what_came_of_it_and_asking_again_serves_it_again(proje
         (f"{MODEL}/2", 0.1, WrongUse, "has this false-alarm rate already"),
         (f"{MODEL}/1", 0.03, TooFewNormals, "needs at least 33 held-out normals; got '24 of .*--false-alarm-rate 0.04"),
         (f"{MODEL}/1", 0.039, TooFewNormals, "--false-alarm-rate 0.04 or more"),
+        ("xad.plates.judge", 0.1, WrongUse, "xad.plates.judge is a judge.*name a detector"),
     ],
 )
 def test_a_rate_that_cannot_be_is_answered_with_one_that_can(project, second, spec, rate, error, told) -> None:

@@ -68,7 +68,10 @@ def recalibrate(project: Project, spec: str, rate: float) -> Recalibrated:
         BadManifest, BadImage: the data set cannot be read.
     """
     registry = project.registry
-    source = registry.resolve(spec) if "@" in spec or "/" in spec else registry.champion(spec)
+    named = "@" in spec or "/" in spec
+    if not named:
+        _check_kind(ModelRef(spec, 0, ""))  # a judge has no champion to look for
+    source = registry.resolve(spec) if named else registry.champion(spec)
     _check_kind(source)
     folder = registry.detector_folder(source)
     before = load_detector(folder).calibration
