@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from xadflow.cli.printing import print_table
+from xadflow.progress import moment_text
 from xadflow.project import Project
 from xadflow.settings import check_writable
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from xadflow.models.registry import Registry
     from xadflow.models.service import Moved
     from xadflow.models.versions import ModelSummary, VersionSummary
 
 _KEY_FIGURES = ("test.auroc", "gate.auroc", "gate.flip_rate", "gate.change_inside", "gate.share_normal", "gate.frechet")
 _TRANSFER = ("gate.transplant.transfer", "gate.transfer")  # of a detector's transplants, of a trained explainer
-_PIPE_WIDTH = 240  # a pipe has no width to fit a table into
 
 
 @click.group()
@@ -52,7 +51,7 @@ def list_models(as_json: bool) -> None:
         return
     from rich.table import Table
 
-    table = Table("model", "version", "explains", "aliases", "gate", *_KEY_FIGURES, "transfer", "created (UTC)")
+    table = Table("model", "version", "explains", "aliases", "gate", *_KEY_FIGURES, "transfer", "created")
     for model in found:
         for version in model.versions:
             table.add_row(
@@ -63,9 +62,9 @@ def list_models(as_json: bool) -> None:
                 version.verdict or "-",
                 *(_figure(version.figures.get(name)) for name in _KEY_FIGURES),
                 _figure(_transfer(version)),
-                f"{version.created:%Y-%m-%d %H:%M}",
+                moment_text(version.created),
             )
-    _print(table)
+    print_table(table)
 
 
 @models.command()
@@ -127,7 +126,7 @@ def compare(first: str, second: str, as_json: bool) -> None:
         a, b = left.get(name), right.get(name)
         difference = "" if a is None or b is None else f"{b - a:+.4g}"
         table.add_row(name, *("-" if value is None else f"{value:.6g}" for value in (a, b)), difference)
-    _print(table)
+    print_table(table)
 
 
 def _say_explainers(moved: Moved) -> None:
@@ -140,13 +139,6 @@ def _say_explainers(moved: Moved) -> None:
                 else f"no champion, none that passed the gate and can be loaded explains version {moved.version}"
             )
         )
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    console = Console()
-    (console if console.is_terminal else Console(width=_PIPE_WIDTH)).print(table)
 
 
 def _registry() -> Registry:

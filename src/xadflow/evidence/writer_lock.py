@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from xadflow.errors import StoreBroken, StoreConflict
+from xadflow.progress import waiting
 
 LOCK = ".writer.lock"  # in the folder of the tables
 _POLL_S = 0.02
@@ -35,14 +36,15 @@ def writer_lock(path: Path, wait_s: float, *, reading: bool = False) -> Iterator
         return
     try:
         deadline = time.monotonic() + wait_s
-        while not _taken(handle, reading):
-            if time.monotonic() > deadline:
-                raise StoreConflict(
-                    "another process holds the lock of the tables",
-                    seen=f"{wait_s:.0f} s of waiting",
-                    next_step="let it finish or end it, then run again",
-                )
-            time.sleep(_POLL_S)
+        with waiting("another process, which has the lock of the tables"):
+            while not _taken(handle, reading):
+                if time.monotonic() > deadline:
+                    raise StoreConflict(
+                        "another process holds the lock of the tables",
+                        seen=f"{wait_s:.0f} s of waiting",
+                        next_step="let it finish or end it, then run again",
+                    )
+                time.sleep(_POLL_S)
         yield
     finally:
         os.close(handle)

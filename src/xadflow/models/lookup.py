@@ -56,6 +56,21 @@ def champions(registry: Registry) -> dict[str, int]:
     return {name: found[name] for name in sorted(found) if name.startswith("xad.") and name.count(".") == 2}
 
 
+def count_versions(registry: Registry, dataset: str) -> dict[str, int]:
+    """How many versions each model of a data set has, judges and explainers included; {} before there is a store."""
+    if registry.uri.startswith("sqlite:///") and sqlite_revision(sqlite_file(registry.uri)) is None:
+        return {}
+    query = (
+        "select name, count(*) from model_versions where substr(name, 1, ?) = ? "
+        f"and current_stage != 'Deleted_Internal' and {_OURS} group by name order by name"
+    )
+    prefix = f"xad.{dataset}."
+    rows = _ask(registry.uri, lambda database: database.execute(query, (len(prefix), prefix)).fetchall())
+    if rows is not None:
+        return {str(name): int(count) for name, count in rows}
+    return {one.name: len(one.versions) for one in registry.models() if one.name.startswith(prefix)}
+
+
 def only_champion(registry: Registry, datasets: Collection[str], first: str) -> str:
     """`name@champion` of the one detector that is in service for any of these data sets.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
 import sqlite3
 import subprocess
@@ -13,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from xadflow.errors import RegistryUnavailable
+from xadflow.progress import take_lock
 
 _REACH_S = 5.0
 _CREATE_S = 600.0  # 5 s alone, 15 s on a busy machine
@@ -102,7 +102,7 @@ def _create_sqlite(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(f".{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            take_lock(lock, "another run, which makes MLflow's database")
             if sqlite_revision(path):
                 return
             fresh = path.with_name(f".{path.name}.new")
@@ -122,7 +122,7 @@ def _create_database(uri: str, locks: Path) -> None:
 
     locks.mkdir(parents=True, exist_ok=True)
     with (locks / ".database.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        take_lock(lock, "another run, which makes MLflow's database")
         try:
             engine = sqlalchemy.create_engine(uri)
             try:
