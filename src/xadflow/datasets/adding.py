@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from statistics import median
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from xadflow.datasets.in_use import using
 from xadflow.datasets.params_file import replace_params, with_dataset, with_name_in
@@ -25,7 +24,7 @@ from xadflow.images import IMAGE_SUFFIXES, ImageLimits, decode_image, read_file,
 from xadflow.images.decoding import deepest_value
 from xadflow.images.reading import MOST_BITS
 from xadflow.settings import Home, Settings, load_settings
-from xadflow.settings.blocks import MOST_AT_ONCE_PX, Name
+from xadflow.settings.blocks import MOST_AT_ONCE_PX, can_name_a_dataset
 
 _SAMPLED = 24
 _SIZES_PX = (224, 128, 96, 64, 32)
@@ -167,14 +166,12 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
         StageFailed: DVC or a stage failed.
         CannotWrite: params.yaml cannot be written.
     """
-    try:
-        TypeAdapter(Name).validate_python(name)
-    except ValidationError as err:
+    if not can_name_a_dataset(name):
         raise WrongUse(
             "a data set's name is lower case letters, digits and dashes, at most 63",
             seen=name,
             next_step="choose another name",
-        ) from err
+        )
     settings = load_settings(home.params)
     path = _stored(home, folder)
     before = home.params.read_text(encoding="utf-8")

@@ -22,6 +22,7 @@ from xadflow.datasets.stages import INDEX, QUARANTINE, VALIDATION
 from xadflow.datasets.writing import writing
 from xadflow.errors import WrongUse
 from xadflow.settings import Home, Settings, load_settings
+from xadflow.settings.blocks import can_name_a_dataset
 
 STAGES = ("origin", "images", "manifest", "validate")
 """Of each data set, in their order."""
@@ -61,6 +62,8 @@ def plan_removal(home: Home, name: str) -> Removal:
         WrongUse: something else needs it, or a run uses it.
     """
     settings = load_settings(home.params)
+    if not can_name_a_dataset(name):  # a path, maybe
+        settings.dataset(name)
     found = Removal(
         name,
         tuple(_listed(settings, name)),
