@@ -19,7 +19,7 @@ from xadflow.datasets.reproducing import reproduce
 from xadflow.datasets.shares import count_images, shares_of
 from xadflow.datasets.sources.folder import GOOD, check_layout, walk_files
 from xadflow.datasets.writing import writing
-from xadflow.errors import BadImage, DataUnavailable, WrongUse, XadflowError
+from xadflow.errors import BadImage, DataUnavailable, StageFailed, WrongUse, XadflowError
 from xadflow.images import IMAGE_SUFFIXES, ImageLimits, decode_image, read_file, to_input
 from xadflow.images.decoding import deepest_value
 from xadflow.images.reading import MOST_BITS
@@ -231,7 +231,11 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
 def _undone_if_it_fails(home: Home, name: str) -> Iterator[None]:
     """Take away what was made of a new data set when the block fails, or is stopped: the next attempt begins anew."""
     try:
-        yield
+        try:
+            yield
+        except StageFailed as err:  # there will be nothing left that `dvc repro` could run
+            again = "mend that, then run the same `xadflow data add` again; nothing of the data set is kept"
+            raise StageFailed(err.wrong, seen=err.seen, next_step=again, transient=err.transient) from err
     except BaseException as err:
         try:
             undo_addition(home, name)

@@ -31,11 +31,14 @@ def origin(name: str) -> None:
 
     Where that is not on this machine, what a colleague pushed and `dvc pull --allow-missing` brought is used.
     """
-    from xadflow.datasets.reproducing import NOTE
+    from xadflow.datasets.reproducing import NOTE, check_params
     from xadflow.datasets.stages import write_origin
 
     project = Project.open()
     home, settings = project.home, project.settings
+    check_params(
+        home.project
+    )  # the first stage: `dvc repro --quiet` swallows what DVC itself finds before the next one
     if note := write_origin(home, settings, name):
         click.echo(f"{NOTE}{printable(note)}", err=True)
 
