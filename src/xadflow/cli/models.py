@@ -109,6 +109,9 @@ def rollback(name: str) -> None:
 def compare(first: str, second: str, as_json: bool) -> None:
     """Show the figures of two versions side by side; A and B are name@alias or name/3.
 
+    How long something took hangs on the machine and on what else ran there, so it stands in a table of its own; in JSON
+    its `kind` is time.
+
     \b
     Example:
       xadflow models compare xad.elpv.fcdd@champion xad.elpv.fcdd@challenger
@@ -117,16 +120,30 @@ def compare(first: str, second: str, as_json: bool) -> None:
     left, right = (registry.figures(registry.resolve(spec)) for spec in (first, second))
     names = sorted(left.keys() | right.keys())
     if as_json:
-        click.echo(json.dumps({name: {"a": left.get(name), "b": right.get(name)} for name in names}))
+        kinds = {True: "time", False: "figure"}
+        found = {one: {"a": left.get(one), "b": right.get(one), "kind": kinds[is_time(one)]} for one in names}
+        click.echo(json.dumps(found))
         return
     from rich.table import Table
 
-    table = Table("figure", first, second, "difference")
+    figures, times = Table("figure", first, second, "difference"), Table("time (s)", first, second, "difference")
     for name in names:
         a, b = left.get(name), right.get(name)
         difference = "" if a is None or b is None else f"{b - a:+.4g}"
-        table.add_row(name, *("-" if value is None else f"{value:.6g}" for value in (a, b)), difference)
-    print_table(table)
+        row = (name, *("-" if value is None else f"{value:.6g}" for value in (a, b)), difference)
+        (times if is_time(name) else figures).add_row(*row)
+    for table in (figures, times):
+        if table.row_count:
+            print_table(table)
+
+
+def is_time(figure: str) -> bool:
+    """Whether a figure of a run says how long something took, or how much was done in a second.
+
+    >>> [is_time(one) for one in ("fit.seconds", "fit.head_s", "night.images_per_s", "test.auroc", "fit.steps")]
+    [True, True, True, False, False]
+    """
+    return figure.endswith("_s") or figure.rpartition(".")[2] in ("seconds", "minutes")
 
 
 def _say_explainers(moved: Moved) -> None:

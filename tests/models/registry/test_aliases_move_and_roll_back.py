@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from xadflow.cli.models import models
 from xadflow.errors import NoChampion, UnknownName, WrongUse
 from xadflow.models.service import roll_back
 from xadflow.models.tags import GATE
+from xadflow.progress import moment_text
 
 
 @pytest.fixture
@@ -78,16 +80,29 @@ def test_a_tag_is_seen_by_the_next_reader(store: Store, second_version: int) -> 
 
 
 @pytest.mark.usefixtures("project")
-def test_the_commands_promote_list_compare_and_roll_back(second_version: int) -> None:
+def test_the_commands_promote_list_compare_and_roll_back(store: Store, second_version: int) -> None:
     run("promote", MODEL, "1")
     assert f"version {second_version}, was 1" in run("promote", MODEL, str(second_version))
     rows = [json.loads(line) for line in run("list", "--json").splitlines()]
     assert [(row["version"], row["aliases"]) for row in rows] == [(second_version, ["champion"]), (1, [])]
     assert rows[0]["figures"]["test.auroc"] == 0.91
-    assert MODEL in run("list")
+    said = run("list")
+    assert MODEL in said
+    created = datetime.fromisoformat(rows[0]["created"])
+    assert created.utcoffset() == timedelta(0)  # what programs read is UTC
+    assert moment_text(created) in said
     figures = json.loads(run("compare", f"{MODEL}@champion", f"{MODEL}/1", "--json"))
-    assert figures["test.auroc"] == {"a": 0.91, "b": 0.91}
-    assert "test.auroc" in run("compare", f"{MODEL}@champion", f"{MODEL}/1")
+    assert figures["test.auroc"] == {"a": 0.91, "b": 0.91, "kind": "figure"}
+    store.registry.log_metrics(store.ref.run_id, {"fit.seconds": 3.25, "fit.head_s": 1.5, "fit.steps": 7.0})
+    figures = json.loads(run("compare", f"{MODEL}@champion", f"{MODEL}/1", "--json"))
+    assert {name for name, one in figures.items() if one["kind"] == "time"} == {"fit.seconds", "fit.head_s"}
+    said = run("compare", f"{MODEL}@champion", f"{MODEL}/1")
+    quality, timing = said.split("time (s)")
+    assert "test.auroc" in quality
+    assert "fit.steps" in quality
+    assert "3.25" not in quality
+    assert "fit.head_s" in timing
+    assert "test." not in timing
     assert "version 1 again" in run("rollback", MODEL)
 
 
