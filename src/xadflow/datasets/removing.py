@@ -137,7 +137,7 @@ def _made(home: Home, settings: Settings, name: str, inbox: bool = True) -> Iter
         there = [place for place in places if place.is_symlink() or place.exists()]
         if gone := tuple(one for one in there if own is None or not own.is_relative_to(one.resolve())):
             files = [file for one in gone for file in _files(one)]
-            yield Folder(_shown(home, shown), gone, len(files), sum(file.lstat().st_size for file in files))
+            yield Folder(home.shown(shown), gone, len(files), sum(file.lstat().st_size for file in files))
 
 
 def _listed(settings: Settings, name: str) -> Iterator[str]:
@@ -206,10 +206,3 @@ def _files(place: Path) -> list[Path]:
     if place.is_symlink() or not place.is_dir():
         return [place]
     return [one for one in place.rglob("*") if one.is_symlink() or not one.is_dir()]
-
-
-def _shown(home: Home, place: Path) -> str:
-    for root in (home.project, home.state.parent):
-        if place.is_relative_to(root):
-            return str(place.relative_to(root))
-    return str(place)

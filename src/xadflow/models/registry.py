@@ -18,6 +18,7 @@ from xadflow.models.ledger_anchor import EXPERIMENT, read_anchor, write_anchor
 from xadflow.models.places import folder_of, move_in
 from xadflow.models.runs import log_batches, log_dataset, log_files, log_model, open_run, quiet
 from xadflow.models.tags import FILES, KIND, MODEL_NAME, MODEL_VERSION, PREVIOUS, TRAINING_KEY
+from xadflow.models.tracking_store import pages_at
 from xadflow.models.versions import (
     Explains,
     ModelRef,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-LOCAL_UI = "http://127.0.0.1:5000"  # where `make server` shows the embedded store
 
 
 class Registry(Connection):
@@ -280,10 +280,13 @@ class Registry(Connection):
             return dict(client.get_run(ref.run_id).data.metrics)
 
     def run_link(self, ref: ModelRef) -> str:
-        """Address of a version's run in MLflow's pages; for the embedded store where `make server` shows it."""
+        """Address of a version's run in MLflow's pages; where none are up, which run it is and what shows it."""
         with self._explained() as client:
             experiment = client.get_run(ref.run_id).info.experiment_id
-        return f"{self.uri.rstrip('/') if self._remote else LOCAL_UI}/#/experiments/{experiment}/runs/{ref.run_id}"
+        pages = pages_at(self.uri)
+        if pages is None:
+            return f"run {ref.run_id}; `make server` shows it"
+        return f"{pages}/#/experiments/{experiment}/runs/{ref.run_id}"
 
     def anchor_head(self, seq: int, digest: str) -> None:
         """Remember the ledger's head outside of it. Raises AuditFailed when line `seq` had another digest before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 import subprocess
@@ -17,6 +18,7 @@ from xadflow.progress import take_lock
 _REACH_S = 5.0
 _CREATE_S = 600.0  # 5 s alone, 15 s on a busy machine
 _SQLITE = "sqlite:///"
+_SERVERS = "server.json"  # beside the database: what `make server` runs, empty when it is not up
 _LAST_RESORT = (
     "without one move it away and run `xadflow retrain`, which makes new versions, numbered after those of the tables"
 )
@@ -91,6 +93,22 @@ def ask_health(uri: str) -> None:
             next_step="start it by `make server`, or mend MLFLOW_TRACKING_URI",
             transient=True,
         ) from err
+
+
+def pages_at(uri: str) -> str | None:
+    """Where MLflow's pages can be opened now: at the server itself, named without its login, or for the embedded store
+    at the `make server` of its folder; None where neither answers.
+    """
+    if is_server(uri):
+        return re.sub(r"//[^/@]*@", "//", uri.rstrip("/"))
+    if not uri.startswith(_SQLITE):
+        return None
+    try:
+        address = str(json.loads((sqlite_file(uri).parent / _SERVERS).read_bytes()[:100_000])["mlflow"])
+        ask_health(address)
+    except (OSError, ValueError, KeyError, TypeError, RegistryUnavailable):
+        return None  # none is up, or it was killed
+    return address
 
 
 def shown(uri: str) -> str:

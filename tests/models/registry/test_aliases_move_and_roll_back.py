@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from xadflow.cli.models import models
 from xadflow.errors import NoChampion, UnknownName, WrongUse
 from xadflow.models.service import roll_back
 from xadflow.models.tags import GATE
+from xadflow.models.tracking_store import pages_at
 from xadflow.progress import moment_text
 
 
@@ -119,5 +122,39 @@ def test_nightly_figures_stand_below_the_training_run(store: Store, tmp_path: Pa
     assert store.registry.figures(store.ref)["gate.auroc"] == 0.9
 
 
-def test_a_run_link_names_the_run(store: Store) -> None:
-    assert store.registry.run_link(store.ref).endswith(f"/runs/{store.ref.run_id}")
+class Healthy(BaseHTTPRequestHandler):
+    """MLflow's server, as far as it is asked."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_a_run_is_linked_only_where_its_page_is_up(store: Store) -> None:
+    run_id, named = store.ref.run_id, store.state / "server.json"
+    silent = f"run {run_id}; `make server` shows it"
+    assert store.registry.run_link(store.ref) == silent
+    try:
+        for text in ("", "[]", "not JSON", '{"mlflow": null}', '{"mlflow": "http://127.0.0.1:1"}'):
+            named.write_text(text)
+            assert store.registry.run_link(store.ref) == silent, text
+        with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            address = f"http://127.0.0.1:{server.server_port}"
+            named.write_text(json.dumps({"mlflow": address}))
+            found = store.registry.run_link(store.ref)
+            server.shutdown()
+            thread.join()
+        assert found.startswith(f"{address}/#/experiments/")
+        assert found.endswith(f"/runs/{run_id}")
+    finally:
+        named.unlink()
+
+
+def test_a_link_holds_no_login() -> None:
+    assert pages_at("https://ann:secret@mlflow.example.org:5000/") == "https://mlflow.example.org:5000"
+    assert pages_at("postgresql://ann:secret@db/mlflow") is None

@@ -32,23 +32,26 @@ WORST_SHOWN = 12
 SHEET_ROWS = 6
 WITHOUT_PICTURES = ["image_id", "image_path", "score", "p_value", "explainer", "is_anomaly", "run_id"]
 
-QUERIES = (
-    Query(
-        "DuckDB",
-        """import duckdb
+
+def queries(tables: str) -> tuple[Query, ...]:
+    """How to read the tables, which lie at this path of the project."""
+    return (
+        Query(
+            "DuckDB",
+            f"""import duckdb
 from deltalake import DeltaTable
 
-explanations = DeltaTable("var/tables/explanations").to_pyarrow_dataset()
+explanations = DeltaTable("{tables}/explanations").to_pyarrow_dataset()
 duckdb.sql("select image_path, score, p_value, explainer from explanations order by score desc limit 20")""",
-    ),
-    Query(
-        "pandas",
-        """import pandas as pd
+        ),
+        Query(
+            "pandas",
+            f"""import pandas as pd
 from deltalake import DeltaTable
 
-pd.read_parquet(DeltaTable("var/tables/scores").file_uris())""",
-    ),
-)
+pd.read_parquet(DeltaTable("{tables}/scores").file_uris())""",
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,7 @@ def _report(project: Project, plan: NightPlan, written: _Written, failures: Sequ
         & (pc.field("dataset") == plan.dataset)
         & (pc.field("run_id") != plan.run_id),
     )
+    tables = project.home.shown(project.home.tables)
     new_images = plan.images - sum(len(shard.refused) for shard in written.shards)
     return NightlyReport(
         title="Nightly anomaly report",
@@ -225,12 +229,12 @@ def _report(project: Project, plan: NightPlan, written: _Written, failures: Sequ
         worst_cases=worst_cases(written.worst, WORST_SHOWN, donor_paths(project.home, written.worst)),
         links=(
             Link("MLflow run", _link(project.registry, plan), "metrics, plots, lineage of this model version"),
-            Link("Tables", str(project.home.tables), "scores and explanations, Delta Lake"),
+            Link("Tables", tables, "scores and explanations, Delta Lake"),
             Link("Audit", "xadflow audit verify", "checks every commit against the ledger"),
         ),
-        queries=QUERIES,
+        queries=queries(tables),
         warnings=(
-            *(f"A shard failed: {message}" for message in failures),
+            *(f"A shard failed: {message.replace(f'{project.home.project}/', '')}" for message in failures),
             *(f"The explainer {name} did not run. {why}" for name, why in plan.left_out.items()),
             *(() if on_purpose else unasked),
         ),
