@@ -240,3 +240,14 @@ def test_quarantine_is_told_by_reason_with_the_first_names_and_where_all_of_it_i
     assert lines[7].startswith("Next:")
     assert quarantined("bolts", [], FIRST_LISTED) == []
     assert "All of them" not in "\n".join(quarantined("bolts", refused[:2], FIRST_LISTED))
+
+
+def test_a_night_tells_its_refused_files_by_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.commands import say_explained
+
+    night = {"figures": {"quarantined": 6}, "left_out": {}, "report": "r.html"}
+    say_explained([{**night, "refused": {"empty": [5, ["a", "b\x1b", "c"]], "link": [1, ["d"]]}, "refused_list": "q"}])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:4] == ["5 empty a, b\\x1b, c and 2 more", "1 link d", "all of them, with what was seen: q"]
+    say_explained([{**night, "refused": {}, "refused_list": "q"}])
+    assert "with what was seen" not in capsys.readouterr().out

@@ -56,12 +56,16 @@ pd.read_parquet(DeltaTable("{tables}/scores").file_uris())""",
 
 @dataclass(frozen=True)
 class FinishedNight:
-    """Where the page is, the figures that were logged, the MLflow run's address, and the contact sheet if any."""
+    """Where the page is, the figures that were logged, the MLflow run's address, and the contact sheet if any.
+
+    `refused` are tonight's files in quarantine, by reason.
+    """
 
     report: Path
     figures: Mapping[str, float | int]
     mlflow: str
     sheet: Path | None
+    refused: Mapping[str, Sequence[str]]
 
 
 def finish_night(project: Project, plan: NightPlan, failures: Sequence[str]) -> FinishedNight:
@@ -106,7 +110,10 @@ def finish_night(project: Project, plan: NightPlan, failures: Sequence[str]) -> 
         project.registry.log_explanations(
             ref, {f"night.{name}": float(value) for name, value in figures.items()}, pictures
         )
-    return FinishedNight(path, figures, _link(project.registry, plan), sheet)
+    refused: dict[str, list[str]] = {}
+    for one in sorted(report.quarantined, key=lambda one: (one.reason, one.path)):
+        refused.setdefault(one.reason, []).append(one.path)
+    return FinishedNight(path, figures, _link(project.registry, plan), sheet, refused)
 
 
 @dataclass(frozen=True)
