@@ -111,8 +111,8 @@ def finish_night(project: Project, plan: NightPlan, failures: Sequence[str]) -> 
             ref, {f"night.{name}": float(value) for name, value in figures.items()}, pictures
         )
     refused: dict[str, list[str]] = {}
-    for one in sorted(report.quarantined, key=lambda one: (one.reason, one.path)):
-        refused.setdefault(one.reason, []).append(one.path)
+    for file in sorted(report.quarantined, key=lambda file: (file.reason, file.path)):
+        refused.setdefault(file.reason, []).append(file.path)
     return FinishedNight(path, figures, _link(project.registry, plan), sheet, refused)
 
 
