@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -195,6 +196,29 @@ def test_a_run_that_uses_it_keeps_it_and_a_dead_one_does_not(home: Home, xadflow
         assert len(users_of(home, "nuts")) == 1
     assert users_of(home, "nuts") == []  # the kernel gave the lock back
     assert not left.exists()
+    xadflow("data", "remove", "nuts", "--yes")
+
+
+@pytest.mark.parametrize("kind", ["write", "read"])
+@pytest.mark.parametrize("place", ["nuts/images", "nuts", ".origin/nuts.json", "bolts/images"])
+def test_a_dvc_started_by_hand_keeps_what_it_works_at(home: Home, xadflow: Run, kind: str, place: str) -> None:
+    lock = home.project / ".dvc" / "tmp" / "rwlock"
+    lock.parent.mkdir(parents=True)
+    one = {"pid": os.getpid(), "cmd": "dvc repro"}
+    entry = {str(home.project / "data" / place): one if kind == "write" else [one]}
+    lock.write_text(json.dumps({kind: entry}))
+    is_its = "nuts" in place
+    done = xadflow("data", "remove", "nuts", "--yes", status=2 if is_its else 0)
+    assert (f"dvc repro (process {os.getpid()}; " in done.stderr) == is_its
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"write": 3}', '{"write": {"x": {}}}', '{"read": {"x": [{"pid": 0}]}}']
+)
+def test_a_lock_of_dvc_that_tells_nothing_is_no_obstacle(home: Home, xadflow: Run, text: str) -> None:
+    lock = home.project / ".dvc" / "tmp" / "rwlock"
+    lock.parent.mkdir(parents=True)
+    lock.write_text(text.replace("x", str(home.dataset("nuts"))))
     xadflow("data", "remove", "nuts", "--yes")
 
 

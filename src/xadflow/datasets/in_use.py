@@ -36,8 +36,8 @@ def using(home: Home, names: Iterable[str]) -> Iterator[None]:
 
 
 def users_of(home: Home, name: str) -> list[str]:
-    """Each living run that uses a data set, in words; what dead ones left is taken away."""
-    found = []
+    """Each living run and DVC that uses a data set, in words; what dead runs left is taken away."""
+    found = list(_dvc_at_work(home.project, name))
     for path in sorted(_folder(home, name).glob("*.json")):
         try:
             with path.open(encoding="utf-8") as stream:
@@ -49,6 +49,35 @@ def users_of(home: Home, name: str) -> list[str]:
         except FileNotFoundError:  # ended meanwhile
             continue
     return found
+
+
+def _dvc_at_work(project: Path, name: str) -> Iterator[str]:
+    """Each living DVC, started by hand, that reads or writes something of a data set, as its own lock file tells."""
+    try:
+        found = json.loads((project / ".dvc" / "tmp" / "rwlock").read_bytes())
+        entries = [*found.get("write", {}).items()]
+        entries += [(path, one) for path, several in found.get("read", {}).items() for one in several]
+        told = {(one["pid"], str(one["cmd"])) for path, one in entries if _is_of(project, name, Path(path))}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return  # none is at work, or DVC has another way of telling
+    for pid, command in sorted(told):
+        if isinstance(pid, int) and pid > 0 and _lives(pid):
+            yield f"{command} (process {pid}; `kill {pid}` stops it)"
+
+
+def _is_of(project: Path, name: str, path: Path) -> bool:
+    data = project / "data"
+    return path.is_relative_to(data / name) or path == data / ".origin" / f"{name}.json"
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
 
 
 def _note(held: ExitStack, folder: Path) -> None:
