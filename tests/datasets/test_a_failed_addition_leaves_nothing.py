@@ -45,6 +45,25 @@ def home(tmp_path: Path) -> Home:
     return Home(root, root / "var")
 
 
+@pytest.fixture(autouse=True)
+def _looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of these tests add the same images: what they look like and how many there are is asked once."""
+    for name in ("look_at", "count_images"):
+        monkeypatch.setattr(adding, name, _once(getattr(adding, name)))
+
+
+def _once(function: Callable[..., object]) -> Callable[..., object]:
+    def asked(*arguments: object) -> object:
+        if function not in ANSWERS:
+            ANSWERS[function] = function(*arguments)
+        return ANSWERS[function]
+
+    return asked
+
+
+ANSWERS: dict[object, object] = {}
+
+
 def everything(home: Home) -> dict[str, bytes | None]:
     """Each file and folder of the project but the empty ones that locks lie in."""
     kept = {}
