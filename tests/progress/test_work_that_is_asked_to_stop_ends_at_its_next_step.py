@@ -21,7 +21,7 @@ SLOW_S = 30.0  # how long a test waits for what comes at once
 
 @pytest.fixture(autouse=True)
 def _handlers_as_before() -> Iterator[None]:
-    """In a suite that nohup or a shell's `&` began SIGHUP or SIGINT is ignored; the tests are of one that hears them."""
+    """Where nohup or a shell began the suite, SIGHUP or SIGINT is ignored; these tests are of one that hears them."""
     outside = {number: signal.getsignal(number) for number in stopping.SIGNALS}
     for number, handler in outside.items():
         if handler is signal.SIG_IGN:
