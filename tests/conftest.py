@@ -108,10 +108,15 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         settings.PREFECT_SERVER_LOGGING_LEVEL: "CRITICAL",
         settings.PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE: QUIET["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"],
     }
+    # the login that a command which ran here before left: in Prefect's settings, and where a child finds it
+    login = {settings.PREFECT_SERVER_API_AUTH_STRING, settings.PREFECT_API_AUTH_STRING}
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PREFECT_SERVER_API_AUTH_STRING", raising=False)  # of a command that ran here before
-        patch.delenv("PREFECT_API_AUTH_STRING", raising=False)
-        with settings.temporary_settings(chosen), prefect_test_harness(server_startup_timeout=300):
+        for one in login:
+            patch.delenv(one.name, raising=False)
+        with (
+            settings.temporary_settings(chosen, restore_defaults=login),
+            prefect_test_harness(server_startup_timeout=300),
+        ):
             yield settings.PREFECT_API_URL.value()
             logging.getLogger("prefect").setLevel(
                 logging.CRITICAL
