@@ -239,6 +239,26 @@ def test_a_server_that_refuses_us_says_what_it_lacks(monkeypatch: pytest.MonkeyP
     assert mend in found["mend"]
 
 
+@pytest.mark.parametrize(("status", "times", "level"), [(503, 2, "ok"), (429, 1, "ok"), (503, 99, "fail")])
+@pytest.mark.usefixtures("project")
+def test_a_server_that_is_busy_is_asked_again_a_few_times(
+    monkeypatch: pytest.MonkeyPatch, status: int, times: int, level: str
+) -> None:
+    monkeypatch.setattr(doctor_prefect, "_PAUSES_S", (0.0, 0.0))
+    asked = []
+
+    def busy(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        handler.send_response(status if len(asked) <= times else 200)
+
+    with answering(busy) as address:
+        monkeypatch.setenv("PREFECT_API_URL", address)
+        found = diagnose()[1]["prefect"]
+    assert found["level"] == level
+    assert level == "ok" or f"status {status}" in found["said"]
+    assert len(asked) >= 3 or times == 1
+
+
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
     ("name", "value", "header"),

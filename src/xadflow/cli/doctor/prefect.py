@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -26,6 +27,8 @@ from xadflow.settings import Home, webhook_address
 
 LIMITS = ("gpu", "dvc")  # what tasks take with strict=True; tasks/slots.py makes them for a run without a server
 _REACH_S = 10.0  # a busy machine answers late
+_BUSY = (429, 502, 503, 504)  # "ask me again": Prefect's own client does, and a locked database is a 503
+_PAUSES_S = (0.5, 1.0, 2.0)  # before the second, third and fourth time of asking
 _READ_LOG = "read var/log/prefect-server.log"
 _OTHER_LAYOUT = (KeyError, TypeError, AttributeError)  # what a prefect.yaml of another shape raises when it is walked
 _ALL_OF_IT = "or let `make server` do all of it"
@@ -259,11 +262,20 @@ def _named(home: Home, path: str) -> dict[str, Any] | None:
 
 
 def _ask(home: Home, path: str, body: object = None) -> Any:
-    """Decoded answer of one request. Raises _Refused, or what urllib and json raise."""
-    try:
-        return ask_prefect(str(home.prefect_api_url), path, body, home.prefect_authorization)
-    except urllib.error.HTTPError as err:
-        raise _Refused(err.code) from err
+    """Decoded answer of one request, asked again while the server is busy. Raises _Refused, or what urllib and json
+    raise.
+    """
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            return ask_prefect(str(home.prefect_api_url), path, body, home.prefect_authorization)
+        except urllib.error.HTTPError as err:
+            if pause_s is None or err.code not in _BUSY:
+                raise _Refused(err.code) from err
+        except OSError as err:  # what urllib raises of a connection, and wraps as the reason of an error of its own
+            if pause_s is None or not isinstance(getattr(err, "reason", err), TimeoutError | ConnectionResetError):
+                raise
+        time.sleep(pause_s)
+    raise AssertionError("the last time of asking answers or raises")
 
 
 def ask_prefect(api: str, path: str, body: object = None, authorization: str | None = None) -> Any:
