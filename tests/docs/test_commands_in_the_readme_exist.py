@@ -15,7 +15,7 @@ COMMANDS = {
     "retrain",
     "score",
     *(f"audit {name}" for name in ("accept", "export", "replay", "show", "verify")),
-    *(f"data {name}" for name in ("add", "fetch", "images", "manifest", "origin", "validate")),
+    *(f"data {name}" for name in ("add", "fetch", "images", "list", "manifest", "origin", "remove", "validate")),
     *(f"models {name}" for name in ("compare", "list", "promote", "recalibrate", "rollback")),
 }
 LATER = {
@@ -23,7 +23,7 @@ LATER = {
     "retention",
     "review",
     "team",
-    *(f"data {name}" for name in ("list", "remove", "reviews")),
+    "data reviews",
     *(f"models {name}" for name in ("add", "export", "pull")),
     *(f"review {name}" for name in ("serve", "user add")),
     *(f"team {name}" for name in ("backup", "init", "migrate", "restore", "user add")),

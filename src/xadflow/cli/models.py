@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from xadflow.cli.printing import print_table
+from xadflow.progress import moment_text
 from xadflow.project import Project
 from xadflow.settings import check_writable
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from xadflow.models.registry import Registry
     from xadflow.models.service import Moved
     from xadflow.models.versions import ModelSummary, VersionSummary
 
 _KEY_FIGURES = ("test.auroc", "gate.auroc", "gate.flip_rate", "gate.change_inside", "gate.share_normal", "gate.frechet")
 _TRANSFER = ("gate.transplant.transfer", "gate.transfer")  # of a detector's transplants, of a trained explainer
-_PIPE_WIDTH = 240  # a pipe has no width to fit a table into
 
 
 @click.group()
@@ -54,7 +53,7 @@ def list_models(as_json: bool) -> None:
     from rich.table import Table
 
     columns = ("model", "version", "explains", "aliases", "gate", "false alarms")
-    table = Table(*columns, *_KEY_FIGURES, "transfer", "created (UTC)")
+    table = Table(*columns, *_KEY_FIGURES, "transfer", "created")
     for model in found:
         for version in model.versions:
             table.add_row(
@@ -66,9 +65,9 @@ def list_models(as_json: bool) -> None:
                 _rate(version),
                 *(_figure(version.figures.get(name)) for name in _KEY_FIGURES),
                 _figure(_transfer(version)),
-                f"{version.created:%Y-%m-%d %H:%M}",
+                moment_text(version.created),
             )
-    _print(table)
+    print_table(table)
 
 
 @models.command()
@@ -157,6 +156,9 @@ def recalibrate(name: str, rate: float) -> None:
 def compare(first: str, second: str, as_json: bool) -> None:
     """Show the figures of two versions side by side; A and B are name@alias or name/3.
 
+    How long something took hangs on the machine and on what else ran there, so it stands in a table of its own; in JSON
+    its `kind` is time.
+
     \b
     Example:
       xadflow models compare xad.elpv.fcdd@champion xad.elpv.fcdd@challenger
@@ -165,16 +167,30 @@ def compare(first: str, second: str, as_json: bool) -> None:
     left, right = (registry.figures(registry.resolve(spec)) for spec in (first, second))
     names = sorted(left.keys() | right.keys())
     if as_json:
-        click.echo(json.dumps({name: {"a": left.get(name), "b": right.get(name)} for name in names}))
+        kinds = {True: "time", False: "figure"}
+        found = {one: {"a": left.get(one), "b": right.get(one), "kind": kinds[is_time(one)]} for one in names}
+        click.echo(json.dumps(found))
         return
     from rich.table import Table
 
-    table = Table("figure", first, second, "difference")
+    figures, times = Table("figure", first, second, "difference"), Table("time (s)", first, second, "difference")
     for name in names:
         a, b = left.get(name), right.get(name)
         difference = "" if a is None or b is None else f"{b - a:+.4g}"
-        table.add_row(name, *("-" if value is None else f"{value:.6g}" for value in (a, b)), difference)
-    _print(table)
+        row = (name, *("-" if value is None else f"{value:.6g}" for value in (a, b)), difference)
+        (times if is_time(name) else figures).add_row(*row)
+    for table in (figures, times):
+        if table.row_count:
+            print_table(table)
+
+
+def is_time(figure: str) -> bool:
+    """Whether a figure of a run says how long something took, or how much was done in a second.
+
+    >>> [is_time(one) for one in ("fit.seconds", "fit.head_s", "night.images_per_s", "test.auroc", "fit.steps")]
+    [True, True, True, False, False]
+    """
+    return figure.endswith("_s") or figure.rpartition(".")[2] in ("seconds", "minutes")
 
 
 def _say_explainers(moved: Moved) -> None:
@@ -187,13 +203,6 @@ def _say_explainers(moved: Moved) -> None:
                 else f"no champion, none that passed the gate and can be loaded explains version {moved.version}"
             )
         )
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    console = Console()
-    (console if console.is_terminal else Console(width=_PIPE_WIDTH)).print(table)
 
 
 def _registry() -> Registry:

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from xadflow.cards import checked_calibration, checked_shape, read_card
 from xadflow.digests import sha256_file
 from xadflow.errors import BadWeights, WrongUse
 from xadflow.models.tags import EXPLAINS_VERSION, EXPLAINS_WEIGHTS, FILES, GATE_REASONS, RECALIBRATED_FROM
@@ -210,6 +211,17 @@ def check_files(folder: Path, ref: ModelRef) -> None:
             seen=more[:5],
             next_step=f"take it away, {_another(ref, 'or restore var/mlartifacts from a backup')}",
         )
+
+
+def checked_folder(folder: Path, ref: ModelRef) -> Path:
+    """`folder`, seen to hold the registered bytes of a version, with a card that can be used. Raises BadWeights."""
+    check_files(folder, ref)
+    for name in NEEDED[ref.part]:
+        if name.endswith(".json"):
+            card = read_card(folder / name)
+            checked_calibration(card, folder / name)
+            checked_shape(card, folder / name)
+    return folder
 
 
 def dataset_of(name: str) -> str:

@@ -33,33 +33,40 @@ WORST_SHOWN = 12
 SHEET_ROWS = 6
 WITHOUT_PICTURES = ["image_id", "image_path", "score", "p_value", "explainer", "is_anomaly", "run_id"]
 
-QUERIES = (
-    Query(
-        "DuckDB",
-        """import duckdb
+
+def queries(tables: str) -> tuple[Query, ...]:
+    """How to read the tables, which lie at this path of the project."""
+    return (
+        Query(
+            "DuckDB",
+            f"""import duckdb
 from deltalake import DeltaTable
 
-explanations = DeltaTable("var/tables/explanations").to_pyarrow_dataset()
+explanations = DeltaTable("{tables}/explanations").to_pyarrow_dataset()
 duckdb.sql("select image_path, score, p_value, explainer from explanations order by score desc limit 20")""",
-    ),
-    Query(
-        "pandas",
-        """import pandas as pd
+        ),
+        Query(
+            "pandas",
+            f"""import pandas as pd
 from deltalake import DeltaTable
 
-pd.read_parquet(DeltaTable("var/tables/scores").file_uris())""",
-    ),
-)
+pd.read_parquet(DeltaTable("{tables}/scores").file_uris())""",
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class FinishedNight:
-    """Where the page is, the figures that were logged, the MLflow run's address, and the contact sheet if any."""
+    """Where the page is, the figures that were logged, the MLflow run's address, and the contact sheet if any.
+
+    `refused` are tonight's files in quarantine, by reason.
+    """
 
     report: Path
     figures: Mapping[str, float | int]
     mlflow: str
     sheet: Path | None
+    refused: Mapping[str, Sequence[str]]
 
 
 def finish_night(project: Project, plan: NightPlan, failures: Sequence[str]) -> FinishedNight:
@@ -106,7 +113,10 @@ def finish_night(project: Project, plan: NightPlan, failures: Sequence[str]) -> 
         project.registry.log_explanations(
             ref, {f"night.{name}": float(value) for name, value in figures.items()}, pictures
         )
-    return FinishedNight(path, figures, _link(project.registry, plan), sheet)
+    refused: dict[str, list[str]] = {}
+    for file in sorted(report.quarantined, key=lambda file: (file.reason, file.path)):
+        refused.setdefault(file.reason, []).append(file.path)
+    return FinishedNight(path, figures, _link(project.registry, plan), sheet, refused)
 
 
 @dataclass(frozen=True)
@@ -200,6 +210,7 @@ def _report(project: Project, plan: NightPlan, written: _Written, failures: Sequ
         & (pc.field("dataset") == plan.dataset)
         & (pc.field("run_id") != plan.run_id),
     )
+    tables = project.home.shown(project.home.tables)
     new_images = plan.images - sum(len(shard.refused) for shard in written.shards)
     return NightlyReport(
         title="Nightly anomaly report",
@@ -228,12 +239,12 @@ def _report(project: Project, plan: NightPlan, written: _Written, failures: Sequ
         worst_cases=worst_cases(written.worst, WORST_SHOWN, donor_paths(project.home, written.worst)),
         links=(
             Link("MLflow run", _link(project.registry, plan), "metrics, plots, lineage of this model version"),
-            Link("Tables", str(project.home.tables), "scores and explanations, Delta Lake"),
+            Link("Tables", tables, "scores and explanations, Delta Lake"),
             Link("Audit", "xadflow audit verify", "checks every commit against the ledger"),
         ),
-        queries=QUERIES,
+        queries=queries(tables),
         warnings=(
-            *(f"A shard failed: {message}" for message in failures),
+            *(f"A shard failed: {message.replace(f'{project.home.project}/', '')}" for message in failures),
             *(f"The explainer {name} did not run. {why}" for name, why in plan.left_out.items()),
             *(() if on_purpose else unasked),
         ),
