@@ -51,8 +51,7 @@ def finish(plan_path: str, failures: list[str]) -> dict[str, Any]:
         "figures": done.figures,
         "left_out": dict(night.left_out),
         "refused": {reason: [len(names), list(names[:_FIRST_NAMED])] for reason, names in done.refused.items()},
-        "refused_list": project.home.shown(project.home.state / "inbox-runs" / night.dataset / night.run_date)
-        + "/quarantine.parquet",
+        "refused_list": done.refused_list,
     }
 
 

@@ -59,7 +59,7 @@ pd.read_parquet(DeltaTable("{tables}/scores").file_uris())""",
 class FinishedNight:
     """Where the page is, the figures that were logged, the MLflow run's address, and the contact sheet if any.
 
-    `refused` are tonight's files in quarantine, by reason.
+    `refused` are tonight's files in quarantine, by reason; `refused_list` is where all of them are listed.
     """
 
     report: Path
@@ -67,6 +67,7 @@ class FinishedNight:
     mlflow: str
     sheet: Path | None
     refused: Mapping[str, Sequence[str]]
+    refused_list: str
 
 
 def finish_night(project: Project, plan: NightPlan, failures: Sequence[str]) -> FinishedNight:
@@ -116,7 +117,9 @@ def finish_night(project: Project, plan: NightPlan, failures: Sequence[str]) -> 
     refused: dict[str, list[str]] = {}
     for file in sorted(report.quarantined, key=lambda file: (file.reason, file.path)):
         refused.setdefault(file.reason, []).append(file.path)
-    return FinishedNight(path, figures, _link(project.registry, plan), sheet, refused)
+    night = project.home.state / "inbox-runs" / plan.dataset / plan.run_date
+    listed = project.home.shown(night / "quarantine.parquet")
+    return FinishedNight(path, figures, _link(project.registry, plan), sheet, refused, listed)
 
 
 @dataclass(frozen=True)
