@@ -121,7 +121,7 @@ def tried(place: Path, case: Case) -> Iterator[dict[str, Any]]:
     yield command(project, "retrain", "--dataset", NAME)
     promoted = command(project, "models", "list")
     if "champion" not in promoted["text"]:
-        yield command(project, "models", "promote", f"xad.{NAME}.fcdd/1")
+        yield command(project, "models", "promote", f"xad.{NAME}.fcdd", "1")
     yield command(project, "explain", "--dataset", NAME, *night)
     tests = folder / "test" if (folder / "test").is_dir() else folder
     image = next(iter(sorted(path for path in tests.rglob("*") if path.suffix.lower() in (".png", ".jpg"))), folder)
@@ -151,13 +151,14 @@ def command(project: Path, *words: str) -> dict[str, Any]:
         text = child.stdout.read(4_000_000).decode(errors="replace")
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
+    text = text.replace(str(project), "PROJECT").replace(str(project.parent), "FOLDERS")
     return {
         "command": " ".join(words[:2] if words[0] in ("data", "models", "audit") else words[:1]),
         "status": child.returncode,
         "seconds": round(time.monotonic() - began, 1),
         "peak_mb": round(usage.ru_maxrss / 1024),
         "line": line_of(text, child.returncode),
-        "text": text[-6000:].replace(str(project), "PROJECT"),
+        "text": text[-6000:],
     }
 
 
@@ -166,7 +167,8 @@ LINES = (
     r"^\w[\w-]*: \d+ images, .*",  # data add
     r"^xad\.\S+ version \d+: .*",  # retrain
     r"^\s+anomalous\s+\d+",  # explain
-    r"^\S+ .*(?:anomal|normal).*",  # score
+    r"(?i)^\S+ .*(?:anomal|normal).*",  # score
+    r"^\s+counterfactual 0: .*",  # audit show
 )
 
 

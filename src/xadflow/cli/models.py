@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xadflow.cli.printing import print_table
+from xadflow.errors import WrongUse
 from xadflow.progress import moment_text
 from xadflow.project import Project
 from xadflow.settings import check_writable
@@ -72,18 +73,21 @@ def list_models(as_json: bool) -> None:
 
 @models.command()
 @click.argument("name")
-@click.argument("version", type=click.IntRange(min=1))
-def promote(name: str, version: int) -> None:
+@click.argument("version", type=click.IntRange(min=1), required=False)
+def promote(name: str, version: int | None) -> None:
     """Make VERSION of NAME the champion, whatever the gate said; the next `explain` uses it.
 
     A detector takes the explainers that were trained for this version along.
 
     \b
-    Example:
+    Examples:
       xadflow models promote xad.elpv.fcdd 3
+      xadflow models promote xad.elpv.fcdd/3
     """
     from xadflow.models.service import put_in_service
 
+    if version is None:
+        name, version = _numbered(name)
     moved = put_in_service(_writable_registry(), name, version)
     click.echo(f"{name}: champion is version {version}{f', was {moved.before}' if moved.before else ''}")
     _say_explainers(moved)
@@ -243,6 +247,21 @@ def _rate(version: VersionSummary) -> str:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def _numbered(spec: str) -> tuple[str, int]:
+    """Name and number of `name/3`. Raises WrongUse."""
+    from xadflow.models.versions import parse_spec
+
+    name, _, number = spec.rpartition("/")
+    if not number.isdecimal() or not name:
+        raise WrongUse(
+            "the version to promote is not named",
+            seen=spec,
+            next_step=f"see `xadflow models list`, then name it: `xadflow models promote {spec.partition('@')[0]} 1`",
+        )
+    name, which = parse_spec(spec)
+    return name, int(which)
 
 
 def _rows(model: ModelSummary) -> list[dict[str, object]]:
