@@ -153,7 +153,7 @@ def _check_announced(ledger: Ledger, intent: Intent, commit: Commit, seals: Seal
         if seals.holds(intent.content, intent.seal):
             how = "its intent was made for an earlier commit"
         raise StoreBroken(f"{what} was not announced by this account", seen=how, next_step=ACCEPT)
-    else:
+    elif commit.version or intent.rows_digest != rows_digest([]):  # a new table holds nothing to be proved
         line = (head.seq if (head := ledger.head()) else 0) + 1
         _alarm(ledger, Alarm(line, 1, intent.table, commit.version, intent.rows_digest, _COMPLETED))
 
