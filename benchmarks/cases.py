@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import write_results
 from benchmarks.small_project import make_project, project_environment
 from benchmarks.study import Study
 
@@ -79,7 +80,8 @@ def main() -> None:
         rows[said(case)] = {"case": asdict(case), "commands": list(tried(place, case))}
         path.write_text(json.dumps(rows))
         STUDY.note(f"{said(case)}: {[one['status'] for one in rows[said(case)]['commands']]}")
-        STUDY.write({"cases": [rows[said(one)] for one in CASES if said(one) in rows]}, (0,))
+        measured = {"cases": [rows[said(one)] for one in CASES if said(one) in rows]}
+        write_results(STUDY.name, measured, seeds=[0], seconds=STUDY.seconds, quick=given.quick)
 
 
 def said(case: Case) -> str:
@@ -121,7 +123,8 @@ def tried(place: Path, case: Case) -> Iterator[dict[str, Any]]:
     if "champion" not in promoted["text"]:
         yield command(project, "models", "promote", f"xad.{NAME}.fcdd/1")
     yield command(project, "explain", "--dataset", NAME, *night)
-    image = next(iter(sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg"))), folder)
+    tests = folder / "test" if (folder / "test").is_dir() else folder
+    image = next(iter(sorted(path for path in tests.rglob("*") if path.suffix.lower() in (".png", ".jpg"))), folder)
     yield command(project, "score", str(image), "--model", f"xad.{NAME}.fcdd@champion")
     yield command(project, "audit", "show", explained_image(project))
 

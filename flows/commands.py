@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from flows.running import run_explain, run_retrain
+from xadflow.cli.printing import printable
 from xadflow.errors import WrongUse
 from xadflow.evidence.alarms import open_alarms
 from xadflow.models.tags import UNMEASURED
@@ -57,8 +58,8 @@ def say_gate(outcomes: list[dict[str, Any]]) -> None:
             else "challenger"
         )
         click.echo(f"{one['model']} version {one['version']}: {what}; {place}")
-        for reason in one["reasons"]:
-            click.echo(f"  {reason}")
+        for line in filter(None, [one.get("pixels"), *one["reasons"]]):
+            click.echo(f"  {line}")
         if not one["passed"]:
             how = "once you have looked at it" if one.get("verdict") == UNMEASURED else "all the same"
             click.echo(f"  to put it into service {how}: xadflow models promote {one['model']} {one['version']}")
@@ -132,10 +133,15 @@ def _days(first: Any, last: Any) -> list[date]:
 
 
 def say_explained(results: list[dict[str, Any]]) -> None:
-    """Figures of each night, what did not run in it, and its report."""
+    """Figures of each night, which files were refused and why, what did not run in it, and its report."""
     for one in results:
         for name, value in one["figures"].items():
             click.echo(f"  {name:<28} {value:.4g}" if isinstance(value, float) else f"  {name:<28} {value}")
+        for reason, (count, first) in one.get("refused", {}).items():
+            more = f" and {count - len(first)} more" if count > len(first) else ""
+            click.echo(f"    {count} {reason:<24} {printable(', '.join(first))}{more}")
+        if one.get("refused"):
+            click.echo(f"    all of them, with what was seen: {one['refused_list']}")
         for name, why in one["left_out"].items():
             click.echo(f"  {name} did not run: {why}")
         click.echo(f"  report                       {one['report']}")

@@ -19,6 +19,7 @@ from tasks.failures import Failure, first_failure, raise_first
 from tasks.publishing import finish, notify_alarms, notify_failure
 from tasks.runtime import cluster_runner, local_runner
 from tasks.slots import ensure_limits
+from xadflow.datasets.in_use import using
 from xadflow.explainers.declared import check_explainers
 from xadflow.project import Project
 from xadflow.settings import quiet_environment
@@ -76,17 +77,18 @@ def explain(
         results: list[dict[str, Any]] = []
         failed: list[Failure] = []
         done: list[str] = []
-        for dataset in wanted:
-            if not is_built:
-                build_dataset(dataset)
-            for detector in detectors_in_service(dataset, detectors):
-                what = f"{dataset}, {detector}"
-                run_id = f"{run}-{dataset}-{detector}"
-                night = plan(dataset, detector, day, run_id, inbox, sample, only_dates, only_inbox, explainers)
-                failures = _failures(night, what, cluster)
-                results.append(finish(night["path"], [str(one.error) for one in failures]))
-                failed += failures
-                done.append(f"{what}: {night['shards'] - len(failures)} of {night['shards']} shards are published")
+        with using(project.home, wanted):
+            for dataset in wanted:
+                if not is_built:
+                    build_dataset(dataset)
+                for detector in detectors_in_service(dataset, detectors):
+                    what = f"{dataset}, {detector}"
+                    run_id = f"{run}-{dataset}-{detector}"
+                    night = plan(dataset, detector, day, run_id, inbox, sample, only_dates, only_inbox, explainers)
+                    failures = _failures(night, what, cluster)
+                    results.append(finish(night["path"], [str(one.error) for one in failures]))
+                    failed += failures
+                    done.append(f"{what}: {night['shards'] - len(failures)} of {night['shards']} shards are published")
         raise_first(failed, done)
         return results
 

@@ -17,6 +17,7 @@ from tasks.registry import gate, judge, open_registry, put_in_service_of, regist
 from tasks.runtime import local_runner
 from tasks.slots import ensure_limits
 from tasks.training import train, train_explainer_of, train_stage_of
+from xadflow.datasets.in_use import using
 from xadflow.explainers.declared import check_explainers
 from xadflow.project import Project
 from xadflow.settings import Settings, quiet_environment
@@ -51,8 +52,10 @@ def retrain(
             settings.dataset(name)  # an unknown name stops the run before any work
         for name in methods:
             settings.detector(name)
-        ensure_limits()
-        return _retrained(settings, wanted, methods, drawn)
+        outliers = [one for name in wanted if (one := settings.dataset(name).outliers)]
+        with using(project.home, [*wanted, *outliers]):
+            ensure_limits()
+            return _retrained(settings, wanted, methods, drawn)
 
 
 def _retrained(settings: Settings, wanted: list[str], methods: list[str], drawn: list[int]) -> list[dict[str, Any]]:

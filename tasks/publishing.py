@@ -24,6 +24,7 @@ from xadflow.work.night.finish import finish_night
 
 _WEBHOOK_S = 10.0
 _LONGEST_TEXT = 2000
+_FIRST_NAMED = 3  # refused files of a reason
 
 
 @step("finish night")
@@ -46,7 +47,13 @@ def finish(plan_path: str, failures: list[str]) -> dict[str, Any]:
     )
     if done.sheet is not None:
         create_image_artifact(key=f"{night.dataset}-worst", image_url=done.sheet.as_uri())
-    return {"report": str(done.report), "figures": done.figures, "left_out": dict(night.left_out)}
+    return {
+        "report": str(done.report),
+        "figures": done.figures,
+        "left_out": dict(night.left_out),
+        "refused": {reason: [len(names), list(names[:_FIRST_NAMED])] for reason, names in done.refused.items()},
+        "refused_list": done.refused_list,
+    }
 
 
 @task(name="report gate", cache_policy=NO_CACHE)

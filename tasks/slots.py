@@ -36,7 +36,7 @@ from prefect.settings import PREFECT_HOME
 from tasks.own_server import end_servers_with_us
 from xadflow import stopping
 from xadflow.errors import WorkFailed
-from xadflow.progress import Say, waiting
+from xadflow.progress import Say, moment_text, waiting
 from xadflow.settings import Home
 
 GPU, DVC = "gpu", "dvc"
@@ -155,9 +155,9 @@ class Holder:
     holds: bool
 
     def __str__(self) -> str:
-        since = datetime.fromisoformat(self.since)
+        since = moment_text(datetime.fromisoformat(self.since))
         return (
-            f"{self.command} (process {self.pid} on {self.host}: {self.work}, since {since:%H:%M:%S} UTC; "
+            f"{self.command} (process {self.pid} on {self.host}: {self.work}, since {since}; "
             f"`kill {self.pid}` stops it)"
         )
 

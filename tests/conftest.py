@@ -49,6 +49,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _same_environment_in_any_order() -> Iterator[None]:
+    """What a command that ran in this process left in the environment, a login for one, reaches no later test."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
 def _same_numbers_in_any_order() -> None:
     """What a test draws without a generator of its own hangs on no test before it, in whatever process that ran."""
     torch = sys.modules.get("torch")  # most tests need none
@@ -98,9 +108,19 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         settings.PREFECT_SERVER_LOGGING_LEVEL: "CRITICAL",
         settings.PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE: QUIET["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"],
     }
-    with settings.temporary_settings(chosen), prefect_test_harness(server_startup_timeout=300):
-        yield settings.PREFECT_API_URL.value()
-        logging.getLogger("prefect").setLevel(logging.CRITICAL)  # its handler writes to a stream that pytest has closed
+    # the login that a command which ran here before left: in Prefect's settings, and where a child finds it
+    login = {settings.PREFECT_SERVER_API_AUTH_STRING, settings.PREFECT_API_AUTH_STRING}
+    with pytest.MonkeyPatch.context() as patch:
+        for one in login:
+            patch.delenv(one.name, raising=False)
+        with (
+            settings.temporary_settings(chosen, restore_defaults=login),
+            prefect_test_harness(server_startup_timeout=300),
+        ):
+            yield settings.PREFECT_API_URL.value()
+            logging.getLogger("prefect").setLevel(
+                logging.CRITICAL
+            )  # its handler writes to a stream that pytest has closed
 
 
 def _place(folder: str) -> int:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import expit
 
 from xadflow.errors import BadInput, TooFewNormals
 
@@ -99,6 +97,8 @@ def fit_temperature(normal_scores: Floats, defect_scores: Floats, threshold: flo
         return float(normal + defect)
 
     centre = math.log(spread)
+    from scipy.optimize import minimize_scalar  # half a second of processor time; who only scores calibrates nothing
+
     found = minimize_scalar(loss, bounds=(centre - 7.0, centre + 3.0), method="bounded")
     return math.exp(float(found.x))
 
@@ -121,6 +121,8 @@ def calibrate(normal_scores: Floats, defect_scores: Floats, false_alarm_rate: fl
     threshold = threshold_at(normals, false_alarm_rate)
     if defect_scores.size == 0:
         return Calibration(threshold, _spread(normals, threshold), false_alarm_rate, normals, math.nan, "none")
+    from scipy.special import expit
+
     defects = _finite(defect_scores)
     temperature = fit_temperature(normals, defects, threshold)
     scores = np.concatenate([normals, defects])

@@ -7,11 +7,12 @@ it ends, with its seconds, and a line now and then for what lasts longer:
     train fcdd on elpv, seed 0 ... 15 s so far, 310 of 900 loss 0.41
     train fcdd on elpv, seed 0 ... 41 s
 
-Where nobody watches (a worker, a DVC stage) the same goes to the log.
+Where nobody watches (a worker, a DVC stage) the same goes to the log; a wait as a warning, which is printed.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import sys
@@ -20,6 +21,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import IO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -34,6 +37,7 @@ Say = Callable[[str], None]
 SECONDS_BETWEEN_LINES = 15.0  # of one piece of work that goes on
 SHORT_S, SHORT_WAIT_S = 1.0, 5.0  # work and waits that end before are not worth a line
 _LOOK_S = 0.5
+_ASK_S = 0.25  # between two questions for a lock
 
 
 @dataclass(eq=False)
@@ -197,14 +201,13 @@ def waiting(for_what: str) -> Iterator[Say]:
     """Say what the work waits for, if it takes more than a moment; yields `say(for_what)`, for when more is known."""
     piece = _Piece(f"waiting for {for_what}", is_wait=True)
     board = _board
+
+    def name(known: str) -> None:
+        piece.what = f"waiting for {known}"
+
     if board is None:
-
-        def log(known: str) -> None:
-            piece.what = f"waiting for {known}"
-            if piece.is_due():
-                logger.info(piece.so_far())
-
-        yield log
+        with _watched(piece):
+            yield name
     elif board.bars is not None:
         bars, task = board.bars, board.bars.add_task(piece.what, total=None, figures="")
         try:
@@ -212,12 +215,45 @@ def waiting(for_what: str) -> Iterator[Say]:
         finally:
             bars.remove_task(task)
     else:
-
-        def name(known: str) -> None:
-            piece.what = f"waiting for {known}"
-
         with _lined(board, piece):
             yield name
+
+
+@contextmanager
+def _watched(piece: _Piece) -> Iterator[None]:
+    """A line now and then in the log, as a warning, which a worker and a bare command print: else it seems to hang."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(_LOOK_S):
+            if piece.is_due():
+                logger.warning(piece.so_far())
+
+    threading.Thread(target=look, name="a wait", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def take_lock(stream: IO[str], from_whom: str) -> None:
+    """Lock a file, after whoever has it; says for whom it waits. The kernel gives a dead holder's lock back.
+
+    Raises Stopped when this process is asked to stop meanwhile, OSError where files cannot be locked.
+    """
+    if _is_locked(stream):
+        return
+    with waiting(from_whom):
+        while not _is_locked(stream):
+            stopping.pause(_ASK_S)
+
+
+def _is_locked(stream: IO[str]) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager
@@ -270,6 +306,14 @@ def _logged(what: str) -> Iterator[Update]:
 def seconds_text(seconds: float) -> str:
     """`0.4 s`, `41 s`."""
     return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+
+
+def moment_text(moment: datetime) -> str:
+    """A point in time as every command prints it: by this machine's clock, with its offset: 2026-12-01 05:12:00 +0100.
+
+    What programs read (--json, tables, file names) is UTC, in ISO 8601.
+    """
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S %z}"
 
 
 def _text(figures: Mapping[str, float]) -> str:

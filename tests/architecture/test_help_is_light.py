@@ -24,3 +24,20 @@ def test_help_loads_nothing_heavy() -> None:
 def test_help_of_each_command_loads_nothing_heavy() -> None:
     for command in ("demo", "retrain", "explain", "score", "models", "audit", "doctor"):
         assert not HEAVY & modules_after([command, "--help"]), command
+
+
+def test_what_scores_an_image_loads_nothing_that_only_training_needs() -> None:
+    """Each of these costs half a second to two seconds of processor time, in every `xadflow score`."""
+    code = (
+        "import sys\n"
+        "import xadflow.cli.score, xadflow.detectors.scoring, xadflow.models.lookup\n"
+        "from xadflow.detectors.base import _methods\n"
+        "_methods()['fcdd'].load()\n"
+        "from xadflow.networks.pretrained import Trunk\n"
+        "Trunk('lite0')\n"
+        "idle = {'mlflow', 'sqlalchemy', 'pandas', 'timm', 'torchvision', 'lightning_fabric', 'torch._dynamo'}\n"
+        "idle |= {'scipy.optimize', 'scipy.stats', 'skimage', 'matplotlib', 'prefect', 'deltalake', 'pyarrow'}\n"
+        "print(sorted(idle & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

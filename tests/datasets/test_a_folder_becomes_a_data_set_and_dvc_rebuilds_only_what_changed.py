@@ -105,6 +105,15 @@ def test_add_build_and_change(project: Path, product: Path, put, png) -> None:
     assert "images/train/good/new.png" in {row.path for row in read_manifest(project / "data/bolt").rows()}
 
 
+def test_a_quiet_dvc_still_says_what_our_commands_find_wrong(project: Path) -> None:
+    """What DVC itself finds before any stage it keeps to itself then, whatever we do: dvc.yaml says so."""
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text("\n".join(one for one in text.splitlines() if not one.startswith("limits:")))
+    said = run(project, "dvc", "repro", "--quiet", "validate@textures-brick", status=255)
+    assert said.startswith("xadflow: limits is missing in params.yaml, and dvc.yaml hands it to its stages")
+    assert run(project, "dvc", "repro", "--quiet", "validate@nowhere", status=255) == ""
+
+
 def test_wrong_use_is_answered_before_any_work(project: Path, product: Path, put, png, tmp_path: Path) -> None:
     before = (project / "params.yaml").read_text()
     for name, folder, said in (

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from tests.checkout import PROJECT
-from xadflow.datasets.params_file import replace_params, with_dataset, with_name_in
+from xadflow.datasets.params_file import replace_params, with_dataset, with_name_in, without_dataset, without_keys
 from xadflow.errors import BadSettings
 from xadflow.settings import load_settings
 
@@ -62,3 +62,56 @@ def test_a_text_that_is_not_valid_leaves_the_file_as_it_was(tmp_path: Path) -> N
 def test_a_missing_list_is_named() -> None:
     with pytest.raises(BadSettings, match="no list or mapping catalogue"):
         with_dataset("datasets: {}\n", "screws", ENTRY)
+
+
+@pytest.mark.parametrize("text", [PARAMS.read_text(encoding="utf-8"), BLOCK], ids=["the project's", "block style"])
+def test_what_was_added_is_taken_out_again_byte_for_byte(text: str) -> None:
+    lists = (("retrain", "datasets"), ("explain", "datasets"))
+    assert without_dataset(with_name_in(with_dataset(text, "screws", ENTRY), "screws", *lists), "screws") == text
+
+
+@pytest.mark.parametrize("name", ["one", "two", "three"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "catalogue: [one, two, three]\ndatasets: {one: {a: [1]}, two: {b: 2}, three: {}}\n"
+        "retrain: {datasets: [two, one, one], x: 1}\nexplain: {datasets: [three], y: {z: 1}}\n",
+        "catalogue:\n- one # first\n- two\n- three\n# between\ndatasets:\n  one:\n    a: [1]\n"
+        "  two: {b: 2}\n  three:\n    c:\n    - 1\n"
+        "# after\nretrain:\n  datasets:\n    - one\nexplain:\n  datasets: [one, two]\n  y: 1\n",
+    ],
+    ids=["in brackets", "on lines"],
+)
+def test_any_place_of_a_list_or_mapping_is_taken_out(text: str, name: str) -> None:
+    expected = yaml.safe_load(text)
+    del expected["datasets"][name]
+    for owner, key in ((expected, "catalogue"), (expected["retrain"], "datasets"), (expected["explain"], "datasets")):
+        owner[key] = [one for one in owner[key] if one != name]
+    after = without_dataset(text, name)
+    assert yaml.safe_load(after) == expected
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    assert [line for line in after.splitlines() if line.startswith("#")] == comments
+
+
+def test_stages_are_taken_out_of_a_lock_and_the_others_keep_their_bytes() -> None:
+    lock = (PROJECT / "dvc.lock").read_text(encoding="utf-8")
+    lock = lock[: lock.index("  origin@", len(lock) // 4)]  # a quarter of it, up to the next data set
+    stages = yaml.safe_load(lock)["stages"]
+    gone = {name for name in stages if name.endswith("@textures-brick")}
+    after = without_keys(lock, "stages", gone)
+    assert gone
+    assert yaml.safe_load(after)["stages"] == {name: one for name, one in stages.items() if name not in gone}
+    assert all(line in lock.splitlines() for line in after.splitlines())
+
+
+def test_a_full_disk_leaves_no_half_of_params_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, text: str, **_: object) -> int:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "params.yaml"
+    path.touch()
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        replace_params(path, "x")
+    assert [one.name for one in tmp_path.iterdir()] == ["params.yaml"]

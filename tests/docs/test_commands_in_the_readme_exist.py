@@ -15,16 +15,16 @@ COMMANDS = {
     "retrain",
     "score",
     *(f"audit {name}" for name in ("accept", "export", "replay", "show", "verify")),
-    *(f"data {name}" for name in ("add", "fetch", "images", "manifest", "origin", "validate")),
-    *(f"models {name}" for name in ("compare", "list", "promote", "rollback")),
+    *(f"data {name}" for name in ("add", "fetch", "images", "list", "manifest", "origin", "remove", "validate")),
+    *(f"models {name}" for name in ("compare", "list", "promote", "recalibrate", "rollback")),
 }
 LATER = {
     "erase",
     "retention",
     "review",
     "team",
-    *(f"data {name}" for name in ("list", "remove", "reviews")),
-    *(f"models {name}" for name in ("add", "export", "pull", "recalibrate")),
+    "data reviews",
+    *(f"models {name}" for name in ("add", "export", "pull")),
     *(f"review {name}" for name in ("serve", "user add")),
     *(f"team {name}" for name in ("backup", "init", "migrate", "restore", "user add")),
 }

@@ -214,13 +214,15 @@ def test_new_images_in_an_inbox_are_scored_explained_and_quarantined_the_same_wa
     assert lineage["weights"]
     assert lineage["data"]["manifest"]
     assert result["figures"]["quarantined"] == 1
+    assert result["refused"] == {"not-an-image": [1, ["note.png"]]}
+    assert (explained / result["refused_list"]).is_file()
     quarantine = list((explained / "var" / "inbox-runs" / "screws").rglob("quarantine.parquet"))
     assert any("note.png" in path for file in quarantine for path in pq.read_table(file)["path"].to_pylist())
 
 
 def test_score_prints_the_contract_and_reports_what_it_could_not_read(explained: Path, here, screws: Path) -> None:
     good, bad = screws / "test/scratch/000.png", screws / "train/good/broken.png"
-    done = here("score", str(good), str(bad), "--json", "--model", "xad.screws.fcdd@champion", status=1)
+    done = here("score", str(good), str(bad), "--json", status=1)  # by the only champion there is
     first, second = (json.loads(line) for line in done.stdout.splitlines())
     assert list(first) == [
         "path",
@@ -250,6 +252,9 @@ def test_the_report_page_needs_nothing_from_outside(explained: Path) -> None:
     for page in pages:
         text = page.read_text()
         assert not re.findall(r"""<link|<script|src\s*=\s*["'](?!data:)|url\(\s*["']?https?:""", text)
+        assert str(explained) not in text  # a path of this machine
+        assert "<a href" not in text  # no server is up that could show the run
+        assert "`make server` shows it" in text
 
 
 def test_the_nights_run_says_how_far_a_normal_counterfactual_is(explained: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_night_with_another_versions_explainer_does_not_start(opened) -> None:
     assert choose_explainers(opened, "screws", "fcdd", champion).versions.keys() >= {"diverse"}
 
 
-def test_a_generator_that_breaks_a_rule_leaves_service_while_its_detector_stays(opened) -> None:
+def test_a_generator_that_breaks_a_rule_leaves_service_while_its_detector_stays_and_comes_back(opened) -> None:
     set_rules(opened.home.project, {"max_frechet": 1e-6})
     changed, registry, champion = Project(opened.home), opened.registry, opened.champion
     outcome = judge_explainer(changed, "screws", registry.champion(MODEL), champion)
@@ -167,3 +167,8 @@ def test_a_generator_that_breaks_a_rule_leaves_service_while_its_detector_stays(
         choose_explainers(changed, "screws", "fcdd", champion, ["diverse"])
     again = judge_explainer(changed, "screws", registry.resolve(f"{MODEL}/1"), champion)
     assert (again.passed, again.judged) == (False, False)
+
+    set_rules(opened.home.project, ANYTHING)
+    assert judge_explainer(Project(opened.home), "screws", registry.resolve(f"{MODEL}/1"), champion).passed
+    settle(registry, champion.name, champion.version, champion.version, "")
+    assert registry.champion(MODEL).version == 1

@@ -53,6 +53,7 @@ TAGS = (
     "model_version",
     "previous_champion",
     "promoted",
+    "recalibrated_from",
     "rows_digest",
     "training_key",
     "weights",

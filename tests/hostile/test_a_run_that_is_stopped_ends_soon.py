@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.server]
 @pytest.fixture(autouse=True)
 def _survives() -> Iterator[None]:
     """Were the signal handed on to what was there before, it would end pytest."""
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, signal.default_int_handler) for number in stopping.SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -22,7 +23,7 @@ from tasks import slots
 from tasks.slots import Holder, slot
 from xadflow import stopping
 from xadflow.errors import Stopped
-from xadflow.progress import progress_board
+from xadflow.progress import moment_text, progress_board
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 
@@ -139,7 +140,8 @@ def test_a_living_holder_keeps_its_slot_and_is_named(limit: str, capsys, monkeyp
         assert got.wait(SOON_S)
         thread.join()
     assert f"waiting for a slot of the limit {limit}, held by xadflow retrain (process 4000000 on here: " in said
-    assert "train fcdd on screws, seed 0, since 01:02:03 UTC; `kill 4000000` stops it)" in said
+    since = moment_text(datetime.fromisoformat(DEAD.since))
+    assert f"train fcdd on screws, seed 0, since {since}; `kill 4000000` stops it)" in said
 
 
 def test_a_real_holder_says_who_it_is(limit: str) -> None:

@@ -16,7 +16,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.server]
 def diagnose(plant, added, prefect_server):
     def found() -> dict[str, dict[str, str]]:
         answer = plant.here("xadflow doctor --json", PREFECT_API_URL=prefect_server)
-        return {one["what"]: one for one in json.loads(answer.said.splitlines()[-1])["findings"]}
+        findings = json.loads(answer.said.splitlines()[-1])["findings"]
+        assert [one for one in findings if one["what"] == "prefect" and one["level"] != "ok"] == [], findings
+        return {one["what"]: one for one in findings}
 
     return found
 
@@ -29,7 +31,6 @@ def test_each_thing_that_scheduled_runs_need_is_found_lacking_then_there(diagnos
         for limit in client.read_global_concurrency_limits():
             client.delete_global_concurrency_limit_by_name(limit.name)
         found = diagnose()
-        assert found["prefect"]["level"] == "ok"
         assert found["limit gpu"]["mend"].startswith("prefect gcl create gpu --limit 1")
         assert found["pool local"]["mend"].startswith("prefect work-pool create local --type process")
         assert found["deployment nightly"]["mend"].startswith("prefect --no-prompt deploy --all")

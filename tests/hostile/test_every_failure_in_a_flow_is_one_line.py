@@ -104,7 +104,8 @@ def works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: str) 
     night = SimpleNamespace(
         shards=((), ()), images=2, already=0, dataset="elpv", run_date="", left_out={}, model_name="m", model_version=1
     )
-    done = SimpleNamespace(figures={}, mlflow="run", report=tmp_path / "report.html", sheet=None)
+    page = tmp_path / "report.html"
+    done = SimpleNamespace(figures={}, mlflow="run", report=page, sheet=None, refused={}, refused_list="quarantine")
     nothing = lambda *_, **__: None  # noqa: E731
     for module in (registry, training, explaining, publishing):
         monkeypatch.setattr(module, "Project", Project)

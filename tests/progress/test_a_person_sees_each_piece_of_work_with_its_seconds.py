@@ -4,11 +4,12 @@ import logging
 import re
 import threading
 import time
+from datetime import UTC, datetime
 
 import pytest
 
 from xadflow import progress
-from xadflow.progress import PartTimes, progress_board, seconds_text, track, waiting
+from xadflow.progress import PartTimes, moment_text, progress_board, seconds_text, take_lock, track, waiting
 
 
 @pytest.fixture(autouse=True)
@@ -136,3 +137,58 @@ def test_a_part_counts_the_processor_not_the_sleep() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (312.4, "312 s")])
 def test_seconds_have_a_digit_more_below_ten(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text
+
+
+@pytest.mark.parametrize("known", [None, "the run of somebody"])
+def test_a_wait_goes_to_the_log_as_a_warning_where_nobody_watches(caplog, known: str | None) -> None:
+    """A worker prints warnings only, and so does a bare command: without the line it seems to hang."""
+    with waiting("a lock"):
+        pass
+    assert not caplog.records  # a short wait is not worth a line
+    with waiting("a lock") as say:
+        if known is not None:
+            say(known)
+        deadline = time.monotonic() + 20
+        while not caplog.records and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert caplog.records[0].levelno == logging.WARNING
+    assert caplog.records[0].message.startswith(f"waiting for {known or 'a lock'} ... ")
+    assert caplog.records[0].message.endswith(" so far")
+
+
+def test_who_waits_for_a_locked_file_says_for_whom_and_goes_on_when_it_is_free(tmp_path, capsys) -> None:
+    path = tmp_path / "lock"
+    done = threading.Event()
+
+    def work() -> None:
+        with path.open("a") as stream:
+            take_lock(stream, "another run")
+            done.set()
+
+    with progress_board(), path.open("a") as held:
+        take_lock(held, "nobody")
+        thread = threading.Thread(target=work)
+        thread.start()
+        until_said(capsys, "waiting for another run ... ")
+        assert not done.is_set()
+        held.close()
+        assert done.wait(20)
+        thread.join()
+
+
+def test_a_moment_is_told_by_this_machines_clock_with_its_offset(monkeypatch) -> None:
+    moment = datetime(2026, 12, 1, 4, 5, 6, tzinfo=UTC)
+    said = {}
+    try:
+        for zone in ("Europe/Berlin", "America/St_Johns", "UTC"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            said[zone] = moment_text(moment)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert said == {
+        "Europe/Berlin": "2026-12-01 05:05:06 +0100",
+        "America/St_Johns": "2026-12-01 00:35:06 -0330",
+        "UTC": "2026-12-01 04:05:06 +0000",
+    }

@@ -21,9 +21,16 @@ SLOW_S = 30.0  # how long a test waits for what comes at once
 
 @pytest.fixture(autouse=True)
 def _handlers_as_before() -> Iterator[None]:
+    """Where nohup or a shell began the suite, SIGHUP or SIGINT is ignored; these tests are of one that hears them."""
+    outside = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+    for number, handler in outside.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
     before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
     yield
     assert {number: signal.getsignal(number) for number in stopping.SIGNALS} == before
+    for number, handler in outside.items():
+        signal.signal(number, handler)
     stopping._request.forget()
 
 

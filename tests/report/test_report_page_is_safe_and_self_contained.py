@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from xadflow.evidence.alarms import Alarm, Alarms
+from xadflow.metrics.intervals import wilson_rate
 from xadflow.report import page as report_module
 from xadflow.report.evidence import Alternative, Drift, ExplainerFigures, ScoreQuantile, WorstCase
+from xadflow.report.on_masks import OnMasks
 from xadflow.report.page import (
     Link,
     NightCounts,
@@ -80,6 +82,7 @@ def full(name):
         quantiles=tuple(ScoreQuantile(q, 3 + q, 2 + q) for q in (0.05, 0.25, 0.5, 0.75, 0.95)),
         drift=Drift(0.2, 0.001, 200, 900),
         explainers=(ExplainerFigures(name, 8, 8, 0.9, 0.03, 0.8),),
+        on_masks=(OnMasks(name, 0.41, name, wilson_rate(9, 12)), OnMasks(name, float("nan"), name)),
         seconds={name: 3.0, "write": 0.0},
         worst_cases=(
             WorstCase(

@@ -6,6 +6,7 @@ import logging
 from functools import partial
 from pathlib import Path
 
+import lightning_fabric  # noqa: F401 it wraps torch.compile when it is loaded: before a test here puts another there
 import pytest
 import torch
 

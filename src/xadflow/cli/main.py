@@ -19,7 +19,7 @@ from xadflow.errors import Stopped, XadflowError, no_room
 from xadflow.stopping import stop_status, stoppable
 
 _BUILT_IN = {
-    "data": ("xadflow.cli.data:data", "Bring images in: add a folder of your own, or run one DVC stage."),
+    "data": ("xadflow.cli.data.group:data", "Bring images in: add, list and remove data sets, or run one DVC stage."),
     "score": ("xadflow.cli.score:score", "Score image files with a registered model."),
     "models": ("xadflow.cli.models:models", "List, compare, promote and roll back registered models."),
     "audit": ("xadflow.cli.audit:audit", "Verify the evidence; replay, show or export one decision."),

@@ -77,6 +77,7 @@ def probe(
     settings.dataset(dataset)
     chosen = settings.detector(detector)
 
+    from xadflow.datasets.in_use import using
     from xadflow.progress import progress_board, track
     from xadflow.work.probe import ProbePlan, run_probe
     from xadflow.work.probe.run import QUICK, QUICK_TEST_IMAGES
@@ -90,7 +91,7 @@ def probe(
         settings=QUICK.get(chosen.method, {}) if quick else {},
         most_test_images=QUICK_TEST_IMAGES if quick else None,
     )
-    with progress_board():
+    with progress_board(), using(project.home, [dataset]):
         outcome = run_probe(project, plan, track)
     if as_json:
         click.echo(json.dumps(outcome.report, sort_keys=True))

@@ -19,7 +19,11 @@ THREADS = 4
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--model", "spec", help="Registered model, e.g. xad.elpv.fcdd@champion or xad.elpv.fcdd/3.")
+@click.option(
+    "--model",
+    "spec",
+    help="Registered model, e.g. xad.elpv.fcdd@champion or xad.elpv.fcdd/3 [default: the only champion there is].",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def score(paths: tuple[Path, ...], spec: str | None, as_json: bool) -> int:
     """Score image files or folders of them with a registered model; writes no table.
@@ -34,7 +38,10 @@ def score(paths: tuple[Path, ...], spec: str | None, as_json: bool) -> int:
     project = Project.open()
     settings = project.settings
     files = _files(paths)
-    spec = spec or f"xad.{settings.explain.datasets[0]}.{settings.retrain.detectors[0]}@champion"
+    if spec is None:
+        from xadflow.models.lookup import only_champion
+
+        spec = only_champion(project.registry, settings.datasets, next(iter(settings.explain.datasets), "NAME"))
     failed = False
     for line in score_files(project, spec, files, settings.explain.batch_size):
         failed |= "error" in line
@@ -90,10 +97,11 @@ def score_files(project: Project, spec: str, files: Sequence[Path], batch_size: 
     from xadflow.detectors.scoring import open_detector, score_images
     from xadflow.digests import sha256_bytes
     from xadflow.images import ImageLimits, decode_image, read_file, to_input
+    from xadflow.models.lookup import find_detector
     from xadflow.settings.blocks import fitting
 
-    ref = project.registry.resolve(spec)
-    detector = open_detector(project.registry.detector_folder(ref), project.device)
+    ref, folder = find_detector(project.registry, spec)
+    detector = open_detector(folder, project.device)
     limits = ImageLimits(**project.settings.limits.model_dump(), max_bits=bit_depth_of(detector))
     channels, height, width = detector.input_shape
     batch_size = fitting(batch_size, detector.input_shape, project.settings.explain.batch_px)

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from statistics import median
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
+from xadflow.datasets.in_use import using
 from xadflow.datasets.params_file import replace_params, with_dataset, with_name_in
 from xadflow.datasets.poses import SIDE_PX, Pose, Symmetries, guess_pose
+from xadflow.datasets.removing import undo_addition
 from xadflow.datasets.reproducing import reproduce
 from xadflow.datasets.shares import count_images, shares_of
 from xadflow.datasets.sources.folder import GOOD, check_layout, walk_files
 from xadflow.datasets.writing import writing
-from xadflow.errors import BadImage, DataUnavailable, WrongUse
+from xadflow.errors import BadImage, DataUnavailable, StageFailed, WrongUse, XadflowError
 from xadflow.images import IMAGE_SUFFIXES, ImageLimits, decode_image, read_file, to_input
 from xadflow.images.decoding import deepest_value
 from xadflow.images.reading import MOST_BITS
 from xadflow.settings import Home, Settings, load_settings
-from xadflow.settings.blocks import MOST_AT_ONCE_PX, Name
+from xadflow.settings.blocks import MOST_AT_ONCE_PX, can_name_a_dataset
 
 _SAMPLED = 24
 _SIZES_PX = (224, 128, 96, 64, 32)
@@ -154,8 +156,8 @@ def in_shape(short: int, own: tuple[int, int]) -> int | tuple[int, int]:
 def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
     """Enter the folder into params.yaml, build and validate the data set by DVC, then list it for both flows.
 
-    A folder that is a data set of this name already is brought up to date. When DVC or the validation fails,
-    params.yaml is put back as it was.
+    A folder that is a data set of this name already is brought up to date. When adding a new one fails, wherever,
+    nothing of it stays but bytes in DVC's cache.
 
     Raises:
         WrongUse: a name that cannot be used, or that another data set has.
@@ -164,14 +166,12 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
         StageFailed: DVC or a stage failed.
         CannotWrite: params.yaml cannot be written.
     """
-    try:
-        TypeAdapter(Name).validate_python(name)
-    except ValidationError as err:
+    if not can_name_a_dataset(name):
         raise WrongUse(
             "a data set's name is lower case letters, digits and dashes, at most 63",
             seen=name,
             next_step="choose another name",
-        ) from err
+        )
     settings = load_settings(home.params)
     path = _stored(home, folder)
     before = home.params.read_text(encoding="utf-8")
@@ -180,7 +180,8 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
             raise WrongUse(
                 f"data set {name!r} is there already; options only make a new one",
                 seen=f"folder {path}",
-                next_step=f"change them under datasets.{name} in params.yaml, or leave them out",
+                next_step=f"change them under datasets.{name} in params.yaml, leave them out, or begin anew by "
+                f"`xadflow data remove {name}`",
             )
         entry, look = _same(settings, name, path), None
         check_layout(folder)
@@ -214,19 +215,33 @@ def add_folder(home: Home, name: str, folder: Path, wishes: Wishes) -> Added:
             "known_used": wishes.known_used,
             "options": options,
         }
-        _write_params(home, with_dataset(before, name, entry))
-    entered = home.params.read_text(encoding="utf-8")
-    try:
+    is_new = name not in settings.datasets
+    with using(home, [name]), _undone_if_it_fails(home, name) if is_new else nullcontext():
+        if is_new:
+            _write_params(home, with_dataset(before, name, entry))
         reproduce(home.project, f"validate@{name}")
-    except BaseException:
-        if home.params.read_text(encoding="utf-8") == entered:  # nobody else has edited it meanwhile
-            _write_params(home, before)
+        listed = with_name_in(
+            home.params.read_text(encoding="utf-8"), name, ("retrain", "datasets"), ("explain", "datasets")
+        )
+        _write_params(home, listed)
+        return Added(entry, look, _warning(home, name, look))
+
+
+@contextmanager
+def _undone_if_it_fails(home: Home, name: str) -> Iterator[None]:
+    """Take away what was made of a new data set when the block fails, or is stopped: the next attempt begins anew."""
+    try:
+        try:
+            yield
+        except StageFailed as err:  # there will be nothing left that `dvc repro` could run
+            again = "mend that, then run the same `xadflow data add` again; nothing of the data set is kept"
+            raise StageFailed(err.wrong, seen=err.seen, next_step=again, transient=err.transient) from err
+    except BaseException as err:
+        try:
+            undo_addition(home, name)
+        except (XadflowError, OSError) as left:
+            err.add_note(f"not all that it made could be taken away: {left}; `xadflow data remove {name}` does that")
         raise
-    listed = with_name_in(
-        home.params.read_text(encoding="utf-8"), name, ("retrain", "datasets"), ("explain", "datasets")
-    )
-    _write_params(home, listed)
-    return Added(entry, look, _warning(home, name, look))
 
 
 def _warning(home: Home, name: str, look: Look | None) -> str | None:

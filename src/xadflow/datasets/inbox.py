@@ -6,7 +6,6 @@ removed files meanwhile.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import unicodedata
@@ -27,6 +26,7 @@ from xadflow.digests import sha256_file
 from xadflow.errors import DataUnavailable
 from xadflow.images import ImageLimits
 from xadflow.images.reading import IMAGE_SUFFIXES, not_a_file, unsafe_name
+from xadflow.progress import take_lock
 
 QUARANTINE = "quarantine.parquet"
 _LONGEST_NAME, _LONGEST_PATH = 255, 1000  # bytes; of a path below `into`, which has its own before it
@@ -60,7 +60,7 @@ def _alone(into: Path) -> Iterator[None]:
     """Wait until no other run admits into this folder: all use the same staging folder. A dead run holds no lock."""
     into.mkdir(parents=True, exist_ok=True)
     with (into / ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        take_lock(lock, f"another run that admits new images of {into.parent.name}")
         yield
 
 

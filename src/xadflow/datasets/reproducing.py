@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -17,7 +16,7 @@ import yaml
 
 from xadflow import stopping
 from xadflow.errors import BadSettings, CannotWrite, StageFailed, WorkFailed, no_room
-from xadflow.progress import track, waiting
+from xadflow.progress import take_lock, track, waiting
 from xadflow.settings import load_settings
 from xadflow.settings.plain_yaml import plain_values
 
@@ -30,7 +29,6 @@ NOTE = "note: "
 _ADVERTISED = ("Having any troubles?", "dvc.org/support")
 _BUSY = ("is busy", "Unable to acquire lock")
 _HALF = ("is corrupted", "structure is corrupted", "ScannerError", "ParserError", "validation failed")
-_ASK_S = 0.5
 PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 logger = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ def reproduce(project: Path, target: str) -> None:
     check_params(project)
     for pause in (*PAUSES_S, None):
         try:
-            with _turn(project):
+            with turn(project):
                 _reproduce(project, target)
             return
         except StageFailed as err:
@@ -60,8 +58,8 @@ def reproduce(project: Path, target: str) -> None:
 
 
 @contextmanager
-def _turn(project: Path) -> Iterator[None]:
-    """One `dvc repro` of ours at a time; without a place for the lock, whoever comes."""
+def turn(project: Path) -> Iterator[None]:
+    """One `dvc repro`, or change of dvc.lock, of ours at a time; without a place for the lock, whoever comes."""
     path = project / ".dvc" / "tmp" / "our-turn.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,13 +68,7 @@ def _turn(project: Path) -> Iterator[None]:
         yield
         return
     with lock:
-        with waiting("another `dvc repro` of this project"):
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    stopping.pause(_ASK_S)
+        take_lock(lock, "another `dvc repro` of this project")
         yield
 
 

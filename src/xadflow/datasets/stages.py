@@ -215,9 +215,7 @@ def validate_dataset(home: Home, settings: Settings, name: str) -> dict[str, obj
     path = folder / VALIDATION
     path.unlink(missing_ok=True)
     manifest = read_manifest(folder)
-    summary = validate_manifest(
-        manifest.table, dataset, name=name, false_alarm_rate=settings.calibration.false_alarm_rate
-    )
+    summary = validate_manifest(manifest.table, dataset, name=name, false_alarm_rate=settings.false_alarm_rate(name))
     summary = {"dataset": name, **summary, "quarantine": reasons(read_quarantine(home, name))}
     if dataset.source == "folder":  # the others are public, or made by us
         summary |= look_for_leaks(manifest, dataset)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from xadflow.errors import StoreBroken, StoreConflict
+from xadflow.progress import waiting
 
 LOCK = ".writer.lock"  # in the folder of the tables
 _POLL_S = 0.02
@@ -34,15 +35,9 @@ def writer_lock(path: Path, wait_s: float, *, reading: bool = False) -> Iterator
         yield
         return
     try:
-        deadline = time.monotonic() + wait_s
-        while not _taken(handle, reading):
-            if time.monotonic() > deadline:
-                raise StoreConflict(
-                    "another process holds the lock of the tables",
-                    seen=f"{wait_s:.0f} s of waiting",
-                    next_step="let it finish or end it, then run again",
-                )
-            time.sleep(_POLL_S)
+        if not _taken(handle, reading):
+            with waiting("another process, which has the lock of the tables"):
+                _wait(handle, reading, wait_s)
         yield
     finally:
         os.close(handle)
@@ -62,6 +57,18 @@ def _open(path: Path, reading: bool) -> int | None:
             seen=err.strerror,
             next_step="check free space and rights of var/tables",
         ) from err
+
+
+def _wait(handle: int, reading: bool, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
+    while not _taken(handle, reading):
+        if time.monotonic() > deadline:
+            raise StoreConflict(
+                "another process holds the lock of the tables",
+                seen=f"{wait_s:.0f} s of waiting",
+                next_step="let it finish or end it, then run again",
+            )
+        time.sleep(_POLL_S)
 
 
 def _taken(handle: int, reading: bool) -> bool:

@@ -43,14 +43,34 @@ def aupro(
         raise BadInput("the limit is a false-positive rate in (0, 1]", seen=fpr_limit, next_step="pass 0.3")
     ranked, truth = _pixels(maps, masks, max_tied_share)
     size = ranked.levels.size
-    flagged = np.bincount(ranked.level_of, _region_weights(truth).ravel(), size)
+    flagged: Floats = np.bincount(ranked.level_of, _region_weights(truth).ravel(), size).astype(np.float64, copy=False)
     alarms = np.bincount(ranked.level_of[~ranked.is_anomaly], minlength=size) / (~ranked.is_anomaly).sum()
+    x, y = overlap_curve(flagged, alarms, fpr_limit)
+    return float(np.trapezoid(y, x) / fpr_limit)
+
+
+def overlap_curve(flagged: Floats, alarms: Floats, fpr_limit: float) -> tuple[Floats, Floats]:
+    """False-positive rates and per-region overlaps up to `fpr_limit`, of what each level adds to both, highest first.
+
+    Both begin at 0, and end at the limit.
+    """
     overlap = np.append(0.0, np.cumsum(flagged))
     fpr = np.append(0.0, np.cumsum(alarms))
     inside = fpr <= fpr_limit
-    x = np.append(fpr[inside], fpr_limit)
-    y = np.append(overlap[inside], np.interp(fpr_limit, fpr, overlap))
-    return float(np.trapezoid(y, x) / fpr_limit)
+    return np.append(fpr[inside], fpr_limit), np.append(overlap[inside], np.interp(fpr_limit, fpr, overlap))
+
+
+def regions_of(truth: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
+    """The number, from 1, of the region of each pixel of masks [N,H,W], 0 for none; and how many regions there are.
+
+    A region is what touches in one image, corners included. Raises BadInput for masks of another shape.
+    """
+    if truth.ndim != 3:
+        raise BadInput("masks are [N,H,W]", seen=truth.shape, next_step="add the image axis")
+    connected = np.zeros((3, 3, 3), dtype=np.int64)
+    connected[1] = 1  # neighbours in one image only
+    labels, regions = ndimage.label(truth, structure=connected)
+    return np.asarray(labels, dtype=np.int64), int(regions)
 
 
 def _pixels(maps: ArrayLike, masks: ArrayLike, max_tied_share: float) -> tuple[Ranked, NDArray[np.bool_]]:
@@ -68,11 +88,7 @@ def _pixels(maps: ArrayLike, masks: ArrayLike, max_tied_share: float) -> tuple[R
 
 def _region_weights(truth: NDArray[np.bool_]) -> Floats:
     """Weights [N,H,W] that sum to 1, evenly over the regions of all images and over the pixels of each."""
-    if truth.ndim != 3:
-        raise BadInput("masks are [N,H,W]", seen=truth.shape, next_step="add the image axis")
-    connected = np.zeros((3, 3, 3), dtype=np.int64)
-    connected[1] = 1  # neighbours in one image only
-    labels, regions = ndimage.label(truth, structure=connected)
+    labels, regions = regions_of(truth)
     sizes = np.bincount(labels.ravel(), minlength=regions + 1).astype(np.float64)
     sizes[0] = np.inf
     return np.asarray(1.0 / sizes[labels] / regions, dtype=np.float64)

@@ -156,10 +156,14 @@ class Connection:
 
     def _detectors_in_service(self, dataset: str, alias: str) -> list[str]:
         """Detectors of a data set that have a version with an alias."""
-        query = f"name LIKE 'xad.{dataset}.%'"
+        return sorted(name.split(".")[2] for name in self.carrying(alias, f"xad.{dataset}.") if name.count(".") == 2)
+
+    def carrying(self, alias: str, prefix: str = "xad.") -> dict[str, int]:
+        """Versions that carry an alias, by the names of their models, of those that begin so."""
+        query = f"name LIKE '{prefix}%'"
         with self._explained() as client:
             found = pages(lambda token: client.search_registered_models(query, page_token=token))
-        return sorted(one.name.split(".")[2] for one in found if alias in one.aliases and one.name.count(".") == 2)
+        return {str(one.name): int(one.aliases[alias]) for one in found if alias in one.aliases}
 
 
 def summary(client: MlflowClient, model: Any) -> ModelSummary:
@@ -174,6 +178,7 @@ def summary(client: MlflowClient, model: Any) -> ModelSummary:
             dict(client.get_run(one.run_id).data.metrics),
             one.tags.get(GATE, ""),
             explains.version if (explains := ref_of(one).explains) else None,
+            ref_of(one).recalibrated_from,
         )
         for one in sorted(found, key=lambda one: -int(one.version))
     ]

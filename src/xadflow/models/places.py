@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path, PurePosixPath
 
-from xadflow.errors import RegistryUnavailable
+from xadflow.errors import BadWeights, RegistryUnavailable
 from xadflow.models.tracking_store import is_server, sqlite_file
+from xadflow.models.versions import ModelRef, dataset_of
 
 _LEVELS = 4  # <experiment>/models/<model>/artifacts
 _OURS = ("xad.", "xadflow.")  # names of our experiments
@@ -47,6 +48,25 @@ def own_place(path: Path, artifacts: Path) -> Path | None:
         if found.is_relative_to(root) and found != root and found.is_dir():
             return found
     return None
+
+
+def folder_of(ref: ModelRef, address: str, artifacts: Path) -> Path | None:
+    """Folder of a version's own files, which MLflow knows by `address`; None where that is not of files.
+
+    Raises BadWeights when they are not below `artifacts`: what lies elsewhere, anybody may have registered.
+    """
+    path = path_of(address)
+    if path is None:
+        return None
+    place = own_place(path, artifacts)
+    if place is None:
+        raise BadWeights(
+            f"the files of {ref.name} version {ref.version} are not below {artifacts.name}",
+            seen=str(path),
+            next_step=f"if they are this project's, copy them to the same place below var/{artifacts.name}; "
+            f"else run `xadflow retrain --dataset {dataset_of(ref.name)}`",
+        )
+    return place / "artifacts" / ref.part
 
 
 def left_behind(uri: str, artifacts: Path) -> list[str]:

@@ -12,22 +12,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xadflow.cards import checked_calibration, checked_shape, read_card
 from xadflow.errors import BadWeights, NoChampion, WrongUse
 from xadflow.models.connection import Connection, pages, ref_of, summary
 from xadflow.models.ledger_anchor import EXPERIMENT, read_anchor, write_anchor
-from xadflow.models.places import move_in, own_place, path_of
+from xadflow.models.places import folder_of, move_in
 from xadflow.models.runs import log_batches, log_dataset, log_files, log_model, open_run, quiet
 from xadflow.models.tags import FILES, KIND, MODEL_NAME, MODEL_VERSION, PREVIOUS, TRAINING_KEY
+from xadflow.models.tracking_store import pages_at
 from xadflow.models.versions import (
-    NEEDED,
     Explains,
     ModelRef,
     ModelSummary,
     Part,
     check_files,
+    checked_folder,
     checked_name,
-    dataset_of,
     detector_of,
     parse_spec,
     saved_files,
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-LOCAL_UI = "http://127.0.0.1:5000"  # where `make server` shows the embedded store
 
 
 class Registry(Connection):
@@ -267,14 +265,7 @@ class Registry(Connection):
         return self._folder(ref)
 
     def _folder(self, ref: ModelRef) -> Path:
-        folder = self.place(ref) or self._downloaded(ref)
-        check_files(folder, ref)
-        for name in NEEDED[ref.part]:
-            if name.endswith(".json"):
-                card = read_card(folder / name)
-                checked_calibration(card, folder / name)
-                checked_shape(card, folder / name)
-        return folder
+        return checked_folder(self.place(ref) or self._downloaded(ref), ref)
 
     def models(self) -> list[ModelSummary]:
         """All models of xadflow, by name."""
@@ -288,11 +279,19 @@ class Registry(Connection):
         with self._explained() as client:
             return dict(client.get_run(ref.run_id).data.metrics)
 
+    def params(self, ref: ModelRef) -> dict[str, str]:
+        """Parameters of a version's training run, as MLflow keeps them."""
+        with self._explained() as client:
+            return dict(client.get_run(ref.run_id).data.params)
+
     def run_link(self, ref: ModelRef) -> str:
-        """Address of a version's run in MLflow's pages; for the embedded store where `make server` shows it."""
+        """Address of a version's run in MLflow's pages; where none are up, which run it is and what shows it."""
         with self._explained() as client:
             experiment = client.get_run(ref.run_id).info.experiment_id
-        return f"{self.uri.rstrip('/') if self._remote else LOCAL_UI}/#/experiments/{experiment}/runs/{ref.run_id}"
+        pages = pages_at(self.uri)
+        if pages is None:
+            return f"run {ref.run_id}; `make server` shows it"
+        return f"{pages}/#/experiments/{experiment}/runs/{ref.run_id}"
 
     def anchor_head(self, seq: int, digest: str) -> None:
         """Remember the ledger's head outside of it. Raises AuditFailed when line `seq` had another digest before."""
@@ -310,18 +309,8 @@ class Registry(Connection):
         Raises BadWeights when they are not below `artifacts`: what lies elsewhere, anybody may have registered.
         """
         with self._explained() as client:
-            path = path_of(client.get_model_version_download_uri(ref.name, str(ref.version)))
-        if path is None:
-            return None
-        place = own_place(path, self.artifacts)
-        if place is None:
-            raise BadWeights(
-                f"the files of {ref.name} version {ref.version} are not below {self.artifacts.name}",
-                seen=str(path),
-                next_step=f"if they are this project's, copy them to the same place below var/{self.artifacts.name}; "
-                f"else run `xadflow retrain --dataset {dataset_of(ref.name)}`",
-            )
-        return place / "artifacts" / ref.part
+            address = client.get_model_version_download_uri(ref.name, str(ref.version))
+        return folder_of(ref, address, self.artifacts)
 
     def _downloaded(self, ref: ModelRef) -> Path:
         target = self.artifacts / "downloaded" / ref.name / str(ref.version)

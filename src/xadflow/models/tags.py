@@ -7,6 +7,7 @@ TRAINING_KEY, DATA_MD5, WEIGHTS_SHA256 = "xadflow.training_key", "xadflow.data_m
 FILES = "xadflow.files"  # its files by sha256, as JSON
 DONORS = "xadflow.donors"  # how large a bank of donors it was asked to keep
 JUDGE_APART = "xadflow.judge_apart"  # "true" where a judge was fitted on no image that may give donors
+RECALIBRATED_FROM = "xadflow.recalibrated_from"  # the version whose weights it has, with another false-alarm rate
 EXPLAINS_VERSION, EXPLAINS_WEIGHTS = "xadflow.explains_version", "xadflow.explains_weights"  # of a trained explainer
 
 # of a version: what the gate said, why, and to which question

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import json
 import re
 import sqlite3
 import subprocess
@@ -13,10 +13,12 @@ from contextlib import closing
 from pathlib import Path
 
 from xadflow.errors import RegistryUnavailable
+from xadflow.progress import take_lock
 
 _REACH_S = 5.0
 _CREATE_S = 600.0  # 5 s alone, 15 s on a busy machine
 _SQLITE = "sqlite:///"
+_SERVERS = "server.json"  # beside the database: what `make server` runs, empty when it is not up
 _LAST_RESORT = (
     "without one move it away and run `xadflow retrain`, which makes new versions, numbered after those of the tables"
 )
@@ -93,6 +95,22 @@ def ask_health(uri: str) -> None:
         ) from err
 
 
+def pages_at(uri: str) -> str | None:
+    """Where MLflow's pages can be opened now: at the server itself, named without its login, or for the embedded store
+    at the `make server` of its folder; None where neither answers.
+    """
+    if is_server(uri):
+        return re.sub(r"//[^/@]*@", "//", uri.rstrip("/"))
+    if not uri.startswith(_SQLITE):
+        return None
+    try:
+        address = str(json.loads((sqlite_file(uri).parent / _SERVERS).read_bytes()[:100_000])["mlflow"])
+        ask_health(address)
+    except (OSError, ValueError, KeyError, TypeError, RegistryUnavailable):
+        return None  # none is up, or it was killed
+    return address
+
+
 def shown(uri: str) -> str:
     """The URI without a password, fit for logs and messages."""
     return re.sub(r"(//[^/@:]*):[^@/]*@", r"\1:***@", uri)
@@ -102,7 +120,7 @@ def _create_sqlite(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(f".{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            take_lock(lock, "another run, which makes MLflow's database")
             if sqlite_revision(path):
                 return
             fresh = path.with_name(f".{path.name}.new")
@@ -122,7 +140,7 @@ def _create_database(uri: str, locks: Path) -> None:
 
     locks.mkdir(parents=True, exist_ok=True)
     with (locks / ".database.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        take_lock(lock, "another run, which makes MLflow's database")
         try:
             engine = sqlalchemy.create_engine(uri)
             try:

@@ -14,9 +14,10 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from xadflow.cards import checked_calibration, checked_shape, read_card
 from xadflow.digests import sha256_file
 from xadflow.errors import BadWeights, WrongUse
-from xadflow.models.tags import EXPLAINS_VERSION, EXPLAINS_WEIGHTS, FILES, GATE_REASONS
+from xadflow.models.tags import EXPLAINS_VERSION, EXPLAINS_WEIGHTS, FILES, GATE_REASONS, RECALIBRATED_FROM
 
 SAFE = frozenset({".json", ".safetensors"})
 Part = Literal["detector", "explainer"]
@@ -66,6 +67,12 @@ class ModelRef:
         return Explains(whom, self.tags.get(EXPLAINS_WEIGHTS, ""))  # no version is 0: it explains none
 
     @property
+    def recalibrated_from(self) -> int | None:
+        """The version whose weights it has with another threshold; None for one that was trained."""
+        number = self.tags.get(RECALIBRATED_FROM, "")
+        return int(number) if number.isascii() and number.isdigit() and len(number) < _DIGITS else None
+
+    @property
     def gate_reasons(self) -> tuple[str, ...]:
         """What the gate gave as reasons; () where it was not asked, or its tag does not tell."""
         try:
@@ -94,7 +101,8 @@ class ModelRef:
 class VersionSummary:
     """One version for listings: `figures` are its run's metrics, `verdict` what the gate said ("" when not asked).
 
-    `explains` is the detector version that a trained explainer belongs to.
+    `explains` is the detector version that a trained explainer belongs to, `recalibrated_from` the one that a version
+    has its weights of.
     """
 
     version: int
@@ -103,6 +111,7 @@ class VersionSummary:
     figures: Mapping[str, float]
     verdict: str
     explains: int | None = None
+    recalibrated_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -207,6 +216,17 @@ def check_files(folder: Path, ref: ModelRef) -> None:
             seen=more[:5],
             next_step=f"take it away, {_another(ref, 'or restore var/mlartifacts from a backup')}",
         )
+
+
+def checked_folder(folder: Path, ref: ModelRef) -> Path:
+    """`folder`, seen to hold the registered bytes of a version, with a card that can be used. Raises BadWeights."""
+    check_files(folder, ref)
+    for name in NEEDED[ref.part]:
+        if name.endswith(".json"):
+            card = read_card(folder / name)
+            checked_calibration(card, folder / name)
+            checked_shape(card, folder / name)
+    return folder
 
 
 def dataset_of(name: str) -> str:

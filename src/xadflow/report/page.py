@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from xadflow.images import encode_png
 from xadflow.metrics.intervals import Rate, wilson_rate
 from xadflow.report.evidence import Drift, ExplainerFigures, ScoreQuantile, WorstCase
+from xadflow.report.on_masks import OnMasks
 from xadflow.report.transplanted import Line
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class Query:
 class NightlyReport:
     """Everything on one page. `false_alarm_rate` is the target that `threshold` was calibrated for.
 
+    `on_masks`: how the heat and the replaced regions lie on the masks of test images, where there are any.
+
     `seconds` are by phase (decode, score, explain, encode, write), in the order shown; `warnings` are sentences that
     ask for a look, `notes` those that do not. `judges_apart`: no judge was fitted on an image that may be a donor.
     """
@@ -99,6 +102,7 @@ class NightlyReport:
     quantiles: tuple[ScoreQuantile, ...] = ()
     drift: Drift | None = None
     explainers: tuple[ExplainerFigures, ...] = ()
+    on_masks: tuple[OnMasks, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     worst_cases: tuple[WorstCase, ...] = ()
     links: tuple[Link, ...] = ()

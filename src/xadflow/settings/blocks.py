@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,7 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
 MethodName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=0)]
@@ -27,6 +29,15 @@ Positive = Annotated[int, Field(ge=1)]
 SidePx = Annotated[int, Field(ge=16, le=65_536)]
 MOST_AT_ONCE_PX = 4096  # longest side of an image that a detector looks at as a whole
 BATCH_PX = 16_000_000  # values (pixels times channels) of the images of one batch
+
+
+def can_name_a_dataset(name: str) -> bool:
+    """Whether it is lower case letters, digits and dashes, at most 63: no path, no option, nothing that a shell runs.
+
+    >>> can_name_a_dataset("screws-2"), can_name_a_dataset("../screws"), can_name_a_dataset("screws\\n")
+    (True, False, False)
+    """
+    return re.fullmatch(_NAME.strip("^$"), name) is not None
 
 
 def fitting(most: int, shape: Sequence[int], batch_px: int = BATCH_PX) -> int:
@@ -85,6 +96,8 @@ class DatasetSettings(Frozen):
     not look at all of that at once but window by window, squares of this side of which each shows `overlap_px` of the
     next again; see :mod:`xadflow.detectors.tiled`.
 
+    `false_alarm_rate` stands for that of `calibration`, see :meth:`xadflow.settings.params.Settings.false_alarm_rate`.
+
     `judge` is asked about counterfactuals; null or false: nobody is. See :mod:`xadflow.models.judges.choice` for what
     is used where nothing is said.
     """
@@ -98,6 +111,7 @@ class DatasetSettings(Frozen):
     val_share: Share = 0.2
     gate_share: Share = 0.3
     exact_shares: bool = False
+    false_alarm_rate: Share | None = None
     known_used: Count = 20
     outliers: Name | None = None
     judged: bool = True

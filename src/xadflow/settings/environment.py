@@ -70,6 +70,13 @@ class Home:
             next_step="cd into the project, or set XADFLOW_PROJECT",
         )
 
+    def shown(self, path: Path) -> str:
+        """A path of the project or its state as pages and messages name it: relative, so that it holds elsewhere."""
+        for root in (self.project, self.state.parent):
+            if path.is_relative_to(root):
+                return path.relative_to(root).as_posix()
+        return str(path)
+
     @property
     def params(self) -> Path:
         """params.yaml."""

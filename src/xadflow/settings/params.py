@@ -112,6 +112,11 @@ class Settings(Frozen):
             raise unknown_name("no data set of that name in params.yaml", name, self.datasets, add)
         return self.datasets[name]
 
+    def false_alarm_rate(self, dataset: str) -> float:
+        """Share of a data set's new normals that may be flagged: its own, else calibration's. Raises UnknownName."""
+        own = self.dataset(dataset).false_alarm_rate
+        return self.calibration.false_alarm_rate if own is None else own
+
     def detector(self, name: str) -> DetectorSettings:
         """Settings of a detector. Raises UnknownName."""
         if name not in self.detectors:

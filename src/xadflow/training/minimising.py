@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from xadflow.training.compiling import Compiled
@@ -53,6 +52,8 @@ def minimising(
     `checked_on` is looked at where a checkpoint is due, and the weights of the best check are those that the training
     ends with. A step raises TrainingFailed when memory does not hold two images.
     """
+    from lightning_fabric import Fabric  # seconds of torch's compiler, which a command that only scores has no use for
+
     on_gpu = device.type == "cuda"
     fabric = Fabric(
         accelerator="cuda" if on_gpu else "cpu",

@@ -5,9 +5,11 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
@@ -158,7 +160,36 @@ def test_what_is_there_is_seen(project: Path) -> None:
     (project / "prefect.yaml").write_text("deployments:\n- name: nightly\n  schedules:\n  - cron: '30 3 * * *'\n")
     found = diagnose()[1]
     assert found["dvc remote"]["said"] == "here"
-    assert found["schedules"]["said"] == "nightly 30 3 * * *"
+    assert found["schedules"]["said"].startswith("nightly 30 3 * * * (UTC; next 2")
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone", "expected"),
+    [
+        ("30 3 * * *", "UTC", "2026-12-01 04:30:00 +0100"),
+        ("0 2 * * 0", "UTC", "2026-12-06 03:00:00 +0100"),  # a Sunday
+        ("0 2 * * 7", "UTC", "2026-12-06 03:00:00 +0100"),
+        ("0 2 * * 2", "UTC", "2026-12-08 03:00:00 +0100"),  # today, but two hours have gone by
+        ("15 22 * * *", "America/New_York", "2026-12-01 04:15:00 +0100"),
+        ("*/5 * * * *", "UTC", None),
+        ("0 2 1 * *", "UTC", None),
+        ("0 2 * * 1-5", "UTC", None),
+        ("0 24 * * *", "UTC", None),
+        ("0 2 * * *", "Mars/Olympus", None),
+        ("hourly", "UTC", None),
+    ],
+)
+def test_a_schedule_is_told_with_its_zone_and_by_this_machines_clock(
+    monkeypatch: pytest.MonkeyPatch, cron: str, zone: str, expected: str | None
+) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        said = doctor_prefect._told("nightly", cron, zone, datetime(2026, 12, 1, 3, 0, tzinfo=UTC))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert said == f"nightly {cron} ({zone}{f'; next {expected}' if expected else ''})"
 
 
 def test_each_data_set_is_shown_with_what_is_in_quarantine(project: Path) -> None:
@@ -206,6 +237,26 @@ def test_a_server_that_refuses_us_says_what_it_lacks(monkeypatch: pytest.MonkeyP
         found = diagnose()[1]["prefect"]
     assert found["level"] == "fail"
     assert mend in found["mend"]
+
+
+@pytest.mark.parametrize(("status", "times", "level"), [(503, 2, "ok"), (429, 1, "ok"), (503, 99, "fail")])
+@pytest.mark.usefixtures("project")
+def test_a_server_that_is_busy_is_asked_again_a_few_times(
+    monkeypatch: pytest.MonkeyPatch, status: int, times: int, level: str
+) -> None:
+    monkeypatch.setattr(doctor_prefect, "_PAUSES_S", (0.0, 0.0))
+    asked = []
+
+    def busy(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        handler.send_response(status if len(asked) <= times else 200)
+
+    with answering(busy) as address:
+        monkeypatch.setenv("PREFECT_API_URL", address)
+        found = diagnose()[1]["prefect"]
+    assert found["level"] == level
+    assert level == "ok" or f"status {status}" in found["said"]
+    assert len(asked) >= 3 or times == 1
 
 
 @pytest.mark.usefixtures("project")

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.checkout import PROJECT
-from xadflow.cli.data import data
+from xadflow.cli.data.group import data
 from xadflow.datasets.manifest import Split
 from xadflow.datasets.public import fetching
 from xadflow.datasets.public.colours import COLOURS, painted

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ from xadflow.cli.models import models
 from xadflow.errors import NoChampion, UnknownName, WrongUse
 from xadflow.models.service import roll_back
 from xadflow.models.tags import GATE
+from xadflow.models.tracking_store import pages_at
+from xadflow.progress import moment_text
 
 
 @pytest.fixture
@@ -78,16 +83,29 @@ def test_a_tag_is_seen_by_the_next_reader(store: Store, second_version: int) -> 
 
 
 @pytest.mark.usefixtures("project")
-def test_the_commands_promote_list_compare_and_roll_back(second_version: int) -> None:
+def test_the_commands_promote_list_compare_and_roll_back(store: Store, second_version: int) -> None:
     run("promote", MODEL, "1")
     assert f"version {second_version}, was 1" in run("promote", MODEL, str(second_version))
     rows = [json.loads(line) for line in run("list", "--json").splitlines()]
     assert [(row["version"], row["aliases"]) for row in rows] == [(second_version, ["champion"]), (1, [])]
     assert rows[0]["figures"]["test.auroc"] == 0.91
-    assert MODEL in run("list")
+    said = run("list")
+    assert MODEL in said
+    created = datetime.fromisoformat(rows[0]["created"])
+    assert created.utcoffset() == timedelta(0)  # what programs read is UTC
+    assert moment_text(created) in said
     figures = json.loads(run("compare", f"{MODEL}@champion", f"{MODEL}/1", "--json"))
-    assert figures["test.auroc"] == {"a": 0.91, "b": 0.91}
-    assert "test.auroc" in run("compare", f"{MODEL}@champion", f"{MODEL}/1")
+    assert figures["test.auroc"] == {"a": 0.91, "b": 0.91, "kind": "figure"}
+    store.registry.log_metrics(store.ref.run_id, {"fit.seconds": 3.25, "fit.head_s": 1.5, "fit.steps": 7.0})
+    figures = json.loads(run("compare", f"{MODEL}@champion", f"{MODEL}/1", "--json"))
+    assert {name for name, one in figures.items() if one["kind"] == "time"} == {"fit.seconds", "fit.head_s"}
+    said = run("compare", f"{MODEL}@champion", f"{MODEL}/1")
+    quality, timing = said.split("time (s)")
+    assert "test.auroc" in quality
+    assert "fit.steps" in quality
+    assert "3.25" not in quality
+    assert "fit.head_s" in timing
+    assert "test." not in timing
     assert "version 1 again" in run("rollback", MODEL)
 
 
@@ -104,5 +122,39 @@ def test_nightly_figures_stand_below_the_training_run(store: Store, tmp_path: Pa
     assert store.registry.figures(store.ref)["gate.auroc"] == 0.9
 
 
-def test_a_run_link_names_the_run(store: Store) -> None:
-    assert store.registry.run_link(store.ref).endswith(f"/runs/{store.ref.run_id}")
+class Healthy(BaseHTTPRequestHandler):
+    """MLflow's server, as far as it is asked."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_a_run_is_linked_only_where_its_page_is_up(store: Store) -> None:
+    run_id, named = store.ref.run_id, store.state / "server.json"
+    silent = f"run {run_id}; `make server` shows it"
+    assert store.registry.run_link(store.ref) == silent
+    try:
+        for text in ("", "[]", "not JSON", '{"mlflow": null}', '{"mlflow": "http://127.0.0.1:1"}'):
+            named.write_text(text)
+            assert store.registry.run_link(store.ref) == silent, text
+        with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            address = f"http://127.0.0.1:{server.server_port}"
+            named.write_text(json.dumps({"mlflow": address}))
+            found = store.registry.run_link(store.ref)
+            server.shutdown()
+            thread.join()
+        assert found.startswith(f"{address}/#/experiments/")
+        assert found.endswith(f"/runs/{run_id}")
+    finally:
+        named.unlink()
+
+
+def test_a_link_holds_no_login() -> None:
+    assert pages_at("https://ann:secret@mlflow.example.org:5000/") == "https://mlflow.example.org:5000"
+    assert pages_at("postgresql://ann:secret@db/mlflow") is None

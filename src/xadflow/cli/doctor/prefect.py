@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlsplit
+from zoneinfo import ZoneInfo
 
 from xadflow.cli.doctor.checks import Finding
 from xadflow.errors import BadSettings
+from xadflow.progress import moment_text
 from xadflow.project import Project
 from xadflow.settings import Home, webhook_address
 
 LIMITS = ("gpu", "dvc")  # what tasks take with strict=True; tasks/slots.py makes them for a run without a server
 _REACH_S = 10.0  # a busy machine answers late
+_BUSY = (429, 502, 503, 504)  # "ask me again": Prefect's own client does, and a locked database is a 503
+_PAUSES_S = (0.5, 1.0, 2.0)  # before the second, third and fourth time of asking
 _READ_LOG = "read var/log/prefect-server.log"
 _OTHER_LAYOUT = (KeyError, TypeError, AttributeError)  # what a prefect.yaml of another shape raises when it is walked
 _ALL_OF_IT = "or let `make server` do all of it"
@@ -35,7 +41,11 @@ class _Deployment:
     flow: str
     name: str
     pool: str | None
-    crons: tuple[str, ...]
+    schedules: tuple[tuple[str, str], ...]  # cron and its time zone
+
+    @property
+    def crons(self) -> tuple[str, ...]:
+        return tuple(cron for cron, _ in self.schedules)
 
 
 class _Refused(Exception):
@@ -78,17 +88,46 @@ def prefect_server(home: Home) -> Iterator[Finding]:
 
 
 def schedules(home: Home) -> Iterator[Finding]:
-    """Whether prefect.yaml holds schedules."""
+    """The schedules of prefect.yaml: each in its own time zone, and when it comes next by this machine's clock."""
     import yaml
 
+    now = datetime.now(UTC)
     try:
-        crons = [f"{one.name} {cron}" for one in _deployments(home) for cron in one.crons]
+        crons = [_told(one.name, cron, zone, now) for one in _deployments(home) for cron, zone in one.schedules]
     except OSError:
         yield Finding("schedules", "warn", "no prefect.yaml", "git checkout prefect.yaml")
     except (yaml.YAMLError, *_OTHER_LAYOUT) as err:
         yield Finding("schedules", "fail", f"prefect.yaml cannot be read: {type(err).__name__}", "mend prefect.yaml")
     else:
         yield Finding("schedules", "ok", "; ".join(crons) or "none")
+
+
+def _told(name: str, cron: str, zone: str, now: datetime) -> str:
+    coming = next_run(cron, zone, now)
+    return f"{name} {cron} ({zone}{f'; next {moment_text(coming)}' if coming else ''})"
+
+
+def next_run(cron: str, zone: str, now: datetime) -> datetime | None:
+    """When a schedule of one time a day, or a day of the week, comes next; None for others, which Prefect works out.
+
+    >>> next_run("30 3 * * *", "UTC", datetime(2026, 12, 1, 4, 0, tzinfo=UTC)).isoformat()
+    '2026-12-02T03:30:00+00:00'
+    """
+    fields = cron.split()
+    if len(fields) != 5 or not (fields[0].isdigit() and fields[1].isdigit()) or fields[2:4] != ["*", "*"]:
+        return None
+    minute, hour, day = int(fields[0]), int(fields[1]), fields[4]
+    if minute > 59 or hour > 23 or not (day == "*" or (day.isdigit() and int(day) <= 7)):
+        return None
+    try:
+        there = now.astimezone(ZoneInfo(zone))
+    except (ValueError, OSError, KeyError):  # no such zone
+        return None
+    for days in range(9):
+        then = (there + timedelta(days=days)).replace(hour=hour, minute=minute, second=0, microsecond=0)
+        if then > now and (day == "*" or then.isoweekday() % 7 == int(day) % 7):
+            return then
+    return None
 
 
 def webhook(project: Project) -> Iterator[Finding]:
@@ -181,7 +220,11 @@ def _deployments(home: Home) -> list[_Deployment]:
             str(one.get("entrypoint")).rpartition(":")[2],
             one["name"],
             (one.get("work_pool") or {}).get("name"),
-            tuple(when["cron"] for when in one.get("schedules") or () if "cron" in when),
+            tuple(
+                (when["cron"], str(when.get("timezone") or "UTC"))
+                for when in one.get("schedules") or ()
+                if "cron" in when
+            ),
         )
         for one in entries
     ]
@@ -219,11 +262,20 @@ def _named(home: Home, path: str) -> dict[str, Any] | None:
 
 
 def _ask(home: Home, path: str, body: object = None) -> Any:
-    """Decoded answer of one request. Raises _Refused, or what urllib and json raise."""
-    try:
-        return ask_prefect(str(home.prefect_api_url), path, body, home.prefect_authorization)
-    except urllib.error.HTTPError as err:
-        raise _Refused(err.code) from err
+    """Decoded answer of one request, asked again while the server is busy. Raises _Refused, or what urllib and json
+    raise.
+    """
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            return ask_prefect(str(home.prefect_api_url), path, body, home.prefect_authorization)
+        except urllib.error.HTTPError as err:
+            if pause_s is None or err.code not in _BUSY:
+                raise _Refused(err.code) from err
+        except OSError as err:  # what urllib raises of a connection, and wraps as the reason of an error of its own
+            if pause_s is None or not isinstance(getattr(err, "reason", err), TimeoutError | ConnectionResetError):
+                raise
+        time.sleep(pause_s)
+    raise AssertionError("the last time of asking answers or raises")
 
 
 def ask_prefect(api: str, path: str, body: object = None, authorization: str | None = None) -> Any:

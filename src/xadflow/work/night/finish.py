@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from xadflow.report.evidence import HEATMAP, drift_of, explainer_figures, score_
 from xadflow.report.page import Link, NightCounts, NightlyReport, Quarantined, Query, write_nightly_report
 from xadflow.settings import Home
 from xadflow.settings.judges import why_no_judge
+from xadflow.work.night.on_masks import night_on_masks
 from xadflow.work.night.plan import NightPlan
 from xadflow.work.night.work import ShardFigures, read_figures
 
@@ -34,33 +35,41 @@ WORST_SHOWN = 12
 SHEET_ROWS = 6
 WITHOUT_PICTURES = ["image_id", "image_path", "score", "p_value", "explainer", "is_anomaly", "run_id"]
 
-QUERIES = (
-    Query(
-        "DuckDB",
-        """import duckdb
+
+def queries(tables: str) -> tuple[Query, ...]:
+    """How to read the tables, which lie at this path of the project."""
+    return (
+        Query(
+            "DuckDB",
+            f"""import duckdb
 from deltalake import DeltaTable
 
-explanations = DeltaTable("var/tables/explanations").to_pyarrow_dataset()
+explanations = DeltaTable("{tables}/explanations").to_pyarrow_dataset()
 duckdb.sql("select image_path, score, p_value, explainer from explanations order by score desc limit 20")""",
-    ),
-    Query(
-        "pandas",
-        """import pandas as pd
+        ),
+        Query(
+            "pandas",
+            f"""import pandas as pd
 from deltalake import DeltaTable
 
-pd.read_parquet(DeltaTable("var/tables/scores").file_uris())""",
-    ),
-)
+pd.read_parquet(DeltaTable("{tables}/scores").file_uris())""",
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class FinishedNight:
-    """Where the page is, the figures that were logged, the MLflow run's address, and the contact sheet if any."""
+    """Where the page is, the figures that were logged, the MLflow run's address, and the contact sheet if any.
+
+    `refused` are tonight's files in quarantine, by reason; `refused_list` is where all of them are listed.
+    """
 
     report: Path
     figures: Mapping[str, float | int]
     mlflow: str
     sheet: Path | None
+    refused: Mapping[str, Sequence[str]]
+    refused_list: str
 
 
 def finish_night(project: Project, plan: NightPlan, failures: Sequence[str]) -> FinishedNight:
@@ -69,7 +78,8 @@ def finish_night(project: Project, plan: NightPlan, failures: Sequence[str]) -> 
     `failures` are the messages of shards that failed; they head the page's warnings.
     """
     written = _written(project, plan)
-    report = _report(project, plan, written, failures)
+    on_masks = night_on_masks(project, plan)
+    report = replace(_report(project, plan, written, failures), on_masks=on_masks.shown)
     path = project.home.reports / f"{plan.dataset}-{plan.detector}-{plan.run_date}-{plan.run_id[:8]}.html"
     write_nightly_report(report, path)
 
@@ -79,6 +89,7 @@ def finish_night(project: Project, plan: NightPlan, failures: Sequence[str]) -> 
         "explained": report.counts.explained,
         "already_there": report.counts.already_there,
         "quarantined": len(report.quarantined),
+        **on_masks.figures,
     }
     for one in report.explainers:
         for name in ("flip_rate", "changed_fraction", "change_inside"):
@@ -105,7 +116,12 @@ def finish_night(project: Project, plan: NightPlan, failures: Sequence[str]) -> 
         project.registry.log_explanations(
             ref, {f"night.{name}": float(value) for name, value in figures.items()}, pictures
         )
-    return FinishedNight(path, figures, _link(project.registry, plan), sheet)
+    refused: dict[str, list[str]] = {}
+    for file in sorted(report.quarantined, key=lambda file: (file.reason, file.path)):
+        refused.setdefault(file.reason, []).append(file.path)
+    night = project.home.state / "inbox-runs" / plan.dataset / plan.run_date
+    listed = project.home.shown(night / "quarantine.parquet")
+    return FinishedNight(path, figures, _link(project.registry, plan), sheet, refused, listed)
 
 
 @dataclass(frozen=True)
@@ -199,6 +215,7 @@ def _report(project: Project, plan: NightPlan, written: _Written, failures: Sequ
         & (pc.field("dataset") == plan.dataset)
         & (pc.field("run_id") != plan.run_id),
     )
+    tables = project.home.shown(project.home.tables)
     new_images = plan.images - sum(len(shard.refused) for shard in written.shards)
     return NightlyReport(
         title="Nightly anomaly report",
@@ -227,10 +244,10 @@ def _report(project: Project, plan: NightPlan, written: _Written, failures: Sequ
         worst_cases=worst_cases(written.worst, WORST_SHOWN, donor_paths(project.home, written.worst)),
         links=(
             Link("MLflow run", _link(project.registry, plan), "metrics, plots, lineage of this model version"),
-            Link("Tables", str(project.home.tables), "scores and explanations, Delta Lake"),
+            Link("Tables", tables, "scores and explanations, Delta Lake"),
             Link("Audit", "xadflow audit verify", "checks every commit against the ledger"),
         ),
-        queries=QUERIES,
+        queries=queries(tables),
         warnings=(*warnings_of(project.home, plan.left_out, failures), *(() if on_purpose else unasked)),
         notes=unasked if on_purpose else (),
     )
@@ -240,7 +257,7 @@ def warnings_of(home: Home, left_out: Mapping[str, str], failures: Sequence[str]
     """What asks for a person, the gravest first: alarms of the ledger, failed shards, explainers that did not run."""
     return (
         *open_alarms(home.ledger),
-        *(f"A shard failed: {message}" for message in failures),
+        *(f"A shard failed: {message.replace(f'{home.project}/', '')}" for message in failures),
         *(f"The explainer {name} did not run. {why}" for name, why in left_out.items()),
     )
 

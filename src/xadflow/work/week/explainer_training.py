@@ -55,7 +55,7 @@ def train_explainer(project: Project, order: ExplainerOrder, update: Update | No
         trained = explainer.fit(detector, whom, data.normals, anomalies, run)
     else:
         rows = manifest.rows(Split.TRAIN, label=0)
-        fit_run = FitRun(folder, explainer.seed, settings.calibration.false_alarm_rate, str(project.device))
+        fit_run = FitRun(folder, explainer.seed, settings.false_alarm_rate(order.dataset), str(project.device))
         ids = [row.image_id for row in rows]
         bank = donors_of(explained, ids, data.normals) if wanted.transplants else None
         given = guidance(

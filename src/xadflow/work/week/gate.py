@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from xadflow.datasets.manifest import Split, read_manifest
 from xadflow.datasets.smallest_defect import defect_warning
+from xadflow.detectors.base import load_detector
 from xadflow.detectors.scoring import open_detector
 from xadflow.digests import sha256_json
 from xadflow.errors import BadImage, BadWeights, WrongUse
@@ -111,6 +112,8 @@ def judge_challenger(project: Project, dataset: str, challenger: ModelRef, *, ho
     if (note := defect_warning(manifest, manifest.rows(Split.GATE), dataset, settings.dataset(dataset))) is not None:
         verdicts.append(Verdict(True, (), (note,)))
     judged = joined(*verdicts)
+    if judged.passed and champion is not None:
+        judged = joined(judged, Verdict(True, (), _undoes(project, dataset, challenger, champion)))
     outcome = GateOutcome(
         challenger.name,
         challenger.version,
@@ -174,6 +177,33 @@ def settle(registry: Registry, model: str, version: int, serves: int | None, key
     if key:
         registry.tag(model, version, GATE_KEY, key)  # last: a crash before it asks the question again
     return moved
+
+
+def rate_line(dataset: str, rate: float) -> str:
+    """What to write where so that every training of a data set has this false-alarm rate."""
+    return f"false_alarm_rate: {rate!r} under datasets.{dataset} in params.yaml"
+
+
+def _undoes(project: Project, dataset: str, challenger: ModelRef, champion: ModelRef) -> tuple[str, ...]:
+    """What is said where a training takes back the false-alarm rate that a person gave the champion by hand."""
+    if champion.recalibrated_from is None or challenger.recalibrated_from is not None:
+        return ()
+    try:
+        was, now = (_rate(project.registry, one) for one in (champion, challenger))
+    except BadWeights:
+        return ()  # a champion that cannot be read is said already
+    if was == now:
+        return ()
+    return (
+        f"The champion until now, version {champion.version}, was recalibrated by hand to a false-alarm rate of "
+        f"{was:g}; this version has {now:g}, as params.yaml says. To keep {was:g}, put {rate_line(dataset, was)} and "
+        f"run `xadflow models rollback {champion.name}`.",
+    )
+
+
+def _rate(registry: Registry, ref: ModelRef) -> float:
+    """The false-alarm rate of a version."""
+    return load_detector(registry.detector_folder(ref)).calibration.false_alarm_rate
 
 
 def _answered_before(ref: ModelRef, key: str, serves: int | None) -> GateOutcome | None:

@@ -156,7 +156,7 @@ def explainer_order(project: Project, dataset: str, detector: ModelRef, explaine
 def _detector_order(
     project: Project, dataset: str, name: str, chosen: DetectorSettings, seed: int | None = None
 ) -> TrainingOrder:
-    calibration, chosen = project.settings.calibration, _by_windows(project, dataset, chosen)
+    rate, chosen = project.settings.false_alarm_rate(dataset), _by_windows(project, dataset, chosen)
     chosen_seed = project.settings.seed if seed is None else seed
     data, outliers = _data(project, dataset)
     weights = _weights_of(project.home.project, chosen.settings)
@@ -168,7 +168,7 @@ def _detector_order(
         "method": chosen.method,
         "settings": chosen.settings,
         "seed": chosen_seed,
-        "calibration": calibration.model_dump(mode="json"),
+        "calibration": {**project.settings.calibration.model_dump(mode="json"), "false_alarm_rate": rate},
         "code": code_digest(*DETECTOR_CODE),
     }
     return TrainingOrder(
@@ -177,7 +177,7 @@ def _detector_order(
         method=chosen.method,
         settings=chosen.settings,
         seed=chosen_seed,
-        false_alarm_rate=calibration.false_alarm_rate,
+        false_alarm_rate=rate,
         data_md5=data["manifest"],
         key=sha256_json(decides)[:32],
     )
@@ -207,8 +207,10 @@ def _data(project: Project, dataset: str) -> tuple[dict[str, str], dict[str, dic
 
 
 def _deciding(project: Project, dataset: str) -> dict[str, Any]:
-    """Settings of a data set that decide a training: its judge has no part in one."""
-    found = project.settings.dataset(dataset).model_dump(mode="json", exclude={"judge"})
+    """Settings of a data set that decide a training: its judge has no part in one, its false-alarm rate stands for
+    itself.
+    """
+    found = project.settings.dataset(dataset).model_dump(mode="json", exclude={"judge", "false_alarm_rate"})
     return {key: value for key, value in found.items() if key not in _LATER or value is not None}
 
 

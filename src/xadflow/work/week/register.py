@@ -27,7 +27,7 @@ from xadflow.images import as_float
 from xadflow.lineage import dvc_hashes, git_commit, library_versions
 from xadflow.models.donors import open_bank
 from xadflow.models.registry import CHALLENGER
-from xadflow.models.tags import DATA_MD5, DONORS, JUDGE_APART, TRAINING_KEY, WEIGHTS_SHA256
+from xadflow.models.tags import DATA_MD5, DONORS, JUDGE_APART, RECALIBRATED_FROM, TRAINING_KEY, WEIGHTS_SHA256
 from xadflow.models.versions import ModelRef
 from xadflow.pictures.counterfactual_sheet import CounterfactualRow, counterfactual_sheet
 from xadflow.pictures.plots import SheetRow, contact_sheet, roc_with_interval, score_histogram
@@ -36,6 +36,7 @@ from xadflow.work.numbers import rows_of_another, take_a_free_number
 from xadflow.work.week.donors import bank_size, choose_donors
 from xadflow.work.week.evaluate import TRANSPLANT, Scored, explain_some, flat, score_split
 from xadflow.work.week.order import REPORT, ExplainerOrder, Order, TrainingOrder
+from xadflow.work.week.pixel_figures import PIXELS, pixel_figures
 from xadflow.work.week.scene_figures import scene_figures
 
 SHEET_ROWS = 6
@@ -54,11 +55,13 @@ class _Measured:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-def register_trained(project: Project, order: TrainingOrder) -> ModelRef:
+def register_trained(project: Project, order: TrainingOrder, source: ModelRef | None = None) -> ModelRef:
     """Evaluate a detector on `test`, log one run and register one version with the alias `challenger`.
 
     A training that is registered already is found by its key and not logged again, unless an explainer of params.yaml
     needs donors and that version was registered without, or with a bank of another size.
+
+    `source`: the version that this one has its weights of, where it was recalibrated and not trained.
     """
     home, settings, registry = project.home, project.settings, project.registry
     most = bank_size(settings)
@@ -81,7 +84,8 @@ def register_trained(project: Project, order: TrainingOrder) -> ModelRef:
     report = _report(project, order)
     metrics = {
         **flat("test", scored.figures(detector.calibration.threshold, settings.seed)),
-        **flat("test.pixels", scene_figures(project, detector, manifest, scored.rows, scored.images, order.dataset)),
+        **flat(PIXELS, scene_figures(project, detector, manifest, scored.rows, scored.images, order.dataset)),
+        **flat(PIXELS, pixel_figures(project, detector, manifest, scored.rows, scored.images, order.dataset)),
         **flat("fit", {**report["figures"], "seconds": report["seconds"], "steps": report["steps"]}),
         **flat("calibration", {**_calibration(detector), "error": detector.calibration.calibration_error}),
     }
@@ -93,7 +97,11 @@ def register_trained(project: Project, order: TrainingOrder) -> ModelRef:
         metrics=metrics,
         figures={**_plots(project, order, detector, scored, bank), **order.samples(home)},
         history=report["history"],
-        tags={DONORS: str(most)} if donors else {},
+        lineage={"recalibrated": {"version": source.version, "files": source.files}} if source else {},
+        tags={
+            **({DONORS: str(most)} if donors else {}),
+            **({RECALIBRATED_FROM: str(source.version)} if source else {}),
+        },
     )
     ref = _registered(project, order, manifest, measured, detector)
     registry.set_alias(order.model_name, CHALLENGER, ref.version)
@@ -224,7 +232,12 @@ def _settings(order: Order) -> dict[str, object]:
 
 def _calibration(detector: Detector) -> dict[str, float]:
     its = detector.calibration
-    return {"threshold": its.threshold, "temperature": its.temperature, "normals": its.normal_scores.size}
+    return {
+        "threshold": its.threshold,
+        "temperature": its.temperature,
+        "false_alarm_rate": its.false_alarm_rate,
+        "normals": its.normal_scores.size,
+    }
 
 
 def _plots(
