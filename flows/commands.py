@@ -12,7 +12,9 @@ import click
 from flows.running import run_explain, run_retrain
 from xadflow.cli.printing import printable
 from xadflow.errors import WrongUse
+from xadflow.evidence.alarms import open_alarms
 from xadflow.models.tags import UNMEASURED
+from xadflow.settings import Home
 
 _DAY = click.DateTime(formats=["%Y-%m-%d"])
 
@@ -113,6 +115,8 @@ def explain(
     results = run_explain(
         list(datasets), day.date() if day else None, inbox, None, days, only_inbox, list(explainers), list(detectors)
     )
+    for alarm in open_alarms(Home.find().ledger):
+        click.secho(alarm, fg="red", err=True)
     if as_json:
         click.echo(json.dumps(results, default=str))
         return

@@ -16,7 +16,7 @@ from prefect.task_runners import TaskRunner
 from tasks.dataset import build_dataset
 from tasks.explaining import detectors_in_service, plan, shard
 from tasks.failures import Failure, first_failure, raise_first
-from tasks.publishing import finish, notify_failure
+from tasks.publishing import finish, notify_alarms, notify_failure
 from tasks.runtime import cluster_runner, local_runner
 from tasks.slots import ensure_limits
 from xadflow.datasets.in_use import using
@@ -26,7 +26,13 @@ from xadflow.settings import quiet_environment
 from xadflow.stopping import stoppable
 
 
-@flow(name="explain", task_runner=local_runner(), on_failure=[notify_failure], on_crashed=[notify_failure])
+@flow(
+    name="explain",
+    task_runner=local_runner(),
+    on_completion=[notify_alarms],
+    on_failure=[notify_failure, notify_alarms],
+    on_crashed=[notify_failure, notify_alarms],
+)
 def explain(
     datasets: list[str] | None = None,
     run_date: date | None = None,

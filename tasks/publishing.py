@@ -15,6 +15,7 @@ from prefect.logging.loggers import flow_run_logger
 
 from tasks.runtime import step
 from xadflow.errors import XadflowError
+from xadflow.evidence.alarms import open_alarms
 from xadflow.progress import track
 from xadflow.project import Project
 from xadflow.settings import webhook_address
@@ -84,28 +85,42 @@ def notify_failure(flow: Any, flow_run: Any, state: Any) -> None:
     does not hide the failure it is about; and never logs the webhook's address, which as a rule holds a token.
     """
     text = f"{flow.name} ({flow_run.name}) {state.name}: {state.message}"[:_LONGEST_TEXT]
+    flow_run_logger(flow_run, flow).error("flow failed: %s", text)
+    _send(flow, flow_run, "failure", text, state.name)
+
+
+def notify_alarms(flow: Any, flow_run: Any, state: Any) -> None:
+    """Hook of the nightly flow, however it ends: what went into the ledger though nobody announced it reaches a person
+    as a failure does, each night until somebody vouches for it. Never raises.
+    """
     logger = flow_run_logger(flow_run, flow)
-    logger.error("flow failed: %s", text)
+    try:
+        alarms = open_alarms(Project.open().home.ledger)
+    except Exception as err:  # no project any more: the run has failed of that, and has said so
+        logger.error("alarms of the ledger could not be read: %s", type(err).__name__)
+        return
+    for alarm in alarms:
+        logger.error("%s", alarm)
+    if alarms:
+        text = f"{flow.name} ({flow_run.name}) {' '.join(alarms)}"[:_LONGEST_TEXT]
+        _send(flow, flow_run, "alarm", text, "Alarm")
+
+
+def _send(flow: Any, flow_run: Any, what: str, text: str, state: str) -> None:
+    """POST a text to the webhook, if there is one; that it could not be sent is logged, and its address never."""
+    logger = flow_run_logger(flow_run, flow)
     try:
         address = _webhook()
         if address is not None:
-            _post(
-                address,
-                {
-                    "text": text,
-                    "flow": flow.name,
-                    "run": flow_run.name,
-                    "run_id": str(flow_run.id),
-                    "state": state.name,
-                },
-            )
+            said = {"text": text, "flow": flow.name, "run": flow_run.name, "run_id": str(flow_run.id), "state": state}
+            _post(address, said)
     except XadflowError as err:
-        logger.error("the failure could not be sent: %s", err)
+        logger.error("the %s could not be sent: %s", what, err)
     except urllib.error.HTTPError as err:
-        logger.error("the failure could not be sent: the webhook answered %d", err.code)
+        logger.error("the %s could not be sent: the webhook answered %d", what, err.code)
     except Exception as err:  # its text may quote the address
         reason = getattr(err, "reason", err)
-        logger.error("the failure could not be sent to the webhook: %s", type(reason).__name__)
+        logger.error("the %s could not be sent to the webhook: %s", what, type(reason).__name__)
 
 
 def _webhook() -> str | None:

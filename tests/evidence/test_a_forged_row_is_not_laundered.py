@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -18,8 +19,10 @@ from evidence_rows import app_of, scores, store_in
 
 import xadflow.evidence.store
 from xadflow.cli.audit import audit
+from xadflow.cli.doctor import evidence as doctor_evidence
 from xadflow.digests import sha256_file
 from xadflow.errors import StoreBroken, WrongUse
+from xadflow.evidence.alarms import Alarm, Alarms, open_alarms
 from xadflow.evidence.commits import entry_path, read_commit
 from xadflow.evidence.ledger import Intent, Ledger, LedgerHead
 from xadflow.evidence.row_keys import checked_rows, digests_of
@@ -171,7 +174,91 @@ def test_where_no_secret_is_there_it_is_completed_and_said_that_nothing_proves_i
     forge(plant)
     with caplog.at_level(logging.WARNING, "xadflow"):
         plant.store().prepare()
-    assert "commit 2 of scores is completed, and nothing proves who made it" in caplog.text
+    assert "commit 2 of scores, was completed for a run that was cut off, and nothing proves who made it" in caplog.text
+
+
+def forged_intent(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    forge(plant)
+    plant.store(Seals()).prepare()
+
+
+def killed_before_the_key_was_lost(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_off(plant, monkeypatch, xadflow.evidence.store, "write_deltalake", [3])
+    plant.store(Seals()).prepare()
+
+
+def lines_after_the_anchor(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    forge(plant)
+    write_its_line(plant.store())
+    plant.store(Seals()).prepare()
+
+
+def lines_where_the_anchor_was_lost(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    forge(plant)
+    write_its_line(plant.store())
+    plant.heads.clear()
+    plant.store().prepare()
+
+
+def killed_after_the_alarm(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    forge(plant)
+
+    def die(*words: object, **options: object) -> None:
+        raise Killed
+
+    for place in ("append", "end"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Ledger, place, die)
+            with pytest.raises(Killed):
+                plant.store(Seals()).prepare()
+    plant.store(Seals()).prepare()
+
+
+UNPROVEN = {
+    forged_intent: "line 4 of the ledger, commit 2 of scores, was completed",
+    killed_before_the_key_was_lost: "line 4 of the ledger, commit 2 of scores, was completed",
+    lines_after_the_anchor: "line 4 of the ledger, commit 2 of scores, was anchored",
+    lines_where_the_anchor_was_lost: "line 3 of the ledger, commit 1 of scores, and 1 more were anchored",
+    killed_after_the_alarm: "line 4 of the ledger, commit 2 of scores, was completed",
+}
+
+
+@pytest.mark.parametrize("happened", UNPROVEN)
+def test_what_nobody_announced_is_an_alarm_till_a_person_vouches(tmp_path: Path, monkeypatch, happened) -> None:
+    """At the night's page, at `doctor` and at `audit verify`; the webhook: tests/hostile."""
+    plant = Plant(tmp_path, SIGNED)
+    happened(plant, monkeypatch)
+    store = plant.store()
+    (alarm,) = open_alarms(store.ledger.folder)
+    assert UNPROVEN[happened] in alarm
+    assert [UNPROVEN[happened] in str(one) for one in verify(store, plant.heads[-1]).problems] == [True]
+    (found, *_) = doctor_evidence.ledger(SimpleNamespace(ledger=store.ledger.folder, mlflow_uri="sqlite:///none.db"))
+    assert (found.level, UNPROVEN[happened] in found.said) == ("fail", True)
+    assert store.accept() == 1
+    assert open_alarms(store.ledger.folder) == ()
+    assert verify(store, plant.heads[-1]).ok
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"\xff", b"{}", b"[]", b'{"vouched": "x"}', b'{"line": 1}', b"[" * 5000, b'{"vouched": 1e999}'],
+    ids=range(7),
+)
+def test_a_damaged_record_of_alarms_is_an_alarm(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "alarms.jsonl"
+    path.write_bytes(line)
+    (alarm,) = open_alarms(tmp_path)
+    assert "line 1 of alarms.jsonl, which is damaged" in alarm
+    assert Alarms(tmp_path).vouch() == 1
+    Alarms(tmp_path).sound(Alarm(1, 1, "scores", 0, "", "\x1b[2J"))
+    (alarm,) = open_alarms(tmp_path)
+    assert alarm.isprintable()
+
+
+def test_a_head_that_vouches_for_alarms_to_come_silences_none(tmp_path: Path) -> None:
+    (tmp_path / "alarms.jsonl").write_text('{"vouched": 99}\n')
+    Alarms(tmp_path).sound(Alarm(1, 1, "scores", 0, "", "made up"))
+    assert len(open_alarms(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("has_line", [False, True])

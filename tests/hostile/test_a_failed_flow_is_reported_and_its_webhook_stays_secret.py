@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +13,10 @@ from webhook_server import Webhook, listening
 
 from flows.explain import explain
 from flows.retrain import retrain
-from tasks.publishing import notify_failure
+from tasks.publishing import notify_alarms, notify_failure
 from tests.checkout import PROJECT
 from xadflow.errors import BadSettings
+from xadflow.evidence.alarms import Alarm, Alarms
 from xadflow.settings import Home, load_settings, webhook_address
 
 TOKEN = "T0ken-that-nobody-may-see"
@@ -44,12 +45,13 @@ def configure(project: Path, webhook: object) -> None:
     (project / "params.yaml").write_text(yaml.safe_dump(raw))
 
 
-def notified(caplog: pytest.LogCaptureFixture) -> list[str]:
+def notified(caplog: pytest.LogCaptureFixture, hook: Callable[..., None] = notify_failure) -> list[str]:
+    caplog.clear()
     log = logging.getLogger("prefect.flow_runs")  # Prefect cuts it off from the root when it sets its logging up
     log.addHandler(caplog.handler)
     before, log.level, log.propagate = log.level, logging.DEBUG, False
     try:
-        notify_failure(FLOW, RUN, STATE)
+        hook(FLOW, RUN, STATE)
     finally:
         log.removeHandler(caplog.handler)
         log.setLevel(before)
@@ -60,8 +62,45 @@ def notified(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_both_flows_report_failures_and_crashes() -> None:
     for flow in (explain, retrain):
-        assert flow.on_failure_hooks == [notify_failure]
-        assert flow.on_crashed_hooks == [notify_failure]
+        assert flow.on_failure_hooks[0] == flow.on_crashed_hooks[0] == notify_failure
+
+
+def test_a_night_reports_alarms_of_the_ledger_however_it_ends() -> None:
+    for hooks in (explain.on_completion_hooks, explain.on_failure_hooks, explain.on_crashed_hooks):
+        assert hooks[-1] == notify_alarms
+
+
+ALARM = Alarm(4, 1, "scores", 2, "d" * 64, "completed, and nothing proves who made it")
+
+
+def test_open_alarms_reach_the_webhook_until_somebody_vouches(project, hook, caplog) -> None:
+    configure(project, f"{hook.address}/200/{TOKEN}")
+    assert notified(caplog, notify_alarms) == []
+    alarms = Alarms(project / "var" / "ledger")
+    alarms.sound(ALARM)
+    (said,) = notified(caplog, notify_alarms)
+    assert said.startswith("ALARM: line 4 of the ledger, commit 2 of scores, was completed, and nothing proves")
+    assert "xadflow audit accept --yes" in said
+    ((_, path, content),) = hook.got
+    assert path == f"/200/{TOKEN}"
+    assert content == {
+        "text": f"explain (calm-otter) {said}",
+        "flow": "explain",
+        "run": "calm-otter",
+        "run_id": "0-1-2",
+        "state": "Alarm",
+    }
+    notified(caplog, notify_alarms)
+    assert len(hook.got) == 2
+    assert alarms.vouch() == 1
+    notified(caplog, notify_alarms)
+    assert len(hook.got) == 2
+
+
+def test_an_alarm_that_cannot_be_sent_is_logged_without_the_address(project, hook, caplog) -> None:
+    configure(project, f"{hook.address}/410/{TOKEN}")
+    Alarms(project / "var" / "ledger").sound(ALARM)
+    assert notified(caplog, notify_alarms)[1:] == ["the alarm could not be sent: the webhook answered 410"]
 
 
 def test_the_webhook_gets_one_json_post_and_the_log_one_line(project, hook, caplog) -> None:

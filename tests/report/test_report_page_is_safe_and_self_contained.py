@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from xadflow.evidence.alarms import Alarm, Alarms
 from xadflow.metrics.intervals import wilson_rate
 from xadflow.report import page as report_module
 from xadflow.report.evidence import Alternative, Drift, ExplainerFigures, ScoreQuantile, WorstCase
@@ -25,6 +26,8 @@ from xadflow.report.page import (
     write_nightly_report,
 )
 from xadflow.report.transplanted import MendedPart, Transplant, Verdict
+from xadflow.settings import Home
+from xadflow.work.night.finish import warnings_of
 
 BOX = ((0.25, 0.25), (0.75, 0.25), (0.75, 0.5), (0.25, 0.5))
 HOSTILE = "<script>alert(1)</script>\"'><img src=http://evil/x onerror=alert(2)>{{7*7}}\u202egnp.\udcff"
@@ -336,3 +339,12 @@ def test_numbers_read_to_three_digits(value, shown):
 )
 def test_durations_read_as_people_say_them(value, shown):
     assert report_module.seconds(value).replace("\u00a0", " ") == shown
+
+
+def test_an_alarm_of_the_ledger_is_the_first_thing_to_look_at(tmp_path):
+    home = Home(tmp_path, tmp_path)
+    Alarms(home.ledger).sound(Alarm(4, 1, "scores", 2, "d" * 64, "completed, <b>and nothing proves who made it"))
+    report = night(warnings=warnings_of(home, {"sparse": "no"}, ["full disk"]))
+    headline = headline_of(report)
+    assert (headline.level, headline.reasons[0][:6]) == ("look", "ALARM:")
+    assert "commit 2 of scores, was completed, &lt;b&gt;and nothing proves" in render_nightly_report(report)

@@ -114,7 +114,8 @@ def verify(since_anchor: bool, anchor_file: Path | None, public_key: Path | None
 @audit.command()
 @click.option("--yes", is_flag=True, help="You have looked at it, and vouch for it.")
 def accept(yes: bool) -> None:
-    """Vouch for a commit, or lines of the ledger, that this account did not announce: they are completed and anchored.
+    """Vouch for a commit, or lines of the ledger, that this account did not announce: they are completed and anchored,
+    and their alarms end.
 
     A run refuses them, since whoever can write to var/ can make them. They are your own when a run was killed under
     another account or on another machine, or when this account lost its secret (~/.local/state/xadflow). Look at
@@ -134,8 +135,11 @@ def accept(yes: bool) -> None:
         )
     store = Project.open().store
     before = len(store.ledger.lines())
-    store.accept()
-    click.echo(f"{len(store.ledger.lines()) - before} commits completed; the ledger is anchored as it is")
+    alarms = store.accept()
+    click.echo(
+        f"{len(store.ledger.lines()) - before} commits completed, {alarms} alarms vouched for; the ledger is anchored "
+        "as it is"
+    )
 
 
 @audit.command()

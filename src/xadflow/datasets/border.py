@@ -9,7 +9,8 @@ the check and the use. What does not pass becomes a row of quarantine with one o
     not-an-image  undecodable                     its content
     mask-<any of these>  mask-size  mask-empty    its mask
     labels-<any of these>  labels-size  labels-channels  labels-ids      a scene's map of class ids
-    too-slow  too-many-bits  more-pages           how it would be decoded; pages after the first, which is used
+    too-slow  too-much-memory                     what decoding it takes, beyond `limits`
+    too-many-bits  more-pages                     how it would be decoded; pages after the first, which is used
     duplicate  duplicate-across-splits  conflicting-labels      the same bytes, or pixels, more than once
 """
 

@@ -28,6 +28,7 @@ from xadflow.images import (
 from xadflow.images.reading import MOST_BITS
 from xadflow.settings import DatasetSettings
 
+_MOST_S, _BYTES_A_PIXEL = 3600, 40  # of one picture: what params.yaml allowed at the border may be more than usual
 _WORKERS = max(2, min(16, os.cpu_count() or 2))
 
 
@@ -186,7 +187,14 @@ def decoded(
     All pictures of a row are of its size: that is the limit here, those of params.yaml were asked at the border.
     """
     pixels = row.width * row.height
-    limits = ImageLimits(ImageLimits.max_bytes + 8 * pixels, max(row.width, row.height), pixels, max_bits)
+    limits = ImageLimits(
+        ImageLimits.max_bytes + 8 * pixels,
+        max(row.width, row.height),
+        pixels,
+        max_bits,
+        max_decode_s=_MOST_S,
+        max_decode_mb=max(ImageLimits.max_decode_mb, _BYTES_A_PIXEL * pixels // 1_000_000),
+    )
     try:
         return decode(read_file(path, limits, image_id=image_id), limits)
     except BadImage as err:

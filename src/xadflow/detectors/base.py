@@ -21,6 +21,7 @@ from xadflow.errors import BadSettings, unknown_name
 from xadflow.images import VOID as VOID  # detectors of scenes take it from here
 from xadflow.images.reading import MOST_BITS
 from xadflow.plugins import registered
+from xadflow.settings import DatasetSettings
 from xadflow.training.run import SAMPLES as SAMPLES
 from xadflow.training.run import FitReport as FitReport
 from xadflow.training.run import FitRun as FitRun
@@ -228,3 +229,8 @@ def remember_bit_depth(folder: Path, bits: int) -> None:
 def bit_depth_of(detector: Detector) -> int:
     """How many bits of 16-bit grey values the images were taken to have that a detector was trained on."""
     return int(getattr(detector, _BITS, MOST_BITS))
+
+
+def as_seen_by(detector: Detector, dataset: DatasetSettings) -> DatasetSettings:
+    """The data set with the bits that a detector was trained on: a later setting is for those trained later."""
+    return dataset.model_copy(update={_BITS: bit_depth_of(detector)})

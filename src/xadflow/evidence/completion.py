@@ -7,11 +7,11 @@ After a crash that must have been announced: whoever can write to the folder can
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from xadflow.digests import sha256_file
 from xadflow.errors import StoreBroken
+from xadflow.evidence.alarms import Alarm
 from xadflow.evidence.commits import LOG, Commit, checkpoint_name, entry_path, log_versions, read_commit, row_digests
 from xadflow.evidence.ledger import Intent, Ledger, LedgerLine, sync
 from xadflow.evidence.seals import Seals
@@ -24,6 +24,12 @@ ACCEPT = (
     "see `xadflow audit verify`; then `xadflow audit accept` if it is yours, or restore var/tables and var/ledger "
     "together from a backup"
 )
+
+_COMPLETED = (
+    "completed for a run that was cut off, and nothing proves who made it: this account has no secret, and "
+    "evidence.signing_key is not set"
+)
+_ANCHORED = "anchored, and nothing proves who made it: no anchor held it, and no intent of this account names it"
 
 
 def settle(tables: Path, ledger: Ledger, seals: Seals) -> Intent | None:
@@ -45,17 +51,19 @@ def settle(tables: Path, ledger: Ledger, seals: Seals) -> Intent | None:
     return intent
 
 
-def check_announced(beyond: Sequence[LedgerLine], known: int, intent: Intent | None, seals: Seals) -> None:
+def check_announced(ledger: Ledger, known: int, intent: Intent | None, seals: Seals) -> None:
     """No line is anchored that nobody announced: whoever can write to the ledger's folder can add lines to it.
 
     Args:
-        beyond: lines that no anchor holds; `known` lines come before them.
+        known: how many lines an anchor holds.
         intent: of the commit that was under way.
 
     Raises:
         StoreBroken: a line is not that of a sealed intent. Where nothing can be told, for want of a secret or of any
-            anchored head, the log says so instead.
+            anchored head, it is an alarm instead.
+        CannotWrite: the alarm cannot be kept.
     """
+    beyond = ledger.lines()[known:]
     strange = [line for line in beyond if not _announces(intent, line, seals)]
     if not strange:
         return
@@ -67,7 +75,15 @@ def check_announced(beyond: Sequence[LedgerLine], known: int, intent: Intent | N
             seen=f"{len(strange)} such lines after line {known}",
             next_step=ACCEPT,
         )
-    logger.warning("%s is anchored now, with %d after it, and nothing proves who made it", what, len(strange) - 1)
+    # An alarm about a line was sounded when it was completed, by a run that was killed before it could anchor it.
+    said = {(one.line, one.rows_digest) for one in ledger.alarms.open()}
+    if any((line.seq, line.rows_digest) not in said for line in strange):
+        _alarm(ledger, Alarm(first.seq, len(strange), first.table, first.version, first.rows_digest, _ANCHORED))
+
+
+def _alarm(ledger: Ledger, alarm: Alarm) -> None:
+    ledger.alarms.sound(alarm)
+    logger.warning("ALARM: %s", alarm)
 
 
 def _announces(intent: Intent | None, line: LedgerLine, seals: Seals) -> bool:
@@ -137,12 +153,9 @@ def _check_announced(ledger: Ledger, intent: Intent, commit: Commit, seals: Seal
         if seals.holds(intent.content, intent.seal):
             how = "its intent was made for an earlier commit"
         raise StoreBroken(f"{what} was not announced by this account", seen=how, next_step=ACCEPT)
-    else:
-        logger.warning(
-            "%s is completed, and nothing proves who made it: this account has no secret, and evidence.signing_key "
-            "is not set",
-            what,
-        )
+    elif commit.version or intent.rows_digest != rows_digest([]):  # a new table holds nothing to be proved
+        line = (head.seq if (head := ledger.head()) else 0) + 1
+        _alarm(ledger, Alarm(line, 1, intent.table, commit.version, intent.rows_digest, _COMPLETED))
 
 
 def _find(folder: Path, intent: Intent) -> Commit | None:

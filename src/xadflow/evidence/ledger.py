@@ -25,6 +25,7 @@ from pathlib import Path
 from xadflow.datasets.writing import writing
 from xadflow.digests import sha256_bytes
 from xadflow.errors import StoreBroken
+from xadflow.evidence.alarms import Alarms
 
 FIRST_PREVIOUS = "0" * 64
 _RESTORE = "run `xadflow audit verify`; then restore var/ledger and var/tables together from a backup"
@@ -103,6 +104,7 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / "ledger.jsonl"
+        self.alarms = Alarms(folder)
         self._offset = 0
         self._last: LedgerLine | None = None
         self._versions: dict[str, int] = {}

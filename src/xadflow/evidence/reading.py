@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -88,6 +89,24 @@ class TableReader:
     def versions(self, model_name: str) -> set[int]:
         """Versions of a model that have rows."""
         return self._index("scores").versions(model_name) | self._index("explanations").versions(model_name)
+
+    def judges(self, dataset: str) -> dict[tuple[str, int], set[str]]:
+        """Judges that explanations of a data set name in their lineage: (name, version) -> sha256 of their weights.
+
+        Reads one lineage of each run, model version and explainer: its rows share the judges. Raises StoreBroken.
+        """
+        found: dict[tuple[str, int], set[str]] = {}
+        if not log_versions(self.folder("explanations")):
+            return found
+        keys = ["run_id", "model_name", "model_version", "explainer"]
+        rows = self.read("explanations", [*keys, "lineage"], pc.field("dataset") == dataset)
+        alike = rows.group_by(keys).aggregate([("lineage", "min")])
+        for text in alike["lineage_min"].to_pylist():
+            with suppress(ValueError, TypeError, KeyError, AttributeError):  # a lineage that names none
+                for one in json.loads(text).get("judges", []):
+                    key = str(one["model_name"]), int(one["model_version"])
+                    found.setdefault(key, set()).add(str(one["weights"]))
+        return found
 
     def folder(self, table_name: str) -> Path:
         """Folder of one table."""

@@ -160,8 +160,9 @@ class EvidenceStore(TableReader):
                 self._repair(name)
             self._copy_head()
 
-    def accept(self) -> None:
-        """As :meth:`prepare`, but a person vouches for what no seal announces: it is completed and anchored.
+    def accept(self) -> int:
+        """As :meth:`prepare`, but a person vouches for what no seal announces: it is completed and anchored, and no
+        alarm is left open; returns how many were.
 
         Raises:
             StoreBroken: log, ledger and anchor contradict each other.
@@ -173,6 +174,8 @@ class EvidenceStore(TableReader):
                 self.prepare()
             finally:
                 self._seals = ours
+            with self.exclusive():
+                return self.ledger.alarms.vouch()
 
     def publish(self, table_name: str, rows: pa.Table, *, app: str) -> Published:
         """Append rows once: the same `app` is never done twice, and rows whose key is in the table are left out.
@@ -309,7 +312,7 @@ class EvidenceStore(TableReader):
                     next_step=RESTORE,
                 )
         known = max((head.seq for head in heads if head), default=0)
-        check_announced(self.ledger.lines()[known:], known, intent, self._seals)
+        check_announced(self.ledger, known, intent, self._seals)
         # Anchors that differ are brought up to the head: one of them may be new.
         self._last_anchored, self._anchor_checked = heads.pop() if len(heads) == 1 else None, True
 

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from xadflow.digests import sha256_bytes
 from xadflow.errors import StoreBroken
+from xadflow.evidence.alarms import VOUCH
 from xadflow.evidence.anchor_file import examine
 from xadflow.evidence.commits import (
     CHAIN,
@@ -157,6 +158,7 @@ def verify(
                 "no anchor outside holds a head of it: it was never anchored, or the anchor was "
                 "removed; the next `xadflow explain` anchors what is there",
             )
+        _check_alarms(findings, store)
         _check_intent(findings, store)
         _check_beside(findings, store)
         matched = {name: _match(findings, name, store.folder(name), lines) for name in BY_NAME}
@@ -224,6 +226,11 @@ def _check_intent(findings: _Findings, store: EvidenceStore) -> None:
             f"a writer was killed around commit {intent.version} of {intent.table}, or somebody says so; "
             "the next `xadflow explain` completes it if its account announced it",
         )
+
+
+def _check_alarms(findings: _Findings, store: EvidenceStore) -> None:
+    for alarm in store.ledger.alarms.open():
+        findings.add(LEDGER, None, f"ALARM: {alarm}; if it is yours, vouch for it by `{VOUCH}`")
 
 
 def _check_beside(findings: _Findings, store: EvidenceStore) -> None:

@@ -1,7 +1,8 @@
 """The one road from a file's bytes to pixels, and from pixels and maps to the 8-bit pictures that are stored.
 
 reading: bytes of a plain file, compared with the hash they must have; decoding: upright pixels; tensors: a detector's
-input; pictures: PNG, and maps on 8 bits.
+input; pictures: PNG, and maps on 8 bits. What would cost much time or memory (costs, bounds) is decoded in a child that
+can be ended (children, child).
 """
 
 from xadflow.images.decoding import decode_image, decode_mask

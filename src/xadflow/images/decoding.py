@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from xadflow.errors import BadImage
-from xadflow.images.bounds import check_scans, room_for
+from xadflow.images.bounds import PIXELS_AT_ONCE, check_scans, room_for
+from xadflow.images.children import in_a_child
+from xadflow.images.costs import decodes_cheaply, opens_cheaply
 from xadflow.images.reading import MOST_BITS, ImageLimits, check_size
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, checked on the header before any pixel is decoded
@@ -25,7 +26,7 @@ _FORMATS = (
     "WEBP",
     "PPM",
 )  # no other decoder sees a stranger's bytes: EPS starts Ghostscript
-Found = TypeVar("Found")
+_ANY = ImageLimits(1 << 62)  # of a file that was let in
 # From the stored pixels to what a person sees, by the tag Orientation. Source: Exif 2.32, 4.6.4 A.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -49,8 +50,7 @@ def decode_image(content: bytes, limits: ImageLimits | None = None) -> NDArray[n
     Raises:
         BadImage: empty, not an image, truncated, over the limits, or too slow to decode.
     """
-    limits = limits or ImageLimits()
-    return _decoded(content, limits, lambda image, _: _to_uint8(image, limits.max_bits))
+    return cast("NDArray[np.uint8]", _decoded(content, limits or ImageLimits(), "image"))
 
 
 def decode_mask(content: bytes, limits: ImageLimits | None = None) -> NDArray[np.uint8]:
@@ -63,58 +63,98 @@ def decode_mask(content: bytes, limits: ImageLimits | None = None) -> NDArray[np
     Raises:
         BadImage: as :func:`decode_image`.
     """
-    return _decoded(content, limits or ImageLimits(), _to_mask)
+    return cast("NDArray[np.uint8]", _decoded(content, limits or ImageLimits(), "mask"))
 
 
 def has_further_frames(content: bytes) -> bool:
     """Whether a file that can be decoded holds more than the frame that is: pages of a TIFF, frames of an animation."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=("PNG", "TIFF", "WEBP")) as image:
-                image.seek(1)  # not n_frames: that walks a chain as long as its writer liked
-                return True
-    except Exception:  # one frame, or a second that cannot be read, which is as good as none
+        return _decoded(content, _ANY, "frames") is not None
+    except BadImage:  # one frame, or a second that cannot be read, which is as good as none
         return False
 
 
 def deepest_value(content: bytes, limits: ImageLimits) -> int | None:
     """The largest value of a grey image of more than 8 bits; None for any other. Raises BadImage."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-                deep = image.mode.startswith("I")
-        except Exception:  # said with its reason where it is decoded
+    try:
+        found = _decoded(content, limits, "deepest")
+    except BadImage as err:
+        if err.reason == "not-an-image":
             return None
-    return _decoded(content, limits, lambda image, _: int(np.asarray(image).max())) if deep else None
+        raise
+    return None if found is None else int(found)
 
 
-def _decoded(content: bytes, limits: ImageLimits, take: Callable[[Image.Image, bool], Found]) -> Found:
-    """What `take` makes of the upright image; it is told whether its format keeps values as they were drawn."""
+class _Costly(Exception):
+    """Not for this process; `pixels` where they are known."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.pixels = pixels
+
+
+def _decoded(content: bytes, limits: ImageLimits, kind: str) -> NDArray[Any] | None:
+    """What :func:`decode_here` gives, from a child where the file is costly."""
+    try:
+        if not opens_cheaply(content):
+            raise _Costly(PIXELS_AT_ONCE)
+        return decode_here(content, limits, kind, only_cheap=True)
+    except _Costly as costly:
+        with room_for(costly.pixels):
+            return in_a_child(content, limits, kind)
+
+
+def decode_here(content: bytes, limits: ImageLimits, kind: str, *, only_cheap: bool = False) -> NDArray[Any] | None:
+    """Decode a file in this process, whatever it costs.
+
+    Args:
+        kind: `image` or `mask`: pixels; `deepest`: the largest value of deep grey, None of anything else; `frames`:
+            something where there is a second frame, else None.
+        only_cheap: stop at a file that would be costly to decode, before a pixel of it is.
+
+    Raises:
+        BadImage: empty, not an image, truncated, or over the limits.
+    """
     check_size(len(content), limits)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about odd metadata that does not touch the pixels
             image = Image.open(io.BytesIO(content), formats=_FORMATS)
-            width, height = image.size
-            if max(width, height) > limits.max_side_px or width * height > limits.max_pixels:
+            if kind == "frames":
+                image.seek(1)  # not n_frames: that walks a chain as long as its writer liked
+                return np.ones((), dtype=np.uint8)
+            if kind == "deepest" and not image.mode.startswith("I"):
+                return None
+            pixels = image.width * image.height
+            if max(image.size) > limits.max_side_px or pixels > limits.max_pixels:
                 raise BadImage(
                     "the image has too many pixels",
-                    seen=f"{width}x{height}",
+                    seen=f"{image.width}x{image.height}",
                     next_step="downscale it, or raise limits.max_side_px and limits.max_pixels in params.yaml",
                     reason="too-many-pixels",
                 )
-            check_scans(content, image.format, width * height, limits)
+            scans = check_scans(content, image.format, pixels, limits)
+            if only_cheap and not decodes_cheaply(image, scans):
+                raise _Costly(pixels)
             exact = _keeps_values(image, content)
-            with room_for(width * height):
+            with room_for(pixels):
                 image.load()
                 turn = _UPRIGHT.get(_orientation(image))
-                return take(image if turn is None else image.transpose(turn), exact)
-    except BadImage:
+                upright = image if turn is None else image.transpose(turn)
+                if kind == "mask":
+                    return _to_mask(upright, exact)
+                return np.asarray(upright).max() if kind == "deepest" else _to_uint8(upright, limits.max_bits)
+    except (BadImage, _Costly):
         raise
     except UnidentifiedImageError as err:
         raise BadImage("not an image", seen=content[:8], next_step="replace the file", reason="not-an-image") from err
+    except MemoryError as err:
+        raise BadImage(
+            "the image needs too much memory to decode",
+            seen=f"more than limits.max_decode_mb = {limits.max_decode_mb}",
+            next_step="downscale it, or raise limits.max_decode_mb in params.yaml",
+            reason="too-much-memory",
+        ) from err
     except Exception as err:  # Pillow's decoders raise many kinds on hostile bytes; each means "cannot be decoded"
         raise BadImage(
             "the image cannot be decoded",

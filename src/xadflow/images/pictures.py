@@ -14,7 +14,8 @@ from PIL import Image
 from xadflow.images.decoding import decode_image
 from xadflow.images.reading import ImageLimits
 
-_OURS = ImageLimits(1 << 30, 1 << 16, 1 << 28)  # the largest that params.yaml lets a detector see
+# The largest that params.yaml lets a detector see; what costs much is decoded in a child all the same.
+_OURS = ImageLimits(1 << 30, 1 << 16, 1 << 28, max_decode_s=600, max_decode_mb=16_000)
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

@@ -35,12 +35,17 @@ class ImageLimits:
 
     `max_bytes` is the file's size, `max_side_px` either side, `max_pixels` their product. `max_bits`, 8 to 16, is how
     many bits of a grey value of more than 8 a camera fills: a larger value is refused, the 8 high bits of these stay.
+
+    `max_decode_s` and `max_decode_mb`: seconds of processor time (by the clock three times as many) and memory for one
+    file that is not decoded in passing, see children.py.
     """
 
     max_bytes: int = 100_000_000
     max_side_px: int = 20_000
     max_pixels: int = 100_000_000
     max_bits: int = MOST_BITS
+    max_decode_s: int = 60
+    max_decode_mb: int = 3000
 
 
 def refusal(reason: str, detail: str) -> BadImage:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xadflow.datasets.loading import load_images
 from xadflow.datasets.manifest import Manifest, ManifestRow, Split, read_manifest
@@ -20,6 +20,7 @@ from xadflow.detectors.base import CARD as DETECTOR_CARD
 from xadflow.errors import BadImage, BadManifest, NoDonors, UnknownName
 from xadflow.explainers.base import TakesDonors
 from xadflow.explainers.transplant.bank import DonorBank, DonorList
+from xadflow.images.reading import MOST_BITS
 from xadflow.settings import DatasetSettings, Home, Settings
 
 if TYPE_CHECKING:
@@ -35,6 +36,15 @@ class Opened:
     bank: DonorBank | None
     why_none: str = ""
     listed: tuple[str, ...] = ()
+
+
+class Seen(NamedTuple):
+    """What a detector sees of an image: its input, and of how many bits of deep grey values that was made."""
+
+    channels: int
+    height: int
+    width: int
+    bit_depth: int
 
 
 def open_bank(home: Home, settings: Settings, detector_folder: Path, dataset: str) -> DonorBank | None:
@@ -71,8 +81,8 @@ def opened_bank(home: Home, settings: Settings, detector_folder: Path, dataset: 
             listed.ids,
         )
     rows = _rows(manifest, listed.ids)
-    channels, height, width = _seen_by(detector_folder) or (own.channels, *own.shape_px)
-    found, images = _pixels(folder, tuple(rows), _stamps(folder, rows), (height, width), channels)
+    seen = _seen_by(detector_folder) or Seen(own.channels, *own.shape_px, own.bit_depth)
+    found, images = _pixels(folder, tuple(rows), _stamps(folder, rows), seen)
     if not found:
         gone = "Its only donor is" if len(listed.ids) == 1 else f"All of its {len(listed.ids)} donors are"
         return Opened(
@@ -105,25 +115,22 @@ def given_donors(
 
 @lru_cache(maxsize=4)
 def _pixels(
-    folder: Path,
-    rows: tuple[ManifestRow, ...],
-    stamps: tuple[tuple[int, int], ...],
-    size_px: tuple[int, int],
-    channels: int,
+    folder: Path, rows: tuple[ManifestRow, ...], stamps: tuple[tuple[int, int], ...], seen: Seen
 ) -> tuple[tuple[str, ...], Tensor]:
     """Ids of those rows whose file has the bytes of its id, and their images; `stamps` say of which state
     of the files.
     """
     import torch
 
-    whole = DatasetSettings(source="folder", channels=1 if channels == 1 else 3)
+    whole = DatasetSettings(source="folder", channels=1 if seen.channels == 1 else 3, bit_depth=seen.bit_depth)
+    size_px = seen.height, seen.width
     dataset = whole.model_copy(update={"size_px": size_px})  # of a detector that is there: no rule of params.yaml
     manifest = read_manifest(folder)
     try:
         return tuple(row.image_id for row in rows), load_images(manifest, rows, dataset)
     except (BadImage, BadManifest):
         pass  # one at least is not what it was: which?
-    found, images = list[str](), [torch.zeros(0, channels, *size_px, dtype=torch.uint8)]
+    found, images = list[str](), [torch.zeros(0, seen.channels, *size_px, dtype=torch.uint8)]
     for row in rows:
         with suppress(BadImage, BadManifest):
             images.append(load_images(manifest, [row], dataset))
@@ -149,11 +156,11 @@ def _stamps(folder: Path, rows: Sequence[ManifestRow]) -> tuple[tuple[int, int],
     return tuple(found)
 
 
-def _seen_by(detector_folder: Path) -> tuple[int, int, int] | None:
-    """(C, H, W) of what a saved detector sees; None where its card does not tell."""
+def _seen_by(detector_folder: Path) -> Seen | None:
+    """What a saved detector sees; None where its card does not tell."""
     try:
         card: Mapping[str, Any] = json.loads((detector_folder / DETECTOR_CARD).read_text(encoding="utf-8"))
         channels, height, width = map(int, card["input_shape"])
+        return Seen(channels, height, width, int(card.get("bit_depth", MOST_BITS)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return channels, height, width

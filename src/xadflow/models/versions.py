@@ -84,7 +84,7 @@ class ModelRef:
     @property
     def is_judge(self) -> bool:
         """Whether it is a data set's judge, which is asked about counterfactuals and never serves."""
-        return self.name.count(".") == 2 and self.name.endswith(".judge")
+        return is_judge(self.name)
 
     @property
     def part(self) -> Part:
@@ -151,6 +151,11 @@ def parse_spec(spec: str) -> tuple[str, str | int]:
 def judge_of(dataset: str) -> str:
     """Name of the model of a data set's judge."""
     return f"xad.{dataset}.judge"
+
+
+def is_judge(model_name: str) -> bool:
+    """Whether a model of this name is the judge of a data set."""
+    return model_name.count(".") == 2 and model_name.endswith(".judge")
 
 
 def detector_of(explainer_model: str) -> str:

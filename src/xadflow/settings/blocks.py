@@ -250,11 +250,16 @@ class DemosSettings(DemoSettings):
 
 
 class LimitSettings(Frozen):
-    """What an image file may be at most; above it is quarantined."""
+    """What an image file may be at most; above it is quarantined.
+
+    `max_decode_s` and `max_decode_mb`: processor time and memory beyond which the decoding of one file is ended.
+    """
 
     max_bytes: Positive = 100_000_000
     max_side_px: Positive = 20_000
     max_pixels: Positive = 100_000_000
+    max_decode_s: Positive = 60
+    max_decode_mb: Positive = 3000
 
 
 class EvidenceSettings(Frozen):

@@ -1,4 +1,5 @@
 """Rows belong to weights, not to a number: a registry that was lost, or put back from a backup, gives numbers again.
+So do the words of judges, which stand beside counterfactuals under the judge's number.
 
 The evidence outlives it and still has rows under them. A night that met such rows would find every image scored
 already, by a model that is gone; so it refuses, and a new version gets a number that no row has.
@@ -14,7 +15,7 @@ from xadflow.detectors.base import CARD, WEIGHTS, load_detector
 from xadflow.digests import sha256_file
 from xadflow.evidence.store import EvidenceStore
 from xadflow.models.registry import Registry
-from xadflow.models.versions import ModelRef
+from xadflow.models.versions import ModelRef, dataset_of, is_judge
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def take_a_free_number(store: EvidenceStore, registry: Registry, model_name: str
 
     Raises RegistryUnavailable, StoreBroken.
     """
-    taken, held = store.versions(model_name), registry.versions(model_name)
+    taken, held = _taken(store, model_name), registry.versions(model_name)
     due = held[0].version + 1 if held else 1
     if not any(_of_another(store, model_name, number, folder) for number in taken if number >= due):
         return
@@ -46,7 +47,18 @@ def take_a_free_number(store: EvidenceStore, registry: Registry, model_name: str
     )
 
 
+def _taken(store: EvidenceStore, model_name: str) -> set[int]:
+    """Versions of a model that rows are of; of a judge those whose words stand beside counterfactuals."""
+    if not is_judge(model_name):
+        return store.versions(model_name)
+    return {version for name, version in store.judges(dataset_of(model_name)) if name == model_name}
+
+
 def _of_another(store: EvidenceStore, model_name: str, version: int, folder: Path) -> str | None:
+    if is_judge(model_name):
+        ours = sha256_file(folder / WEIGHTS)
+        others = store.judges(dataset_of(model_name)).get((model_name, version), set()) - {ours}
+        return f"weights {min(others)[:12]}, this version has {ours[:12]}" if others else None
     if version not in store.versions(model_name):
         return None
     return store.of_another(model_name, version, sha256_file(folder / WEIGHTS), _threshold(folder))

@@ -12,12 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from PIL import Image
 
 from tests.evidence.replay.conftest import plates
 from xadflow.datasets.manifest import ManifestRow, Split, read_manifest, write_manifest
 from xadflow.detectors import as_float
 from xadflow.errors import WrongUse
+from xadflow.evidence.store import EvidenceStore
 from xadflow.models.judges import ask, donor_half, find_judges, open_judges
 from xadflow.models.service import put_in_service
 from xadflow.project import Project
@@ -72,6 +74,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, put_mlflow_database) -> Si
         home=home,
         settings=project.settings,
         registry=project.registry,
+        records=project.records,
         device=project.device,
         found=found,
         none_yet=none_yet,
@@ -156,6 +159,27 @@ def test_a_judge_of_images_of_another_size_is_not_asked(project, tmp_path: Path)
     panel = find_judges(project.settings, project.registry, "plates", tmp_path)
     assert panel.judges == ()
     assert "sees images of shape [1, 28, 28]" in (panel.why_none or "")
+
+
+def test_a_judge_of_images_of_other_bits_is_not_asked(project, tmp_path: Path) -> None:
+    (tmp_path / "detector.json").write_text(json.dumps({"input_shape": [1, 28, 28], "bit_depth": 12, "settings": {}}))
+    panel = find_judges(project.settings, project.registry, "plates", tmp_path)
+    assert panel.judges == ()
+    assert "sees grey values of 16 bits, the detector of 12" in (panel.why_none or "")
+
+
+def test_a_judge_whose_number_stands_beside_words_of_another_gets_a_new_one(project, monkeypatch) -> None:
+    """As after a registry that was lost: the same training is there, its number is not its own."""
+    now = fit_judge(project, "plates")
+    assert now is not None
+    lost = {(JUDGE, now.version): {"b" * 64}, (JUDGE, now.version + 3): {"c" * 64}}
+    with monkeypatch.context() as patch:
+        patch.setattr(EvidenceStore, "judges", lambda *_: lost)
+        anew = fit_judge(project, "plates")
+        assert (anew.version, anew.fitted) == (now.version + 4, True)
+        assert fit_judge(project, "plates").version == anew.version, "and keeps it"
+    project.registry.set_alias(JUDGE, "judge", now.version)
+    MlflowClient(project.home.mlflow_uri).delete_model_version(JUDGE, str(anew.version))
 
 
 def test_a_detector_on_the_same_trunk_is_told(project, tmp_path: Path) -> None:

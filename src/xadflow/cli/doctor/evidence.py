@@ -67,6 +67,7 @@ def anchor_file(project: Project) -> Iterator[Finding]:
 
 
 def _lines(home: Home) -> Generator[Finding, None, list[LedgerLine]]:
+    from xadflow.evidence.alarms import VOUCH
     from xadflow.evidence.ledger import Ledger
 
     book = Ledger(home.ledger)
@@ -77,6 +78,8 @@ def _lines(home: Home) -> Generator[Finding, None, list[LedgerLine]]:
     except (StoreBroken, OSError) as err:
         yield Finding("ledger", "fail", str(getattr(err, "wrong", err)), _VERIFY)
         return []
+    for alarm in book.alarms.open():
+        yield Finding("ledger", "fail", f"ALARM: {alarm}", f"{_VERIFY}; if it is yours: {VOUCH}")
     if intent is not None:
         yield Finding(
             "ledger",

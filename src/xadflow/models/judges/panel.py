@@ -19,6 +19,7 @@ from xadflow.detectors.base import CARD, Detector
 from xadflow.detectors.scoring import open_detector, score_images
 from xadflow.errors import BadWeights
 from xadflow.explainers.base import Counterfactual, Explanation, Judgement
+from xadflow.images.reading import MOST_BITS
 from xadflow.models.judges.choice import trunk_in
 from xadflow.models.registry import Registry
 from xadflow.models.tags import JUDGE_APART
@@ -90,6 +91,13 @@ def find_judges(settings: Settings, registry: Registry, dataset: str, detector: 
             (),
             f"{ref.name} version {ref.version} sees images of shape {its.get('input_shape')}, the detector of "
             f"{theirs['input_shape']}; `xadflow retrain --dataset {dataset}` fits it anew.",
+        )
+    bits = [card.get("bit_depth", MOST_BITS) for card in (its, theirs)]
+    if theirs and bits[0] != bits[1]:
+        return Panel(
+            (),
+            f"{ref.name} version {ref.version} sees grey values of {bits[0]} bits, the detector of {bits[1]}; `xadflow "
+            f"retrain --dataset {dataset}` fits both anew.",
         )
     trunk = trunk_in(_Settings(its))
     return Panel((_ref(ref, folder, trunk is not None and trunk == trunk_in(_Settings(theirs))),))

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from xadflow.evidence.alarms import open_alarms
 from xadflow.evidence.store import EvidenceStore
 from xadflow.evidence.transplants import donor_paths
 from xadflow.images import decode_png, restore_map
@@ -24,6 +25,7 @@ from xadflow.pictures.plots import SheetRow, contact_sheet
 from xadflow.project import Project
 from xadflow.report.evidence import HEATMAP, drift_of, explainer_figures, score_quantiles, worst_cases
 from xadflow.report.page import Link, NightCounts, NightlyReport, Quarantined, Query, write_nightly_report
+from xadflow.settings import Home
 from xadflow.settings.judges import why_no_judge
 from xadflow.work.night.on_masks import night_on_masks
 from xadflow.work.night.plan import NightPlan
@@ -246,12 +248,17 @@ def _report(project: Project, plan: NightPlan, written: _Written, failures: Sequ
             Link("Audit", "xadflow audit verify", "checks every commit against the ledger"),
         ),
         queries=queries(tables),
-        warnings=(
-            *(f"A shard failed: {message.replace(f'{project.home.project}/', '')}" for message in failures),
-            *(f"The explainer {name} did not run. {why}" for name, why in plan.left_out.items()),
-            *(() if on_purpose else unasked),
-        ),
+        warnings=(*warnings_of(project.home, plan.left_out, failures), *(() if on_purpose else unasked)),
         notes=unasked if on_purpose else (),
+    )
+
+
+def warnings_of(home: Home, left_out: Mapping[str, str], failures: Sequence[str]) -> tuple[str, ...]:
+    """What asks for a person, the gravest first: alarms of the ledger, failed shards, explainers that did not run."""
+    return (
+        *open_alarms(home.ledger),
+        *(f"A shard failed: {message.replace(f'{home.project}/', '')}" for message in failures),
+        *(f"The explainer {name} did not run. {why}" for name, why in left_out.items()),
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from xadflow.datasets.loading import load_images
 from xadflow.datasets.manifest import Manifest, Split
-from xadflow.detectors.base import Detector
+from xadflow.detectors.base import Detector, as_seen_by
 from xadflow.detectors.scoring import score_images
 from xadflow.explainers.base import build_explainer, takes_donors, traits
 from xadflow.explainers.transplant.bank import DonorList
@@ -58,7 +58,7 @@ def choose_donors(project: Project, detector: Detector, manifest: Manifest, data
     chosen_set = project.settings.dataset(dataset)
     half = donor_half(manifest.rows(Split.TRAIN, label=0))
     rows = half.donors[: _fitting(LOOKED_AT, LOOKED_AT_BYTES, detector)]
-    images = load_images(manifest, rows, chosen_set)
+    images = load_images(manifest, rows, as_seen_by(detector, chosen_set))
     scores = score_images(detector, images, project.settings.explain.batch_of(images.shape[1:]), project.device)
     passing = np.flatnonzero((scores <= detector.calibration.threshold) & (scores <= _quantile(scores)))
     most = _fitting(most, MOST_BYTES, detector)
@@ -80,7 +80,7 @@ def mean_map(project: Project, detector: Detector, manifest: Manifest, dataset: 
     normals.
     """
     rows = manifest.rows(Split.VAL, label=0)[: _fitting(VAL_MAPS, LOOKED_AT_BYTES, detector)]
-    images = load_images(manifest, rows, project.settings.dataset(dataset))
+    images = load_images(manifest, rows, as_seen_by(detector, project.settings.dataset(dataset)))
     total = None
     for batch in torch.split(images, project.settings.explain.batch_of(images.shape[1:])) if len(rows) else ():
         with torch.no_grad():

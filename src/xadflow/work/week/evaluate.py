@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xadflow.datasets.loading import load_images
 from xadflow.datasets.manifest import Manifest, ManifestRow, Split, read_manifest
 from xadflow.defects.synthesisers import synthetic_rounds
-from xadflow.detectors.base import Detector
+from xadflow.detectors.base import Detector, as_seen_by
 from xadflow.detectors.scoring import score_images
 from xadflow.explainers.base import Explanation, TakesDonors, build_explainer
 from xadflow.explainers.transplant import DonorBank
@@ -62,9 +62,12 @@ class Scored:
 
 
 def score_split(project: Project, detector: Detector, manifest: Manifest, dataset: str, *splits: Split) -> Scored:
-    """Score every labelled image of the given splits, batch by batch on the detector's device."""
+    """Score every labelled image of the given splits, batch by batch on the detector's device.
+
+    Raises BadImage, also for one beyond the bits that the detector was trained on.
+    """
     rows = tuple(row for row in manifest.rows(*splits) if row.label is not None)
-    images = load_images(manifest, rows, project.settings.dataset(dataset))
+    images = load_images(manifest, rows, as_seen_by(detector, project.settings.dataset(dataset)))
     return Scored(
         rows,
         images,

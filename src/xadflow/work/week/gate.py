@@ -15,7 +15,7 @@ from xadflow.datasets.smallest_defect import defect_warning
 from xadflow.detectors.base import load_detector
 from xadflow.detectors.scoring import open_detector
 from xadflow.digests import sha256_json
-from xadflow.errors import BadWeights, WrongUse
+from xadflow.errors import BadImage, BadWeights, WrongUse
 from xadflow.explainers import build_explainer, load_explainer
 from xadflow.lineage import dvc_hashes
 from xadflow.models.donors import open_bank
@@ -62,9 +62,10 @@ def judge_challenger(project: Project, dataset: str, challenger: ModelRef, *, ho
 
     With `hold` nothing is moved yet: the caller trains its explainers first, and then calls :func:`settle`.
 
-    A challenger that is champion already stays it. A champion whose files are not those registered cannot be measured,
-    nor serve: the absolute rules decide alone, and the reasons say so. Held-out judges are asked about the
-    explanations: of sparse ones that is reported, of transplants gate.min_transfer is a rule.
+    A challenger that is champion already stays it. A champion whose files are not those registered, or that refuses
+    images of today, cannot be measured, nor serve: the absolute rules decide alone, and the reasons say so. Held-out
+    judges are asked about the explanations: of sparse ones that is reported, of transplants gate.min_transfer is a
+    rule.
 
     Raises WrongUse for a judge.
     """
@@ -99,7 +100,7 @@ def judge_challenger(project: Project, dataset: str, challenger: ModelRef, *, ho
     if champion is not None:
         try:
             theirs = _measured(project, dataset, champion)
-        except BadWeights as err:
+        except (BadImage, BadWeights) as err:  # of images beyond the bits it was trained on
             broken.append(f"The champion could not be measured: {err.wrong}.")
     verdicts = [judge(settings.gate, mine, theirs, unexplained=None if SPARSE in asked else NO_SPARSE)]
     if f"{TRANSPLANT}.{FLIP_RATE}" in mine:

@@ -10,6 +10,7 @@ from xadflow.datasets.manifest import Split, read_manifest
 from xadflow.models.judges.halves import donor_half
 from xadflow.models.judges.panel import JUDGE
 from xadflow.project import Project
+from xadflow.work.numbers import rows_of_another
 from xadflow.work.week.order import judge_order
 from xadflow.work.week.register import register_judge
 from xadflow.work.week.train import Update, train_detector
@@ -41,6 +42,8 @@ def fit_judge(project: Project, dataset: str, update: Update | None = None) -> F
         return None
     apart = donor_half(read_manifest(project.home.dataset(dataset)).rows(Split.TRAIN, label=0)).apart
     known = project.registry.find_trained(order.model_name, order.registered_key)
+    if known is not None and rows_of_another(project.records, known, project.registry.detector_folder(known)):
+        known = None  # its number stands in rows beside words of a judge that is gone
     ref = known
     if ref is None:
         train_detector(project, order, update)

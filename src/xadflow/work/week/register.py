@@ -17,7 +17,7 @@ import torch
 
 from xadflow.datasets.loading import load_images
 from xadflow.datasets.manifest import Manifest, Split, read_manifest
-from xadflow.detectors.base import WEIGHTS, Detector
+from xadflow.detectors.base import WEIGHTS, Detector, as_seen_by
 from xadflow.detectors.scoring import open_detector, score_images
 from xadflow.digests import sha256_file, sha256_json
 from xadflow.explainers import load_explainer
@@ -116,7 +116,7 @@ def register_judge(project: Project, order: TrainingOrder, apart: bool) -> Model
     detector = open_detector(order.saved(project.home), project.device)
     manifest = read_manifest(project.home.dataset(order.dataset))
     known = manifest.rows(Split.KNOWN, label=1)
-    images = load_images(manifest, known, project.settings.dataset(order.dataset))
+    images = load_images(manifest, known, as_seen_by(detector, project.settings.dataset(order.dataset)))
     scores = score_images(detector, images, project.settings.explain.batch_of(images.shape[1:]), project.device)
     threshold = detector.calibration.threshold
     flagged = float(np.mean(scores > threshold)) if len(scores) else np.nan
