@@ -42,7 +42,7 @@ from xadflow.training.devices import resolve_device
 from xadflow.training.seeds import seeded
 
 _INNER = "inner."  # before the names of the tensors of the inner detector
-_REMEMBERED = 2  # images a thread whose windows are kept
+_REMEMBERED_BYTES = 2**28  # of images and maps a thread whose windows are kept; two images at least
 
 
 @dataclass
@@ -52,6 +52,11 @@ class _Seen:
     image: Tensor
     scores: Tensor
     maps: Tensor | None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return 4 * (self.image.numel() + (0 if self.maps is None else self.maps.numel()))
 
 
 class Tiled(CalibratedDetector):
@@ -240,6 +245,8 @@ class Tiled(CalibratedDetector):
         bases = [one for one in remembered if one.maps is not None or not maps]
         differing = [(windows.changed(image, one.image), place) for place, one in enumerate(bases)]
         new, place = min(differing, key=lambda one: len(one[0]), default=(list(range(len(windows))), -1))
+        if place >= 0 and 2 * len(new) <= len(windows):
+            remembered.sort(key=lambda one: one is bases[place])  # what serves is kept longest
         if place >= 0 and not new:
             return bases[place]
         if place < 0 or 2 * len(new) > len(windows):
@@ -253,7 +260,9 @@ class Tiled(CalibratedDetector):
                 kept[new] = found
             return _Seen(image, whole, kept)
         seen = _Seen(image.clone(), scores, found)
-        remembered[:] = [*remembered, seen][-_REMEMBERED:]
+        remembered.append(seen)
+        while len(remembered) > 2 and sum(one.size for one in remembered) > _REMEMBERED_BYTES:
+            remembered.pop(0)
         return seen
 
     def _looked_at(self, image: Tensor, numbers: list[int], *, maps: bool) -> tuple[Tensor, Tensor | None]:
