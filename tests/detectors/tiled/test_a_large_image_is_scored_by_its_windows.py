@@ -91,6 +91,28 @@ def test_only_windows_that_changed_are_looked_at_again(tiled, spoiled, monkeypat
     assert looked == [count, 1, 1, count]
 
 
+def test_an_image_that_others_are_compared_with_is_kept_and_what_does_not_fit_goes(tiled, monkeypatch) -> None:
+    """Four images by turns, as a batch of an explainer asks for them: none is looked at as a whole a second time."""
+    looked: list[int] = []
+    monkeypatch.setattr(
+        type(tiled),
+        "_looked_at",
+        lambda self, image, some, *, maps: looked.append(len(some)) or (torch.zeros(len(some)), None),
+    )
+    batch = as_float(_textures(4, 11))
+    changed = batch.clone()
+    changed[:, :, 80:88, 140:148] = 0.5
+    with torch.no_grad():
+        _fresh(tiled).image_score(batch)
+        tiled.image_score(changed)
+        count = len(tiled.windows)
+        assert looked == [count] * 4 + [1] * 4
+        monkeypatch.setattr("xadflow.detectors.tiled.detector._REMEMBERED_BYTES", 1)
+        _fresh(tiled).image_score(batch)
+        tiled.image_score(changed)
+    assert looked[8:] == [count] * 8  # two are kept at least, and by turns they are the wrong ones
+
+
 def test_the_gradient_is_that_of_the_window_that_decides(tiled, spoiled) -> None:
     images = spoiled.clone().requires_grad_(True)
     logit = tiled.normal_logit(images)
