@@ -29,7 +29,9 @@ def side_of(height: int, width: int) -> float:
 
 
 def to_cells(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Means of maps [R,H,W] in each cell, [R,u,v]."""
+    """Means of maps [R,H,W] in each cell, [R,u,v]; of a large image, where a defect is less than a cell, the most."""
+    if maps.shape[1] * maps.shape[2] > LARGE_PX:
+        return F.adaptive_max_pool2d(maps[:, None], grid)[:, 0]
     return F.adaptive_avg_pool2d(maps[:, None], grid)[:, 0]
 
 
