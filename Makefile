@@ -122,6 +122,9 @@ bench-dense-overhead: setup ## what DenseHybrid's dataset head and score cost ov
 bench-probe: setup ## what a planted watermark does to heatmaps and AUROC (QUICK=1 for a subset)
 	@$(BIN)/python -m benchmarks.probe $(QUICK_FLAG)
 
+bench-large-images: setup ## photos and strips with small defects through every command, and what memory they take (QUICK=1: smaller images)
+	@$(BIN)/python -m benchmarks.large_images $(QUICK_FLAG)
+
 figures: setup ## write docs/reference/benchmarks.md from benchmarks/results
 	@$(BIN)/python -m benchmarks.render
 

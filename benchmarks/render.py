@@ -18,6 +18,7 @@ from benchmarks.dense_overhead_table import dense_overhead_section
 from benchmarks.dense_table import dense_section
 from benchmarks.faults_kit.page import faults_page
 from benchmarks.finer_map_table import finer_map_section
+from benchmarks.large_images_table import large_images_section
 from benchmarks.one_class_table import ceiling_section, one_class_section, textures_section
 from benchmarks.probe_table import HOW_TO, how_to_with, probe_section
 from benchmarks.robust_table import robust_section
@@ -246,6 +247,7 @@ SECTIONS: Mapping[str, Callable[[Figures], str]] = {
     "utad": utad_section,
     "dense": dense_section,
     "dense-overhead": dense_overhead_section,
+    "large-images": large_images_section,
 }
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from xadflow.settings import DatasetSettings, ExplainSettings
+from xadflow.settings.blocks import at_once
 
 
 @pytest.mark.parametrize(("size", "shape"), [(64, (64, 64)), ((32, 96), (32, 96)), ([1600, 2400], (1600, 2400))])
@@ -34,7 +35,17 @@ def test_windows_allow_sides_beyond_what_is_looked_at_as_a_whole_and_overlap_by_
 
 @pytest.mark.parametrize(
     ("shape", "count"),
-    [((1, 128, 128), 32), ((3, 224, 224), 32), ((1, 1600, 2400), 4), ((1, 512, 24_000), 1), ((3, 4096, 4096), 1)],
+    [((1, 128, 128), 32), ((3, 224, 224), 32), ((1, 1024, 1024), 15), ((1, 1600, 2400), 1), ((3, 4096, 4096), 1)],
 )
 def test_a_batch_holds_no_more_values_than_are_allowed(shape, count) -> None:
     assert ExplainSettings(datasets=(), explainers=()).batch_of(shape) == count
+
+
+@pytest.mark.parametrize(
+    ("shape", "side_by_side", "shard"),
+    [((3, 224, 224), 106, 100), ((1, 1600, 2400), 4, 8), ((1, 512, 24_000), 1, 2), ((3, 4096, 4096), 1, 1)],
+)
+def test_what_is_in_memory_together_does_not_grow_with_the_image(shape, side_by_side, shard) -> None:
+    assert at_once(shape) == side_by_side
+    assert ExplainSettings(datasets=(), explainers=()).shard_of(shape) == shard
+    assert ExplainSettings(datasets=(), explainers=(), shard_size=1).shard_of(shape) == 1

@@ -30,6 +30,25 @@ def test_as_many_are_at_work_as_torch_has_threads_and_each_has_one():
     assert list(side_by_side(work, range(6), CPU)) == [(number, 1) for number in range(6)]
 
 
+@pytest.mark.parametrize(("most", "seen"), [(1, 1), (2, 2), (8, 3)])
+def test_no_more_are_at_work_than_memory_is_for(most, seen):
+    at_work, together = [0], []
+    lock, full = threading.Lock(), threading.Barrier(seen, timeout=20)
+
+    def work(number: int) -> int:
+        with lock:
+            at_work[0] += 1
+            together.append(at_work[0])
+        full.wait()  # goes on only when as many are here as may be
+        with lock:
+            at_work[0] -= 1
+        full.wait()
+        return number
+
+    assert list(side_by_side(work, range(6), CPU, most)) == list(range(6))
+    assert max(together) == seen
+
+
 def test_the_caller_and_threads_begun_later_keep_their_number():
     list(side_by_side(lambda number: number, range(4), CPU))
     seen: list[int] = [torch.get_num_threads()]

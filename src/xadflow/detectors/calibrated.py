@@ -15,6 +15,7 @@ from xadflow.defects.synthesisers import synthetic_rounds
 from xadflow.detectors.base import FitRun, Scores, TrainingData, Traits
 from xadflow.errors import BadInput, BadWeights, TrainingFailed
 from xadflow.images import as_float
+from xadflow.settings.blocks import at_once
 from xadflow.training.devices import resolve_device
 from xadflow.training.lanes import side_by_side
 from xadflow.training.seeds import seeded
@@ -106,7 +107,7 @@ class CalibratedDetector(ABC):
             with torch.no_grad():  # a thread has its own
                 return self.image_score(as_float(batch.to(self._device)))
 
-        scores = list(side_by_side(score, torch.split(images, batch_size), self._device))
+        scores = list(side_by_side(score, torch.split(images, batch_size), self._device, at_once(images.shape[1:])))
         values: NDArray[np.float64] = torch.cat(scores).double().cpu().numpy() if scores else np.zeros(0)
         if not np.isfinite(values).all():
             raise TrainingFailed(

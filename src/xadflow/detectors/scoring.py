@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xadflow.detectors.base import Detector, load_detector
 from xadflow.images import as_float
+from xadflow.settings.blocks import at_once
 from xadflow.training.lanes import side_by_side
 
 
@@ -28,5 +29,5 @@ def score_images(detector: Detector, images: Tensor, batch_size: int, device: to
         with torch.no_grad():  # a thread has its own
             return detector.score(as_float(batch.to(device))).image
 
-    parts = list(side_by_side(score, torch.split(images, batch_size), device))
+    parts = list(side_by_side(score, torch.split(images, batch_size), device, at_once(images.shape[1:])))
     return np.asarray(torch.cat(parts).double().cpu().numpy() if parts else np.zeros(0), dtype=np.float64)

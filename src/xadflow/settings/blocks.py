@@ -28,7 +28,9 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 SidePx = Annotated[int, Field(ge=16, le=65_536)]
 MOST_AT_ONCE_PX = 4096  # longest side of an image that a detector looks at as a whole
+_SHARD_BATCHES = 2  # a shard holds the pictures of its rows, a batch what a detector makes of its images
 BATCH_PX = 16_000_000  # values (pixels times channels) of the images of one batch
+LARGE_PX = 2**20  # values of an image from which on one by one is quick enough, and memory is what counts
 
 
 def can_name_a_dataset(name: str) -> bool:
@@ -41,8 +43,17 @@ def can_name_a_dataset(name: str) -> bool:
 
 
 def fitting(most: int, shape: Sequence[int], batch_px: int = BATCH_PX) -> int:
-    """Images of a shape (C, H, W) in one batch: `most`, fewer where they have more values together, one at least."""
-    return max(1, min(most, batch_px // max(1, math.prod(shape))))
+    """Images of a shape (C, H, W) in one batch: `most`, fewer where they have more values together, one at least.
+
+    Images of more than a million values go one by one: :func:`at_once` says how many of them side by side.
+    """
+    values = max(1, math.prod(shape))
+    return 1 if values > LARGE_PX else max(1, min(most, batch_px // values))
+
+
+def at_once(shape: Sequence[int], batch_px: int = BATCH_PX) -> int:
+    """Images of a shape (C, H, W) that all threads together may have at work."""
+    return max(1, batch_px // max(1, math.prod(shape)))
 
 
 class Frozen(BaseModel):
@@ -215,7 +226,8 @@ class RetrainSettings(Frozen):
 
 class ExplainSettings(Frozen):
     """What the nightly flow explains, and in which portions; explainers trained for a detector join those
-    named here.
+    named here. `batch_px` bounds the values of the images of one batch; of images of more than a million values, which
+    go one by one, of all that are at work; and twice as many are in one shard.
     """
 
     datasets: tuple[Name, ...]
@@ -229,6 +241,12 @@ class ExplainSettings(Frozen):
         together, one at least.
         """
         return fitting(self.batch_size, shape, self.batch_px)
+
+    def shard_of(self, shape: Sequence[int]) -> int:
+        """Images of this shape (C, H, W) in one shard, whose pictures are in memory together: `shard_size`, fewer where
+        they are large, one at least.
+        """
+        return max(1, min(self.shard_size, _SHARD_BATCHES * self.batch_px // max(1, math.prod(shape))))
 
 
 class DemoSettings(Frozen):

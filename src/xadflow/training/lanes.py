@@ -22,16 +22,19 @@ _FEWEST = 4  # items that are worth a batch of their own
 _OPENING = Lock()  # while lanes open, a new thread would begin with one of torch's threads for good
 
 
-def side_by_side(work: Callable[[T], R], batches: Sequence[T], device: torch.device) -> Iterator[R]:
+def side_by_side(
+    work: Callable[[T], R], batches: Sequence[T], device: torch.device, most: int | None = None
+) -> Iterator[R]:
     """`work` of each batch, in their order; as many at a time as torch has threads on a CPU, one by one elsewhere.
 
-    `work` has to be safe in several threads. What it raises is raised here, and nothing more is begun.
+    At most `most` at a time, where their images are large. `work` has to be safe in several threads. What it raises is
+    raised here, and nothing more is begun.
     """
     threads = _threads()
     if device.type != "cpu" or threads == 1:
         yield from map(work, batches)
         return
-    with _lanes(max(1, min(threads, len(batches)))) as pool:
+    with _lanes(max(1, min(threads, len(batches), most or threads))) as pool:
         waiting: list[Future[R]] = [pool.submit(work, batch) for batch in batches]
         try:
             while waiting:

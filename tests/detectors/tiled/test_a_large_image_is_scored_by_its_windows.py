@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -43,15 +45,31 @@ def _fresh(detector: Detector) -> Detector:
     return detector.to("cpu")  # forgets what it has seen
 
 
-def test_the_score_is_the_highest_of_a_window_and_the_heat_is_where_that_is(tiled, spoiled) -> None:
+def test_the_score_is_the_highest_heat_and_that_is_where_the_chip_is(tiled, spoiled) -> None:
     with torch.no_grad():
         told = tiled.score(spoiled)
-        each = tiled.inner.score(tiled.windows.cut(spoiled[0], list(range(len(tiled.windows))))).image
+        alone = _fresh(tiled).image_score(spoiled)
     assert told.map.shape == (2, *SHAPE)
-    assert torch.allclose(told.image[0], each.max(), rtol=1e-5)
+    assert torch.equal(told.image, told.map.amax(dim=(1, 2)))
+    assert torch.equal(alone, told.image)
     row, column = divmod(int(told.map[0].argmax()), SHAPE[1])
     assert max(abs(row - 84), abs(column - 144)) <= 16
     assert told.image[0] > tiled.calibration.threshold
+
+
+def test_a_window_may_decide_by_the_score_of_its_own(tiled, spoiled, tmp_path) -> None:
+    tiled.save(tmp_path)
+    card = tmp_path / "detector.json"
+    told = json.loads(card.read_text())
+    assert told["settings"].pop("decides") == "map"
+    card.write_text(json.dumps(told))  # a version of before there was a choice
+    by_window = load_detector(tmp_path)
+    with torch.no_grad():
+        each = tiled.inner.score(tiled.windows.cut(spoiled[0], list(range(len(tiled.windows))))).image
+        told = by_window.score(spoiled)
+        assert torch.allclose(told.image[0], each.max(), rtol=1e-5)
+        assert torch.allclose(by_window.image_score(spoiled), told.image, rtol=1e-4)
+        assert torch.equal(told.map, _fresh(tiled).score(spoiled).map)
 
 
 def test_the_threshold_is_that_of_whole_images(tiled, data) -> None:
@@ -91,7 +109,30 @@ def test_only_windows_that_changed_are_looked_at_again(tiled, spoiled, monkeypat
     assert looked == [count, 1, 1, count]
 
 
-def test_the_gradient_is_that_of_the_window_that_decides(tiled, spoiled) -> None:
+@pytest.mark.parametrize("heat", [lambda some: torch.zeros(len(some), 64, 64), lambda some: None])
+def test_an_image_that_others_are_compared_with_is_kept_and_what_does_not_fit_goes(tiled, monkeypatch, heat) -> None:
+    """Four images by turns, as a batch of an explainer asks for them: none is looked at as a whole a second time."""
+    looked: list[int] = []
+    monkeypatch.setattr(
+        type(tiled),
+        "_looked_at",
+        lambda self, image, some, *, maps: looked.append(len(some)) or (torch.zeros(len(some)), heat(some)),
+    )
+    batch = as_float(_textures(4, 11))
+    changed = batch.clone()
+    changed[:, :, 80:88, 140:148] = 0.5
+    with torch.no_grad():
+        _fresh(tiled).image_score(batch)
+        tiled.image_score(changed)
+        count = len(tiled.windows)
+        assert looked == [count] * 4 + [1] * 4
+        monkeypatch.setattr("xadflow.detectors.tiled.detector._REMEMBERED_BYTES", 1)
+        _fresh(tiled).image_score(batch)
+        tiled.image_score(changed)
+    assert looked[8:] == [count] * 8  # two are kept at least, and by turns they are the wrong ones
+
+
+def test_the_gradient_is_that_of_the_windows_that_decide(tiled, spoiled) -> None:
     images = spoiled.clone().requires_grad_(True)
     logit = tiled.normal_logit(images)
     logit.sum().backward()

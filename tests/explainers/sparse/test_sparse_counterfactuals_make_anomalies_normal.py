@@ -8,11 +8,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from xadflow.detectors.base import Scores
 from xadflow.errors import BadInput, BadSettings
 from xadflow.explainers.base import Explainer
-from xadflow.explainers.sparse.explainer import SparseExplainer, SparseSettings
+from xadflow.explainers.sparse.explainer import SparseExplainer, SparseSettings, _widened
 from xadflow.images import as_float
 from xadflow.metrics.explanation import change_inside, flip_rate, top_share
 
@@ -181,6 +182,14 @@ def test_a_mask_that_cannot_work_is_widened_and_said(low_mapped, anomalies):
     kept = SparseExplainer(**few, widen_mask=False).explain(low_mapped, as_float(anomalies[:8]))
     assert not any(one.metrics["mask_widened"] for one in kept)
     assert all((one.counterfactuals[0].changed_fraction <= 6 / 576) for one in kept)
+
+
+@pytest.mark.parametrize(("size", "reach"), [((20, 31), 0), ((20, 31), 3), ((9, 64), 12), ((5, 5), 1500)])
+def test_the_region_that_may_change_is_widened_as_by_max_pooling(size, reach):
+    region = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(0)) > 0.97
+    region[1] = False
+    padded = F.pad(region.float(), (reach,) * 4)
+    assert torch.equal(_widened(region, reach), F.max_pool2d(padded, 2 * reach + 1, stride=1) > 0)
 
 
 def test_without_a_map_the_whole_image_may_change(trained, anomalies):

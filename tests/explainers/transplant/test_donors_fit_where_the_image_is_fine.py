@@ -189,3 +189,27 @@ def test_a_broken_list_of_donors_is_refused(tmp_path, text):
     (tmp_path / "donors.json").write_text(text)
     with pytest.raises(BadWeights, match=r"xadflow retrain"):
         DonorList.load(tmp_path)
+
+
+@pytest.mark.parametrize("size", [(1040, 1040), (300, 3600)])
+def test_a_donor_of_a_large_texture_is_found_at_its_shift_where_the_image_is_hot(size):
+    noise = torch.rand(1, 1, size[0] // 4, size[1] // 4, generator=torch.Generator().manual_seed(3))
+    donor = (torch.nn.functional.interpolate(noise, size, mode="bilinear") * 255).byte()
+    down, across = -9, 130
+    image = as_float(donor.roll((down, across), (-2, -1)))
+    heat = torch.zeros(1, *size)
+    heat[0, size[0] // 2 - 8 : size[0] // 2 + 8, size[1] // 2 - 8 : size[1] // 2 + 8] = 1.0
+    found = Donors(bank_of(donor, aligned=False), torch.device("cpu")).nearest(image, heat, 1).pixels[0, 0]
+    middle = (slice(None), slice(size[0] // 2 - 60, size[0] // 2 + 60), slice(size[1] // 2 - 60, size[1] // 2 + 60))
+    assert (found[middle] - image[0][middle]).abs().mean() < 0.02  # gain and rounding
+
+
+def test_the_digest_of_a_bank_of_large_images_is_of_bytes_and_that_of_small_ones_of_numbers():
+    small, large = torch.rand(8, 8), torch.rand(1100, 1000)
+    banks = [
+        DonorBank(("a",), torch.zeros(1, 1, *one.shape, dtype=torch.uint8), "none", True, one) for one in (small, large)
+    ]
+    assert banks[0].digest == DonorBank(("a",), banks[0].images, "none", True, small.clone()).digest
+    other = large.clone()
+    other[700, 300] += 1e-3
+    assert banks[1].digest != DonorBank(("a",), banks[1].images, "none", True, other).digest

@@ -5,16 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from xadflow.explainers.transplant.masks import blend_of, blended, blurred, grid_of, hottest
+from xadflow.explainers.transplant.masks import blend_of, blended, blurred, grid_of, hottest, widened
 from xadflow.explainers.transplant.search import _without_coolest, parts_of
 
 
-def test_cells_are_square_and_at_most_32_a_side():
+def test_cells_are_square_and_at_most_about_a_thousand():
     assert grid_of(128, 128) == (32, 32)
     assert grid_of(24, 24) == (24, 24)
-    assert grid_of(100, 400) == (8, 32)
+    assert grid_of(100, 400) == (16, 64)
+    assert grid_of(1600, 2400) == (26, 39)
+    assert grid_of(512, 24_000) == (5, 219)  # and not one cell of 750 px of its length
 
 
 def test_the_hottest_cells_are_taken_in_reading_order_where_they_tie():
@@ -40,6 +43,25 @@ def test_a_blend_is_widened_and_softened_as_stated():
     assert wide.sum() == 64
     soft = blend_of(cells, (16, 16), 2 / 16, 1 / 16)[0].numpy()
     assert soft == pytest.approx(gaussian_filter(wide, 1.0, mode="nearest", truncate=3.0), abs=1e-5)
+
+
+@pytest.mark.parametrize("reach", [0, 1, 3, 4, 11, 40])
+def test_widening_is_max_pooling_whatever_the_reach(reach):
+    maps = (torch.rand(2, 24, 37, generator=torch.Generator().manual_seed(1)) > 0.98).float()
+    expected = F.max_pool2d(maps[:, None], 2 * reach + 1, stride=1, padding=reach)[:, 0]
+    assert torch.equal(widened(maps, reach), expected)
+
+
+@pytest.mark.parametrize("size", [(1040, 1040), (300, 4000)])
+def test_a_wide_blur_of_a_large_image_is_made_small_and_differs_by_what_nobody_sees(size):
+    cells = torch.zeros(1, *grid_of(*size))
+    cells[0, -2:, 3:5] = 1.0
+    blend = blend_of(cells, size, 0.0, 0.03)[0]
+    hard = F.interpolate(cells[:, None], size, mode="nearest-exact")[0, 0].numpy()
+    sigma = 0.03 * (size[0] * size[1]) ** 0.5
+    assert np.abs(blend.numpy() - gaussian_filter(hard, sigma, mode="nearest", truncate=3.0)).max() < 0.03
+    assert (blend_of(torch.ones_like(cells), size, 0.02, 0.03) - 1).abs().max() < 1e-5
+    assert (blend[:, size[1] // 2 :] == 0).all()  # far away nothing changes, and no window is scored again
 
 
 def test_blur_is_scipys():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,8 @@ class TiledSettings(MethodSettings):
     tile_px, overlap_px    side of a window, and how much of it the next one shows again; at most half of it
     max_tiles              windows that are learned from, a seeded sample of all windows of all normals: bounds memory
     batch_tiles            windows in one pass, always so many: a score does not depend on what else was scored
+    decides                map: the image score is the highest heat; window: the highest score of a window as the inner
+                           detector gives it, for defects that fill much of a window
     trunk                  the packaged trunk of `inner`, filled in
     """
 
@@ -28,6 +30,7 @@ class TiledSettings(MethodSettings):
     overlap_px: Annotated[int, Field(ge=0, le=512)] = 32
     max_tiles: Annotated[int, Field(ge=2)] = 2000
     batch_tiles: Annotated[int, Field(ge=1, le=256)] = 16
+    decides: Literal["map", "window"] = "map"
     trunk: str | None = None
 
 

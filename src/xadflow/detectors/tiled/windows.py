@@ -11,9 +11,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Shown(NamedTuple):
+    """A pixel of an image in one of its windows, and what that window counts there."""
+
+    number: int
+    row: int
+    column: int
+    share: float
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,16 @@ class Windows:
     def cut(self, image: Tensor, numbers: list[int]) -> Tensor:
         """Windows [n,C,h,w] of one image [C,H,W]."""
         return torch.stack([image[(slice(None), *self.places[number])] for number in numbers])
+
+    def showing(self, row: int, column: int) -> list[Shown]:
+        """The windows that count at a pixel of the image, and where it lies in each."""
+        found = []
+        for number, (down, across) in enumerate(self.places):
+            if down.start <= row < down.stop and across.start <= column < across.stop:
+                y, x, columns = row - down.start, column - across.start, len(self._shares[1])
+                share = float(self._shares[0][number // columns][y] * self._shares[1][number % columns][x])
+                found += [Shown(number, y, x, share)] if share else []
+        return found
 
     def changed(self, image: Tensor, other: Tensor) -> list[int]:
         """Numbers of the windows in which two images [C,H,W] differ."""

@@ -177,8 +177,7 @@ class SparseExplainer(SettledExplainer[SparseSettings]):
         if maps is None or masks is None:
             return torch.ones((batch, 1, height, width), dtype=torch.bool, device=x.device)
         anomalous = torch.from_numpy(masks).to(x.device) | (maps > detector.calibration.threshold)
-        reach = round(self.settings.dilation * max(height, width))
-        return F.max_pool2d(anomalous[:, None].float(), 2 * reach + 1, stride=1, padding=reach) > 0
+        return _widened(anomalous[:, None], round(self.settings.dilation * max(height, width)))
 
     def _climbed(self, detector: Detector, x: Tensor, before: Tensor, region: Tensor) -> _Answers:
         """The ladder; where its top fails, once more and longer, in the whole image if that is allowed."""
@@ -252,6 +251,19 @@ class SparseExplainer(SettledExplainer[SparseSettings]):
             high, low = torch.where(there, middle, high), torch.where(there, low, middle)
         answers.z[rows] = _between(origin, far, high)
         return answers
+
+
+def _widened(region: Tensor, reach: int) -> Tensor:
+    """Whether bool [...,H,W] holds anywhere within `reach` px down and across: sums along each axis, whatever the
+    reach.
+    """
+    for axis in (-2, -1):
+        side = region.shape[axis]
+        summed = F.pad(region.transpose(axis, -1).cumsum(-1, dtype=torch.int32), (1, 0))
+        at = torch.arange(side, device=region.device)
+        first, last = (at - reach).clamp(min=0), (at + reach + 1).clamp(max=side)
+        region = (summed[..., last] > summed[..., first]).transpose(axis, -1)
+    return region
 
 
 def _between(origin: Tensor, far: Tensor, share: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from xadflow.digests import sha256_json
+from xadflow.digests import sha256_bytes, sha256_json
 from xadflow.errors import BadWeights
+from xadflow.settings.blocks import LARGE_PX
 
 CARD, MAPS = "donors.json", "donors.safetensors"
 Symmetries = Literal["none", "flips", "square"]
@@ -100,7 +101,7 @@ class DonorBank:
     @property
     def digest(self) -> str:
         """Hex sha256 of everything that decides what is taken from it; the pixels are those that the ids name."""
-        mean = None if self.mean_map is None else self.mean_map.double().flatten().tolist()
+        mean = None if self.mean_map is None else _told(self.mean_map)
         return sha256_json(
             {"ids": list(self.ids), "symmetries": self.symmetries, "aligned": self.aligned, "mean_map": mean}
         )
@@ -126,3 +127,12 @@ class DonorBank:
             images=self.images[kept],
             missing=self.missing + len(self.ids) - len(kept),
         )
+
+
+def _told(mean_map: Tensor) -> Any:
+    """What a digest is made of: the numbers themselves, of a large map the digest of its bytes; as text it is 20 times
+    as long as in memory.
+    """
+    if mean_map.numel() <= LARGE_PX:
+        return mean_map.double().flatten().tolist()
+    return sha256_bytes(mean_map.to(torch.float32).cpu().contiguous().numpy().tobytes())

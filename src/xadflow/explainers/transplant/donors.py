@@ -18,10 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xadflow.explainers.transplant.bank import DonorBank
-from xadflow.explainers.transplant.masks import blurred
+from xadflow.explainers.transplant.masks import blurred, side_of
 from xadflow.images import as_float, on_levels
+from xadflow.settings.blocks import LARGE_PX
 
 THUMBNAIL_PX = 32
+_COMPARED_PX = 768  # a side of the part of a large image that is compared pixel by pixel
 SHIFTED_DONORS = 48  # of a product that is not aligned: every shift of one is a donor of its own, and each costs 3 FFTs
 MIRROR_PRICE = (
     0.5  # of correlation, where all of the heat would be filled with mirrored pixels: mirrored joints look odd
@@ -76,7 +78,7 @@ class Donors:
             places, turns = self._alike(x, weights, wanted)
             pixels = torch.stack([self._copies(own, its, x.device) for own, its in zip(places, turns, strict=True)])
         else:
-            weights = weights * blurred(heat, 0.1 * max(heat.shape[1:])) + 1e-6
+            weights = weights * blurred(heat, 0.1 * side_of(*heat.shape[1:])) + 1e-6
             places, pixels = self._shifted(x, heat, weights, wanted)
         return Matches(_fitted(pixels, x, weights), places)
 
@@ -136,18 +138,14 @@ class Donors:
             coarse = torch.stack([shift // side, shift % side], dim=1)  # (P, 2), in thumbnail pixels
             copies = self._copies(places, turn, x.device)
             centre = (coarse * torch.tensor([scale_y, scale_x], device=x.device)).round().long()
-            large = _mirrored(copies.mean(dim=1))
-            fine = _alike_at_shifts(grey[row], weights[row], _transforms(large), large.shape[1:])  # (P, H+1, W+1)
-            at = _best_near(fine, centre, (round(scale_y), round(scale_x)))
-            whole = _mirrored(copies.flatten(0, 1)).view(*copies.shape[:2], 2 * height, 2 * width)
-            all_pixels.append(
-                torch.stack(
-                    [
-                        one[:, dy : dy + height, dx : dx + width]
-                        for one, (dy, dx) in zip(whole, at.tolist(), strict=True)
-                    ]
-                )
-            )
+            reach = (round(scale_y), round(scale_x))
+            if height * width > LARGE_PX:
+                at = _best_beside(copies, grey[row], weights[row], centre, reach)
+            else:
+                large = _mirrored(copies.mean(dim=1))
+                fine = _alike_at_shifts(grey[row], weights[row], _transforms(large), large.shape[1:])  # (P, H+1, W+1)
+                at = _best_near(fine, centre, reach)
+            all_pixels.append(torch.stack([_moved(one, *to) for one, to in zip(copies, at.tolist(), strict=True)]))
             all_places.append(places)
         return torch.stack(all_places), torch.stack(all_pixels)
 
@@ -198,16 +196,54 @@ def _transforms(padded: Tensor) -> tuple[Tensor, Tensor]:
     return torch.fft.rfft2(padded), torch.fft.rfft2(padded.square())
 
 
-def _alike_at_shifts(grey: Tensor, weights: Tensor, transforms: tuple[Tensor, Tensor], size: torch.Size) -> Tensor:
-    """Weighted correlation [M,H+1,W+1] of one image [H,W] with M padded donors at every shift."""
+def _moved(image: Tensor, dy: int, dx: int) -> Tensor:
+    """The part [C,H,W] of a mirrored image [C,H,W] that begins at row dy and column dx."""
+    height, width = image.shape[1:]
+    rows, columns = (_mirror_places(side, image.device) for side in (height, width))
+    return image[:, rows[dy : dy + height]][:, :, columns[dx : dx + width]]
+
+
+def _best_beside(copies: Tensor, grey: Tensor, weights: Tensor, centre: Tensor, reach: tuple[int, int]) -> Tensor:
+    """As `_best_near` of all shifts of donors [P,C,H,W], for a large image [H,W]: it is compared where the weights are
+    highest, a donor at a time, so that memory and time do not grow with the image.
+    """
     height, width = grey.shape
+    high, wide = min(_COMPARED_PX, height), min(_COMPARED_PX, width)
+    middle = int(_small(weights[None]).argmax())
+    top, left = (
+        min(max(round((place + 0.5) * side / THUMBNAIL_PX) - length // 2, 0), side - length)
+        for place, side, length in zip(divmod(middle, THUMBNAIL_PX), (height, width), (high, wide), strict=True)
+    )
+    own, its = grey[top : top + high, left : left + wide], weights[top : top + high, left : left + wide]
+    rows, columns = (_mirror_places(side, grey.device) for side in (height, width))
+    found = []
+    for copy, (y, x) in zip(copies, centre.tolist(), strict=True):
+        low_y, low_x = max(0, y - reach[0]), max(0, x - reach[1])
+        shifts = (min(height, y + reach[0]) - low_y + 1, min(width, x + reach[1]) - low_x + 1)
+        there = copy[:, rows[top + low_y :][: high + shifts[0] - 1]]
+        there = there[:, :, columns[left + low_x :][: wide + shifts[1] - 1]].mean(dim=0)
+        alike = _alike_at_shifts(own, its, _transforms(there[None]), there.shape, shifts)[0]
+        place = int(alike.argmax())
+        found.append([low_y + place // shifts[1], low_x + place % shifts[1]])
+    return torch.tensor(found, device=grey.device)
+
+
+def _alike_at_shifts(
+    grey: Tensor,
+    weights: Tensor,
+    transforms: tuple[Tensor, Tensor],
+    size: torch.Size,
+    shifts: tuple[int, int] | None = None,
+) -> Tensor:
+    """Weighted correlation of one image [H,W] with M padded donors at every shift, [M,H+1,W+1] or as many as stated."""
+    down, across = shifts or (grey.shape[0] + 1, grey.shape[1] + 1)
     centred, spread, w = _standardised(grey[None], weights[None])
     first, second = transforms
 
     def correlated(kernel: Tensor, spectrum: Tensor) -> Tensor:
         wide = torch.fft.rfft2(kernel, s=(int(size[0]), int(size[1])))
         found: Tensor = torch.fft.irfft2(spectrum * wide.conj(), s=(int(size[0]), int(size[1])))
-        return found[:, : height + 1, : width + 1]
+        return found[:, :down, :across]
 
     mean = correlated(w[0], first)
     variance = correlated(w[0], second) - mean.square()

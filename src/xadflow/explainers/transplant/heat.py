@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xadflow.detectors.base import Detector
 from xadflow.explainers.transplant.donors import Donors
-from xadflow.explainers.transplant.masks import blend_of, blended, blurred
+from xadflow.explainers.transplant.masks import blend_of, blended, blurred, side_of
 
 PLACES = 8  # a side of the grid that is covered place by place where a detector has no map
 AT_ONCE = 64
@@ -43,7 +43,7 @@ def occlusion(detector: Detector, x: Tensor, donors: Donors) -> Tensor:
             scores = [detector.score(some).image for some in torch.split(covered, AT_ONCE)]
             falls.append((before - torch.cat(scores)).view(PLACES, PLACES))
     wide = F.interpolate(torch.stack(falls)[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-    return blurred(wide, 0.03 * max(size))
+    return blurred(wide, 0.03 * side_of(*size))
 
 
 def _scaled(heat: Tensor) -> Tensor:

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from xadflow.images import on_levels
+from xadflow.settings.blocks import LARGE_PX
 
-CELLS = 32  # a side of the grid that regions are made of, at most; the soft border is about as wide as a cell
+CELLS = 32  # of a square's side, at most: what regions are made of; the soft border is about as wide as a cell
+_SIGMA_PX = 8.0  # of a blur that is made smaller: bilinear steps of an eighth of it are not seen
 
 
 def grid_of(height: int, width: int) -> tuple[int, int]:
-    """Cells of an image: at most 32 along the longer side, square within a pixel."""
-    longer = max(height, width)
-    cells = min(CELLS, longer)
-    return max(1, round(cells * height / longer)), max(1, round(cells * width / longer))
+    """Cells of an image: about 32 x 32 = 1024 of them whatever its shape, square within a pixel."""
+    side = side_of(height, width)
+    cells = min(CELLS, side)
+    return max(1, round(cells * height / side)), max(1, round(cells * width / side))
+
+
+def side_of(height: int, width: int) -> float:
+    """Side of the square of as many pixels: what shares of a length are shares of. A long strip is not its length."""
+    return math.sqrt(height * width)
 
 
 def to_cells(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Means of maps [R,H,W] in each cell, [R,u,v]."""
+    """Means of maps [R,H,W] in each cell, [R,u,v]; of a large image, where a defect is less than a cell, the most."""
+    if maps.shape[1] * maps.shape[2] > LARGE_PX:
+        return F.adaptive_max_pool2d(maps[:, None], grid)[:, 0]
     return F.adaptive_avg_pool2d(maps[:, None], grid)[:, 0]
 
 
@@ -55,24 +66,45 @@ def completed(cells: Tensor, heat: Tensor, share: float) -> Tensor:
 def blend_of(cells: Tensor, size: tuple[int, int], dilation: float, feather: float) -> Tensor:
     """The donor's share of each pixel, [R,H,W] in [0,1], of cells [R,u,v] in [0,1].
 
-    `dilation` and `feather` are shares of the longer side. All cells give 1 everywhere.
+    `dilation` and `feather` are shares of the side of a square of this size. All cells give 1 everywhere.
     """
-    longer = max(size)
-    mask = F.interpolate(cells[:, None].float(), size, mode="nearest-exact")[:, 0]
-    return blurred(widened(mask, round(dilation * longer)), feather * longer)
+    made = _made_at(size, feather * side_of(*size))
+    side = side_of(*made)
+    mask = F.interpolate(cells[:, None].float(), made, mode="nearest-exact")[:, 0]
+    return _brought_to(blurred(widened(mask, round(dilation * side)), feather * side), size)
 
 
 def widened(maps: Tensor, reach: int) -> Tensor:
-    """The highest value of maps [R,H,W] >= 0 within `reach` px down and across: max pooling, in a fifth of its time."""
-    for axis, sides in ((1, (0, 0, reach, reach)), (2, (reach, reach))):
-        maps = F.pad(maps, sides).unfold(axis, 2 * reach + 1, 1).amax(-1) if reach else maps
+    """The highest value of maps [R,H,W] >= 0 within `reach` px down and across: what max pooling gives.
+
+    The highest of a window is that of two windows of half its length, so each axis takes log2 of the reach steps.
+    """
+    for axis, sides in ((1, (0, 0, reach, reach)), (2, (reach, reach))) if reach else ():
+        length, done, wide = maps.shape[axis], 1, F.pad(maps, sides)
+        while 2 * done <= 2 * reach + 1:
+            left = wide.shape[axis] - done
+            wide = torch.maximum(wide.narrow(axis, 0, left), wide.narrow(axis, done, left))
+            done *= 2
+        maps = torch.maximum(wide.narrow(axis, 0, length), wide.narrow(axis, 2 * reach + 1 - done, length))
     return maps
 
 
 def blurred(maps: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of maps [R,H,W] with the border repeated; none below a sigma of .1 px."""
+    """Gaussian blur of maps [R,H,W] with the border repeated; none below a sigma of .1 px.
+
+    That of a large image by many pixels is made of a smaller one and brought back to its size.
+    """
     if sigma < 0.1 or len(maps) == 0:
         return maps
+    size = (int(maps.shape[1]), int(maps.shape[2]))
+    made = _made_at(size, sigma)
+    if made == size:
+        return _blurred(maps, sigma)
+    small = F.interpolate(maps[:, None], made, mode="area")[:, 0]
+    return _brought_to(_blurred(small, sigma * side_of(*made) / side_of(*size)), size)
+
+
+def _blurred(maps: Tensor, sigma: float) -> Tensor:
     radius = int(3 * sigma + 0.5)
     at = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
     kernel = torch.exp(-at.square() / (2 * sigma * sigma))
@@ -81,6 +113,19 @@ def blurred(maps: Tensor, sigma: float) -> Tensor:
     wide = F.pad(maps[None], (radius, radius, radius, radius), mode="replicate")
     across = F.conv2d(wide, kernel.expand(count, 1, 1, -1), groups=count)
     return F.conv2d(across, kernel[:, None].expand(count, 1, -1, 1), groups=count)[0]
+
+
+def _made_at(size: tuple[int, int], sigma: float) -> tuple[int, int]:
+    """The size at which a blur of `size` by `sigma` px is made: its own, but of a large image where it is one by 8."""
+    if size[0] * size[1] <= LARGE_PX or sigma < 2 * _SIGMA_PX:
+        return size
+    return max(1, round(size[0] * _SIGMA_PX / sigma)), max(1, round(size[1] * _SIGMA_PX / sigma))
+
+
+def _brought_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(maps.shape[1:]) == size:
+        return maps
+    return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def blended(x: Tensor, donors: Tensor, blend: Tensor) -> Tensor:

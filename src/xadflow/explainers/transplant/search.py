@@ -22,6 +22,7 @@ from torch import Tensor
 from xadflow.detectors.base import Detector
 from xadflow.explainers.transplant.masks import blend_of, blended, completed, grid_of, hottest, to_cells
 from xadflow.explainers.transplant.settings import TransplantSettings
+from xadflow.settings.blocks import LARGE_PX
 
 PAIRS_AT_ONCE = 64  # images in one pass of the detector
 _STEP_OF_SHRINKING = 0.25  # share of a region's cells that an attempt takes out
@@ -101,7 +102,7 @@ class RegionSearch:
                 heats.append(to_cells(told.map if self._usual is None else told.map - self._usual, self._grid))
         self.passes += len(rows)
         each = [[getattr(part, name) for part in parts] for name in ("cells", "images", "scores", "blends")]
-        return Found(*map(torch.cat, each)), torch.cat(heats) if heats else None
+        return Found(*map(_joined, each)), _joined(heats) if heats else None
 
     def exchange(self, rows: Tensor, donors: Tensor) -> None:
         """Other donors [.,C,H,W] for some pairs."""
@@ -115,7 +116,7 @@ class RegionSearch:
         heat = self._heat[every]
         cells = torch.zeros_like(heat, dtype=torch.bool)
         found: Found | None = None
-        for share in self._settings.rungs:
+        for share in self._rungs():
             at = torch.arange(len(every), device=heat.device)
             if found is not None:
                 at = at[found.scores > self._goal.target]
@@ -133,6 +134,14 @@ class RegionSearch:
                 heat[at] = now
         assert found is not None  # there is at least one rung
         return found
+
+    def _rungs(self) -> tuple[float, ...]:
+        """Shares of the cells, growing; of a large image from one cell on."""
+        rungs, cells = self._settings.rungs, self._grid[0] * self._grid[1]
+        if self._size[0] * self._size[1] <= LARGE_PX:
+            return rungs
+        few = (2**power / cells for power in range(cells.bit_length()))
+        return (*(share for share in few if share < rungs[0]), *rungs)
 
     def shrunk(self, found: Found, rows: Tensor) -> Found:
         """Regions of some pairs without the coolest cells that they can do without; only as normal as they
@@ -223,6 +232,10 @@ class RegionSearch:
             adam.step()
         self.passes += 3 * s.mask_steps * len(rows)  # a backward pass costs about two forward ones
         return best
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _variation(mask: Tensor) -> Tensor:

@@ -20,9 +20,11 @@ class TransplantSettings(ExplainerSettings):
     target_share       share of the held-out normals that may be less anomalous than a counterfactual: the search goes
                        on below the threshold, down to this quantile of their scores, for a counterfactual that is only
                        just normal to one detector is often still anomalous to another
-    rungs              shares of the image that a region may have, in the order they are tried; the last is all of it
-    dilation, feather  of the region's border, as shares of the longer side: how far it is widened, and the sigma of its
-                       blend
+    rungs              shares of the image that a region may have, in the order they are tried; the last is all of it.
+                       In an image of more than a million pixels, where a defect is often smaller than a cell, one cell
+                       is tried before them, then two, four and so on
+    dilation, feather  of the region's border, as shares of the side of a square of as many pixels: how far it is
+                       widened, and the sigma of its blend
     shrink_rounds      attempts to take the coolest cells out of a region that has become normal
     mask_steps         gradient steps on each region's mask (0: none), for detectors that are differentiable
     complete           at the end cells joined to a region are taken in that have this share of its highest heat, and

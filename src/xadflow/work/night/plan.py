@@ -111,6 +111,7 @@ def plan_night(project: Project, order: NightOrder) -> Path:
     """
     settings, registry = project.settings, project.registry
     dataset, detector = order.dataset, order.detector or settings.retrain.detectors[0]
+    its = settings.dataset(dataset)
     champion = registry.champion(f"xad.{dataset}.{detector}")
     folder = registry.detector_folder(champion)
     if (odd := rows_of_another(project.store, champion, folder)) is not None:
@@ -133,7 +134,7 @@ def plan_night(project: Project, order: NightOrder) -> Path:
         done,
         explained,
         chosen.versions,
-        settings.explain.shard_size,
+        settings.explain.shard_of((its.channels, *its.shape_px)),
     )
     plan = NightPlan(
         dataset=dataset,

@@ -35,6 +35,7 @@ from xadflow.models.donors import given_donors
 from xadflow.models.judges import Heard, judges_lineage, open_judges, with_words
 from xadflow.project import Project
 from xadflow.settings import Home
+from xadflow.settings.blocks import at_once
 from xadflow.training.lanes import portions, side_by_side
 from xadflow.work.night.plan import NightPlan, PlannedImage, resolve_root
 
@@ -207,9 +208,10 @@ def _explanations(
         )
         lineage |= given | judges_lineage(plan.judges)
         batches = portions(todo, whole, device)
+        side = at_once(scored.images.shape[1:], project.settings.explain.batch_px)
         told: list[list[Explanation]] = []
         with figures.phase(f"explain {name}"):
-            for one in side_by_side(partial(_told, explainer, scored, device), batches, device):
+            for one in side_by_side(partial(_told, explainer, scored, device), batches, device, side):
                 told.append(one)
                 done += len(one)
                 if update is not None:

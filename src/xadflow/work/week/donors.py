@@ -26,6 +26,7 @@ from xadflow.models.judges import donor_half
 from xadflow.networks.pretrained import Trunk
 from xadflow.project import Project
 from xadflow.settings import Settings
+from xadflow.settings.blocks import fitting
 
 DEFAULT_BANK = 256  # donors, where an explainer has no setting `bank`
 MOST_BYTES = 256 * 2**20  # of a bank's pixels, which lie in memory all night; fewer donors of larger images
@@ -34,6 +35,7 @@ LOOKED_AT_BYTES = 2**30
 QUIET = 0.8
 VAL_MAPS = 512  # held-out normals behind the mean map
 BATCH, SMALLEST_PX = 32, 96  # the trunk's last cells cover 32 px
+LARGEST_PX = 2**20  # pixels of a larger image are averaged: donors are to be unlike each other, whatever is small
 
 
 def bank_size(settings: Settings) -> int:
@@ -122,10 +124,14 @@ def pooled_features(images: Tensor, device: torch.device) -> Tensor:
     """
     trunk = Trunk("lite0").to(device)
     parts = []
-    for batch in torch.split(images, BATCH):
+    for batch in torch.split(images, fitting(BATCH, images.shape[1:])):
         pixels = as_float(batch.to(device))
         if (least := min(pixels.shape[2:])) < SMALLEST_PX:
             pixels = F.interpolate(pixels, scale_factor=SMALLEST_PX / least, mode="bilinear", align_corners=False)
+        elif (most := pixels.shape[2] * pixels.shape[3]) > LARGEST_PX:
+            share = (LARGEST_PX / most) ** 0.5
+            size = tuple(max(SMALLEST_PX, round(side * share)) for side in pixels.shape[2:])
+            pixels = F.interpolate(pixels, size, mode="area")
         parts.append(trunk.trunk_features(pixels).mean(dim=(2, 3)).cpu())
     found = torch.cat(parts)
     return (found - found.mean(dim=0)) / found.std(dim=0, correction=0).clamp_min(1e-6)

@@ -23,6 +23,7 @@ from xadflow.metrics.explanation import flip_rate
 from xadflow.models.gate import ANOMALIES, AUROC, AUROC_HIGH, AUROC_LOW, CHANGE_INSIDE, FLIP_RATE, NORMALS
 from xadflow.models.judges import Heard, Judge, ask, transfer_figures
 from xadflow.project import Project
+from xadflow.settings.blocks import at_once
 from xadflow.training.lanes import portions, side_by_side
 from xadflow.training.seeds import seeded
 
@@ -94,8 +95,10 @@ def explain_some(
     def explain(batch: Sequence[int]) -> list[Explanation]:
         return built.explain(detector, as_float(scored.images[list(batch)].to(project.device)))
 
-    batches = portions(chosen, project.settings.explain.batch_of(scored.images.shape[1:]), project.device)
-    return chosen, [one for told in side_by_side(explain, batches, project.device) for one in told]
+    shape, its = scored.images.shape[1:], project.settings.explain
+    batches = portions(chosen, its.batch_of(shape), project.device)
+    told = side_by_side(explain, batches, project.device, at_once(shape, its.batch_px))
+    return chosen, [one for batch in told for one in batch]
 
 
 def explanation_figures(told: list[Explanation]) -> dict[str, float]:
@@ -138,7 +141,8 @@ def gate_figures(
     `judges` say of these is reported beside them, as `sparse.transfer` and so on: they are small changes that one
     detector asks for, and no other one sees. With the donors of the detector version the same
     anomalies are explained by transplants, as `transplant.transfer`, `transplant.flip_rate` and so on, which
-    gate.min_transfer is for.
+    gate.min_transfer is for. Of large images no more are explained than a shard of a night holds: all of these pictures
+    are in memory together.
 
     Where the split has fewer than `gate.min_images` anomalies, as a product without known defects has, defects are
     drawn on its normals and explained instead: what explanations are worth can be told from these. How well a detector
@@ -151,12 +155,13 @@ def gate_figures(
     if figures[ANOMALIES] < settings.gate.min_images and figures[NORMALS]:
         scored = with_drawn_defects(project, detector, scored)
         figures |= {"synthetic.auroc": auroc(scored.scores, scored.labels)}
+    most = min(settings.gate.explained, max(settings.gate.min_images, settings.explain.shard_of(detector.input_shape)))
     if SPARSE in settings.explainers:
-        chosen, told = explain_some(project, detector, scored, SPARSE, settings.gate.explained)
+        chosen, told = explain_some(project, detector, scored, SPARSE, most)
         said = transferred(judges, told, scored.images[chosen], heard)
         figures |= explanation_figures(told) | {f"{SPARSE}.{name}": value for name, value in said.items()}
     if bank is not None:
-        chosen, told = explain_some(project, detector, scored, TRANSPLANT, settings.gate.explained, bank)
+        chosen, told = explain_some(project, detector, scored, TRANSPLANT, most, bank)
         said = {**explanation_figures(told), **transferred(judges, told, scored.images[chosen], heard)}
         figures |= {f"{TRANSPLANT}.{name}": value for name, value in said.items()}
     return figures
@@ -176,10 +181,15 @@ def with_drawn_defects(project: Project, detector: Detector, scored: Scored) -> 
     """The normals of `scored`, and as many drawn defects on them as the gate explains, in place of its anomalies."""
     kept = np.flatnonzero(scored.labels == 0)
     normals = scored.images[torch.from_numpy(kept)]
-    batch, rounds = project.settings.explain.batch_size, -(-project.settings.gate.explained // len(kept))
+    its = project.settings.explain
+    most, batch = (
+        min(project.settings.gate.explained, its.shard_of(detector.input_shape)),
+        its.batch_of(detector.input_shape),
+    )
+    rounds = -(-most // len(kept))
     generator = seeded(project.settings.seed, "defects of the gate", device=project.device)
     drawn, _ = synthetic_rounds(normals, "defects", rounds, batch, project.device, generator)
-    drawn = drawn[: project.settings.gate.explained].cpu()
+    drawn = drawn[:most].cpu()
     rows = tuple(scored.rows[place] for place in kept)
     return Scored(
         (*rows, *(rows[number % len(rows)] for number in range(len(drawn)))),
