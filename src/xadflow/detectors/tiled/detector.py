@@ -309,7 +309,7 @@ class Tiled(CalibratedDetector):
 
     @property
     def _by_map(self) -> bool:
-        return self.settings.decides == "map"
+        return bool(self.settings.decides == "map")
 
     def _differentiable_map(self, image: Tensor) -> Tensor | None:
         """The map [H,W] of one image; what lies between is computed again on the way back, which bounds memory."""
