@@ -120,7 +120,7 @@ class RegionSearch:
             at = torch.arange(len(every), device=heat.device)
             if found is not None:
                 at = at[found.scores > self._goal.target]
-            if len(at) == 0:
+            if len(at) == 0 or (found is not None and self._is_enough(found, share)):
                 break
             cells[at] = hottest(heat[at].masked_fill(cells[at], torch.inf), share)
             tried, now = self.attempt(every[at], cells[at])
@@ -134,6 +134,13 @@ class RegionSearch:
                 heat[at] = now
         assert found is not None  # there is at least one rung
         return found
+
+    def _is_enough(self, found: Found, share: float) -> bool:
+        """Of a large image, whether a pair is normal before larger regions are tried: each costs as much as the image,
+        and pairs that are not normal are left out where another is.
+        """
+        is_large = self._size[0] * self._size[1] > LARGE_PX
+        return is_large and share >= self._settings.rungs[0] and bool((found.scores <= self._goal.threshold).any())
 
     def _rungs(self) -> tuple[float, ...]:
         """Shares of the cells, growing; of a large image from one cell on."""
