@@ -117,7 +117,10 @@ def tried(place: Path, case: Case) -> Iterator[dict[str, Any]]:
     make_project(project, case.changes)
     folder = place / case.folder
     night = ("--inbox", str(place / case.inbox), "--only-inbox") if case.inbox else ()
-    yield command(project, "data", "add", NAME, str(folder), *case.options)
+    added = command(project, "data", "add", NAME, str(folder), *case.options)
+    yield added
+    if added["status"]:
+        return  # a new user reads the message first
     yield command(project, "retrain", "--dataset", NAME)
     promoted = command(project, "models", "list")
     if "champion" not in promoted["text"]:

@@ -28,7 +28,30 @@ def test_unreadable_files_do_not_stop_the_look_unless_all_are(product) -> None:
     assert look_at(product, ImageLimits()).train_normals == 30
     for path in files:
         path.write_bytes(b"broken")
-    with pytest.raises(DataUnavailable, match="no readable image"):
+    with pytest.raises(
+        DataUnavailable, match="no readable image.*refused as not-an-image; the first: .*replace the file"
+    ):
+        look_at(product, ImageLimits())
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (ImageLimits(max_side_px=8), "too-many-pixels.*limits.max_side_px"),
+        (ImageLimits(max_pixels=64), "too-many-pixels.*limits.max_pixels"),
+        (ImageLimits(max_bytes=20), "too-many-bytes.*limits.max_bytes"),
+    ],
+)
+def test_where_every_normal_is_refused_the_limit_that_did_it_is_named(product, limits: ImageLimits, said: str) -> None:
+    with pytest.raises(DataUnavailable, match=said):
+        look_at(product, limits)
+
+
+def test_a_folder_without_an_image_is_told_apart_from_one_of_refused_ones(product) -> None:
+    for path in (product / "train/good").iterdir():
+        path.unlink()
+    (product / "train/good" / "notes.txt").write_text("none yet")
+    with pytest.raises(DataUnavailable, match="no image in train/good"):
         look_at(product, ImageLimits())
 
 

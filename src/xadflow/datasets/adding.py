@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -93,25 +94,39 @@ def look_at(folder: Path, limits: ImageLimits, bits: int | None = None) -> Look:
     step = max(1, len(normals) // _SAMPLED)
     bits = bits or _bit_depth(folder, normals[::step][:_SAMPLED], limits)
     limits = replace(limits, max_bits=bits)
-    sides, coloured, greys = [], False, []
+    sides, coloured, greys, refused = [], False, [], list[BadImage]()
     for relative in normals[::step][:_SAMPLED]:
         try:
             pixels = decode_image(read_file(folder / relative, limits, root=folder), limits)
-        except BadImage:
-            continue  # the border quarantines it with its reason
+        except BadImage as err:
+            refused.append(err)  # the border quarantines it with its reason
+            continue
         sides.append(pixels.shape[:2])
         greys.append(to_input(pixels, (SIDE_PX, SIDE_PX), 1)[0])
         coloured |= pixels.ndim == 3 and bool(np.any(pixels[..., :1] != pixels[..., 1:]))
     if not sides:
-        raise DataUnavailable(
-            "no readable image in train/good",
-            seen=f"{len(normals)} files with an image suffix",
-            next_step=f"put normal images into {folder / 'train' / GOOD}",
-        )
+        raise _no_normal(folder, len(normals), refused)
     own = (int(median(high for high, _ in sides)), int(median(wide for _, wide in sides)))
     short = median(min(one) for one in sides)
     size = next((size for size in _SIZES_PX if short >= (448 if size == 224 else size)), _SIZES_PX[-1])
     return Look(in_shape(size, own), 3 if coloured else 1, len(normals), guess_pose(greys), bits, own)
+
+
+def _no_normal(folder: Path, files: int, refused: Sequence[BadImage]) -> DataUnavailable:
+    """None of the train normals can be used: for the reason that most of those looked at have, and its way out."""
+    if not refused:
+        return DataUnavailable(
+            "no image in train/good",
+            seen=f"{files} files with an image suffix",
+            next_step=f"put normal images into {folder / 'train' / GOOD}",
+        )
+    (reason, count), *_ = Counter(one.reason for one in refused).most_common(1)
+    first = next(one for one in refused if one.reason == reason)
+    return DataUnavailable(
+        "no readable image in train/good",
+        seen=f"{count} of {len(refused)} files looked at ({files} in all) refused as {reason}; the first: {first.detail}",
+        next_step=first.next_step,
+    )
 
 
 def _bit_depth(folder: Path, sample: Sequence[str], limits: ImageLimits) -> int:
