@@ -124,7 +124,7 @@ def _no_normal(folder: Path, files: int, refused: Sequence[BadImage]) -> DataUna
     first = next(one for one in refused if one.reason == reason)
     return DataUnavailable(
         "no readable image in train/good",
-        seen=f"{count} of {len(refused)} files looked at ({files} in all) refused as {reason}; the first: {first.detail}",
+        seen=f"{count} of {len(refused)} files looked at refused as {reason}, {files} in all; the first: {first.detail}",
         next_step=first.next_step,
     )
 
