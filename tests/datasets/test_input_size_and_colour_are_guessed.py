@@ -28,9 +28,7 @@ def test_unreadable_files_do_not_stop_the_look_unless_all_are(product) -> None:
     assert look_at(product, ImageLimits()).train_normals == 30
     for path in files:
         path.write_bytes(b"broken")
-    with pytest.raises(
-        DataUnavailable, match="no readable image.*as not-an-image.*replace the file"
-    ):
+    with pytest.raises(DataUnavailable, match="no readable image.*as not-an-image.*replace the file"):
         look_at(product, ImageLimits())
 
 

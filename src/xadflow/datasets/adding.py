@@ -122,10 +122,9 @@ def _no_normal(folder: Path, files: int, refused: Sequence[BadImage]) -> DataUna
         )
     (reason, count), *_ = Counter(one.reason for one in refused).most_common(1)
     first = next(one for one in refused if one.reason == reason)
+    share = f"{count} of {len(refused)} files looked at refused as {reason}, {files} in all"
     return DataUnavailable(
-        "no readable image in train/good",
-        seen=f"{count} of {len(refused)} files looked at refused as {reason}, {files} in all; the first: {first.detail}",
-        next_step=first.next_step,
+        "no readable image in train/good", seen=f"{share}; the first: {first.detail}", next_step=first.next_step
     )
 
 
