@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import tempfile
 import threading
 import time
@@ -39,7 +38,7 @@ from xadflow.detectors import saved
 from xadflow.detectors.base import CARD, WEIGHTS, FitReport, FitRun, Scores, TrainingData, load_detector, traits
 from xadflow.detectors.calibrated import FEWEST_CALIBRATION_DEFECTS, CalibratedDetector, check_training_data
 from xadflow.detectors.tiled.settings import tiled_settings
-from xadflow.detectors.tiled.windows import Windows
+from xadflow.detectors.tiled.windows import Windows, around
 from xadflow.digests import sha256_file
 from xadflow.errors import BadInput, BadWeights
 from xadflow.training.devices import resolve_device
@@ -233,7 +232,7 @@ class Tiled(CalibratedDetector):
         cut: list[Tensor] = []
         its: list[Tensor] = []
         for image, mask in zip(data.known, data.known_masks, strict=True) if data.known_masks is not None else ():
-            top, left = _around(mask, windows.size)
+            top, left = around(mask, windows.size)
             cut.append(image[:, top : top + high, left : left + wide])
             its.append(mask[top : top + high, left : left + wide])
         return TrainingData(
@@ -340,14 +339,3 @@ def _sampled(windows: Windows, images: Tensor, most: int, seed: int, what: str) 
     total = len(images) * len(windows)
     chosen = torch.randperm(total, generator=seeded(seed, what))[:most].sort().values.tolist()
     return torch.stack([windows.cut(images[place // len(windows)], [place % len(windows)])[0] for place in chosen])
-
-
-def _around(mask: Tensor, size: tuple[int, int]) -> tuple[int, int]:
-    """First row and column of the window of this size around the middle of a mask bool [H,W], inside the image."""
-    at = mask.nonzero()
-    middle = at.float().mean(dim=0).tolist() if len(at) else [side / 2 for side in mask.shape]
-    top, left = (
-        min(max(math.floor(where - length / 2), 0), side - length)
-        for where, length, side in zip(middle, size, mask.shape, strict=True)
-    )
-    return top, left

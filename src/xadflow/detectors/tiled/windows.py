@@ -9,6 +9,7 @@ agree, the map is what they agree on.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -115,3 +116,14 @@ class Windows:
             return [0]
         step = self.tile_px - self.overlap_px
         return [*range(0, side - self.tile_px, step), side - self.tile_px]
+
+
+def around(mask: Tensor, size: tuple[int, int]) -> tuple[int, int]:
+    """First row and column of the window of this size around the middle of a mask bool [H,W], inside the image."""
+    at = mask.nonzero()
+    middle = at.float().mean(dim=0).tolist() if len(at) else [side / 2 for side in mask.shape]
+    top, left = (
+        min(max(math.floor(where - length / 2), 0), side - length)
+        for where, length, side in zip(middle, size, mask.shape, strict=True)
+    )
+    return top, left
