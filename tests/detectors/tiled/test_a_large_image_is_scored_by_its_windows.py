@@ -199,9 +199,9 @@ def test_settings_that_cannot_be_are_refused(settings) -> None:
 
 
 def test_known_defects_with_masks_are_learned_from_by_the_window_around_them(data) -> None:
-    from xadflow.detectors.tiled.detector import _around
+    from xadflow.detectors.tiled.windows import around
 
     for at, expected in (((0, 0), (0, 0)), ((90, 155), (32, 96)), ((48, 80), (16, 48))):
         mask = torch.zeros(SHAPE, dtype=torch.bool)
         mask[at] = True
-        assert _around(mask, (64, 64)) == expected
+        assert around(mask, (64, 64)) == expected
