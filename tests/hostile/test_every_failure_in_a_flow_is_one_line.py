@@ -61,6 +61,9 @@ class Registry:
     def resolve(self, spec: str) -> ModelRef:
         return ModelRef(spec.partition("/")[0], 1, "run")
 
+    def figures(self, ref: ModelRef) -> dict[str, float]:
+        return {}
+
     def run_link(self, ref: ModelRef) -> str:
         return "http://127.0.0.1:5000/#/run"
 

@@ -250,11 +250,8 @@ def test_the_id_that_score_prints_is_of_the_bytes_that_it_scored(tmp_path: Path,
     monkeypatch.setattr("xadflow.images.read_file", lambda *_: reads.append(another_image(path)) or whole)
     DETECTOR.calibration.p_value = lambda scores: scores
     ref = SimpleNamespace(name="m", version=1)
-    project = SimpleNamespace(
-        settings=site.project.settings,
-        device=torch.device("cpu"),
-        registry=SimpleNamespace(resolve=lambda _: ref, detector_folder=lambda _: site.detector),
-    )
+    monkeypatch.setattr("xadflow.models.lookup.find_detector", lambda *_: (ref, site.detector))
+    project = SimpleNamespace(settings=site.project.settings, device=torch.device("cpu"), registry=None)
     (said,) = score_files(project, "m", [path], 4)  # type: ignore[arg-type]
     assert len(reads) == 1
     assert said["image_id"] == sha256_bytes(whole)

@@ -11,12 +11,13 @@ import torch
 from tests.explainers.conftest import patterned
 from xadflow.detectors.scoring import score_images
 from xadflow.models.gate import judge
+from xadflow.settings import ExplainSettings
 from xadflow.settings.params import GateSettings
 from xadflow.work.week.evaluate import Scored, detection_figures, with_drawn_defects
 
 RULES = GateSettings(explained=12)
 PROJECT = SimpleNamespace(
-    settings=SimpleNamespace(gate=RULES, seed=0, explain=SimpleNamespace(batch_size=8, batch_px=10**6)),
+    settings=SimpleNamespace(gate=RULES, seed=0, explain=ExplainSettings(datasets=(), explainers=(), batch_size=8)),
     device=torch.device("cpu"),
 )
 

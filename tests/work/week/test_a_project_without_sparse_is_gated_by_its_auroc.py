@@ -25,7 +25,10 @@ def project(tmp_path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         tag=lambda name, version, key, value: tags.update({key: value}),
     )
     settings = SimpleNamespace(
-        gate=GateSettings(), seed=0, explainers={"heatmap": {}}, explain=SimpleNamespace(explainers=("heatmap",))
+        gate=GateSettings(),
+        seed=0,
+        explainers={"heatmap": {}},
+        explain=SimpleNamespace(explainers=("heatmap",), shard_of=lambda shape: 64),
     )
     home = SimpleNamespace(project=tmp_path, dataset=lambda name: tmp_path / name)
     settings.dataset = lambda name: DatasetSettings(source="folder")
@@ -68,7 +71,7 @@ def test_nothing_is_explained_for_the_gate_that_params_does_not_name(project, mo
     monkeypatch.setattr(evaluate, "read_manifest", lambda folder: None)
     monkeypatch.setattr(evaluate, "score_split", lambda *_: scored)
     monkeypatch.setattr(evaluate, "explain_some", lambda *given: (seen.append(given[3]), (0, []))[1])
-    detector = SimpleNamespace(calibration=SimpleNamespace(threshold=0.5))
+    detector = SimpleNamespace(calibration=SimpleNamespace(threshold=0.5), input_shape=(1, 8, 8))
     figures = gate_figures(project, "plates", detector)
     assert seen == asked
     assert figures["auroc"] == 0.9
