@@ -133,14 +133,16 @@ def tried(place: Path, case: Case) -> Iterator[dict[str, Any]]:
 
 
 def explained_image(project: Path) -> str:
-    """The id of an image that has an explanation; zeros where there is none."""
+    """The id of an image that has an explanation; where none was anomalous, of one that has a score; else zeros."""
     from deltalake import DeltaTable
 
-    table = project / "var" / "tables" / "explanations"
-    if not table.is_dir():
-        return "0" * 64
-    found = DeltaTable(str(table)).to_pyarrow_table(columns=["image_id"]).column("image_id").to_pylist()
-    return str(sorted(found)[0]) if found else "0" * 64
+    for name in ("explanations", "scores"):
+        table = project / "var" / "tables" / name
+        if table.is_dir():
+            found = DeltaTable(str(table)).to_pyarrow_table(columns=["image_id"]).column("image_id").to_pylist()
+            if found:
+                return str(sorted(found)[0])
+    return "0" * 64
 
 
 def command(project: Path, *words: str) -> dict[str, Any]:
@@ -171,7 +173,8 @@ LINES = (
     r"^xad\.\S+ version \d+: .*",  # retrain
     r"^\s+anomalous\s+\d+",  # explain
     r"(?i)^\S+ .*(?:anomal|normal).*",  # score
-    r"^\s+counterfactual 0: .*",  # audit show
+    r"^\s+counterfactual 0: .*",  # audit show of an anomaly
+    r"^\s+is_anomaly: .*",
 )
 
 
