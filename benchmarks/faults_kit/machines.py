@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.request
+from base64 import b64encode
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from benchmarks.faults_kit.outcomes import Evidence, left
 from benchmarks.faults_kit.points import KillPoint
 from benchmarks.faults_kit.services import HOST, Service, free_port
 from benchmarks.faults_kit.weeks import flip, truncate
+from xadflow.cli.doctor.prefect import ask_prefect
 from xadflow.digests import sha256_file
+from xadflow.settings.login import login_of
 
 SERVERS, DISKS, FILES = "servers and worker", "disks", "files that rot"
 BACK_S, MINUTE_S = 20.0, 60.0
@@ -151,7 +154,7 @@ def _without_worker(bench: Bench, reference: Evidence) -> Outcome:
     )
 
 
-def _serve(bench: Bench, state: Path) -> tuple[subprocess.Popen[bytes], str]:
+def _serve(bench: Bench, state: Path) -> tuple[subprocess.Popen[bytes], _Api]:
     """`make server` on a state folder; returns when it says that it is ready."""
     log = state.parent / "serve.log"
     ports = [str(free_port()), str(free_port())]
@@ -171,38 +174,43 @@ def _serve(bench: Bench, state: Path) -> tuple[subprocess.Popen[bytes], str]:
         if process.poll() is not None:
             raise RuntimeError(f"make server ended:\n{log.read_text()}")
         time.sleep(0.5)
-    return process, f"http://{HOST}:{ports[0]}/api"
+    authorization = f"Basic {b64encode(login_of(state).pair.encode()).decode()}"
+    return process, _Api(f"http://{HOST}:{ports[0]}/api", authorization)
 
 
-def _deployed(bench: Bench, api: str) -> str:
+@dataclass(frozen=True)
+class _Api:
+    """A guarded Prefect server: its address, and the header that lets its owner in."""
+
+    address: str
+    authorization: str
+
+    def ask(self, path: str, question: dict[str, Any] | None = None) -> Any:
+        """The answer as JSON. While its database is locked a server answers 503: as its own clients know, one asks
+        again.
+        """
+        for wait in (1.0, 2.0, 4.0, 8.0, 16.0, 0.0):
+            try:
+                return ask_prefect(self.address, path, question, self.authorization)
+            except urllib.error.HTTPError as err:
+                if err.code != LOCKED or not wait:
+                    raise
+                time.sleep(wait)
+        return None
+
+
+def _deployed(bench: Bench, api: _Api) -> str:
     """Start the deployment explain/nightly with the bench's night; returns the flow run's id."""
-    found = _ask(f"{api}/deployments/name/explain/nightly")
+    found = api.ask("deployments/name/explain/nightly")
     parameters = {"datasets": [DATASET], "run_date": DAY, "inbox": str(bench.root / "arrivals"), "only_inbox": True}
-    run: str = _ask(f"{api}/deployments/{found['id']}/create_flow_run", {"parameters": parameters})["id"]
+    run: str = api.ask(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})["id"]
     return run
 
 
-def _final(api: str, run: str) -> str | None:
+def _final(api: _Api, run: str) -> str | None:
     """The state type in which a flow run ended, or None while it has not."""
-    state: str = _ask(f"{api}/flow_runs/{run}")["state"]["type"]
+    state: str = api.ask(f"flow_runs/{run}")["state"]["type"]
     return state if state in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
-
-
-def _ask(url: str, question: dict[str, Any] | None = None) -> Any:
-    """The answer as JSON. While its database is locked a server answers 503: as its own clients know, one
-    asks again.
-    """
-    body = None if question is None else json.dumps(question).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    for wait in (1.0, 2.0, 4.0, 8.0, 16.0, 0.0):
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as err:
-            if err.code != LOCKED or not wait:
-                raise
-            time.sleep(wait)
-    return None
 
 
 def disks(bench: Bench, reference: Evidence, undisturbed: Path) -> list[Fault]:
