@@ -208,6 +208,45 @@ def test_a_child_that_was_ended_by_others_is_replaced(all_in_children) -> None:
         idle.process.wait()
 
 
+def ended_at_work(monkeypatch, folder: Path, signals: list[int]) -> None:
+    """The first children end by these signals once they have a request, as if somebody sent them; then real ones."""
+    children._children.end()
+    program, left = children._PROGRAM, folder / "left"
+    left.write_text(" ".join(map(str, signals)))
+    monkeypatch.setattr(
+        children,
+        "_PROGRAM",
+        f"""
+import os, pathlib, sys
+left = pathlib.Path({str(left)!r})
+signals = left.read_text().split()
+if signals:
+    left.write_text(" ".join(signals[1:]))
+    sys.stdin.buffer.readline()
+    os.kill(os.getpid(), int(signals[0]))
+{program}""",
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_that_others_end_at_work_says_nothing_about_the_file(
+    monkeypatch, all_in_children, tmp_path: Path, number: int
+) -> None:
+    ended_at_work(monkeypatch, tmp_path, [number])
+    assert decode_image(ORDINARY["png"]).tolist() == SEEN.tolist()
+    ended_at_work(monkeypatch, tmp_path, [number, number])
+    with pytest.raises(BadImage, match=f"was killed, twice, and not by xadflow; got '{signal.Signals(number).name}'"):
+        decode_image(ORDINARY["png"])
+
+
+def test_a_lower_limit_of_processor_time_of_the_person_stays(monkeypatch, all_in_children) -> None:
+    children._children.end()
+    lower = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (20, 20)); "
+    monkeypatch.setattr(children, "_PROGRAM", lower + children._PROGRAM)
+    assert decode_image(ORDINARY["png"]).tolist() == SEEN.tolist()
+    children._children.end()
+
+
 def test_threads_share_a_few_children(all_in_children) -> None:
     found: list[object] = []
     threads = [threading.Thread(target=lambda: found.append(decode_image(ORDINARY["png"]).tolist())) for _ in range(8)]

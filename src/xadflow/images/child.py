@@ -74,7 +74,8 @@ def _bound(limits: ImageLimits) -> None:
     """Processor time from here on ends this process; memory beyond what it has now is refused to it."""
     most = math.ceil(time.process_time()) + limits.max_decode_s
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (most, hard))
+    with contextlib.suppress(ValueError):  # the person's own `ulimit -t` is lower, and stays
+        resource.setrlimit(resource.RLIMIT_CPU, (most, hard))
     with contextlib.suppress(OSError, ValueError):  # no /proc, or a system that bounds none: the clock is left
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         room = pages * os.sysconf("SC_PAGESIZE") + limits.max_decode_mb * 1_000_000

@@ -42,8 +42,16 @@ def in_a_child(content: bytes, limits: ImageLimits, kind: str) -> NDArray[Any] |
         BadImage: as there, or the file takes longer than `limits.max_decode_s`, needs more than `limits.max_decode_mb`,
             or ends its decoder.
     """
-    with _children.one() as child:
-        return child.decode(content, limits, kind)
+    try:
+        with _children.one() as child:
+            return child.decode(content, limits, kind)
+    except _EndedByOthers:  # that says nothing about the file
+        with _children.one() as child:
+            return child.decode(content, limits, kind)
+
+
+class _EndedByOthers(BadImage):
+    """The child was killed, and not for its limits: by a person, or by a system that is short of memory."""
 
 
 class _Child:
@@ -61,7 +69,13 @@ class _Child:
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def decode(self, content: bytes, limits: ImageLimits, kind: str) -> NDArray[Any] | None:
-        watch = threading.Timer(_CLOCK * limits.max_decode_s, self.process.kill)
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self.process.kill()
+
+        watch = threading.Timer(_CLOCK * limits.max_decode_s, give_up)
         watch.daemon = True
         watch.start()
         try:
@@ -70,7 +84,7 @@ class _Child:
             self.requests.flush()
             return _reply(self.answers)
         except (OSError, EOFError) as err:
-            raise _ended(self.process.wait(), limits) from err
+            raise _ended(self.process.wait(), late.is_set(), limits) from err
         finally:
             watch.cancel()
 
@@ -136,13 +150,21 @@ def _reply(stream: BufferedReader) -> NDArray[Any] | None:
     return found
 
 
-def _ended(status: int, limits: ImageLimits) -> BadImage:
-    if status in (-signal.SIGXCPU, -signal.SIGKILL):
+def _ended(status: int, late: bool, limits: ImageLimits) -> BadImage:
+    """Why a child ended without an answer; `late`: it was killed from here, by the clock."""
+    if late or status == -signal.SIGXCPU:
         return BadImage(
             "the image is too slow to decode",
             seen=f"more than limits.max_decode_s = {limits.max_decode_s}",
             next_step="save it again as an ordinary JPEG or PNG, or raise limits.max_decode_s in params.yaml",
             reason="too-slow",
+        )
+    if status in (-signal.SIGKILL, -signal.SIGTERM):
+        return _EndedByOthers(
+            "the decoder of the image was killed, twice, and not by xadflow",
+            seen=signal.Signals(-status).name,
+            next_step="see whether memory was short, or the limit of processor time (`ulimit -t`) is low, "
+            "then run the same command again",
         )
     return BadImage("the image ends its decoder", seen=f"status {status}", next_step="replace the file")
 
