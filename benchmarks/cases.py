@@ -8,19 +8,17 @@ own, as a new user types them. The page says what each command answered: its sta
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kit.commands import command, explained_image
 from benchmarks.results import write_results
-from benchmarks.small_project import make_project, project_environment
+from benchmarks.small_project import make_project
 from benchmarks.study import Study
 
 STUDY = Study("cases", own=("cases.py",))
@@ -130,62 +128,6 @@ def tried(place: Path, case: Case) -> Iterator[dict[str, Any]]:
     image = next(iter(sorted(path for path in tests.rglob("*") if path.suffix.lower() in (".png", ".jpg"))), folder)
     yield command(project, "score", str(image), "--model", f"xad.{NAME}.fcdd@champion")
     yield command(project, "audit", "show", explained_image(project))
-
-
-def explained_image(project: Path) -> str:
-    """The id of an image that has an explanation; where none was anomalous, of one that has a score; else zeros."""
-    from deltalake import DeltaTable
-
-    for name in ("explanations", "scores"):
-        table = project / "var" / "tables" / name
-        if table.is_dir():
-            found = DeltaTable(str(table)).to_pyarrow_table(columns=["image_id"]).column("image_id").to_pylist()
-            if found:
-                return str(sorted(found)[0])
-    return "0" * 64
-
-
-def command(project: Path, *words: str) -> dict[str, Any]:
-    """Status, seconds, peak memory in MB and text of one command; its line is what a person would read out."""
-    began = time.monotonic()
-    tool = [sys.executable, "-m", "xadflow", *words]
-    with subprocess.Popen(
-        tool, cwd=project, env=project_environment(project), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as child:
-        assert child.stdout is not None
-        text = child.stdout.read(4_000_000).decode(errors="replace")
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-    text = text.replace(str(project), "PROJECT").replace(str(project.parent), "FOLDERS")
-    return {
-        "command": " ".join(words[:2] if words[0] in ("data", "models", "audit") else words[:1]),
-        "status": child.returncode,
-        "seconds": round(time.monotonic() - began, 1),
-        "peak_mb": round(usage.ru_maxrss / 1024),
-        "line": line_of(text, child.returncode),
-        "text": text[-6000:],
-    }
-
-
-LINES = (
-    r"^xadflow: .*",  # an error
-    r"^\w[\w-]*: \d+ images, .*",  # data add
-    r"^xad\.\S+ version \d+: .*",  # retrain
-    r"^\s+anomalous\s+\d+",  # explain
-    r"(?i)^\S+ .*(?:anomal|normal).*",  # score
-    r"^\s+counterfactual 0: .*",  # audit show of an anomaly
-    r"^\s+is_anomaly: .*",
-)
-
-
-def line_of(text: str, status: int) -> str:
-    """The line of a command's answer that tells most."""
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-    for pattern in LINES if status == 0 else LINES[:1]:
-        for line in lines:
-            if re.match(pattern, line):
-                return re.sub(r"\s+", " ", line).strip()
-    return lines[-1].strip() if lines else ""
 
 
 if __name__ == "__main__":

@@ -12,13 +12,8 @@ what all processes of a command hold together (Pss of Linux, twice a second).
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
-from benchmarks.cases import explained_image, line_of
-from benchmarks.small_project import make_project, project_environment
+from benchmarks.kit.commands import command, explained_image
+from benchmarks.small_project import make_project
 from benchmarks.study import Study
 from xadflow.metrics.ranks import auroc
 
@@ -203,60 +198,6 @@ def found(project: Path, places: Mapping[str, tuple[int, int]], side: int) -> di
         "heat_apart_px": sorted(apart),
         "heat_on_defect": sum(px <= NEAR_PX for px in apart),
     }
-
-
-def command(project: Path, *words: str) -> dict[str, Any]:
-    """Status, seconds, CPU seconds and highest memory in MB of one command with all its children, and its text."""
-    began = time.monotonic()
-    tool = [sys.executable, "-m", "xadflow", *words]
-    with subprocess.Popen(
-        tool, cwd=project, env=project_environment(project), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as child:
-        ended, most = threading.Event(), [0]
-        watch = threading.Thread(target=_watch, args=(child.pid, ended, most), daemon=True)
-        watch.start()
-        assert child.stdout is not None
-        text = child.stdout.read().decode(errors="replace")
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        ended.set()
-        watch.join()
-    return {
-        "command": " ".join(words[:2] if words[0] in ("data", "audit") else words[:1]),
-        "status": child.returncode,
-        "seconds": round(time.monotonic() - began, 1),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_mb": most[0] // 1024,
-        "line": line_of(text, child.returncode),
-        "text": text.replace(str(project), "PROJECT"),
-    }
-
-
-def _watch(pid: int, ended: threading.Event, most: list[int]) -> None:
-    while not ended.wait(0.5):
-        most[0] = max(most[0], sum(map(_held_kb, family(pid))))
-
-
-def family(pid: int) -> list[int]:
-    """A process and all that came from it and is still its child's child."""
-    every, at = [pid], 0
-    while at < len(every):
-        for task in Path(f"/proc/{every[at]}/task").glob("*/children"):
-            try:
-                every += [int(one) for one in task.read_text().split()]
-            except OSError:  # it ended while it was looked at
-                continue
-        at += 1
-    return every
-
-
-def _held_kb(pid: int) -> int:
-    """Memory of a process in kB; what it shares with others counts in part."""
-    try:
-        told = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in told.splitlines() if line.startswith("Pss:"))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def large_images_section(figures: Mapping[str, Any]) -> str:
     for name, one in products.items():
         lines += [
             f"| {name} | `{its['command']}` | {its['status']} | {its['seconds']:,.0f} | {its['cpu_seconds']:,.0f} | "
-            f"{its['peak_mb']:,} MB |"
+            f"{its['together_mb']:,} MB |"
             for its in one["commands"]
         ]
     warning = next((one["warning"] for one in products.values() if one["warning"]), "nothing")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.large_images import PRODUCTS, QUICK, draw, family, follow
+from benchmarks.kit.commands import family
+from benchmarks.large_images import PRODUCTS, QUICK, draw, follow
 from xadflow.datasets.smallest_defect import SmallestDefect
 from xadflow.settings import DatasetSettings
 
